@@ -1,0 +1,1 @@
+"""Owns every on-disk format of the data."""

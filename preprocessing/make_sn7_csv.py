@@ -1,0 +1,88 @@
+"""Prepare a SpaceNet-7 tree for training: patch lists, their places and classes, and the packed patches.
+
+    python preprocessing/make_sn7_csv.py --data-dir SN7/train --out-dir data/sn7
+
+reads <data-dir>/<AOI>/images/*.tif (and labels/*_Buildings.geojson where there are any) and writes all.csv, train.csv,
+val.csv, meta.json and patches.npy. It ends with a summary: AOIs, mosaics, patches, classes, the split, and what to run
+next. Nothing in --out-dir changes before everything is ready.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":  # import from the repo root, wherever we are launched
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from tqdm import tqdm  # noqa: E402
+
+from preprocessing import geocode, outputs, pack, scan, splits  # noqa: E402
+
+DEFAULT_OUT = Path(__file__).resolve().parents[1] / "data" / "sn7"
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("input").add_argument
+    add("--data-dir", type=Path, required=True, help="folder with one folder per AOI, such as SN7/train")
+    add("--labels-override", type=Path, metavar="FILE", help="CSV aoi,city,state,country: places that need no vote")
+    add("--on-error", choices=["stop", "skip"], default="stop",
+        help="bad files: list them all and end with exit code 1, or leave them out and count them (default: stop)")
+    add = parser.add_argument_group("patches and classes").add_argument
+    add("--grid", type=int, default=4, help="patches per side of a mosaic (default: 4, so 16 patches)")
+    add("--label", choices=geocode.LABELS, default="country", help="what the classes are (default: country)")
+    add = parser.add_argument_group("split").add_argument
+    add("--split", choices=splits.RULES, default="block",
+        help="hold out a corner of every AOI in all months (block: no place is in both parts), whole AOIs (location), "
+        "or months at random (image: every place is in both parts) (default: block)")
+    add("--val-fraction", type=float, default=0.25, help="share of the patches held out, 0..1 (default: 0.25)")
+    add("--seed", type=int, default=0, help="decides which corner, AOIs or months are held out (default: 0)")
+    add = parser.add_argument_group("output").add_argument
+    add("--out-dir", type=Path, default=DEFAULT_OUT, help="folder to write (default: data/sn7 of this repository)")
+    add("--no-pack", action="store_true", help="no patches.npy: training cuts patches from the tree, far more slowly")
+    add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="threads that read (default: CPUs, at most 8)")
+    return parser
+
+
+def main(args):
+    started = time.perf_counter()
+    splits.check_arguments(args.split, args.grid, args.val_fraction, args.seed)
+    mosaics, problems = scan.scan_tree(args.data_dir, args.workers)
+    known = geocode.read_places(geocode.SHIPPED_PLACES)
+    if args.labels_override:
+        known |= geocode.read_places(args.labels_override, {path.name for path in scan.list_aois(args.data_dir)})
+    places, wrong = scan.locate_aois(mosaics, known)
+    problems += wrong
+    if mosaics:
+        pack.check_grid(args.grid, mosaics[0].width)
+    give_up = args.on_error == "stop"
+    with outputs.beside(args.out_dir) as partial:
+        no_pack = args.no_pack or (give_up and problems)
+        packed = pack.pack_patches(mosaics, args.grid, args.workers, None if no_pack else partial / "patches.npy",
+                                   lambda each: tqdm(each, "mosaics", len(mosaics), mininterval=0.5))  # fmt: skip
+        problems += packed.problems
+        if problems:
+            print(scan.report(problems), file=sys.stderr)
+        if problems and give_up:
+            raise ValueError(f"{len(problems)} problems in {args.data_dir} (listed above), nothing was written; mend "
+                             "them, or leave the bad files out with --on-error skip")  # fmt: skip
+        if not packed.mosaics:
+            raise ValueError(f"no usable mosaic in {args.data_dir}")
+        split = {"rule": args.split, "fraction": args.val_fraction, "seed": args.seed}
+        table, meta = outputs.describe(packed, places, args.label, args.grid, split, args.data_dir)
+        outputs.write_lists(table, meta, partial)
+        outputs.publish(partial, args.out_dir)
+    print(outputs.summary(meta, problems, args.out_dir, time.perf_counter() - started))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("make_sn7_csv: ended by SIGTERM"))  # so that we tidy up
+    try:
+        main(get_parser().parse_args())
+    except (ValueError, OSError) as error:
+        sys.exit(f"make_sn7_csv: {error}")
+    except KeyboardInterrupt:
+        sys.exit("make_sn7_csv: interrupted")

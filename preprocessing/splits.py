@@ -1,0 +1,153 @@
+"""Which patches are held out for validation: three rules, and what each keeps apart.
+
+`block`: a corner of every AOI, in every month: no place is in both parts. `location`: whole AOIs, so that no
+neighbourhood is in both. `image`: single months, so that every validation place is in the training part too.
+"""
+
+import numpy as np
+
+RULES = ("block", "image", "location")
+
+
+def check_arguments(rule, grid, fraction, seed=0):
+    """Raise ValueError for what no tree can satisfy, before any work is done."""
+    if grid < 1:
+        raise ValueError(f"--grid is {grid}; at least 1 is needed")
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}; 0 or more is needed")
+    check_fraction(fraction)
+    if rule == "block":
+        block_positions(grid, fraction, seed)
+
+
+def check_fraction(fraction):
+    """Raise ValueError unless 0 < fraction < 1."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"--val-fraction is {fraction:g}; a share above 0 and below 1 is needed, e.g. 0.25")
+
+
+def block_positions(grid, fraction, seed):
+    """Patch positions of one corner rectangle of the grid.
+
+    The rectangle is the one nearest to ``fraction`` in area, among those the one nearest to a square; the seed picks
+    the corner.
+
+    Args:
+        grid: patches per side. fraction: share of the positions, 0..1. seed: integer.
+
+    Returns:
+        sorted list of patch numbers (row * grid + column).
+
+    Raises:
+        ValueError: a 1 x 1 grid cannot be divided.
+    """
+    check_fraction(fraction)
+    if grid == 1:
+        raise ValueError("--split block holds out part of each AOI's grid, and a 1 x 1 grid has no parts; "
+                         "use --grid 2 or more, or --split location or image")  # fmt: skip
+    sizes = [(h, w) for h in range(1, grid + 1) for w in range(1, grid + 1) if h * w < grid * grid]
+    target = fraction * grid * grid
+    height, width = min(sizes, key=lambda size: (round(abs(size[0] * size[1] - target), 9), abs(size[0] - size[1])))
+    south, east = divmod(int(np.random.default_rng(seed).integers(4)), 2)
+    top, left = south * (grid - height), east * (grid - width)
+    return [row * grid + column for row in range(top, top + height) for column in range(left, left + width)]
+
+
+def held_out_images(labels, fraction, seed):
+    """Random mosaics, the same share of every class as far as whole mosaics allow.
+
+    Args:
+        labels: class of each mosaic, integers (n,). fraction: share of the mosaics, 0..1. seed: integer.
+
+    Returns:
+        bool array (n,), True for validation. Every class keeps at least one training mosaic.
+
+    Raises:
+        ValueError: no class has a mosaic to spare.
+    """
+    check_fraction(fraction)
+    labels = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    classes, sizes = np.unique(labels, return_counts=True)
+    wanted = sizes * fraction
+    quota = np.minimum(np.floor(wanted).astype(int), sizes - 1)
+    # Largest remainders: hand out what rounding down left over, in random order among equals.
+    order = np.lexsort((rng.permutation(len(classes)), -(wanted - quota)))
+    left_over = max(1, round(len(labels) * fraction)) - quota.sum()
+    for index in [index for index in order if quota[index] < sizes[index] - 1][: max(0, left_over)]:
+        quota[index] += 1
+    if not quota.sum():
+        raise ValueError("--split image keeps a training mosaic of every class, and every class has one mosaic only; "
+                         "use --split block")  # fmt: skip
+    held_out = np.zeros(len(labels), bool)
+    for label, count in zip(classes, quota, strict=True):
+        held_out[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return held_out
+
+
+def held_out_locations(aois, fraction, seed):
+    """Random whole AOIs.
+
+    Args:
+        aois: names; repeated names count once. fraction: share of the AOIs, 0..1. seed: integer.
+
+    Returns:
+        sorted list of the names held out: at least one, and never all.
+
+    Raises:
+        ValueError: fewer than two AOIs.
+    """
+    check_fraction(fraction)
+    names = sorted(set(aois))
+    if len(names) < 2:
+        raise ValueError("--split location holds out whole AOIs, and there is only one; use --split block or image")
+    count = min(max(1, round(len(names) * fraction)), len(names) - 1)
+    return sorted(np.random.default_rng(seed).permutation(names)[:count].tolist())
+
+
+def split_mask(rule, aois, labels, grid, fraction, seed):
+    """Apply one of ``RULES`` to mosaics.
+
+    Args:
+        rule: name. aois, labels: AOI name and class of each mosaic, both of length n. grid: patches per side.
+        fraction: share held out. seed: integer.
+
+    Returns:
+        bool array (n, grid * grid), True for validation, and the rule's record: rule, requested and achieved fraction,
+        seed, and what was held out, as plain values.
+    """
+    held_out = np.zeros((len(aois), grid * grid), bool)
+    if rule == "block":
+        what = block_positions(grid, fraction, seed)
+        held_out[:, what] = True
+        described = f"patch positions {what} of every AOI in every month"
+    elif rule == "location":
+        what = held_out_locations(aois, fraction, seed)
+        held_out[np.isin(aois, what)] = True
+        described = f"{len(what)} whole AOIs"
+    elif rule == "image":
+        chosen = held_out_images(labels, fraction, seed)
+        held_out[chosen] = True
+        what, described = int(chosen.sum()), f"{chosen.sum()} mosaics, drawn class by class"
+    else:
+        raise ValueError(f"no split rule {rule!r}; there are {', '.join(RULES)}")
+    record = {"rule": rule, "val_fraction": fraction, "achieved": float(held_out.mean()), "seed": seed,
+              "held_out": what, "description": described}  # fmt: skip
+    return held_out, record
+
+
+def split_facts(table):
+    """What a split keeps apart, read from the finished list.
+
+    Args:
+        table: DataFrame with the columns aoi, patch, country, label, split.
+
+    Returns:
+        dict: train, val (rows), places_seen (share of the validation places (aoi, patch) that are in training too),
+        val_classes, classes_unseen (validation classes without a training row).
+    """
+    train, val = (table[table.split == name] for name in ("train", "val"))
+    train_places, places = (set(zip(part.aoi, part.patch, strict=True)) for part in (train, val))
+    classes = set(val.label)
+    return {"train": len(train), "val": len(val), "places_seen": len(places & train_places) / max(1, len(places)),
+            "val_classes": len(classes), "classes_unseen": len(classes - set(train.label))}  # fmt: skip

@@ -1,0 +1,146 @@
+"""Facts about finding out where an AOI is."""
+
+import numpy as np
+import pytest
+
+from preprocessing import geocode, scan
+from preprocessing.geocode import Place, footprint_points, locate, read_places, tile_points, xyz_tile_bounds
+
+DARTFORD = "L15-1025E-1366N_4102_2726_13"
+HENGQIN = "L15-1669E-1153N_6678_3579_13"
+HALF = 20037508.342789244
+PARIS, LYON, BERLIN = (48.8566, 2.3522), (45.7578, 4.8320), (52.5200, 13.4050)
+
+
+def test_tile_0_0_0_is_the_web_mercator_world_and_rows_are_counted_from_the_north():
+    assert xyz_tile_bounds(0, 0, 0) == pytest.approx((-HALF, -HALF, HALF, HALF))
+    assert xyz_tile_bounds(1, 0, 1) == pytest.approx((0, 0, HALF, HALF))
+
+
+def test_a_tile_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="no tile 2/0 at zoom 1"):
+        xyz_tile_bounds(2, 0, 1)
+
+
+def test_the_tile_in_an_aois_name_is_where_the_aoi_is():
+    points = tile_points(DARTFORD)
+    assert points.shape == (81, 2)
+    assert points.mean(0) == pytest.approx([51.44, 0.286], abs=0.01)
+    assert np.ptp(points, axis=0) == pytest.approx([8 / 9 * 0.0274, 8 / 9 * 0.0439], abs=1e-4)
+
+
+def test_the_rasters_own_grid_agrees_with_the_tile_in_its_name():
+    left, bottom, right, top = xyz_tile_bounds(4102, 2726, 13)
+    transform = ((right - left) / 100, 0, left, 0, (bottom - top) / 50, top)
+    found = geocode.raster_points("EPSG:3857", transform, 100, 50)
+    assert found[np.lexsort(found.T)] == pytest.approx(tile_points(DARTFORD)[np.lexsort(tile_points(DARTFORD).T)])
+
+
+def test_the_majority_of_points_decides_not_the_first():
+    place = locate([BERLIN, PARIS, PARIS])
+    assert (place.country, place.iso, place.city) == ("France", "FR", "Paris")
+
+
+def test_the_country_is_voted_on_before_the_state_and_the_state_before_the_city():
+    # Berlin is the most frequent city, Paris that of France, but the Auvergne-Rhône-Alpes have more points.
+    grenoble = (45.1885, 5.7245)
+    place = locate([BERLIN] * 4 + [PARIS] * 3 + [LYON] * 2 + [grenoble] * 2)
+    assert (place.city, place.state, place.country) == ("Grenoble", "Auvergne-Rhône-Alpes", "France")
+
+
+def test_equal_votes_fall_the_same_way_in_any_order():
+    assert locate([BERLIN, PARIS]) == locate([PARIS, BERLIN])
+
+
+def test_countries_have_the_names_people_say():
+    assert locate([(37.5665, 126.9780)]).country == "South Korea"
+    assert locate([(32.0450, 20.1050)]).country == "Libya"
+
+
+def test_classes_of_states_and_cities_are_qualified_and_an_empty_state_falls_back_to_the_country():
+    place = Place("Lahore", "Punjab", "Pakistan", "PK")
+    names = [place.class_name(label) for label in ("country", "state", "city")]
+    assert names == ["Pakistan", "Punjab, Pakistan", "Lahore, Punjab, Pakistan"]
+    assert Place("Kuwait City", "", "Kuwait", "KW").class_name("state") == "Kuwait"
+    assert Place("Kuwait City", "", "Kuwait", "KW").class_name("city") == "Kuwait City, Kuwait"
+
+
+def test_hengqin_is_in_china_though_the_nearest_place_is_in_macao():
+    assert locate(tile_points(HENGQIN)).country == "Macao"
+    assert read_places(geocode.SHIPPED_PLACES)[HENGQIN] == Place("Zhuhai", "Guangdong", "China", "CN")
+
+
+def test_an_override_table_is_read_with_the_countrys_code(tmp_path):
+    path = tmp_path / "places.csv"
+    path.write_text("aoi,city,state,country\nA,Cologne,North Rhine-Westphalia,Germany\nB,Nowhere,,Atlantis\n")
+    places = read_places(path, {"A", "B", "C"})
+    assert places["A"] == Place("Cologne", "North Rhine-Westphalia", "Germany", "DE")
+    assert places["B"] == Place("Nowhere", "", "Atlantis", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("aoi,city,country\nA,x,y\n", "columns"),
+        ("aoi,city,state,country,zip\nA,b,c,d,e\n", "columns"),
+        ("", "columns"),
+        ("aoi,city,state,country\nX,b,c,d\n", "line 2: no AOI X"),
+        ("aoi,city,state,country\nA,b,c\n", "line 2: four fields"),
+        ("aoi,city,state,country\nA,b,c,d,e\n", "line 2: four fields"),
+        ("aoi,city,state,country\nA,b,c,\n", "line 2: .* a country"),
+    ],
+)
+def test_a_wrong_override_table_is_refused_with_its_path_and_line(tmp_path, text, message):
+    path = tmp_path / "places.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"places.csv.*{message}"):
+        read_places(path, {"A"})
+
+
+def test_a_missing_override_table_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
+        read_places(tmp_path / "nowhere.csv")
+
+
+def test_footprints_in_another_projection_are_brought_to_degrees(tmp_path):
+    path = tmp_path / "x_Buildings.geojson"
+    path.write_text(
+        '{"type": "FeatureCollection", "crs": {"type": "name", "properties": {"name": "EPSG:3857"}}, "features": ['
+        '{"type": "Feature", "properties": {}, "geometry": {"type": "Point", "coordinates": [0, 6446275.84]}},'
+        '{"type": "Feature", "properties": {}, "geometry": null}]}'
+    )
+    assert footprint_points(path) == pytest.approx(np.array([[50, 0]]), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "zero bytes"),
+        ('{"type": "FeatureCollection", "features": [{"type": "Fea', "cannot be read"),
+        ("not json", "cannot be read"),
+        ('{"type": "FeatureCollection", "features": []}', "no building footprints"),
+        (
+            '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}, '
+            '"geometry": {"type": "Point", "coordinates": [-13545864.4, 4578883.7]}}]}',
+            "not longitude and latitude",
+        ),
+    ],
+)
+def test_a_label_file_that_is_empty_or_broken_is_refused_with_its_path(tmp_path, text, message):
+    path = tmp_path / "x_Buildings.geojson"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"x_Buildings.geojson.*{message}"):
+        footprint_points(path)
+
+
+def test_footprints_outvote_the_raster_and_the_raster_outvotes_the_name(sn7_tree):
+    mosaics, _ = scan.scan_tree(sn7_tree, workers=1)
+    first = {mosaic.name.aoi: mosaic for mosaic in mosaics}
+    dartford, california = first[DARTFORD], first["L15-0331E-1257N_1327_3160_13"]
+    assert dartford.crs is None and california.crs is not None
+    in_paris = dartford._replace(crs="EPSG:4326", transform=(1e-4, 0, 2.35, 0, -1e-4, 48.86))
+    assert scan.locate_aois([dartford], {})[0][DARTFORD].country == "United Kingdom"
+    assert scan.locate_aois([in_paris], {})[0][DARTFORD].country == "France"
+    # California's raster is moved to Paris, but it has a label file in California.
+    moved = california._replace(crs="EPSG:4326", transform=in_paris.transform)
+    assert scan.locate_aois([moved], {})[0][moved.name.aoi].country == "United States"

@@ -1,0 +1,1 @@
+"""The core: all that a checkpoint needs, and all that scripts share."""

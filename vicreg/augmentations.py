@@ -1,0 +1,195 @@
+"""Two views of a batch: regimes by name, drawn from a counted seed, made in batches on the device that trains.
+
+Random numbers are drawn on the CPU for the *whole* batch from (seed, step), and each process takes its own rows. So
+the views do not depend on the device, on how many processes share the batch, or on what ran before.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+
+from vicreg.image_ops import colour_jitter, crop_resize, gaussian_blur, grey, solarise
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Every number of one view's augmentation.
+
+    Attributes:
+        crop: "resized" (random area and aspect ratio), "fixed" (random place, one size) or "centre".
+        scale: for "resized", least and largest share of the image's area.
+        ratio: for "resized", least and largest width / height.
+        fraction: for "fixed" and "centre", the side of the crop as a share of the image's (224 of 256 pixels).
+        flip, vertical_flip: probabilities.
+        jitter: brightness, contrast, saturation (factors within 1 +- x) and hue (turns within +- x).
+        jitter_p, grey_p, blur_p, solarise_p: probabilities.
+        blur_sigma: range of the Gaussian, in pixels of the view. blur_kernel: taps; 0 is the whole Gaussian.
+    """
+
+    crop: str = "resized"
+    scale: tuple = (0.08, 1.0)
+    ratio: tuple = (3 / 4, 4 / 3)
+    fraction: float = 0.875
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    jitter: tuple = (0.4, 0.4, 0.2, 0.1)
+    jitter_p: float = 0.8
+    grey_p: float = 0.2
+    blur_p: float = 1.0
+    blur_sigma: tuple = (0.1, 2.0)
+    blur_kernel: int = 0
+    solarise_p: float = 0.0
+
+
+_PAPER = View()
+_SN7 = View(crop="fixed", jitter=(0.6, 0.6, 0.4, 0.2), grey_p=0.3, blur_kernel=3)
+_TEMPORAL = View(crop="fixed", jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5, blur_kernel=3)
+PLAIN = View(crop="centre", flip=0.0, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
+
+REGIMES = {
+    # Bardes et al. 2022, appendix C.1
+    "vicreg": (_PAPER, dataclasses.replace(_PAPER, blur_p=0.1, solarise_p=0.2)),
+    # a crop without resize keeps the ground sampling distance; strong colour jitter
+    "sn7": (_SN7, dataclasses.replace(_SN7, grey_p=0.2, blur_p=0.1, solarise_p=0.3)),
+    # two months differ by themselves: milder, no solarisation
+    "temporal": (_TEMPORAL, dataclasses.replace(_TEMPORAL, jitter_p=0.4, grey_p=0.1, blur_p=0.1)),
+    "none": (PLAIN, PLAIN),
+}
+# the reference protocol's training view for linear probes and finetuning: random resized crop and flip
+PROBE_VIEW = dataclasses.replace(PLAIN, crop="resized", flip=0.5)
+
+
+def regime(name, changes=()):
+    """A regime's two views, with single numbers changed.
+
+    Args:
+        name: one of ``REGIMES``.
+        changes: strings such as ``scale=0.3,1`` (both views) or ``2.blur_p=0`` (second view).
+
+    Raises:
+        ValueError: no such regime or number; says what there is.
+    """
+    if name not in REGIMES:
+        raise ValueError(f"no augmentation regime {name!r}; there are {', '.join(REGIMES)}")
+    views = list(REGIMES[name])
+    for change in changes:
+        key, _, value = change.partition("=")
+        number, _, field = key.rpartition(".")
+        known = {item.name: item for item in dataclasses.fields(View)}
+        if field not in known or not value or number not in ("", "1", "2"):
+            raise ValueError(f"cannot read {change!r}: NUMBER=VALUE with NUMBER one of {', '.join(known)}")
+        for which in (0, 1) if not number else (int(number) - 1,):
+            views[which] = dataclasses.replace(views[which], **{field: _parse(value, known[field].default, change)})
+    return tuple(views)
+
+
+def _parse(text, like, change):
+    """Read a value of the same type as ``like``."""
+    if isinstance(like, str):
+        return text
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"cannot read {change!r}: numbers expected after '='") from error
+    if len(values) != (len(like) if isinstance(like, tuple) else 1):
+        raise ValueError(f"cannot read {change!r}: {len(like) if isinstance(like, tuple) else 1} number(s) expected")
+    return values if isinstance(like, tuple) else type(like)(values[0])
+
+
+def counted_generator(*counters):
+    """A CPU generator whose numbers depend on the counters alone, such as (seed, step, view)."""
+    seed = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed & np.uint64(2**63 - 1)))
+
+
+def draw(view, count, height, width, generator):
+    """Draw the parameters of one view for a batch.
+
+    Args:
+        view: the regime's numbers. count: samples. height, width: of the source images, pixels.
+        generator: CPU generator.
+
+    Returns:
+        dict of CPU tensors with ``count`` rows each; take rows by slicing every tensor.
+    """
+
+    def uniform(low, high, *shape):
+        return torch.rand(count, *shape, generator=generator) * (high - low) + low
+
+    brightness, contrast, saturation, hue = view.jitter
+    return {
+        "boxes": _draw_boxes(view, count, height, width, uniform),
+        "flip": uniform(0, 1) < view.flip,
+        "vertical_flip": uniform(0, 1) < view.vertical_flip,
+        "jittered": uniform(0, 1) < view.jitter_p,
+        "order": uniform(0, 1, 4).argsort(1),
+        "brightness": uniform(max(0, 1 - brightness), 1 + brightness),
+        "contrast": uniform(max(0, 1 - contrast), 1 + contrast),
+        "saturation": uniform(max(0, 1 - saturation), 1 + saturation),
+        "hue": uniform(-hue, hue),
+        "grey": uniform(0, 1) < view.grey_p,
+        "blurred": uniform(0, 1) < view.blur_p,
+        "sigma": uniform(*view.blur_sigma),
+        "solarised": uniform(0, 1) < view.solarise_p,
+    }
+
+
+def _draw_boxes(view, count, height, width, uniform, tries=10):
+    """Crop boxes (count, 4) of top, left, height, width, whole pixels."""
+    if view.crop == "resized":
+        # as torchvision's RandomResizedCrop: up to ten tries, the first that fits, else the whole image
+        area = height * width * uniform(*view.scale, tries)
+        aspect = torch.exp(uniform(math.log(view.ratio[0]), math.log(view.ratio[1]), tries))
+        heights, widths = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
+        fits = (heights <= height) & (widths <= width) & (heights > 0) & (widths > 0)
+        first = fits.to(torch.uint8).argmax(1, keepdim=True)
+        box_height = torch.where(fits.any(1), heights.gather(1, first)[:, 0], float(height))
+        box_width = torch.where(fits.any(1), widths.gather(1, first)[:, 0], float(width))
+    else:
+        side = max(1, round(view.fraction * min(height, width)))
+        box_height = box_width = torch.full((count,), float(side))
+    if view.crop == "centre":
+        top, left = ((height - box_height) / 2).floor(), ((width - box_width) / 2).floor()
+    else:
+        top = (uniform(0, 1) * (height - box_height + 1)).floor()
+        left = (uniform(0, 1) * (width - box_width + 1)).floor()
+    return torch.stack([top, left, box_height, box_width], 1)
+
+
+def apply(images, parameters, size, blur_kernel=0):
+    """Make one view of a batch.
+
+    Args:
+        images: uint8 (n, C, H, W) on any device. parameters: from ``draw``, n rows.
+        size: side of the view in pixels. blur_kernel: taps; 0 is the whole Gaussian.
+
+    Returns:
+        float32 (n, C, size, size) in [0, 1] on the images' device. Colour operations need C = 3; with other channel
+        counts only the geometry and the blur apply.
+    """
+    p = parameters
+    x = crop_resize(images.float() / 255, p["boxes"], size, p["flip"], p["vertical_flip"])
+
+    def change(mask, operation):
+        rows = p[mask].nonzero()[:, 0]
+        if len(rows):
+            on_device = rows.to(x.device)
+            x[on_device] = operation(x[on_device], rows)
+
+    if x.shape[1] == 3:
+        amounts = [p[key] for key in ("order", "brightness", "contrast", "saturation", "hue")]
+        change("jittered", lambda part, rows: colour_jitter(part, *(amount[rows] for amount in amounts)))
+        change("grey", lambda part, rows: grey(part).expand_as(part))
+    change("blurred", lambda part, rows: gaussian_blur(part, p["sigma"][rows], blur_kernel or None))
+    if x.shape[1] == 3:
+        change("solarised", lambda part, rows: solarise(part))
+    return x
+
+
+def normalise(images, mean, std):
+    """(images - mean) / std per channel; mean and std are lists in units of [0, 1] pixels."""
+    mean = torch.as_tensor(mean, dtype=images.dtype, device=images.device)[:, None, None]
+    std = torch.as_tensor(std, dtype=images.dtype, device=images.device)[:, None, None]
+    return (images - mean) / std

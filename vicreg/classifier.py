@@ -1,0 +1,62 @@
+"""Linear heads on a backbone, and the choice of labelled samples they learn from."""
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def stratified_subset(labels, share, seed):
+    """Choose a share of the samples of every class, at least one of each.
+
+    Args:
+        labels: (n,) integers. share: in (0, 1]. seed: of the choice.
+
+    Returns:
+        sorted int64 array of indices.
+    """
+    labels = np.asarray(labels)
+    random = np.random.default_rng([seed, 1])
+    chosen = []
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(share * len(members)))])
+    return np.sort(np.concatenate(chosen))
+
+
+class Heads(nn.Module):
+    """Linear classifiers side by side on the same features: (n, F) -> (n, heads, classes)."""
+
+    def __init__(self, heads, num_features, classes):
+        super().__init__()
+        self.classes = classes
+        self.weight = nn.ParameterList(nn.Parameter(torch.empty(classes, num_features)) for _ in range(heads))
+        self.bias = nn.ParameterList(nn.Parameter(torch.zeros(classes)) for _ in range(heads))
+        for weight in self.weight:
+            nn.init.normal_(weight, std=0.01)
+
+    def of(self, head):
+        """Parameters of one head."""
+        return [self.weight[head], self.bias[head]]
+
+    def forward(self, x):
+        return torch.stack([nn.functional.linear(x, w, b) for w, b in zip(self.weight, self.bias, strict=True)], 1)
+
+
+class Classifier(nn.Module):
+    """A backbone and its heads; a frozen backbone stays in eval mode and out of the graph."""
+
+    def __init__(self, backbone, heads, frozen):
+        super().__init__()
+        self.heads, self.frozen = heads, frozen
+        self.backbone = backbone.requires_grad_(not frozen)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, images):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            found = self.backbone(images)
+        return self.heads(found)

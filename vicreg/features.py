@@ -1,0 +1,86 @@
+"""What frozen features are worth: extraction, weighted kNN, and figures that show a collapse."""
+
+import torch
+
+from vicreg.augmentations import PLAIN, apply, draw, normalise
+from vicreg.distributed import gather_rows, rank, world_size
+
+
+@torch.no_grad()
+def extract(
+    backbone, dataset, size, mean, std, device, indices=None, batch_size=256, view=PLAIN, random=None, progress=None
+):
+    """Features of a labelled data set; the processes share the work.
+
+    Args:
+        backbone: module (n, C, size, size) -> (n, F); in eval mode while this runs.
+        dataset: has ``images(list of indices)`` -> uint8 (n, C, H, W).
+        size, mean, std: of the network's input, pixels and per channel. indices: which samples, default all.
+        view: how they are looked at; the plain view is the centre crop of 7/8 of the side. random: generator of a
+            view that is drawn.
+        progress: wraps the iterable of batches, such as tqdm.
+
+    Returns:
+        float32 (n, F) on the device, in the order of the indices, on every process.
+    """
+    indices = list(range(len(dataset))) if indices is None else [int(index) for index in indices]
+    share = -(-len(indices) // world_size())
+    mine = indices[rank() * share : (rank() + 1) * share]
+    random = random or torch.Generator().manual_seed(0)
+    was_training = backbone.training
+    backbone.eval()
+    parts = [torch.empty(0, backbone.num_features, device=device)]
+    batches = range(0, len(mine), batch_size)
+    for start in progress(batches) if progress else batches:
+        images = dataset.images(mine[start : start + batch_size]).to(device)
+        numbers = draw(view, len(images), *images.shape[-2:], random)
+        parts.append(backbone(normalise(apply(images, numbers, size, view.blur_kernel), mean, std)).float())
+    backbone.train(was_training)
+    return gather_rows(torch.cat(parts))
+
+
+def knn_predict(train, train_labels, queries, classes, k=20, temperature=0.07, chunk=1024):
+    """Weighted nearest neighbours on the cosine (Wu et al. 2018, section 3.4): votes weigh exp(cosine / T).
+
+    Args:
+        train: (n, F) features. train_labels: (n,). queries: (m, F). classes: how many there are.
+        k: neighbours; fewer where there are fewer training samples. chunk: queries at a time.
+
+    Returns:
+        int64 (m, classes): classes of each query, the likeliest first.
+    """
+    train = torch.nn.functional.normalize(train.float(), dim=1)
+    queries = torch.nn.functional.normalize(queries.float(), dim=1)
+    k = min(k, len(train))
+    ranked = []
+    for part in queries.split(chunk):
+        cosine, nearest = (part @ train.T).topk(k, dim=1)
+        votes = torch.zeros(len(part), classes, device=part.device)
+        votes.scatter_add_(1, train_labels[nearest], torch.exp((cosine - 1) / temperature))
+        ranked.append(votes.argsort(dim=1, descending=True, stable=True))
+    return torch.cat(ranked)
+
+
+def accuracy(ranked, labels, top=(1, 5)):
+    """Share of samples whose label is among the first guesses.
+
+    Args:
+        ranked: int (m, classes), likeliest first. labels: (m,). top: how many guesses count.
+
+    Returns:
+        dict such as ``{"top1": 0.5, "top5": 1.0}``.
+    """
+    hits = ranked == labels[:, None]
+    return {f"top{n}": hits[:, :n].any(1).double().mean().item() for n in top}
+
+
+@torch.no_grad()
+def effective_rank(features, most=2048):
+    """RankMe (Garrido et al. 2023, equation 1): exp of the entropy of the normalised singular values.
+
+    Args:
+        features: (n, F); at most ``most`` rows are used. 1 is a collapse, min(n, F) the most there can be.
+    """
+    values = torch.linalg.svdvals(features[:most].float())
+    share = values / values.sum() + 1e-7
+    return float(torch.exp(-(share * share.log()).sum()))

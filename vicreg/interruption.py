@@ -1,0 +1,63 @@
+"""Ending a run in order: on a signal (preemption, a job's time limit) or when the loss is no longer a number."""
+
+import math
+import signal
+
+import torch
+
+from vicreg.distributed import all_reduce
+
+
+class Watch:
+    """Looks at each step's loss and at SIGTERM / SIGUSR1, and makes all processes see the same at the same step.
+
+    What a step shows is read before the next one begins, from a copy made alongside the backward pass, so that
+    watching does not stall a GPU.
+    """
+
+    def __init__(self, device):
+        self._device, self._signal = device, 0
+        self._pending = self._copied = None
+        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _note(self, number, frame):
+        self._signal = number
+
+    def put(self, step, loss):
+        """Note a step's loss (scalar tensor, the same on all processes) and whether a signal has come in."""
+        signals = torch.tensor(float(self._signal), device=self._device)
+        values = torch.stack([loss.detach().float(), all_reduce(signals, "max")])
+        if self._device.type == "cuda":
+            values = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        self._pending = step, values
+
+    def check(self):
+        """Look at the last step put in.
+
+        Returns:
+            the ``signal.Signals`` that some process received, or None.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        if self._pending is None:
+            return None
+        if self._copied is not None:
+            self._copied.synchronize()
+        step, values = self._pending
+        loss, number = values.tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step}; the last good checkpoint is kept. A lower --base-lr or a longer "
+                "warm-up (more --epochs) helps most"
+            )
+        return signal.Signals(int(number)) if number else None
+
+    def close(self):
+        """Give the signals back."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,115 @@
+"""What a run is going to do, worked out and said before its first step."""
+
+from pathlib import Path
+
+import torch
+
+from vicreg import augmentations, distributed
+from vicreg.loss import loss_floor
+from vicreg.model import parse_mlp
+from vicreg.run_log import say, write_json
+from vicreg.schedule import warmup_epochs
+
+# A run cannot go on with other weights than it began with; other numbers only bend its path.
+WEIGHTS = ("arch", "mlp", "in_chans")
+PATH = (
+    ("batch_size", "epochs", "max_steps", "base_lr", "wd", "seed", "precision")
+    + ("augment", "augment_set", "image_size", "positives")
+    + ("sim_coeff", "std_coeff", "cov_coeff")
+)
+
+
+def make_plan(args, dataset, device, source):
+    """Work out batch, steps and rate.
+
+    Args:
+        args: of ``vicreg.pretrain.get_parser``. dataset: has ``len``, ``patch_size``, ``mean``, ``std``.
+        device: of this process. source: what is trained on what, for the checkpoint.
+
+    Returns:
+        dict: ``batch_size`` (effective), ``share`` (per process), ``steps_per_epoch, steps, warmup_steps, peak_lr,
+        image_size, bf16, checkpoint_every, loss_floor, source, device, processes``.
+
+    Raises:
+        ValueError: numbers that cannot work, with the flag to change.
+    """
+    for flag in ("batch_size", "epochs", "base_lr", "max_steps", "checkpoint_every", "image_size"):
+        value = getattr(args, flag)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{flag.replace('_', '-')} {value}: must be positive")
+    processes = distributed.world_size()
+    share = args.batch_size // processes
+    batch_size = share * processes
+    if batch_size < 2:
+        raise ValueError(f"--batch-size {args.batch_size} over {processes} processes leaves nothing to compare")
+    if len(dataset) < batch_size:
+        raise ValueError(f"{len(dataset)} samples do not fill a batch of {batch_size}; lower --batch-size")
+    if dataset.mean is None:
+        raise ValueError("the data set names no channel mean and std (meta.json); write it with make_sn7_csv.py")
+    augmentations.regime(args.augment, args.augment_set)
+    per_epoch = len(dataset) // batch_size
+    steps = min(args.epochs * per_epoch, args.max_steps or args.epochs * per_epoch)
+    floor = loss_floor(batch_size, parse_mlp(args.mlp)[-1], args.std_coeff, args.cov_coeff)
+    on_gpu = device.type == "cuda"
+    return {
+        "source": source,
+        "samples": len(dataset),
+        "processes": processes,
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "batch_size": batch_size,
+        "share": share,
+        "steps_per_epoch": per_epoch,
+        "steps": steps,
+        "warmup_steps": round(warmup_epochs(steps / per_epoch) * per_epoch),
+        "peak_lr": args.base_lr * batch_size / 256,
+        "image_size": args.image_size or max(1, round(dataset.patch_size * 7 / 8)),
+        "bf16": args.precision == "bf16" or (args.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()),
+        "checkpoint_every": args.checkpoint_every or per_epoch,
+        "loss_floor": round(floor["loss"], 4),
+    }
+
+
+def announce(args, plan, model, begin):
+    """Print the plan and keep it, with the arguments, in ``args.json``. For the main process."""
+    args.exp_dir.mkdir(parents=True, exist_ok=True)
+    write_json(args.exp_dir / "args.json", {"args": plain(vars(args)), "plan": plan})
+    millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.expander)]
+    precision = "bf16 autocast" if plan["bf16"] else "fp32"
+    rounded = "" if plan["batch_size"] == args.batch_size else f" (of {args.batch_size} asked for)"
+    say(
+        f"{plan['source']} -> {args.exp_dir}\n"
+        f"  data    {plan['samples']} samples, views {args.augment} {plan['image_size']} px\n"
+        f"  model   {args.arch} {millions[0]:.1f} M parameters, expander {args.mlp} {millions[1]:.1f} M\n"
+        f"  batch   {plan['batch_size']}{rounded} = {plan['share']} x {plan['processes']} process(es), "
+        f"{plan['device']}, {precision}\n"
+        f"  steps   {plan['steps']} ({plan['steps_per_epoch']} an epoch), warm-up {plan['warmup_steps']}, "
+        f"peak rate {plan['peak_lr']:.4g}\n"
+        f"  floor   no loss below {plan['loss_floor']:.2f} with this batch and expander"
+    )
+    if begin >= plan["steps"]:
+        say(f"  done    {begin} of {plan['steps']} steps; nothing left to do")
+    elif begin:
+        say(f"  resume  from step {begin}")
+
+
+def check_same_run(earlier, now, exp_dir):
+    """Compare the arguments of a folder's run with today's.
+
+    Raises:
+        ValueError: the weights would not fit.
+    """
+    for name in WEIGHTS:
+        if earlier[name] != now[name]:
+            raise ValueError(
+                f"{exp_dir} holds a run with --{name.replace('_', '-')} {earlier[name]}, not {now[name]}; "
+                "choose another --exp-dir or the same value"
+            )
+    for name in PATH:
+        if name in earlier and earlier[name] != plain(now).get(name):
+            flag = f"--{name.replace('_', '-')}"
+            say(f"note: {flag} was {earlier[name]} when this run began and is {now.get(name)} now")
+
+
+def plain(values):
+    """Arguments as values that JSON and weights_only loading take."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}

@@ -1,0 +1,213 @@
+"""Pretraining with VICReg: the loop, once, for every data set."""
+
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from vicreg import augmentations, checkpoint, distributed, features
+from vicreg.backbone import create_backbone
+from vicreg.interruption import Watch
+from vicreg.lars import LARS
+from vicreg.loader import CountedBatches, make_loader
+from vicreg.loss import vicreg_loss
+from vicreg.model import VICReg, parse_mlp
+from vicreg.pictures import save_view_pairs
+from vicreg.plan import announce, check_same_run, make_plan, plain
+from vicreg.run_log import RunLog, say
+from vicreg.schedule import learning_rate
+
+PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
+
+
+def get_parser(description, augment="vicreg"):
+    """Arguments that every pretraining script has; scripts add those of their data."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run = parser.add_argument_group("run")
+    run.add_argument("--exp-dir", type=Path, required=True, help="folder of the run; started again on it, it resumes")
+    run.add_argument("--seed", type=int, default=0, help="settles weights, order and augmentation")
+    run.add_argument("--max-steps", type=int, help="shorten the run to this many steps")
+    run.add_argument("--probe-every", type=int, default=10, help="epochs between kNN probes; 0: none")
+    run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default: an epoch)")
+    run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
+    model = parser.add_argument_group("model")
+    model.add_argument("--arch", default="resnet50", help="backbone, any timm name")
+    model.add_argument("--in-chans", type=int, default=3, help="channels of the images")
+    model.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander; see the README on the floor")
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--sim-coeff", type=float, default=25.0, help="weight of the invariance term")
+    loss.add_argument("--std-coeff", type=float, default=25.0, help="weight of the variance term")
+    loss.add_argument("--cov-coeff", type=float, default=1.0, help="weight of the covariance term")
+    data = parser.add_argument_group("views")
+    data.add_argument("--augment", default=augment, choices=list(augmentations.REGIMES), help="augmentation regime")
+    data.add_argument(
+        "--augment-set", nargs="+", default=[], metavar="NUMBER=VALUE",
+        help="change numbers of the regime: scale=0.3,1 for both views, 2.blur_p=0 for the second",
+    )  # fmt: skip
+    data.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
+    data.add_argument("--workers", type=int, default=2, help="loading processes for each training process")
+    data.add_argument("--store", choices=["disk", "device"], default="disk", help="keep all patches on the device")
+    optim = parser.add_argument_group("optimisation")
+    optim.add_argument("--epochs", type=int, default=100, help="passes over the data")
+    optim.add_argument("--batch-size", type=int, default=256, help="samples of all processes together")
+    optim.add_argument("--base-lr", type=float, default=0.3, help="peak rate for 256 samples; scales with the batch")
+    optim.add_argument("--wd", type=float, default=1e-6, help="weight decay")
+    optim.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
+    optim.add_argument("--compile", action="store_true", help="torch.compile the network")
+    distributed.add_arguments(parser)
+    return parser
+
+
+def pretrain(args, dataset, probe_sets=None, source="vicreg"):
+    """Train a backbone with VICReg, or go on where the run in ``args.exp_dir`` was cut off.
+
+    Args:
+        args: of ``get_parser``.
+        dataset: ``len``, ``__getitems__([(index, draw), …])`` -> two uint8 tensors (n, C, H, W), ``mean``, ``std``,
+            ``patch_size``.
+        probe_sets: labelled (train, val) data sets of the kNN probe, or None.
+        source: goes into the checkpoint.
+
+    Raises:
+        ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
+        FloatingPointError: the loss is not finite; the last good checkpoint is kept.
+    """
+    device = distributed.start(args.device, args.local_rank)
+    plan = make_plan(args, dataset, device, source)
+    model, optimizer, begin = _build(args, plan, device)
+    if distributed.is_main():
+        announce(args, plan, model, begin)
+    parallel = model
+    if distributed.world_size() > 1:
+        parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=plan["bf16"])
+    views = augmentations.regime(args.augment, args.augment_set)
+    watch = Watch(device)
+    share = (distributed.rank(), distributed.world_size())
+    batches = CountedBatches(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
+    loader = iter(make_loader(dataset, batches, args.workers, device))
+    keep = functools.partial(_save, args, plan, model, optimizer, dataset)
+    log = RunLog(args.exp_dir, begin, plan["steps"])
+
+    for step in range(begin, plan["steps"]):
+        interrupted = watch.check()  # what the step before showed
+        if interrupted:
+            keep(step)
+            say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
+            sys.exit(128 + interrupted)
+        tick = time.perf_counter()
+        first, second = next(loader)
+        waited = time.perf_counter() - tick
+        view1, view2 = make_views(first, second, views, plan, args.seed, step, device)
+        if step == 0 and distributed.is_main():
+            save_view_pairs(args.exp_dir / "views.png", view1, view2)
+        view1, view2 = (augmentations.normalise(view, dataset.mean, dataset.std) for view in (view1, view2))
+
+        rate = learning_rate(step, plan["steps"], plan["warmup_steps"], plan["peak_lr"])
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with autocast():
+            z1, z2, representation = parallel(view1, view2)
+        losses = vicreg_loss(z1, z2, args.sim_coeff, args.std_coeff, args.cov_coeff)
+        watch.put(step, losses["loss"])
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+
+        done, epoch = step + 1, step // plan["steps_per_epoch"]
+        epoch_ends, last = done % plan["steps_per_epoch"] == 0, done == plan["steps"]
+        log.add({**losses, "embedding_std": z1.detach().float().std(0).mean()}, waited)
+        if distributed.is_main() and (epoch_ends or last or log.seconds >= args.log_freq_time):
+            line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(plan["batch_size"])}
+            line["effective_rank"] = features.effective_rank(representation)
+            log.write({**line, "loss_floor": plan["loss_floor"]})
+        if last or done % plan["checkpoint_every"] == 0:
+            watch.check()  # never keep weights of a loss that is not finite
+            keep(done)
+        probe_due = last or (epoch_ends and (epoch + 1) % max(1, args.probe_every) == 0)
+        if probe_sets and args.probe_every and probe_due:
+            log.write({"epoch": epoch, "step": done, **knn_probe(model.backbone, probe_sets, dataset, plan, device)})
+        if epoch_ends:
+            log.restart_clock()
+    watch.close()
+    log.close()
+    distributed.stop()
+
+
+def make_views(first, second, views, plan, seed, step, device):
+    """The two views of one step, counted from (seed, step): this process's share of the whole batch's.
+
+    Args:
+        first, second: uint8 (n, C, H, W). views: the regime's two ``View``s. plan: of ``make_plan``.
+
+    Returns:
+        two float tensors (n, C, S, S) in [0, 1] on the device.
+    """
+    mine = slice(distributed.rank() * plan["share"], (distributed.rank() + 1) * plan["share"])
+    made = []
+    for number, (images, view) in enumerate(zip((first, second), views, strict=True)):
+        random = augmentations.counted_generator(seed, step, number)
+        numbers = augmentations.draw(view, plan["batch_size"], *images.shape[-2:], random)
+        numbers = {key: value[mine] for key, value in numbers.items()}
+        images = images.to(device, non_blocking=True)
+        made.append(augmentations.apply(images, numbers, plan["image_size"], view.blur_kernel))
+    return made
+
+
+def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
+    """Top-1 of weighted kNN on evenly spaced samples of the labelled sets: how good the features are by now."""
+    parts = []
+    for labelled, most in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
+        indices = torch.linspace(0, len(labelled) - 1, min(most, len(labelled))).round().long()
+        view = plan["image_size"], dataset.mean, dataset.std
+        found = features.extract(backbone, labelled, *view, device, indices.tolist())
+        parts.append((found, labelled.labels[indices].to(device)))
+    (train, train_labels), (val, val_labels) = parts
+    ranked = features.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)
+    return {f"knn{k}_top1": round(features.accuracy(ranked, val_labels, (1,))["top1"], 4)}
+
+
+def _build(args, plan, device):
+    """Model and optimizer, fresh or as the run's checkpoint has them, and the step to begin with."""
+    torch.manual_seed(args.seed)
+    model = VICReg(create_backbone(args.arch, args.in_chans), parse_mlp(args.mlp))
+    if device.type == "cuda":
+        model = model.to(device, memory_format=torch.channels_last)
+        torch.backends.cudnn.benchmark = True
+        if distributed.world_size() > 1:
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.compile:
+        model.compile()
+    optimizer = LARS(model.parameters(), weight_decay=args.wd)
+    path = args.exp_dir / checkpoint.MODEL_FILE
+    if not path.exists():
+        return model, optimizer, 0
+    state = checkpoint.load(path, device)
+    if not {"model", "optimizer", "step", "args"} <= state.keys():
+        raise ValueError(f"{path} is no checkpoint of a pretraining run; choose another --exp-dir")
+    check_same_run(state["args"], vars(args), args.exp_dir)
+    model.load_state_dict({key.removeprefix("module."): value for key, value in state["model"].items()})
+    optimizer.load_state_dict(state["optimizer"])
+    return model, optimizer, state["step"]
+
+
+def _save(args, plan, model, optimizer, dataset, step):
+    """Write the checkpoint, and the backbone file when the run is done."""
+    if not distributed.is_main():
+        return
+    described = {"arch": args.arch, "in_chans": args.in_chans, "mean": dataset.mean, "std": dataset.std}
+    described["source"] = f"{plan['source']}, {args.augment} views, step {step} of {plan['steps']}"
+    state = {
+        "model": {f"module.{key}": value for key, value in model.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "args": plain(vars(args)),
+        "backbone": described,
+    }
+    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE)
+    if step == plan["steps"]:
+        checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described)

@@ -1,0 +1,252 @@
+"""What a backbone is worth with labels: a linear head on frozen features, or finetuning; once, for every data set."""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from vicreg import augmentations, distributed, features
+from vicreg.backbone import load_backbone
+from vicreg.classifier import Classifier, Heads, stratified_subset
+from vicreg.loader import CountedBatches, make_loader
+from vicreg.plan import plain
+from vicreg.run_log import RunLog, say, write_json
+
+HELD_OUT = 0.1  # of the training samples, to choose among several --lr-head
+
+
+def get_parser(description):
+    """Arguments that every evaluation script has; scripts add those of their data."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run = parser.add_argument_group("run")
+    run.add_argument("--exp-dir", type=Path, required=True, help="results go to <exp-dir>/<freeze|finetune>_<percent>/")
+    run.add_argument("--seed", type=int, default=0, help="settles the subset, the head, order and augmentation")
+    run.add_argument("--workers", type=int, default=2, help="loading processes")
+    model = parser.add_argument_group("backbone")
+    model.add_argument(
+        "--pretrained", required=True,
+        help="trained_model.pth, model.pth, a torchvision state dict, or a baseline: random, imagenet, stats",
+    )  # fmt: skip
+    model.add_argument("--arch", help="backbone, where the file does not name it")
+    model.add_argument("--in-chans", type=int, default=3, help="channels, for --pretrained random and stats")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--train-percent", "--train-perc", type=int, default=100, choices=[1, 10, 100],
+        help="share of the training labels, stratified by class, at least one a class",
+    )  # fmt: skip
+    data.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
+    data.add_argument(
+        "--views", type=int, default=0,
+        help="frozen only: 0 augments anew every epoch; K extracts K views of each sample once, the first one plain",
+    )  # fmt: skip
+    optim = parser.add_argument_group("optimisation")
+    optim.add_argument("--weights", choices=["freeze", "frozen", "finetune"], default="freeze", help="what is trained")
+    optim.add_argument("--epochs", type=int, default=100, help="passes over the training samples")
+    optim.add_argument("--batch-size", type=int, default=256, help="samples of all processes together")
+    optim.add_argument(
+        "--lr-head", type=float, nargs="+", default=[0.3],
+        help="rate of the head; several are trained side by side and chosen on a tenth of the training samples",
+    )  # fmt: skip
+    optim.add_argument("--lr-backbone", type=float, default=0.0, help="rate of the backbone, finetuning only")
+    optim.add_argument("--weight-decay", type=float, default=1e-6, help="weight decay")
+    optim.add_argument("--knn", type=int, nargs="*", default=[20], help="neighbours of the kNN figures, frozen only")
+    distributed.add_arguments(parser)
+    return parser
+
+
+class _Labelled(torch.utils.data.Dataset):
+    """Some samples of a labelled data set, for ``CountedBatches``: ``[(place, draw), …]`` -> (images, labels)."""
+
+    def __init__(self, dataset, indices):
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitems__(self, keys):
+        indices = self.indices[[place for place, _ in keys]].tolist()
+        return self.dataset.images(indices), self.dataset.labels[indices]
+
+
+class _Cached(torch.utils.data.Dataset):
+    """Features extracted once, several views of each sample; the sample's random number chooses the view."""
+
+    def __init__(self, views, labels):
+        self.views, self.labels = views, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitems__(self, keys):
+        places, draws = (torch.tensor(column) for column in zip(*keys, strict=True))
+        return self.views[draws % len(self.views), places], self.labels[places]
+
+
+def probe(args, train, val):
+    """Train and judge a classifier on a backbone.
+
+    The reference protocol: heads drawn from N(0, 0.01) with zero bias, SGD with momentum 0.9, a cosine over the epochs,
+    training on random resized crops and flips, judging on the plain centre crop; a frozen backbone stays in eval mode.
+
+    Args:
+        args: of ``get_parser``. train, val: data sets with ``images(indices)``, ``labels``, ``classes``, ``mean``,
+            ``std``, ``patch_size``.
+
+    Returns:
+        dict, also written to ``<exp-dir>/<freeze|finetune>_<percent>/result.json``: ``top1`` and ``top5`` after the
+        last epoch, the best ones, kNN, and what was evaluated.
+
+    Raises:
+        ValueError, FileNotFoundError: arguments or files that do not fit.
+    """
+    started, frozen = time.perf_counter(), args.weights != "finetune"
+    _check(args, frozen)
+    device = distributed.start(args.device, args.local_rank)
+    backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
+    say(info["report"])
+    size = args.image_size or max(1, round(train.patch_size * 7 / 8))
+    look = {"size": size, "mean": info["mean"] or train.mean, "std": info["std"] or train.std, "device": device}
+    fit, held_out = _choose_samples(args, train.labels)
+    folder = args.exp_dir / f"{'freeze' if frozen else 'finetune'}_{args.train_percent}"
+    if distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+    say(
+        f"{len(fit)} training samples ({args.train_percent} %), {len(held_out)} held out to choose the rate, "
+        f"{len(val)} validation samples, {len(train.classes)} classes, {size} px"
+    )
+    torch.manual_seed(args.seed)
+    heads = Heads(len(args.lr_head), backbone.num_features, len(train.classes)).to(device)
+    backbone = backbone.to(device)
+    model, source, neighbours = Classifier(backbone, heads, frozen), _Labelled(train, fit), {}
+    judge = [(val, None)] + ([(train, held_out)] if len(held_out) else [])
+    if frozen:
+        judged = [(features.extract(backbone, d, **look, indices=i), _labels(d, i, device)) for d, i in judge]
+        first = features.extract(backbone, train, **look, indices=fit) if args.views or args.knn else None
+        neighbours = _knn(args.knn, first, train.labels[fit].to(device), *judged[0], len(train.classes))
+        if args.views:
+            more = [_random_view(args.seed, n, backbone, train, look, fit) for n in range(1, args.views)]
+            model, source = heads, _Cached(torch.stack([first, *more]).cpu(), train.labels[fit])
+
+    def scores():
+        """Top-1 and top-5 of every head on the validation samples, and on those held out."""
+        if frozen:
+            return [_accuracies(heads, found, labels) for found, labels in judged]
+        found = [features.extract(backbone, d, **look, indices=i) for d, i in judge]
+        return [_accuracies(heads, f, _labels(d, i, device)) for f, (d, i) in zip(found, judge, strict=True)]
+
+    result = {**_train(args, model, heads, source, look, scores, folder), **neighbours}
+    result |= {"pretrained": str(args.pretrained), "arch": info["arch"], "source": info["source"]}
+    result |= {"protocol": folder.name, "train_samples": len(fit), "val_samples": len(val), "classes": len(train.classes)}
+    result |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
+    if distributed.is_main():
+        write_json(folder / "result.json", {**result, "args": plain(vars(args))})
+    say(
+        f"top-1 {result['top1']:.4f}  top-5 {result['top5']:.4f}  (best {result['best_top1']:.4f} in epoch "
+        f"{result['best_epoch']}), head rate {result['lr_head']:g}; {folder / 'result.json'}"
+    )
+    distributed.stop()
+    return result
+
+
+def _check(args, frozen):
+    if args.epochs < 1 or args.batch_size < 1 or args.views < 0:
+        raise ValueError("--epochs and --batch-size must be positive, --views 0 or more")
+    if not frozen and (len(args.lr_head) > 1 or args.views):
+        raise ValueError("--weights finetune takes one --lr-head and no --views: the features change as it goes")
+    if not frozen and args.pretrained == "stats":
+        raise ValueError("--pretrained stats has no weights to finetune; use --weights freeze")
+
+
+def _choose_samples(args, labels):
+    """Indices to train on, and those held out to choose among several rates."""
+    chosen = stratified_subset(labels, args.train_percent / 100, args.seed)
+    if len(args.lr_head) == 1:
+        return chosen, np.empty(0, np.int64)
+    held_out = chosen[stratified_subset(labels[chosen], HELD_OUT, args.seed + 1)]
+    return np.setdiff1d(chosen, held_out), held_out
+
+
+def _labels(dataset, indices, device):
+    return (dataset.labels if indices is None else dataset.labels[indices]).to(device)
+
+
+def _random_view(seed, number, backbone, dataset, look, indices):
+    """Features of one random resized crop and flip of each sample."""
+    random = augmentations.counted_generator(seed, number)
+    return features.extract(backbone, dataset, **look, indices=indices, view=augmentations.PROBE_VIEW, random=random)
+
+
+def _knn(neighbours, train, train_labels, val, val_labels, classes):
+    found = {}
+    for k in neighbours:
+        scores = features.accuracy(features.knn_predict(train, train_labels, val, classes, k), val_labels)
+        found |= {f"knn{k}_{name}": round(value, 4) for name, value in scores.items()}
+        say(f"kNN-{k}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
+    return found
+
+
+@torch.no_grad()
+def _accuracies(heads, found, labels):
+    """Accuracies of every head: list of dicts ``top1, top5``."""
+    ranked = torch.cat([heads(part).topk(min(5, heads.classes), dim=2).indices for part in found.split(4096)])
+    return [features.accuracy(ranked[:, head], labels) for head in range(ranked.shape[1])]
+
+
+def _train(args, model, heads, source, look, scores, folder):
+    """Train the heads (and the backbone), judging after every epoch; returns what to report."""
+    device = look["device"]
+    batch_size = min(args.batch_size, len(source)) // distributed.world_size() * distributed.world_size()
+    per_epoch = len(source) // max(1, batch_size)
+    if not per_epoch:
+        raise ValueError(f"{len(source)} samples for {distributed.world_size()} processes; start fewer")
+    groups = [{"params": heads.of(head), "lr": rate} for head, rate in enumerate(args.lr_head)]
+    if model is not heads and not model.frozen:
+        groups.append({"params": list(model.backbone.parameters()), "lr": args.lr_backbone})
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=args.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
+    parallel = model
+    if distributed.world_size() > 1:
+        parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    share = (distributed.rank(), distributed.world_size())
+    batches = CountedBatches(len(source), batch_size, args.seed, args.epochs * per_epoch, 0, *share)
+    loader = iter(make_loader(source, batches, 0 if model is heads else args.workers, device))
+    log, best, done = RunLog(folder, total_steps=len(batches)), None, 0
+    for epoch in range(args.epochs):
+        model.train()
+        for step in range(done, done + per_epoch):
+            tick = time.perf_counter()
+            inputs, labels = next(loader)
+            waited = time.perf_counter() - tick
+            inputs, labels = inputs.to(device), labels.to(device)
+            if model is not heads:
+                inputs = _training_view(inputs, args.seed, step, look)
+            logits = parallel(inputs)
+            loss = cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
+            optimizer.zero_grad()
+            (loss * logits.shape[1]).backward()  # each head has its own loss; their mean is only shown
+            optimizer.step()
+            log.add({"loss": loss}, waited)
+        done += per_epoch
+        rate = optimizer.param_groups[0]["lr"]
+        schedule.step()
+        found = scores()
+        head = max(range(len(args.lr_head)), key=lambda n: found[-1][n]["top1"])  # on held-out samples where there are
+        line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(batch_size), **found[0][head]}
+        log.write(line, show=epoch == args.epochs - 1 or epoch % max(1, args.epochs // 10) == 0)
+        log.restart_clock()
+        if best is None or found[0][head]["top1"] > best["best_top1"]:
+            best = {"best_top1": found[0][head]["top1"], "best_top5": found[0][head]["top5"], "best_epoch": epoch}
+    log.close()
+    rates = {f"{rate:g}": scored for rate, scored in zip(args.lr_head, found[0], strict=True)}
+    return {**found[0][head], **best, "lr_head": args.lr_head[head], "rates": rates}
+
+
+def _training_view(images, seed, step, look):
+    """Random resized crops and flips of one batch, counted from (seed, step, rank)."""
+    random = augmentations.counted_generator(seed, step, distributed.rank())
+    numbers = augmentations.draw(augmentations.PROBE_VIEW, len(images), *images.shape[-2:], random)
+    return augmentations.normalise(augmentations.apply(images, numbers, look["size"]), look["mean"], look["std"])

@@ -1,0 +1,120 @@
+"""The record of a run in its folder: args.json, stats.txt (JSON lines), TensorBoard, and the terminal."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from vicreg.distributed import is_main
+
+
+def write_json(path, content):
+    """Write JSON beside ``path``, then rename."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(beside, path)
+
+
+def say(*words):
+    """Print from the main process, above the progress bar if there is one."""
+    if is_main():
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(*words, flush=True)
+
+
+class RunLog:
+    """Averages over intervals, written as lines. Silent in all processes but the main one.
+
+    Args:
+        exp_dir: the run's folder, made if missing.
+        step: where the run starts; lines of a run cut off after that step are dropped, they will come again.
+        total_steps: for the progress bar. unit: what one step counts in.
+    """
+
+    def __init__(self, exp_dir, step=0, total_steps=None, unit="step"):
+        self._sums, self._counts, self._waited = {}, 0, 0.0
+        self._mark = time.perf_counter()
+        self._file = self._board = None
+        hidden = not (is_main() and sys.stderr.isatty())
+        self._bar = tqdm(total=total_steps, initial=step, unit=unit, disable=hidden, dynamic_ncols=True)
+        if not is_main():
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, of use here only
+
+        exp_dir = Path(exp_dir)
+        path = exp_dir / "stats.txt"
+        kept = [line for line in read_stats(path) if line.get("step", 0) <= step] if step else []
+        beside = path.with_name(".stats.txt.partial")
+        beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(beside, path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(exp_dir / "tensorboard", purge_step=step + 1 if step else None)
+
+    def add(self, values, waited=0.0):
+        """Count one step: dict of scalar tensors (not read until the line is written), seconds waited for data."""
+        for key, value in values.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value.detach().float()
+        self._counts += 1
+        self._waited += waited
+        self._bar.update()
+
+    @property
+    def seconds(self):
+        """Seconds since the last line."""
+        return time.perf_counter() - self._mark
+
+    def averages(self, per_step):
+        """Means since the last line, and begin the next interval.
+
+        Args:
+            per_step: pairs of a step, for the throughput.
+        """
+        steps, seconds = max(1, self._counts), max(self.seconds, 1e-9)
+        keys = list(self._sums)
+        means = (torch.stack([self._sums[key] for key in keys]) / steps).tolist() if keys else []
+        line = {key: round(value, 6) for key, value in zip(keys, means, strict=True)}
+        line["pairs_per_second"] = round(per_step * self._counts / seconds, 1)
+        line["data_wait"] = round(self._waited / seconds, 4)
+        self._sums, self._counts, self._waited, self._mark = {}, 0, 0.0, time.perf_counter()
+        return line
+
+    def write(self, line, show=True):
+        """Write one line to stats.txt and TensorBoard, and print it."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for key, value in line.items():
+            if key != "step" and isinstance(value, (int, float)):
+                self._board.add_scalar(key, value, line.get("step", 0))
+        if show:
+            words = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in line.items()}
+            say("  ".join(f"{key} {word}" for key, word in words.items()))
+
+    def restart_clock(self):
+        """Begin the interval now, after work that is not training (a probe, a checkpoint) has followed a line."""
+        self._mark = time.perf_counter()
+
+    def close(self):
+        """Close files and the bar."""
+        self._bar.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+
+
+def read_stats(path):
+    """Lines of a stats.txt as dicts; a last line cut short by a crash is left out."""
+    path = Path(path)
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
