@@ -1,0 +1,45 @@
+# make            what there is
+# make quickstart mosaics -> patch lists -> VICReg -> an evaluated backbone, in minutes, on a made-up sample
+# make test       all tests
+#
+# PYTHON=python3.12 chooses the interpreter that makes the environment, VENV=/elsewhere where it lies; VENV= (empty)
+# uses the environment that is active now and installs nothing. SN7_DIR=/path/to/train runs quickstart on real mosaics.
+
+PYTHON ?= python3
+VENV ?= .venv
+SN7_DIR ?=
+TESTS ?=
+
+ifeq ($(strip $(VENV)),)
+RUN := $(PYTHON)
+READY :=
+else
+RUN := $(abspath $(VENV))/bin/python
+READY := $(VENV)/.installed
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 22
+
+quickstart: $(READY)  ## the main job, from a made-up sample (or SN7_DIR=/path/to/SN7/train) to a table of results
+	PYTHON='$(RUN)' SN7_DIR='$(SN7_DIR)' bash exp/quickstart.sh
+
+test: $(READY)  ## all tests (TESTS="tests/test_vicreg_loss.py -k gradient" for some)
+	$(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
+
+lint: $(READY)  ## ruff: mistakes and formatting
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(READY)  ## ruff: put formatting right
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=python3.12")'
+	$(PYTHON) -m venv '$(VENV)'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch '$@'
