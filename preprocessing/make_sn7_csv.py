@@ -67,8 +67,8 @@ def main(args):
         if problems:
             print(scan.report(problems), file=sys.stderr)
         if problems and give_up:
-            raise ValueError(f"{len(problems)} problems in {args.data_dir} (listed above), nothing was written; mend "
-                             "them, or leave the bad files out with --on-error skip")  # fmt: skip
+            raise ValueError(f"nothing written: the problems in {args.data_dir} are listed above; mend them, or leave "
+                             "the bad files out with --on-error skip")  # fmt: skip
         if not packed.mosaics:
             raise ValueError(f"no usable mosaic in {args.data_dir}")
         split = {"rule": args.split, "fraction": args.val_fraction, "seed": args.seed}

@@ -46,7 +46,8 @@ def quiet_georeference():
 def report(problems):
     """Problems -> text: counts by kind, then the first ``LISTED`` with their paths."""
     kinds = Counter(problem.kind for problem in problems)
-    lines = [f"{len(problems)} problems: " + ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))]
+    total = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+    lines = [f"{total}: " + ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))]
     lines += [f"  {problem.path}: {problem.what}" for problem in problems[:LISTED]]
     if len(problems) > LISTED:
         lines.append(f"  … and {len(problems) - LISTED} more")

@@ -12,9 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from preprocessing.temporal import TemporalPairs
+
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
 FIRST_VERSION_COLUMNS = ["image_id", "city", "state", "label"]  # "patch!mosaic", no header
 CHANNELS = 3
+# of the 1,423 training mosaics, for lists that come without a meta.json
+WHOLE_SET_MEAN = [121.8 / 255, 106.5 / 255, 78.4 / 255]
+WHOLE_SET_STD = [56.7 / 255, 44.5 / 255, 40.5 / 255]
 
 _AOI = r"L15-\d{4}[EW]-\d{4}[NS]_(?P<x>\d+)_(?P<y>\d+)_(?P<z>\d+)"
 _NAME = rf"global_monthly_(?P<year>\d{{4}})_(?P<month>0[1-9]|1[0-2])_mosaic_(?P<aoi>{_AOI})(?i:\.tiff?)?"
@@ -179,26 +184,39 @@ class SN7Patches:
         meta = read_meta(csv_path.parent) if has_meta or (self.table.row >= 0).all() else {}
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes = meta.get("classes") or [str(label) for label in range(int(self.labels.max()) + 1)]
-        self.mean, self.std = meta.get("mean"), meta.get("std")
+        self.mean, self.std = meta.get("mean", WHOLE_SET_MEAN), meta.get("std", WHOLE_SET_STD)
         self.positives = positives
         self._grid = meta.get("grid", 4)
         self._source = data_dir or meta.get("source")
-        self._store = self._open_store(csv_path.parent / "patches.npy")
-        self._other_months = _index_other_months(self.table) if positives == "temporal" else None
+        self._rows = self.table.row.to_numpy()
+        self._path, self._on_device = csv_path.parent / "patches.npy", None
+        self._store = self._open_store(self._path)
+        places = self.table.groupby(["aoi", "patch"], sort=False).ngroup()
+        self._pairs = TemporalPairs(places) if positives == "temporal" else None
 
     def _open_store(self, path):
-        rows = self.table.row.to_numpy()
-        if not path.is_file() or (rows < 0).any():
+        if not path.is_file() or (self._rows < 0).any():
             if not self._source:
                 raise FileNotFoundError(f"no {path} and no SN7 tree named; pass --data-dir or run make_sn7_csv.py")
             return None
-        store = np.load(path, mmap_mode="r")
-        if rows.max() >= len(store):
-            raise ValueError(f"{path} has {len(store)} rows, the list asks for row {rows.max()}; write both again")
+        store = np.asarray(np.load(path, mmap_mode="r"))  # indexing a plain array is twice as fast as a memmap
+        if (last := self._rows.max()) >= len(store):
+            raise ValueError(f"{path} has {len(store)} rows, the list asks for row {last}; write both again")
         return store
+
+    def __getstate__(self):
+        return {**self.__dict__, "_store": None}  # a loader process opens the pack itself: no copy of it travels
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._store = self._open_store(self._path)
 
     def __len__(self):
         return len(self.table)
+
+    def to_device(self, device):
+        """Keep this list's patches in the device's memory (n x 3 x P x P bytes); fetching then costs no transfer."""
+        self._on_device = self.images(range(len(self))).to(device)
 
     @property
     def patch_size(self):
@@ -209,8 +227,10 @@ class SN7Patches:
         """Fetch patches: list of indices -> uint8 tensor (n, 3, P, P)."""
         import torch
 
+        if self._on_device is not None:
+            return self._on_device[torch.as_tensor(indices, device=self._on_device.device)]
         if self._store is not None:
-            return torch.from_numpy(self._store[self.table.row.to_numpy()[indices]])
+            return torch.from_numpy(self._store[self._rows[indices]])
         return torch.from_numpy(np.stack([self._cut_from_tree(index) for index in indices]))
 
     def _cut_from_tree(self, index):
@@ -220,13 +240,7 @@ class SN7Patches:
 
     def partner(self, index, draw):
         """Index of the other half of a pair, O(1): chosen by the number ``draw`` among the other months."""
-        if self._other_months is None:
-            return index
-        members, start, count, place = self._other_months
-        if count[index] == 1:
-            return index
-        step = 1 + draw % (count[index] - 1)
-        return int(members[start[index] + (place[index] + step) % count[index]])
+        return index if self._pairs is None else self._pairs.partner(index, draw)
 
     def __getitems__(self, keys):
         first = [index for index, _ in keys]
@@ -238,13 +252,3 @@ class SN7Patches:
         first, second = self.__getitems__([key])
         return first[0], second[0]
 
-
-def _index_other_months(table):
-    """Group the rows of a list by place: for each row, where its group starts, how long it is, its place in it."""
-    group = table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
-    members = np.argsort(group, kind="stable")
-    sizes = np.bincount(group)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    place = np.empty(len(table), np.int64)
-    place[members] = np.arange(len(table)) - np.repeat(starts, sizes)
-    return members, starts[group], sizes[group], place

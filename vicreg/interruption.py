@@ -59,5 +59,3 @@ class Watch:
         """Give the signals back."""
         for number, handler in self._old.items():
             signal.signal(number, handler)
-
-

@@ -69,7 +69,7 @@ def make_loader(dataset, batches, workers, device):
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_as_fetched,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.type == "cuda" and workers > 0,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_outlive_signals,
     )

@@ -50,7 +50,7 @@ def get_parser(description, augment="vicreg"):
     )  # fmt: skip
     data.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
     data.add_argument("--workers", type=int, default=2, help="loading processes for each training process")
-    data.add_argument("--store", choices=["disk", "device"], default="disk", help="keep all patches on the device")
+    data.add_argument("--store", choices=["disk", "device"], default="disk", help="device: all patches in its memory")
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=100, help="passes over the data")
     optim.add_argument("--batch-size", type=int, default=256, help="samples of all processes together")
@@ -89,7 +89,9 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
     watch = Watch(device)
     share = (distributed.rank(), distributed.world_size())
     batches = CountedBatches(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
-    loader = iter(make_loader(dataset, batches, args.workers, device))
+    if args.store == "device":
+        dataset.to_device(device)
+    loader = iter(make_loader(dataset, batches, 0 if args.store == "device" else args.workers, device))
     keep = functools.partial(_save, args, plan, model, optimizer, dataset)
     log = RunLog(args.exp_dir, begin, plan["steps"])
 

@@ -140,7 +140,12 @@ def probe(args, train, val):
 
     result = {**_train(args, model, heads, source, look, scores, folder), **neighbours}
     result |= {"pretrained": str(args.pretrained), "arch": info["arch"], "source": info["source"]}
-    result |= {"protocol": folder.name, "train_samples": len(fit), "val_samples": len(val), "classes": len(train.classes)}
+    result |= {
+        "protocol": folder.name,
+        "train_samples": len(fit),
+        "val_samples": len(val),
+        "classes": len(train.classes),
+    }
     result |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
     if distributed.is_main():
         write_json(folder / "result.json", {**result, "args": plain(vars(args))})
