@@ -1,0 +1,80 @@
+"""The house rules that code can check: who imports whom, and what importing costs."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+LAYERS = {"preprocessing": 0, "vicreg": 1, "supervised": 2, "downstream": 2, "exp": 2, "benchmarks": 2}
+SCRIPT = re.compile(r"main_|train_|evaluate|make_|predict_|convert_|audit_|bench_|export$|report$")
+HEAVY = {"rasterio", "geopandas", "detectron2", "segmentation_models_pytorch", "matplotlib"}
+
+
+def python_files(root):
+    return [path for layer in LAYERS for path in sorted((root / layer).rglob("*.py"))]
+
+
+def imports(tree):
+    """(module, line) of every import of a file; ``from a import b`` counts as ``a.b``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, node.lineno) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from ((f"{node.module}.{name.name}", node.lineno) for name in node.names)
+
+
+def test_imports_go_from_preprocessing_to_vicreg_to_the_rest_and_never_to_scripts(repo_root):
+    files = python_files(repo_root)
+    assert files
+    for path in files:
+        inside = path.relative_to(repo_root)
+        mine = inside.parts[0]
+        for module, line in imports(ast.parse(path.read_text())):
+            head, *rest = module.split(".")
+            if head not in LAYERS:
+                continue
+            where = f"{inside}:{line} imports {module}"
+            assert LAYERS[head] < LAYERS[mine] or head == mine, where
+            assert not (rest and SCRIPT.match(rest[0])), f"{where}, a script"
+            if head == mine == "downstream":
+                assert rest[0] == inside.parts[1], f"{where}, of another task"
+
+
+def test_every_file_that_is_executed_finds_the_root_by_itself(repo_root):
+    for path in python_files(repo_root):
+        text = path.read_text()
+        if "parse_args()" in text and "__main__" in text:
+            depth = len(path.relative_to(repo_root).parts) - 1
+            assert f"sys.path[0] = str(Path(__file__).resolve().parents[{depth}])" in text, path
+
+
+def test_weights_are_only_ever_read_with_weights_only(repo_root):
+    for path in python_files(repo_root):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
+
+
+@pytest.mark.parametrize("script", ["vicreg.main_vicreg_sn7", "vicreg.evaluate_sn7"])
+def test_pretraining_and_probing_need_no_geodata_libraries(repo_root, script):
+    code = f"import sys, {script}; print(*{HEAVY!r}.intersection(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == ""
+
+
+def test_importing_a_module_prints_and_writes_nothing(repo_root, tmp_path):
+    names = [
+        ".".join(path.relative_to(repo_root).with_suffix("").parts)
+        for path in python_files(repo_root)
+        if path.name != "__init__.py" and path.parts[-2] in ("preprocessing", "vicreg", "exp", "benchmarks")
+    ]
+    code = f"import sys; sys.path.insert(0, {str(repo_root)!r})\nimport importlib\n"
+    code += f"for name in {names!r}: importlib.import_module(name)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == ""
+    assert list(tmp_path.iterdir()) == []
