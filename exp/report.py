@@ -90,9 +90,7 @@ def draw_curves(folder):
 def write_page(path, tables, pictures):
     """Write tables and pictures as one file that needs no other."""
     parts = ["<!doctype html><meta charset='utf-8'><title>Runs</title>"]
-    parts.append(
-        "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:left}img{max-width:100%}</style>"
-    )
+    parts.append("<style>body{font:14px sans-serif;margin:2em} td,th{padding:.3em .8em;text-align:left}</style>")
     for title, table in tables.items():
         parts.append(
             f"<h2>{html.escape(title)}</h2>{table.to_html(index=False, na_rep='', float_format='{:.4g}'.format)}"

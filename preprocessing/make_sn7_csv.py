@@ -8,6 +8,7 @@ next. Nothing in --out-dir changes before everything is ready.
 """
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -29,15 +30,23 @@ def get_parser():
     add = parser.add_argument_group("input").add_argument
     add("--data-dir", type=Path, required=True, help="folder with one folder per AOI, such as SN7/train")
     add("--labels-override", type=Path, metavar="FILE", help="CSV aoi,city,state,country: places that need no vote")
-    add("--on-error", choices=["stop", "skip"], default="stop",
-        help="bad files: list them all and end with exit code 1, or leave them out and count them (default: stop)")
+    add(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="bad files: list them all and end with exit code 1, or leave them out and count them (default: stop)",
+    )
     add = parser.add_argument_group("patches and classes").add_argument
     add("--grid", type=int, default=4, help="patches per side of a mosaic (default: 4, so 16 patches)")
     add("--label", choices=geocode.LABELS, default="country", help="what the classes are (default: country)")
     add = parser.add_argument_group("split").add_argument
-    add("--split", choices=splits.RULES, default="block",
+    add(
+        "--split",
+        choices=splits.RULES,
+        default="block",
         help="hold out a corner of every AOI in all months (block: no place is in both parts), whole AOIs (location), "
-        "or months at random (image: every place is in both parts) (default: block)")
+        "or months at random (image: every place is in both parts) (default: block)",
+    )
     add("--val-fraction", type=float, default=0.25, help="share of the patches held out, 0..1 (default: 0.25)")
     add("--seed", type=int, default=0, help="decides which corner, AOIs or months are held out (default: 0)")
     add = parser.add_argument_group("output").add_argument
@@ -60,9 +69,9 @@ def main(args):
         pack.check_grid(args.grid, mosaics[0].width)
     give_up = args.on_error == "stop"
     with outputs.beside(args.out_dir) as partial:
-        no_pack = args.no_pack or (give_up and problems)
-        packed = pack.pack_patches(mosaics, args.grid, args.workers, None if no_pack else partial / "patches.npy",
-                                   lambda each: tqdm(each, "mosaics", len(mosaics), mininterval=0.5))  # fmt: skip
+        bar = functools.partial(tqdm, desc="mosaics", total=len(mosaics), disable=None)  # none without a terminal
+        target = None if args.no_pack or (give_up and problems) else partial / "patches.npy"
+        packed = pack.pack_patches(mosaics, args.grid, args.workers, target, bar)
         problems += packed.problems
         if problems:
             print(scan.report(problems), file=sys.stderr)

@@ -113,7 +113,7 @@ def main(args):
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was interrupted
         if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
             sys.exit(f"{args.out} exists; delete it or choose another --out")
-        with tqdm(total=args.aois * args.months, desc="mosaics", unit="") as bar:
+        with tqdm(total=args.aois * args.months, desc="mosaics", unit="", disable=None) as bar:
             for k, (tile, cover) in enumerate(AOIS[: args.aois]):
                 rows = args.size - (args.size == 1024 and k == 0)
                 for written in write_aoi(partial, tile, cover, args.months, args.size, rows, args.seed):

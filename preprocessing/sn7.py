@@ -251,4 +251,3 @@ class SN7Patches:
     def __getitem__(self, key):
         first, second = self.__getitems__([key])
         return first[0], second[0]
-

@@ -24,7 +24,7 @@ from preprocessing.sn7 import (
 )
 
 NAME = "global_monthly_2018_12_mosaic_L15-1025E-1366N_4102_2726_13"
-FIRST_VERSION = f"0!{NAME}.tif,Dartford,England,17\n5!{NAME}.tif,\"Newport, West\",Wales,3\n"
+FIRST_VERSION = f'0!{NAME}.tif,Dartford,England,17\n5!{NAME}.tif,"Newport, West",Wales,3\n'
 
 
 @pytest.mark.parametrize("suffix", ["", ".tif", ".TIF", ".tiff"])

@@ -11,6 +11,7 @@ from vicreg import checkpoint
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BASELINES = ("random", "imagenet", "stats")
 _HEADS = ("fc.", "head.", "classifier.")  # classifiers that files of other libraries carry
+_COUNTER = "num_batches_tracked"  # of BatchNorm, no weight; torchvision's older ImageNet files lack it
 
 
 def create_backbone(arch, in_chans=3, pretrained=False):
@@ -73,7 +74,7 @@ def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
         raise ValueError(f"{pretrained} does not name its architecture; say it with --arch")
     backbone = create_backbone(info["arch"], info["in_chans"])
     own = backbone.state_dict()
-    missing = [key for key in own if key not in state]
+    missing = [key for key in own if key not in state and not key.endswith(_COUNTER)]
     unused = [key for key in state if key not in own]
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or wrong:
@@ -81,10 +82,11 @@ def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
             f"{pretrained} does not fit {info['arch']}: {len(missing)} of {len(own)} tensors missing"
             f"{_some(missing)}, {len(wrong)} of another shape{_some(wrong)}, {len(unused)} unused{_some(unused)}"
         )
-    backbone.load_state_dict({key: state[key] for key in own})
+    backbone.load_state_dict({key: state.get(key, own[key]) for key in own})
     others = [key for key in unused if not key.startswith(_HEADS)]
+    matched = sum(key in state for key in own)
     info["report"] = (
-        f"{info['arch']} from {pretrained}: {len(own)} tensors matched, 0 missing, {len(unused)} unused"
+        f"{info['arch']} from {pretrained}: {matched} tensors matched, 0 missing, {len(unused)} unused"
         f"{_some(others) if others else ''}"
     )
     return backbone, info

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -33,7 +32,7 @@ def load(path, map_location="cpu"):
     """Read a file of weights with ``weights_only=True``.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file. PermissionError: it may not be read.
         ValueError: not a PyTorch file, cut short, or one that holds more than tensors and plain values.
     """
     path = Path(path)
@@ -43,7 +42,9 @@ def load(path, map_location="cpu"):
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: holds more than tensors and plain values, or is no PyTorch file; refused") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # torch lets out whatever it stumbles over: IndexError, OSError without a path, …
         raise ValueError(f"{path}: not a readable PyTorch file, perhaps cut short ({error})") from error
 
 

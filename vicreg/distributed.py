@@ -4,7 +4,6 @@ Everything here works in one process too, where no process group exists.
 """
 
 import os
-from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -100,20 +99,3 @@ def gather_rows(tensor):
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-
-def any_process(flag, device):
-    """True on every process as soon as ``flag`` is true on one."""
-    if world_size() == 1:
-        return bool(flag)
-    return bool(all_reduce(torch.tensor(int(flag), device=device), "max").item())
-
-
-@contextmanager
-def main_process_first():
-    """Run a block in the main process while the others wait, then in the others."""
-    if not is_main():
-        dist.barrier()
-    yield
-    if is_main() and world_size() > 1:
-        dist.barrier()

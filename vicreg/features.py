@@ -1,15 +1,16 @@
 """What frozen features are worth: extraction, weighted kNN, and figures that show a collapse."""
 
+import math
+
 import torch
+from tqdm import tqdm
 
 from vicreg.augmentations import PLAIN, apply, draw, normalise
-from vicreg.distributed import gather_rows, rank, world_size
+from vicreg.distributed import gather_rows, is_main, rank, world_size
 
 
 @torch.no_grad()
-def extract(
-    backbone, dataset, size, mean, std, device, indices=None, batch_size=256, view=PLAIN, random=None, progress=None
-):
+def extract(backbone, dataset, size, mean, std, device, indices=None, batch_size=256, view=PLAIN, random=None):
     """Features of a labelled data set; the processes share the work.
 
     Args:
@@ -18,7 +19,6 @@ def extract(
         size, mean, std: of the network's input, pixels and per channel. indices: which samples, default all.
         view: how they are looked at; the plain view is the centre crop of 7/8 of the side. random: generator of a
             view that is drawn.
-        progress: wraps the iterable of batches, such as tqdm.
 
     Returns:
         float32 (n, F) on the device, in the order of the indices, on every process.
@@ -30,8 +30,8 @@ def extract(
     was_training = backbone.training
     backbone.eval()
     parts = [torch.empty(0, backbone.num_features, device=device)]
-    batches = range(0, len(mine), batch_size)
-    for start in progress(batches) if progress else batches:
+    bar = tqdm(range(0, len(mine), batch_size), "features", leave=False, disable=None if is_main() else True)
+    for start in bar:  # shown on a terminal only
         images = dataset.images(mine[start : start + batch_size]).to(device)
         numbers = draw(view, len(images), *images.shape[-2:], random)
         parts.append(backbone(normalise(apply(images, numbers, size, view.blur_kernel), mean, std)).float())
@@ -79,8 +79,12 @@ def effective_rank(features, most=2048):
     """RankMe (Garrido et al. 2023, equation 1): exp of the entropy of the normalised singular values.
 
     Args:
-        features: (n, F); at most ``most`` rows are used. 1 is a collapse, min(n, F) the most there can be.
+        features: (n, F); at most ``most`` rows are used. 1 is a collapse, min(n, F) the most there can be; nan where
+            the features are not finite.
     """
-    values = torch.linalg.svdvals(features[:most].float())
-    share = values / values.sum() + 1e-7
+    features = features[:most].float()
+    if not features.isfinite().all():
+        return math.nan  # of which there is no decomposition
+    values = torch.linalg.svdvals(features)
+    share = values / values.sum().clamp(min=1e-12) + 1e-7
     return float(torch.exp(-(share * share.log()).sum()))

@@ -60,7 +60,7 @@ def gaussian_blur(images, sigma, kernel_size=None):
 
     Args:
         images: (n, C, S, S) square. sigma: (n,) in pixels.
-        kernel_size: odd number of taps; None takes four sigma to each side of the largest.
+        kernel_size: odd number of taps; None takes four of each image's own sigma to each side.
 
     Returns:
         (n, C, S, S).
@@ -69,7 +69,10 @@ def gaussian_blur(images, sigma, kernel_size=None):
     radius = kernel_size // 2 if kernel_size else math.ceil(4 * float(sigma.max()))
     radius = min(radius, side - 1)  # reflection reaches one image, not two
     taps = torch.arange(-radius, radius + 1, device=images.device)
-    weights = torch.exp(-0.5 * (taps / sigma.to(images)[:, None]).square())
+    sigma = sigma.to(images)[:, None]
+    weights = torch.exp(-0.5 * (taps / sigma).square())
+    if not kernel_size:  # the largest sigma's neighbours must not see it
+        weights = torch.where(taps.abs() <= (4 * sigma).ceil(), weights, 0.0)
     weights = weights / weights.sum(1, keepdim=True)
     source = (torch.arange(side, device=images.device)[None] + taps[:, None]).abs()
     source = torch.where(source > side - 1, 2 * (side - 1) - source, source)

@@ -1,0 +1,225 @@
+"""Regimes carry their documented numbers, and views depend on (seed, step, view) alone."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from vicreg import augmentations, distributed
+from vicreg.augmentations import PLAIN, PROBE_VIEW, REGIMES, View, apply, counted_generator, draw, normalise, regime
+from vicreg.pretrain import make_views
+
+MANY = 20_000
+RESIZED = {"crop": "resized", "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
+FIXED = {"crop": "fixed", "fraction": 224 / 256}
+TABLE = {  # crop, flip, jitter, jitter_p, grey_p, blur_p, kernel, solarise_p of the first and second view
+    "vicreg": [
+        (RESIZED, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 1.0, 0, 0.0),
+        (RESIZED, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.1, 0, 0.2),
+    ],
+    "sn7": [
+        (FIXED, 0.5, (0.6, 0.6, 0.4, 0.2), 0.8, 0.3, 1.0, 3, 0.0),
+        (FIXED, 0.5, (0.6, 0.6, 0.4, 0.2), 0.8, 0.2, 0.1, 3, 0.3),
+    ],
+    "temporal": [
+        (FIXED, 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 3, 0.0),
+        (FIXED, 0.5, (0.4, 0.4, 0.4, 0.1), 0.4, 0.1, 0.1, 3, 0.0),
+    ],
+    "none": [({"crop": "centre", "fraction": 224 / 256}, 0.0, None, 0.0, 0.0, 0.0, None, 0.0)] * 2,
+}
+
+
+def photographs(n, channels=3, height=16, width=16):
+    return torch.randint(0, 256, (n, channels, height, width), generator=counted_generator(9), dtype=torch.uint8)
+
+
+def assert_probability(happened, p):
+    """The count of a fixed seed is within five standard deviations of the binomial's mean."""
+    assert abs(happened.double().mean().item() - p) <= 5 * math.sqrt(p * (1 - p) / len(happened))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["first view", "second view"])
+@pytest.mark.parametrize("name", TABLE)
+def test_regime_has_the_numbers_of_its_table(name, which):
+    view = REGIMES[name][which]
+    crop, flip, jitter, jitter_p, grey_p, blur_p, kernel, solarise_p = TABLE[name][which]
+    assert {key: getattr(view, key) for key in crop} == crop
+    assert (view.flip, view.vertical_flip) == (flip, 0.0)
+    assert (view.jitter_p, view.grey_p, view.blur_p, view.solarise_p) == (jitter_p, grey_p, blur_p, solarise_p)
+    if name != "none":
+        assert (view.jitter, view.blur_kernel, view.blur_sigma) == (jitter, kernel, (0.1, 2.0))
+
+
+def test_there_are_no_other_regimes():
+    assert set(REGIMES) == set(TABLE)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["first view", "second view"])
+@pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal"])
+def test_operations_happen_as_often_as_the_regime_says_and_as_strongly(name, which):
+    view = REGIMES[name][which]
+    p = draw(view, MANY, 256, 256, counted_generator(0, which))
+    for key in ("flip", "vertical_flip"):
+        assert_probability(p[key], getattr(view, key))
+    for key, probability in {"jittered": "jitter_p", "grey": "grey_p", "blurred": "blur_p"}.items():
+        assert_probability(p[key], getattr(view, probability))
+    assert_probability(p["solarised"], view.solarise_p)
+    for key, x in zip(("brightness", "contrast", "saturation", "hue"), view.jitter, strict=True):
+        middle = 0 if key == "hue" else 1
+        assert middle - x <= p[key].min() <= middle - 0.99 * x
+        assert middle + 0.99 * x <= p[key].max() <= middle + x
+        assert_probability(p[key] < middle, 0.5)
+    assert 0.1 <= p["sigma"].min() < 0.11 and 1.99 < p["sigma"].max() <= 2.0
+    orders = p["order"] @ torch.tensor([64, 16, 4, 1])
+    assert len(orders.unique()) == 24 and (p["order"].sort(1).values == torch.arange(4)).all()
+    for order in orders.unique():
+        assert_probability(orders == order, 1 / 24)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (96, 128)], ids=str)
+def test_resized_crops_are_inside_the_image_with_the_share_and_ratio_asked_for(height, width):
+    view = View(scale=(0.2, 0.6))
+    top, left, box_height, box_width = draw(view, MANY, height, width, counted_generator(0))["boxes"].unbind(1)
+    assert (top >= 0).all() and (left >= 0).all() and (box_height > 0).all() and (box_width > 0).all()
+    assert (top + box_height <= height).all() and (left + box_width <= width).all()
+    for values in (top, left, box_height, box_width):
+        assert torch.equal(values, values.round())
+    # exact before the sides were rounded to whole pixels, each by half a pixel at most
+    assert ((box_height + 0.5) * (box_width + 0.5) >= 0.2 * height * width).all()
+    assert ((box_height - 0.5) * (box_width - 0.5) <= 0.6 * height * width).all()
+    assert ((box_width + 0.5) / (box_height - 0.5) >= 3 / 4).all()
+    assert ((box_width - 0.5) / (box_height + 0.5) <= 4 / 3).all()
+    if height == width:
+        assert_probability(box_width < box_height, (box_width != box_height).double().mean().item() / 2)
+        area = box_height * box_width / (height * width)
+        assert area.mean().item() == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_resized_crop_that_fits_nowhere_is_the_whole_image():
+    boxes = draw(View(scale=(0.9, 1.0)), 50, 10, 100, counted_generator(0))["boxes"]
+    assert (boxes == torch.tensor([0.0, 0, 10, 100])).all()
+
+
+def test_fixed_crops_are_224_of_256_pixels_at_any_place():
+    boxes = draw(REGIMES["sn7"][0], MANY, 256, 256, counted_generator(0))["boxes"]
+    assert (boxes[:, 2:] == 224).all()
+    for start in boxes[:, :2].T:
+        assert set(start.tolist()) == set(range(33))
+        for value in (0, 16, 32):
+            assert_probability(start == value, 1 / 33)
+
+
+def test_centre_crop_is_the_same_place_every_time():
+    boxes = draw(PLAIN, 5, 256, 258, counted_generator(0))["boxes"]
+    assert (boxes == torch.tensor([16.0, 17, 224, 224])).all()
+
+
+def test_regime_none_is_the_centre_pixels_unchanged():
+    images = photographs(4)
+    for view in REGIMES["none"]:
+        made = apply(images, draw(view, 4, 16, 16, counted_generator(0)), 14)
+        assert torch.equal(made, images[:, :, 1:15, 1:15].float() / 255)
+
+
+def test_probe_view_is_a_random_resized_crop_and_a_flip():
+    assert dataclasses.asdict(PROBE_VIEW) == dataclasses.asdict(PLAIN) | {"crop": "resized", "flip": 0.5}
+
+
+@pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal"])
+def test_bytes_go_in_and_numbers_between_0_and_1_come_out(name):
+    images = photographs(40)
+    for view in REGIMES[name]:
+        made = apply(images, draw(view, 40, 16, 16, counted_generator(1)), 14, view.blur_kernel)
+        assert made.dtype == torch.float32 and made.shape == (40, 3, 14, 14)
+        assert made.min() >= 0 and made.max() <= 1
+        assert (made.amax((1, 2, 3)) > made.amin((1, 2, 3))).all()
+
+
+@pytest.mark.parametrize("channels", [1, 4], ids="{} channels".format)
+def test_other_channel_counts_get_the_geometry_and_the_blur_only(channels):
+    images = photographs(8, channels)
+    everything = dataclasses.replace(REGIMES["sn7"][1], jitter_p=1.0, grey_p=1.0, solarise_p=1.0, blur_p=0.0)
+    p = draw(everything, 8, 16, 16, counted_generator(2))
+    made = apply(images, p, 14)
+    for image, box, flipped, view in zip(images, p["boxes"].long().tolist(), p["flip"], made, strict=True):
+        part = image[:, box[0] : box[0] + 14, box[1] : box[1] + 14].float() / 255
+        assert torch.equal(view, part.flip(2) if flipped else part)
+    blurred = apply(images, p | {"blurred": torch.ones(8, dtype=torch.bool)}, 14, 3)
+    assert ((blurred - made).abs().amax((1, 2, 3)) > 0)[p["sigma"] > 0.5].all()
+
+
+@pytest.mark.parametrize("key", ["jittered", "grey", "blurred", "solarised"])
+def test_only_the_samples_drawn_are_changed(key):
+    images = photographs(12)
+    p = draw(dataclasses.replace(PLAIN, blur_sigma=(1.0, 2.0)), 12, 16, 16, counted_generator(3))
+    plain = apply(images, p, 14)
+    p[key] = torch.arange(12) % 3 == 1
+    assert torch.equal((apply(images, p, 14) != plain).any(1).any(1).any(1), p[key])
+
+
+def test_numbers_depend_on_the_counters_and_on_nothing_else():
+    first = draw(View(), 6, 16, 16, counted_generator(1, 2, 0))
+    torch.rand(7)
+    again = draw(View(), 6, 16, 16, counted_generator(1, 2, 0))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1), (2, 1, 0)):
+        assert not torch.equal(first["sigma"], draw(View(), 6, 16, 16, counted_generator(*other))["sigma"])
+
+
+@pytest.mark.parametrize("name", REGIMES)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_together_make_the_views_that_one_process_makes(monkeypatch, name, processes):
+    first, second = photographs(6), photographs(6).flip(0)
+    plan = {"batch_size": 6, "share": 6, "image_size": 14}
+    views, place = regime(name), torch.device("cpu")
+    alone = make_views(first, second, views, plan, seed=5, step=7, device=place)
+    other_step = make_views(first, second, views, plan, seed=5, step=8, device=place)
+    assert torch.equal(alone[0], other_step[0]) == (name == "none")
+    share, parts = 6 // processes, []
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
+    for rank in range(processes):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        mine = slice(rank * share, (rank + 1) * share)
+        parts.append(make_views(first[mine], second[mine], views, plan | {"share": share}, 5, 7, place))
+    for joined, whole in zip(map(torch.cat, zip(*parts, strict=True)), alone, strict=True):
+        torch.testing.assert_close(joined, whole, rtol=0, atol=1e-6)
+
+
+def test_overrides_change_one_number_of_both_views_or_of_one():
+    views = regime("sn7", ["scale=0.3,1", "2.blur_p=0", "crop=resized", "1.blur_kernel=5"])
+    expected = [
+        dataclasses.replace(REGIMES["sn7"][0], scale=(0.3, 1.0), crop="resized", blur_kernel=5),
+        dataclasses.replace(REGIMES["sn7"][1], scale=(0.3, 1.0), crop="resized", blur_p=0.0),
+    ]
+    assert views == tuple(expected)
+    assert isinstance(views[0].blur_kernel, int)
+    assert regime("sn7") == REGIMES["sn7"]
+
+
+@pytest.mark.parametrize("change", ["zoom=2", "3.flip=1", "flip", "flip=", "=1", "first.flip=1"])
+def test_an_unknown_number_is_refused_with_the_numbers_there_are(change):
+    with pytest.raises(ValueError, match="NUMBER=VALUE") as error:
+        regime("vicreg", [change])
+    assert repr(change) in str(error.value)
+    assert all(field.name in str(error.value) for field in dataclasses.fields(View))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"), [("scale=0.3", "2 number"), ("flip=1,2", "1 number"), ("jitter=a,b,c,d", "numbers expected")]
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_what_is_expected(change, why):
+    with pytest.raises(ValueError, match=why) as error:
+        regime("vicreg", [change])
+    assert repr(change) in str(error.value)
+
+
+def test_an_unknown_regime_is_refused_with_the_regimes_there_are():
+    with pytest.raises(ValueError, match="no augmentation regime 'simclr'; there are vicreg, sn7, temporal, none"):
+        augmentations.regime("simclr")
+
+
+def test_normalise_takes_each_channels_mean_and_divides_by_its_deviation():
+    images = torch.tensor([0.5, 1.0])[None, :, None, None].expand(2, 2, 3, 3)
+    made = normalise(images, [0.25, 0.5], [0.5, 0.25])
+    assert torch.equal(made, torch.tensor([0.5, 2.0])[None, :, None, None].expand(2, 2, 3, 3))

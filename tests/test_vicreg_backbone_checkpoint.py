@@ -1,0 +1,248 @@
+"""Weights go from file to backbone and on to other libraries unchanged, or are refused with the reason and the path."""
+
+import copy
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+
+from vicreg import checkpoint
+from vicreg.backbone import IMAGENET_MEAN, IMAGENET_STD, create_backbone, load_backbone
+from vicreg.model import VICReg
+
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+SAYS = {"arch": "resnet18", "in_chans": 3, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "source": "a test"}
+
+
+def lived_in(model):
+    """Give BatchNorm statistics other than the first ones, so that losing them shows."""
+    random = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1, generator=random)
+            module.running_var.uniform_(0.5, 1.5, generator=random)
+            module.num_batches_tracked.fill_(7)
+    return model.eval()
+
+
+@torch.no_grad()
+def features(backbone):
+    return backbone.eval()(IMAGES)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    """A resnet18 of this repository; do not change it."""
+    torch.manual_seed(0)
+    return lived_in(create_backbone("resnet18"))
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """A resnet18 of torchvision, with its classifier; do not change it."""
+    torch.manual_seed(1)
+    return lived_in(torchvision.models.resnet18())
+
+
+@pytest.fixture
+def trained(ours, tmp_path):
+    """Path of a trained_model.pth with the weights of ``ours``."""
+    checkpoint.save_backbone(tmp_path / "trained_model.pth", ours, **SAYS)
+    return tmp_path / "trained_model.pth"
+
+
+def without_classifier(model):
+    model = copy.deepcopy(model)
+    model.fc = torch.nn.Identity()
+    return model
+
+
+def test_trained_model_loads_strictly_into_torchvision_with_equal_features(ours, theirs, trained):
+    payload = torch.load(trained, weights_only=True)
+    assert payload.keys() == {*SAYS, "state_dict"} and SAYS.items() <= payload.items()
+    model = without_classifier(theirs)
+    model.load_state_dict(payload["state_dict"], strict=True)
+    assert (features(model) - features(ours)).abs().max() <= 1e-5
+    assert (features(model) - features(without_classifier(theirs))).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])
+def test_names_and_shapes_are_torchvisions(arch):
+    with torch.device("meta"):
+        mine, reference = create_backbone(arch), torchvision.models.get_model(arch)
+    expected = {k: v.shape for k, v in reference.state_dict().items() if not k.startswith("fc.")}
+    assert {k: v.shape for k, v in mine.state_dict().items()} == expected
+
+
+def test_trained_model_comes_back_bit_for_bit_with_what_it_says(ours, trained):
+    backbone, info = load_backbone(trained)
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in backbone.state_dict().items())
+    assert info == SAYS | {"report": f"resnet18 from {trained}: 120 tensors matched, 0 missing, 0 unused"}
+
+
+@pytest.mark.parametrize("counters", [True, False], ids=["with counters", "older, without counters"])
+def test_torchvision_state_dict_loads_with_equal_features(theirs, tmp_path, counters):
+    state = {k: v for k, v in theirs.state_dict().items() if counters or "num_batches_tracked" not in k}
+    path = tmp_path / "resnet18.pth"
+    torch.save(state, path)
+    backbone, info = load_backbone(path, arch="resnet18")
+    assert (features(backbone) - features(without_classifier(theirs))).abs().max() <= 1e-5
+    assert (info["mean"], info["std"], info["source"]) == (IMAGENET_MEAN, IMAGENET_STD, str(path))
+    assert info["report"].endswith(f"{120 if counters else 100} tensors matched, 0 missing, 2 unused")
+
+
+def test_full_checkpoint_of_pretraining_gives_its_backbone(ours, tmp_path):
+    model = VICReg(copy.deepcopy(ours), [8, 4])
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"model": state, "backbone": SAYS, "step": 3}, tmp_path / "model.pth")
+    backbone, info = load_backbone(tmp_path / "model.pth")
+    assert torch.equal(features(backbone), features(ours)) and SAYS.items() <= info.items()
+
+
+def test_other_channel_counts_come_back(tmp_path):
+    four = create_backbone("resnet18", in_chans=4)
+    checkpoint.save_backbone(tmp_path / "four.pth", four, "resnet18", 4, [0.5] * 4, [0.5] * 4, "a test")
+    backbone, info = load_backbone(tmp_path / "four.pth")
+    assert info["in_chans"] == 4 and torch.equal(backbone.conv1.weight, four.conv1.weight)
+
+
+REFUSALS = {  # what the file holds, given torchvision's state dict; --arch; words of the error
+    "missing": (lambda state: {"conv1.weight": state["conv1.weight"]}, "resnet18", "99 of 120 tensors missing (bn1.we"),
+    "shape": (lambda state: state | {"bn1.bias": torch.zeros(1)}, "resnet18", "1 of another shape (bn1.bias)"),
+    "too deep": (lambda state: state, "resnet34", "does not fit resnet34"),
+    "other": (lambda state: {"arch": "resnet18", "state_dict": state}, "resnet50", "a resnet18, --arch says resnet50"),
+    "no arch": (lambda state: state, None, "does not name its architecture; say it with --arch"),
+    "list": (lambda state: [torch.zeros(1)], "resnet18", "dict of weights expected, got list"),
+    "no weights": (lambda state: {"epoch": 3}, "resnet18", "nor a state dict of tensors"),
+    "empty": (lambda state: {}, "resnet18", "nor a state dict of tensors"),
+    "other run": (lambda state: {"model": state}, None, "no module.backbone.* weights"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_file_that_does_not_fit_is_refused_with_its_path_and_the_reason(theirs, tmp_path, case):
+    content, arch, words = REFUSALS[case]
+    path = tmp_path / "weights.pth"
+    torch.save(content(theirs.state_dict()), path)
+    with pytest.raises(ValueError) as error:
+        load_backbone(path, arch=arch)
+    assert str(path) in str(error.value) and words in str(error.value)
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("resnet81", "resnet18"), ("resnet5O", "resnet50"), ("???", "resnet18")])
+def test_an_unknown_architecture_is_refused_with_the_nearest_names(asked, meant):
+    with pytest.raises(ValueError, match="no backbone named") as error:
+        create_backbone(asked)
+    named = str(error.value).partition("nearest: ")[2].split(", ")
+    assert repr(asked) in str(error.value) and meant in named
+    assert all(timm.is_model(name) for name in named)
+
+
+@pytest.mark.parametrize("read", [checkpoint.load, load_backbone], ids=["load", "load_backbone"])
+def test_a_file_that_is_not_there_is_named(tmp_path, read):
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"no checkpoint at {re.escape(str(path))}$"):
+            read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"epoch,loss\n1,2\n" * 50, b"PK\x03\x04" + bytes(99)])
+def test_a_file_that_is_no_pytorch_file_is_refused_with_its_path(tmp_path, content):
+    (tmp_path / "stats.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "stats.pth"))):
+        checkpoint.load(tmp_path / "stats.pth")
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+def test_a_file_that_was_cut_short_is_refused_with_its_path(trained, share):
+    os.truncate(trained, int(share * trained.stat().st_size))
+    with pytest.raises(ValueError, match=re.escape(str(trained))):
+        load_backbone(trained)
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
+def test_a_pickled_object_is_refused_and_does_not_run(tmp_path, write):
+    path, mark = tmp_path / "model.pth", tmp_path / "mark"
+    write({"arch": "resnet18", "state_dict": Bomb(mark)}, path)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: holds more than tensors and plain values"):
+        load_backbone(path)
+    assert not mark.exists()
+    torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
+    assert mark.exists()  # armed it was
+
+
+@pytest.mark.parametrize("fails", ["torch.save", "os.fsync", "os.replace"])
+def test_only_a_write_that_succeeds_replaces_the_old_file_and_none_leaves_another(tmp_path, monkeypatch, fails):
+    path = tmp_path / "model.pth"
+    checkpoint.save({"step": 1}, path)
+
+    def full(*arguments):
+        if fails == "torch.save":
+            arguments[1].write(b"half a checkp")
+        assert len(list(tmp_path.iterdir())) == 2  # it was writing beside
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch if fails == "torch.save" else os, fails.partition(".")[2], full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save({"step": 2}, path)
+    monkeypatch.undo()
+    assert checkpoint.load(path) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+    checkpoint.save({"step": 2}, path)
+    assert checkpoint.load(path) == {"step": 2}
+
+
+def test_random_weights_depend_on_the_seed_and_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    first, info = load_backbone("random", arch="resnet18", seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    again, other = (load_backbone("random", arch="resnet18", seed=seed)[0] for seed in (1, 2))
+    assert torch.equal(first.conv1.weight, again.conv1.weight) and torch.equal(features(first), features(again))
+    assert not torch.equal(first.conv1.weight, other.conv1.weight)
+    assert info["mean"] is None and info["report"] == "resnet18 with random weights (seed 1)"
+
+
+def test_stats_are_the_mean_and_deviation_of_each_channel():
+    backbone, info = load_backbone("stats", in_chans=2)
+    image = torch.tensor([[[0.0, 2.0], [4.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]]])[None]
+    torch.testing.assert_close(backbone(image), torch.tensor([[2.0, 1.0, (8 / 3) ** 0.5, 0.0]]))
+    assert backbone.num_features == 4 and list(backbone.parameters()) == [] and info["arch"] == "stats"
+
+
+def test_a_named_baseline_without_architecture_is_refused():
+    for name in ("random", "imagenet"):
+        with pytest.raises(ValueError, match=f"--pretrained {name} needs --arch"):
+            load_backbone(name)
+
+
+@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("offline")], ids=repr)
+def test_imagenet_weights_out_of_reach_are_explained(monkeypatch, error):
+    def create_model(arch, pretrained, **kwargs):
+        assert pretrained
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(ValueError, match=r"ImageNet weights of resnet18.*network or from timm's cache") as found:
+        load_backbone("imagenet", arch="resnet18")
+    assert str(error) in str(found.value)
+
+
+def test_imagenet_weights_come_with_their_normalisation(monkeypatch):
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda arch, pretrained, **more: real(arch, pretrained=False, **more))
+    info = load_backbone("imagenet", arch="resnet18")[1]
+    assert (info["mean"], info["std"]) == (IMAGENET_MEAN, IMAGENET_STD)
