@@ -170,7 +170,8 @@ class SN7Patches:
         data_dir: the SN7 tree, for folders without a pack; default: the ``source`` in ``meta.json``.
 
     Attributes:
-        table: the patch list. labels: int64 tensor (n,). classes: names. mean, std: per channel, of pixels in [0, 1].
+        table: the patch list. labels: int64 tensor (n,). places: (n,) numbers of (AOI, patch position).
+        classes: names. mean, std: per channel, of pixels in [0, 1].
     """
 
     def __init__(self, csv_path, positives="same", data_dir=None):
@@ -191,8 +192,8 @@ class SN7Patches:
         self._rows = self.table.row.to_numpy()
         self._path, self._on_device = csv_path.parent / "patches.npy", None
         self._store = self._open_store(self._path)
-        places = self.table.groupby(["aoi", "patch"], sort=False).ngroup()
-        self._pairs = TemporalPairs(places) if positives == "temporal" else None
+        self.places = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
+        self._pairs = TemporalPairs(self.places) if positives == "temporal" else None
 
     def _open_store(self, path):
         if not path.is_file() or (self._rows < 0).any():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 TOY = (
-    "--arch resnet18 --mlp 16-16 --batch-size 16 --image-size 16 --workers 0 --device cpu --seed 3 --epochs 5 "
+    "--arch test_resnet --mlp 16-16 --batch-size 16 --image-size 16 --workers 0 --device cpu --seed 3 --epochs 5 "
     "--checkpoint-every 2 --log-freq-time 0 --probe-every 0"
 ).split()
 

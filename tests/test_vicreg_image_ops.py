@@ -105,10 +105,11 @@ def test_grey_is_torchvisions():
 
 def test_solarise_is_torchvisions_with_the_threshold_itself_inverted():
     images = pictures(2)
-    images[0, 0, 0, :3] = torch.tensor([0.0, 0.5, 1.0])
+    images[0, 0, 0, :3] = torch.tensor([0.5, 0.75, 1.0])
     assert_equal_per_sample(image_ops.solarise(images), [reference.solarize(x, 0.5) for x in images])
-    raised = image_ops.solarise(images, 0.8)
-    assert_equal_per_sample(raised, [reference.solarize(x, 0.8) for x in images])
+    raised = image_ops.solarise(images, 0.75)
+    assert_equal_per_sample(raised, [reference.solarize(x, 0.75) for x in images])
+    assert raised[0, 0, 0, :3].tolist() == [0.5, 0.25, 0.0]
 
 
 @pytest.mark.parametrize("turns", [-0.5, -0.21, -1 / 6, 0.0, 0.05, 1 / 3, 0.5], ids="{:.2f} turns".format)

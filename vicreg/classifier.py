@@ -23,6 +23,27 @@ def stratified_subset(labels, share, seed):
     return np.sort(np.concatenate(chosen))
 
 
+def hold_out(labels, places, share, seed):
+    """Set aside whole places of every class, to choose a rate on; a class of one place keeps it.
+
+    Args:
+        labels, places: (n,) integers; samples of one place are near duplicates (the same patch in other months).
+        share: of each class's places, at least one. seed: of the choice.
+
+    Returns:
+        sorted int64 array of indices.
+    """
+    labels, places = np.asarray(labels), np.asarray(places)
+    random = np.random.default_rng([seed, 2])
+    chosen = [np.empty(0, np.int64)]
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        there = random.permutation(np.unique(places[members]))
+        aside = there[: max(1, round(share * len(there)))] if len(there) > 1 else []
+        chosen.append(members[np.isin(places[members], aside)])
+    return np.sort(np.concatenate(chosen))
+
+
 class Heads(nn.Module):
     """Linear classifiers side by side on the same features: (n, F) -> (n, heads, classes)."""
 

@@ -22,9 +22,10 @@ def expander(features, widths):
         features: width of the backbone's output. widths: list of layer widths; the last is the embedding's.
     """
     layers = []
-    for before, width in zip([features, *widths[:-2]], widths[:-1], strict=True):
-        layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-    layers.append(nn.Linear(widths[-2] if len(widths) > 1 else features, widths[-1], bias=False))
+    for width in widths[:-1]:
+        layers += [nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        features = width
+    layers.append(nn.Linear(features, widths[-1], bias=False))
     return nn.Sequential(*layers)
 
 

@@ -11,12 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import augmentations, distributed, features
 from vicreg.backbone import load_backbone
-from vicreg.classifier import Classifier, Heads, stratified_subset
+from vicreg.classifier import Classifier, Heads, hold_out, stratified_subset
 from vicreg.loader import CountedBatches, make_loader
 from vicreg.plan import plain
 from vicreg.run_log import RunLog, say, write_json
 
-HELD_OUT = 0.1  # of the training samples, to choose among several --lr-head
+HELD_OUT = 0.1  # of the training places, to choose among several --lr-head
 
 
 def get_parser(description):
@@ -49,7 +49,7 @@ def get_parser(description):
     optim.add_argument("--batch-size", type=int, default=256, help="samples of all processes together")
     optim.add_argument(
         "--lr-head", type=float, nargs="+", default=[0.3],
-        help="rate of the head; several are trained side by side and chosen on a tenth of the training samples",
+        help="rate of the head; several are trained side by side and chosen on a tenth of the training places",
     )  # fmt: skip
     optim.add_argument("--lr-backbone", type=float, default=0.0, help="rate of the backbone, finetuning only")
     optim.add_argument("--weight-decay", type=float, default=1e-6, help="weight decay")
@@ -110,7 +110,7 @@ def probe(args, train, val):
     say(info["report"])
     size = args.image_size or max(1, round(train.patch_size * 7 / 8))
     look = {"size": size, "mean": info["mean"] or train.mean, "std": info["std"] or train.std, "device": device}
-    fit, held_out = _choose_samples(args, train.labels)
+    fit, held_out = _choose_samples(args, train)
     folder = args.exp_dir / f"{'freeze' if frozen else 'finetune'}_{args.train_percent}"
     if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,12 +166,15 @@ def _check(args, frozen):
         raise ValueError("--pretrained stats has no weights to finetune; use --weights freeze")
 
 
-def _choose_samples(args, labels):
-    """Indices to train on, and those held out to choose among several rates."""
-    chosen = stratified_subset(labels, args.train_percent / 100, args.seed)
+def _choose_samples(args, train):
+    """Indices to train on, and those held out to choose among several rates: whole places, if the set knows them."""
+    chosen = stratified_subset(train.labels, args.train_percent / 100, args.seed)
     if len(args.lr_head) == 1:
         return chosen, np.empty(0, np.int64)
-    held_out = chosen[stratified_subset(labels[chosen], HELD_OUT, args.seed + 1)]
+    places = getattr(train, "places", np.arange(len(train)))
+    held_out = chosen[hold_out(train.labels[chosen], places[chosen], HELD_OUT, args.seed)]
+    if not len(held_out):
+        raise ValueError("several --lr-head need samples to choose on, and no class has two places; name one rate")
     return np.setdiff1d(chosen, held_out), held_out
 
 

@@ -1,0 +1,250 @@
+"""A run says what it will do, keeps an honest record, ends in order, and explains a wrong input in one line."""
+
+import json
+import os
+import signal
+import sys
+from contextlib import closing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vicreg import command_line, distributed, plan, run_log
+from vicreg.classifier import Classifier, Heads, stratified_subset
+from vicreg.interruption import Watch
+from vicreg.model import expander, parse_mlp
+from vicreg.pretrain import get_parser
+from vicreg.run_log import RunLog, read_stats
+
+CPU = torch.device("cpu")
+SIGNALS = [signal.SIGUSR1, signal.SIGTERM]
+
+
+class Patches(list):
+    """Only what a plan needs of a data set: a length and these."""
+
+    patch_size, mean, std = 256, [0.5] * 3, [0.2] * 3
+
+
+def arguments(tmp_path, *words):
+    return get_parser("a test").parse_args(["--exp-dir", str(tmp_path / "run"), *map(str, words)])
+
+
+def test_a_line_averages_over_all_steps_since_the_line_before_in_training_time(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(run_log, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    log = RunLog(tmp_path)
+    for loss in (1.0, 2.0, 6.0):
+        log.add({"loss": torch.tensor(loss), "std": torch.tensor(loss / 2)}, waited=0.5)
+    clock.now += 6
+    assert log.averages(per_step=4) == {"loss": 3.0, "std": 1.5, "pairs_per_second": 2.0, "data_wait": 0.25}
+    clock.now += 50  # a probe
+    assert log.seconds == 50
+    log.restart_clock()
+    log.add({"loss": torch.tensor(10.0)})
+    clock.now += 2
+    assert log.averages(per_step=4) == {"loss": 10.0, "pairs_per_second": 2.0, "data_wait": 0.0}
+    log.close()
+
+
+def test_lines_are_written_at_once_one_json_object_each(tmp_path, capsys):
+    log = RunLog(tmp_path)
+    log.write({"step": 1, "loss": 0.123456})
+    assert (tmp_path / "stats.txt").read_text() == '{"step": 1, "loss": 0.123456}\n'
+    log.write({"step": 2, "loss": 0.1}, show=False)
+    assert read_stats(tmp_path / "stats.txt") == [{"step": 1, "loss": 0.123456}, {"step": 2, "loss": 0.1}]
+    assert capsys.readouterr().out == "step 1  loss 0.1235\n"
+    log.close()
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("resumed_at", "kept"), [(0, []), (2, [1, 2]), (3, [1, 2]), (4, [1, 2, 4]), (9, [1, 2, 4, 5])])
+def test_lines_after_the_resumed_step_and_a_half_written_one_are_dropped(tmp_path, resumed_at, kept):
+    (tmp_path / "stats.txt").write_text('{"step": 1}\n{"step": 2}\n{"step": 4}\n{"step": 5}\n{"step": 6, "lo')
+    log = RunLog(tmp_path, resumed_at)
+    log.write({"step": 10}, show=False)
+    log.close()
+    text = (tmp_path / "stats.txt").read_text()
+    assert text == "".join(json.dumps({"step": step}) + "\n" for step in [*kept, 10])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stats.txt", "tensorboard"]
+
+
+def test_other_processes_write_and_print_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    log = RunLog(tmp_path)
+    log.add({"loss": torch.tensor(1.0)})
+    log.write({"step": 1, **log.averages(1)})
+    run_log.say("hello")
+    log.close()
+    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
+    assert read_stats(tmp_path / "stats.txt") == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_reported_at_the_check_of_the_next_step(number):
+    with closing(Watch(CPU)) as watch:
+        assert watch.check() is None
+        watch.put(0, torch.tensor(1.0))
+        os.kill(os.getpid(), number)
+        assert watch.check() is None  # came in after step 0 was noted
+        watch.put(1, torch.tensor(1.0))
+        assert watch.check() is number
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_no_number_names_the_step_and_what_to_do(loss):
+    with closing(Watch(CPU)) as watch:
+        watch.put(6, torch.tensor(1.0))
+        watch.check()
+        watch.put(7, torch.tensor(loss, requires_grad=True))
+        with pytest.raises(FloatingPointError, match=f"the loss is {loss} at step 7;.* --base-lr .*--epochs"):
+            watch.check()
+
+
+def test_a_closed_watch_gives_the_signals_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    Watch(CPU).close()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_batch_that_does_not_divide_is_rounded_down_said_and_sets_the_rate(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    args = arguments(tmp_path, "--batch-size", 512, "--base-lr", 0.3, "--epochs", 200, "--mlp", "64-64")
+    made = plan.make_plan(args, Patches(range(5200)), CPU, "a test")
+    assert (made["batch_size"], made["share"], made["processes"]) == (510, 170, 3)
+    assert made["peak_lr"] == pytest.approx(0.3 * 510 / 256)
+    assert (made["steps_per_epoch"], made["steps"], made["warmup_steps"]) == (10, 2000, 100)
+    model = SimpleNamespace(backbone=torch.nn.Linear(2, 2), expander=torch.nn.Linear(2, 2))
+    plan.announce(args, made, model, 0)
+    assert "batch   510 (of 512 asked for) = 170 x 3 process(es)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["plan"] == made
+
+
+PLANS = {
+    "--epochs 50": {"steps": 200, "warmup_steps": 20, "checkpoint_every": 4},
+    "--epochs 50 --max-steps 100 --checkpoint-every 7": {"steps": 100, "warmup_steps": 10, "checkpoint_every": 7},
+    "--epochs 2 --max-steps 100": {"steps": 8, "warmup_steps": 1},
+    "--image-size 64 --precision bf16": {"image_size": 64, "bf16": True},
+    "--precision auto": {"image_size": 224, "bf16": False, "peak_lr": 0.3},
+    "--mlp 8192-8192-8192": {"loss_floor": 16.2854},
+    "--mlp 64-128": {"loss_floor": 0.0},
+}
+UNFIT = {
+    "--batch-size 1": "--batch-size 1 over 1 processes",
+    "--batch-size 101": "100 samples do not fill a batch of 101; lower --batch-size",
+    "--batch-size 8 --mlp 8-x": "--mlp 8-x: widths joined by hyphens",
+    "--batch-size 8 --augment-set zoom=2": "cannot read 'zoom=2'",
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), PLANS.items(), ids=PLANS)
+def test_plan_follows_from_the_arguments(tmp_path, words, expected):
+    made = plan.make_plan(arguments(tmp_path, *words.split()), Patches(range(1100)), CPU, "a test")
+    assert {key: made[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("flag", "batch-size epochs base-lr max-steps checkpoint-every image-size".split())
+def test_numbers_that_must_be_positive_are_refused_with_their_flag(tmp_path, flag):
+    for value in (0, -3):
+        with pytest.raises(ValueError, match=rf"--{flag} {value}(\.0)?: must be positive"):
+            plan.make_plan(arguments(tmp_path, f"--{flag}", value), Patches(range(300)), CPU, "a test")
+
+
+@pytest.mark.parametrize(("words", "message"), UNFIT.items(), ids=UNFIT)
+def test_numbers_that_do_not_fit_are_refused_with_their_flag(tmp_path, words, message):
+    with pytest.raises(ValueError, match=message):
+        plan.make_plan(arguments(tmp_path, *words.split()), Patches(range(100)), CPU, "a test")
+
+
+@pytest.mark.parametrize(("name", "now"), [("arch", "resnet34"), ("mlp", "8-4"), ("in_chans", 4)])
+def test_a_folder_with_other_weights_is_refused_with_flag_and_both_values(tmp_path, name, now):
+    earlier = plan.plain(vars(arguments(tmp_path)))
+    plan.check_same_run(earlier, vars(arguments(tmp_path)), tmp_path)
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(ValueError, match=f"{tmp_path} holds a run with {flag} {earlier[name]}, not {now}; .*--exp-dir"):
+        plan.check_same_run(earlier, earlier | {name: now}, tmp_path)
+
+
+def test_other_numbers_than_the_folders_are_only_noted(tmp_path, capsys):
+    earlier = plan.plain(vars(arguments(tmp_path)))
+    plan.check_same_run(earlier, vars(arguments(tmp_path, "--batch-size", 64, "--probe-every", 3)), tmp_path)
+    assert capsys.readouterr().out == "note: --batch-size was 256 when this run began and is 64 now\n"
+
+
+@pytest.mark.parametrize("text", ["", "-", "8-", "8--8", "8,8", "8-x", "0", "8-0", "-8", "8.5"])
+def test_widths_that_are_no_positive_whole_numbers_are_refused(text):
+    with pytest.raises(ValueError, match=r"--mlp .*such as 8192-8192-8192"):
+        parse_mlp(text)
+
+
+def test_expander_is_linear_norm_relu_and_a_last_layer_without_bias():
+    layers = expander(5, parse_mlp("7-6-4"))
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear"]
+    assert [tuple(layers[n].weight.shape) for n in (0, 3, 6)] == [(7, 5), (6, 7), (4, 6)]
+    assert layers[6].bias is None and layers[0].bias is not None
+    assert [tuple(p.shape) for p in expander(5, [4]).parameters()] == [(4, 5)]
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError])
+def test_an_error_of_the_user_is_one_line_and_exit_code_1(monkeypatch, capsys, kind):
+    def main(args):
+        raise kind("a reason")
+
+    monkeypatch.setattr(sys, "argv", ["vicreg/main_vicreg_sn7.py"])
+    monkeypatch.delenv("TRACEBACK", raising=False)
+    for rank, said in (("", "main_vicreg_sn7: a reason\n"), ("0", "main_vicreg_sn7: a reason\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
+        with pytest.raises(SystemExit) as end:
+            command_line.run(main, None)
+        assert end.value.code == 1 and capsys.readouterr().err == said
+    monkeypatch.setenv("TRACEBACK", "1")
+    with pytest.raises(kind):
+        command_line.run(main, None)
+
+
+def test_an_error_of_ours_keeps_its_traceback_and_a_result_is_returned():
+    with pytest.raises(ZeroDivisionError):
+        command_line.run(lambda args: 1 / args, 0)
+    assert command_line.run(lambda args: 1 / args, 2) == 0.5
+
+
+def test_one_percent_is_one_percent_of_each_class_and_at_least_one():
+    labels = np.repeat([0, 1, 2, 3], [300, 1000, 5, 1])[np.random.default_rng(0).permutation(1306)]
+    chosen = stratified_subset(labels, 0.01, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [3, 10, 1, 1]
+    assert (np.diff(chosen) > 0).all()  # sorted, none twice
+    np.testing.assert_array_equal(stratified_subset(torch.tensor(labels), 0.01, seed=0), chosen)
+    assert stratified_subset(labels, 0.01, seed=1).tolist() != chosen.tolist()
+    np.testing.assert_array_equal(stratified_subset(labels, 1.0, seed=0), np.arange(1306))
+
+
+def test_heads_trained_side_by_side_are_the_heads_trained_alone():
+    random = torch.Generator().manual_seed(0)
+    x, labels, rates = torch.randn(12, 5, generator=random), torch.arange(12) % 3, (0.1, 1.0)
+    heads = Heads(2, 5, 3)
+    alone = [torch.nn.Linear(5, 3) for _ in rates]
+    for n, linear in enumerate(alone):
+        linear.load_state_dict({"weight": heads.weight[n], "bias": heads.bias[n]})
+    together = torch.optim.SGD([{"params": heads.of(n), "lr": rate} for n, rate in enumerate(rates)], momentum=0.9)
+    apart = [torch.optim.SGD(linear.parameters(), rate, 0.9) for linear, rate in zip(alone, rates, strict=True)]
+    for _ in range(5):
+        logits = heads(x)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2))
+        losses = [torch.nn.functional.cross_entropy(linear(x), labels) for linear in alone]
+        for optimizer, value in zip((together, *apart), (2 * loss, *losses), strict=True):
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+    for n, linear in enumerate(alone):
+        torch.testing.assert_close(heads(x)[:, n], linear(x))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_backbone_stays_in_eval_mode_and_out_of_the_graph(frozen):
+    classifier = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5)), Heads(1, 5, 3), frozen)
+    classifier.train()
+    assert classifier.heads.training and classifier.backbone.training is not frozen
+    classifier(torch.randn(6, 4)).sum().backward()
+    assert all((p.grad is None) is frozen for p in classifier.backbone.parameters())
