@@ -28,7 +28,7 @@ quickstart: $(READY)  ## the main job, from a made-up sample (or SN7_DIR=/path/t
 	PYTHON='$(RUN)' SN7_DIR='$(SN7_DIR)' bash exp/quickstart.sh
 
 test: $(READY)  ## all tests (TESTS="tests/test_vicreg_loss.py -k gradient" for some)
-	$(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(READY)  ## ruff: mistakes and formatting
 	$(RUN) -m ruff check .

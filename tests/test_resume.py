@@ -10,6 +10,8 @@ import time
 import pytest
 import torch
 
+from vicreg.run_log import claim
+
 TOY = (
     "--arch test_resnet --mlp 16-16 --batch-size 16 --image-size 16 --workers 0 --device cpu --seed 3 --epochs 5 "
     "--checkpoint-every 2 --log-freq-time 0 --probe-every 0"
@@ -110,6 +112,13 @@ def test_a_finished_run_started_again_does_nothing(pretrain, undisturbed):
     assert ran.returncode == 0
     assert "nothing left to do" in ran.stdout
     assert (undisturbed / "model.pth").read_bytes() == before
+
+
+def test_a_folder_that_another_run_is_writing_to_is_refused(pretrain, tmp_path):
+    with claim(tmp_path / "run"):
+        ran = pretrain(tmp_path / "run")
+    assert ran.returncode == 1
+    assert "another run" in ran.stderr and "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--arch", "resnet34"), ("--mlp", "16-8")])

@@ -230,5 +230,5 @@ def test_loader_hands_each_batch_of_keys_to_the_data_set_whole(workers):
             return torch.tensor(keys)
 
     batches = CountedBatches(5, 2, seed=0, steps=4)
-    found = list(loader.make_loader(Keys(), batches, workers, torch.device("cpu")))
+    found = list(loader.loader_for(Keys(), batches, workers, torch.device("cpu")))
     assert [batch.tolist() for batch in found] == [[list(key) for key in batch] for batch in batches]

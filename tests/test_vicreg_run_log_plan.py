@@ -112,11 +112,12 @@ def test_a_closed_watch_gives_the_signals_back():
 def test_a_batch_that_does_not_divide_is_rounded_down_said_and_sets_the_rate(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     args = arguments(tmp_path, "--batch-size", 512, "--base-lr", 0.3, "--epochs", 200, "--mlp", "64-64")
-    made = plan.make_plan(args, Patches(range(5200)), CPU, "a test")
+    made = plan.plan_run(args, Patches(range(5200)), CPU, "a test")
     assert (made["batch_size"], made["share"], made["processes"]) == (510, 170, 3)
     assert made["peak_lr"] == pytest.approx(0.3 * 510 / 256)
     assert (made["steps_per_epoch"], made["steps"], made["warmup_steps"]) == (10, 2000, 100)
     model = SimpleNamespace(backbone=torch.nn.Linear(2, 2), expander=torch.nn.Linear(2, 2))
+    args.exp_dir.mkdir()
     plan.announce(args, made, model, 0)
     assert "batch   510 (of 512 asked for) = 170 x 3 process(es)" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "args.json").read_text())["plan"] == made
@@ -141,7 +142,7 @@ UNFIT = {
 
 @pytest.mark.parametrize(("words", "expected"), PLANS.items(), ids=PLANS)
 def test_plan_follows_from_the_arguments(tmp_path, words, expected):
-    made = plan.make_plan(arguments(tmp_path, *words.split()), Patches(range(1100)), CPU, "a test")
+    made = plan.plan_run(arguments(tmp_path, *words.split()), Patches(range(1100)), CPU, "a test")
     assert {key: made[key] for key in expected} == expected
 
 
@@ -149,13 +150,13 @@ def test_plan_follows_from_the_arguments(tmp_path, words, expected):
 def test_numbers_that_must_be_positive_are_refused_with_their_flag(tmp_path, flag):
     for value in (0, -3):
         with pytest.raises(ValueError, match=rf"--{flag} {value}(\.0)?: must be positive"):
-            plan.make_plan(arguments(tmp_path, f"--{flag}", value), Patches(range(300)), CPU, "a test")
+            plan.plan_run(arguments(tmp_path, f"--{flag}", value), Patches(range(300)), CPU, "a test")
 
 
 @pytest.mark.parametrize(("words", "message"), UNFIT.items(), ids=UNFIT)
 def test_numbers_that_do_not_fit_are_refused_with_their_flag(tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
-        plan.make_plan(arguments(tmp_path, *words.split()), Patches(range(100)), CPU, "a test")
+        plan.plan_run(arguments(tmp_path, *words.split()), Patches(range(100)), CPU, "a test")
 
 
 @pytest.mark.parametrize(("name", "now"), [("arch", "resnet34"), ("mlp", "8-4"), ("in_chans", 4)])

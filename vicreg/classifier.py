@@ -1,4 +1,4 @@
-"""Linear heads on a backbone, and the choice of labelled samples they learn from."""
+"""Linear heads on a backbone, and the labelled samples they learn from."""
 
 import numpy as np
 import torch
@@ -42,6 +42,34 @@ def hold_out(labels, places, share, seed):
         aside = there[: max(1, round(share * len(there)))] if len(there) > 1 else []
         chosen.append(members[np.isin(places[members], aside)])
     return np.sort(np.concatenate(chosen))
+
+
+class Labelled(torch.utils.data.Dataset):
+    """Some samples of a labelled data set, for ``CountedBatches``: ``[(place, draw), …]`` -> (images, labels)."""
+
+    def __init__(self, dataset, indices):
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitems__(self, keys):
+        indices = self.indices[[place for place, _ in keys]].tolist()
+        return self.dataset.images(indices), self.dataset.labels[indices]
+
+
+class Cached(torch.utils.data.Dataset):
+    """Features extracted once, several views of each sample; the sample's random number chooses the view."""
+
+    def __init__(self, views, labels):
+        self.views, self.labels = views, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitems__(self, keys):
+        places, draws = (torch.tensor(column) for column in zip(*keys, strict=True))
+        return self.views[draws % len(self.views), places], self.labels[places]
 
 
 class Heads(nn.Module):

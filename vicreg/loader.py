@@ -62,7 +62,7 @@ def _outlive_signals(worker):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the training process saves first, and then ends its workers
 
 
-def make_loader(dataset, batches, workers, device):
+def loader_for(dataset, batches, workers, device):
     """A DataLoader over a data set whose ``__getitems__(keys)`` returns joined tensors."""
     return torch.utils.data.DataLoader(
         dataset,

@@ -19,7 +19,7 @@ PATH = (
 )
 
 
-def make_plan(args, dataset, device, source):
+def plan_run(args, dataset, device, source):
     """Work out batch, steps and rate.
 
     Args:
@@ -71,7 +71,6 @@ def make_plan(args, dataset, device, source):
 
 def announce(args, plan, model, begin):
     """Print the plan and keep it, with the arguments, in ``args.json``. For the main process."""
-    args.exp_dir.mkdir(parents=True, exist_ok=True)
     write_json(args.exp_dir / "args.json", {"args": plain(vars(args)), "plan": plan})
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.expander)]
     precision = "bf16 autocast" if plan["bf16"] else "fp32"

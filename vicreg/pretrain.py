@@ -13,12 +13,12 @@ from vicreg import augmentations, checkpoint, distributed, features
 from vicreg.backbone import create_backbone
 from vicreg.interruption import Watch
 from vicreg.lars import LARS
-from vicreg.loader import CountedBatches, make_loader
+from vicreg.loader import CountedBatches, loader_for
 from vicreg.loss import vicreg_loss
 from vicreg.model import VICReg, parse_mlp
 from vicreg.pictures import save_view_pairs
-from vicreg.plan import announce, check_same_run, make_plan, plain
-from vicreg.run_log import RunLog, say
+from vicreg.plan import announce, check_same_run, plain, plan_run
+from vicreg.run_log import RunLog, claim, say
 from vicreg.schedule import learning_rate
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
@@ -77,7 +77,8 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
     device = distributed.start(args.device, args.local_rank)
-    plan = make_plan(args, dataset, device, source)
+    plan = plan_run(args, dataset, device, source)
+    lock = claim(args.exp_dir) if distributed.is_main() else None
     model, optimizer, begin = _build(args, plan, device)
     if distributed.is_main():
         announce(args, plan, model, begin)
@@ -91,7 +92,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
     batches = CountedBatches(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
     if args.store == "device":
         dataset.to_device(device)
-    loader = iter(make_loader(dataset, batches, 0 if args.store == "device" else args.workers, device))
+    loader = iter(loader_for(dataset, batches, 0 if args.store == "device" else args.workers, device))
     keep = functools.partial(_save, args, plan, model, optimizer, dataset)
     log = RunLog(args.exp_dir, begin, plan["steps"])
 
@@ -137,6 +138,8 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
             log.restart_clock()
     watch.close()
     log.close()
+    if lock:
+        lock.close()
     distributed.stop()
 
 
@@ -144,7 +147,7 @@ def make_views(first, second, views, plan, seed, step, device):
     """The two views of one step, counted from (seed, step): this process's share of the whole batch's.
 
     Args:
-        first, second: uint8 (n, C, H, W). views: the regime's two ``View``s. plan: of ``make_plan``.
+        first, second: uint8 (n, C, H, W). views: the regime's two ``View``s. plan: of ``plan_run``.
 
     Returns:
         two float tensors (n, C, S, S) in [0, 1] on the device.

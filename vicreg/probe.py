@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import augmentations, distributed, features
 from vicreg.backbone import load_backbone
-from vicreg.classifier import Classifier, Heads, hold_out, stratified_subset
-from vicreg.loader import CountedBatches, make_loader
+from vicreg.classifier import Cached, Classifier, Heads, Labelled, hold_out, stratified_subset
+from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import plain
 from vicreg.run_log import RunLog, say, write_json
 
@@ -58,34 +58,6 @@ def get_parser(description):
     return parser
 
 
-class _Labelled(torch.utils.data.Dataset):
-    """Some samples of a labelled data set, for ``CountedBatches``: ``[(place, draw), …]`` -> (images, labels)."""
-
-    def __init__(self, dataset, indices):
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self):
-        return len(self.indices)
-
-    def __getitems__(self, keys):
-        indices = self.indices[[place for place, _ in keys]].tolist()
-        return self.dataset.images(indices), self.dataset.labels[indices]
-
-
-class _Cached(torch.utils.data.Dataset):
-    """Features extracted once, several views of each sample; the sample's random number chooses the view."""
-
-    def __init__(self, views, labels):
-        self.views, self.labels = views, labels
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitems__(self, keys):
-        places, draws = (torch.tensor(column) for column in zip(*keys, strict=True))
-        return self.views[draws % len(self.views), places], self.labels[places]
-
-
 def probe(args, train, val):
     """Train and judge a classifier on a backbone.
 
@@ -121,7 +93,7 @@ def probe(args, train, val):
     torch.manual_seed(args.seed)
     heads = Heads(len(args.lr_head), backbone.num_features, len(train.classes)).to(device)
     backbone = backbone.to(device)
-    model, source, neighbours = Classifier(backbone, heads, frozen), _Labelled(train, fit), {}
+    model, source, neighbours = Classifier(backbone, heads, frozen), Labelled(train, fit), {}
     judge = [(val, None)] + ([(train, held_out)] if len(held_out) else [])
     if frozen:
         judged = [(features.extract(backbone, d, **look, indices=i), _labels(d, i, device)) for d, i in judge]
@@ -129,7 +101,7 @@ def probe(args, train, val):
         neighbours = _knn(args.knn, first, train.labels[fit].to(device), *judged[0], len(train.classes))
         if args.views:
             more = [_random_view(args.seed, n, backbone, train, look, fit) for n in range(1, args.views)]
-            model, source = heads, _Cached(torch.stack([first, *more]).cpu(), train.labels[fit])
+            model, source = heads, Cached(torch.stack([first, *more]).cpu(), train.labels[fit])
 
     def scores():
         """Top-1 and top-5 of every head on the validation samples, and on those held out."""
@@ -221,7 +193,7 @@ def _train(args, model, heads, source, look, scores, folder):
         parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     share = (distributed.rank(), distributed.world_size())
     batches = CountedBatches(len(source), batch_size, args.seed, args.epochs * per_epoch, 0, *share)
-    loader = iter(make_loader(source, batches, 0 if model is heads else args.workers, device))
+    loader = iter(loader_for(source, batches, 0 if model is heads else args.workers, device))
     log, best, done = RunLog(folder, total_steps=len(batches)), None, 0
     for epoch in range(args.epochs):
         model.train()
@@ -244,7 +216,8 @@ def _train(args, model, heads, source, look, scores, folder):
         found = scores()
         head = max(range(len(args.lr_head)), key=lambda n: found[-1][n]["top1"])  # on held-out samples where there are
         line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(batch_size), **found[0][head]}
-        log.write(line, show=epoch == args.epochs - 1 or epoch % max(1, args.epochs // 10) == 0)
+        # epochs on cached features pass too fast to read all of them
+        log.write(line, show=model is not heads or epoch == args.epochs - 1 or epoch % max(1, args.epochs // 10) == 0)
         log.restart_clock()
         if best is None or found[0][head]["top1"] > best["best_top1"]:
             best = {"best_top1": found[0][head]["top1"], "best_top5": found[0][head]["top5"], "best_epoch": epoch}

@@ -1,5 +1,6 @@
 """The record of a run in its folder: args.json, stats.txt (JSON lines), TensorBoard, and the terminal."""
 
+import fcntl
 import json
 import os
 import sys
@@ -18,6 +19,26 @@ def write_json(path, content):
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     beside.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(beside, path)
+
+
+def claim(folder):
+    """Make a run's folder and keep it to this process for as long as the returned file is open.
+
+    Raises:
+        ValueError: another process is writing there now.
+        OSError: the folder cannot be made or written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ValueError(f"another run is writing to {folder} now; wait for it or choose another --exp-dir") from error
+    except OSError:
+        pass  # a file system without locks: nothing to hold on to
+    return file
 
 
 def say(*words):
