@@ -211,19 +211,19 @@ def _train(args, model, heads, source, look, scores, folder):
             optimizer.step()
             log.add({"loss": loss}, waited)
         done += per_epoch
-        rate = optimizer.param_groups[0]["lr"]
+        rates = schedule.get_last_lr()
         schedule.step()
         found = scores()
         head = max(range(len(args.lr_head)), key=lambda n: found[-1][n]["top1"])  # on held-out samples where there are
-        line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(batch_size), **found[0][head]}
+        line = {"epoch": epoch, "step": done, "lr": rates[head], **log.averages(batch_size), **found[0][head]}
         # epochs on cached features pass too fast to read all of them
         log.write(line, show=model is not heads or epoch == args.epochs - 1 or epoch % max(1, args.epochs // 10) == 0)
         log.restart_clock()
         if best is None or found[0][head]["top1"] > best["best_top1"]:
             best = {"best_top1": found[0][head]["top1"], "best_top5": found[0][head]["top5"], "best_epoch": epoch}
     log.close()
-    rates = {f"{rate:g}": scored for rate, scored in zip(args.lr_head, found[0], strict=True)}
-    return {**found[0][head], **best, "lr_head": args.lr_head[head], "rates": rates}
+    every = {f"{rate:g}": scored for rate, scored in zip(args.lr_head, found[0], strict=True)}
+    return {**found[0][head], **best, "lr_head": args.lr_head[head], "rates": every}
 
 
 def _training_view(images, seed, step, look):
