@@ -167,15 +167,16 @@ def test_report_prints_both_tables_and_draws_the_curves(repo_root, trained, tmp_
     assert (tmp_path / "page.html").read_text().count("data:image/png") == 2
 
 
+PRETRAIN = "vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --batch-size 16"
 BAD = {
     "no patch list": ("vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {tmp}", ["make_sn7_csv.py", "sample"]),
     "batch too large": ("vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --batch-size 999", ["--batch-size"]),
     "batch of one": ("vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --batch-size 1", ["--batch-size"]),
-    "unknown backbone": ("vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --arch resnet81", ["resnet18"]),
-    "bad widths": ("vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --mlp 16,16", ["--mlp", "8192-8192"]),
-    "bad number": ("vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --augment-set blurp=1", ["blur_p"]),
-    "no gpu": ("vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --device cuda", ["--device cpu"]),
-    "folder is a file": ("vicreg/main_vicreg_sn7.py --exp-dir {file} --csv-dir {csv}", ["file"]),
+    "unknown backbone": (f"{PRETRAIN} --arch resnet81", ["resnet18"]),
+    "bad widths": (f"{PRETRAIN} --mlp 16,16", ["--mlp", "8192-8192"]),
+    "bad number": (f"{PRETRAIN} --augment-set blurp=1", ["blur_p"]),
+    "no gpu": (f"{PRETRAIN} --device cuda", ["--device cpu"]),
+    "folder is a file": ("vicreg/main_vicreg_sn7.py --exp-dir {file} --csv-dir {csv} --batch-size 16", ["file"]),
     "no checkpoint": ("vicreg/evaluate_sn7.py --exp-dir {tmp} --csv-dir {csv} --pretrained {tmp}/x.pth", ["x.pth"]),
     "not a checkpoint": ("vicreg/evaluate_sn7.py --exp-dir {tmp} --csv-dir {csv} --pretrained {file}", ["file"]),
     "wrong arch": (
