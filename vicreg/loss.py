@@ -6,6 +6,7 @@ covariance terms added).
 """
 
 import torch
+from torch.nn.functional import mse_loss
 
 from vicreg.distributed import all_reduce, gather_rows, world_size
 
@@ -41,7 +42,7 @@ def vicreg_loss(z1, z2, sim_coeff=25.0, std_coeff=25.0, cov_coeff=1.0):
         raise ValueError("VICReg compares samples within a batch: it needs at least 2, got 1")
     with torch.autocast(z1.device.type, enabled=False):
         z1, z2 = z1.float(), z2.float()
-        difference = (z1 - z2).square().sum() / (z1.numel() * world_size())
+        difference = mse_loss(z1, z2, reduction="sum") / (z1.numel() * world_size())
         repr_loss = _with_value(difference, all_reduce(difference.detach().clone()))
         std1, cov1 = _variance_and_covariance(z1)
         std2, cov2 = _variance_and_covariance(z2)
@@ -61,10 +62,11 @@ def _variance_and_covariance(z):
     n, dim = everyone.shape
     mean = everyone.mean(0)
     # The mean may stay a constant: the gradients below sum to zero over the rows, so nothing flows through it.
-    mine, everyone = z - mean, everyone - mean
-
+    mine = z - mean
+    constant = mine.detach()
+    everyone = constant if world_size() == 1 else everyone - mean
     variance = everyone.square().sum(0) / (n - 1)
-    my_share = mine.square().sum(0) / (n - 1)
+    my_share = 2 * (mine * constant).sum(0) / (n - 1)  # only its gradient is used: that of the sum of squares
     hinge = torch.relu(1 - torch.sqrt(variance + (my_share - my_share.detach()) + EPSILON)).mean()
     std_loss = _with_value(hinge, hinge.detach())
 
