@@ -27,9 +27,13 @@ share = rows // distributed.world_size()
 mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
 losses = vicreg_loss(parallel(x1[mine]), parallel(x2[mine]))
 losses["loss"].backward()
+norm = torch.nn.BatchNorm1d(2)
+norm.running_mean.fill_(distributed.rank() + 5.0)
+distributed.share_buffers(norm)
 gathered = distributed.gather_rows(torch.full((distributed.rank() + 1, 2), float(distributed.rank())))
 result = {key: value.item() for key, value in losses.items()}
 result |= {"grad": layer.weight.grad.tolist(), "gathered": gathered[:, 0].tolist()}
+result["running_mean"] = norm.running_mean.tolist()
 open(f"{out}.{distributed.rank()}", "w").write(json.dumps(result))
 distributed.stop()
 """
@@ -74,6 +78,7 @@ def test_two_and_four_processes_give_the_gradient_of_the_whole_batch(repo_root, 
             assert difference.norm() <= 1e-5 * gradient.norm()
             expected = [float(rank) for rank in range(processes) for _ in range(rank + 1)]
             assert found["gathered"] == expected
+            assert found["running_mean"] == [5.0, 5.0]  # the first process's
 
 
 def test_one_process_needs_no_group_and_no_launcher():

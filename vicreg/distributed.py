@@ -99,3 +99,10 @@ def gather_rows(tensor):
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def share_buffers(module):
+    """Give every process the first one's buffers: BatchNorm statistics that are not synchronised drift apart."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)

@@ -165,6 +165,7 @@ def make_views(first, second, views, plan, seed, step, device):
 
 def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
     """Top-1 of weighted kNN on evenly spaced samples of the labelled sets: how good the features are by now."""
+    distributed.share_buffers(backbone)
     parts = []
     for labelled, most in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
         indices = torch.linspace(0, len(labelled) - 1, min(most, len(labelled))).round().long()
