@@ -48,6 +48,13 @@ def say(*words):
             print(*words, flush=True)
 
 
+def clock(seconds):
+    """A duration in words, such as ``2 h 05 min``, and the time of day (and the date) when it will have passed."""
+    minutes = round(seconds / 60)
+    duration = f"{seconds:.0f} s" if seconds < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{duration} (until {time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))})"
+
+
 class RunLog:
     """Averages over intervals, written as lines. Silent in all processes but the main one.
 
@@ -88,6 +95,11 @@ class RunLog:
     def seconds(self):
         """Seconds since the last line."""
         return time.perf_counter() - self._mark
+
+    @property
+    def seconds_a_step(self):
+        """Mean duration of a step since the last line."""
+        return self.seconds / max(1, self._counts)
 
     def averages(self, per_step):
         """Means since the last line, and begin the next interval.
