@@ -87,6 +87,9 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=plan["bf16"])
     views = augmentations.regime(args.augment, args.augment_set)
+    if hasattr(dataset, "cut_views"):  # image files: each crop comes from the whole image, where that is decoded
+        dataset.cut_views(views, plan["image_size"])
+        views = tuple(augmentations.already_cut(view) for view in views)
     watch = Watch(device)
     share = (distributed.rank(), distributed.world_size())
     batches = CountedBatches(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
