@@ -69,6 +69,12 @@ def open_image(path):
     return Image.open(path)
 
 
+def reason(error, path):
+    """What a decoder complains of, without the path that some of them repeat."""
+    words = str(error).replace(repr(str(path)), "").split()
+    return " ".join(words) or type(error).__name__
+
+
 def read_crops(path, crops, size):
     """Decode an image once and cut crops from it.
 

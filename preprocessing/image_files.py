@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.image_crops import WHOLE, read_crops
-from preprocessing.temporal import make_pairs
+from preprocessing.image_crops import WHOLE, read_crops, reason
+from preprocessing.temporal import pairs_for
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _SIDE = 256  # of the square that an image is judged on, whose centre of 7/8 is the usual 224
@@ -63,7 +63,7 @@ class ImageFiles:
         self._names, self._ends = b"".join(encoded), np.cumsum([len(name) for name in encoded])
         places = np.arange(len(encoded)) if places is None else places
         self.places = np.unique(np.asarray(places), return_inverse=True)[1]
-        self._pairs = make_pairs(positives, self.places, months, max_months_apart)
+        self._pairs = pairs_for(positives, self.places, months, max_months_apart)
         self._views, self._size, self._named = (WHOLE, WHOLE), side, set()
 
     def __len__(self):
@@ -155,4 +155,6 @@ class ImageFiles:
     def _warn(self, index, error):
         if index not in self._named:
             self._named.add(index)
-            print(f"warning: {self.path(index)} cannot be read and is replaced ({error})", file=sys.stderr, flush=True)
+            path = self.path(index)
+            what = f"warning: {path} cannot be read ({reason(error, path)}); another image stands in for it"
+            print(what, file=sys.stderr, flush=True)

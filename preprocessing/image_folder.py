@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocessing.image_crops import open_image
+from preprocessing.image_crops import open_image, reason
 from preprocessing.splits import held_out_images
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
@@ -148,11 +148,23 @@ def find_broken(paths, workers=8, progress=lambda iterator, total: iterator):
     Returns:
         dict: index -> what is wrong.
     """
+    found = in_portions(_what_is_wrong, paths, workers, progress)
+    return {index: what for index, what in enumerate(found) if what}
+
+
+def in_portions(function, paths, workers, progress):
+    """Apply a function to millions of paths in threads, in order, without a task object for each.
+
+    Args:
+        function: of one path. paths: list. workers: threads. progress: function (iterator, total=…) -> iterator.
+
+    Returns:
+        iterator over the results.
+    """
     portions = [paths[begin : begin + _PORTION] for begin in range(0, len(paths), _PORTION)]
     with ThreadPoolExecutor(workers) as pool:
-        checked = pool.map(lambda portion: [_what_is_wrong(path) for path in portion], portions)
-        found = itertools.chain.from_iterable(progress(checked, total=len(portions)))
-        return {index: what for index, what in enumerate(found) if what}
+        done = pool.map(lambda portion: [function(path) for path in portion], portions)
+        yield from itertools.chain.from_iterable(progress(done, total=len(portions)))
 
 
 def _what_is_wrong(path):
@@ -173,7 +185,7 @@ def _what_is_wrong(path):
     except MemoryError:
         raise
     except Exception as error:  # every decoder of PIL has its own
-        return str(error).replace(f"'{path}'", "").strip() or type(error).__name__
+        return reason(error, path)
 
 
 def choose_files(listing, names_file):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from preprocessing.temporal import make_pairs, month_number
+from preprocessing.temporal import month_number, pairs_for
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
 FIRST_VERSION_COLUMNS = ["image_id", "city", "state", "label"]  # "patch!mosaic", no header
@@ -194,7 +194,7 @@ class SN7Patches:
         self._store = self._open_store(self._path)
         self.places = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
         months = month_number(self.table.year, self.table.month).to_numpy()
-        self._pairs = make_pairs(positives, self.places, months, max_months_apart)
+        self._pairs = pairs_for(positives, self.places, months, max_months_apart)
 
     def _open_store(self, path):
         if not path.is_file() or (self._rows < 0).any():

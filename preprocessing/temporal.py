@@ -24,7 +24,7 @@ def month_number(year, month):
     return year * 12 + month - 1
 
 
-def make_pairs(positives, places, months=None, max_months_apart=None):
+def pairs_for(positives, places, months=None, max_months_apart=None):
     """What ``--positives`` and ``--max-months-apart`` ask for: ``TemporalPairs``, or None for "same".
 
     Raises:
