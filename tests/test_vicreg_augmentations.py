@@ -26,6 +26,19 @@ TABLE = {  # crop, flip, jitter, jitter_p, grey_p, blur_p, kernel, solarise_p of
         (FIXED, 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 3, 0.0),
         (FIXED, 0.5, (0.4, 0.4, 0.4, 0.1), 0.4, 0.1, 0.1, 3, 0.0),
     ],
+    "fmow": [
+        (
+            {"crop": "resized", "scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3)},
+            0.5,
+            (0.4, 0.4, 0.4, 0.1),
+            0.8,
+            0.2,
+            0.5,
+            0,
+            0.0,
+        )
+    ]
+    * 2,  # fmt: skip
     "none": [({"crop": "centre", "fraction": 224 / 256}, 0.0, None, 0.0, 0.0, 0.0, None, 0.0)] * 2,
 }
 

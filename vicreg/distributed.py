@@ -106,3 +106,17 @@ def share_buffers(module):
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
+
+
+def same_everywhere(number, what, device):
+    """Make sure that all processes found as many of something.
+
+    Args:
+        number: that this process found. what: in words. device: of this process.
+
+    Raises:
+        ValueError: they did not; training would stop dead where the first one ends.
+    """
+    least, most = (all_reduce(torch.tensor(sign * number, device=device), "max").item() * sign for sign in (-1, 1))
+    if least != most:
+        raise ValueError(f"the processes found between {least} and {most} {what}; do all machines see the same folder?")

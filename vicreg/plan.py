@@ -14,7 +14,7 @@ from vicreg.schedule import warmup_epochs
 WEIGHTS = ("arch", "mlp", "in_chans")
 PATH = (
     ("batch_size", "epochs", "max_steps", "base_lr", "wd", "seed", "precision")
-    + ("augment", "augment_set", "image_size", "positives")
+    + ("augment", "augment_set", "image_size", "positives", "max_months_apart")
     + ("sim_coeff", "std_coeff", "cov_coeff", "accumulate", "init_from")
 )
 

@@ -100,6 +100,9 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         vicreg_loss, sim_coeff=args.sim_coeff, std_coeff=args.std_coeff, cov_coeff=args.cov_coeff
     )
     views = augmentations.regime(args.augment, args.augment_set)
+    if hasattr(dataset, "cut_views"):  # image files: each crop comes from the whole image, where that is decoded
+        dataset.cut_views(views, plan["image_size"])
+        views = tuple(augmentations.already_cut(view) for view in views)
     watch = Watch(device)
     share = (distributed.rank(), distributed.world_size())
     batches = CountedBatches(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
