@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from preprocessing.neighbours import NeighbourPairs
 from preprocessing.temporal import month_number, pairs_for
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
@@ -166,7 +167,7 @@ class SN7Patches:
 
     Args:
         csv_path: ``train.csv``, ``val.csv`` or ``all.csv``; pixels come from ``patches.npy`` beside it.
-        positives: ``"same"`` or ``"temporal"``.
+        positives: ``"same"``, ``"temporal"`` or ``"neighbour"`` (a patch beside it in the same mosaic).
         data_dir: the SN7 tree, for folders without a pack; default: the ``source`` in ``meta.json``.
         max_months_apart: of temporal pairs; None is any.
 
@@ -194,7 +195,11 @@ class SN7Patches:
         self._store = self._open_store(self._path)
         self.places = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
         months = month_number(self.table.year, self.table.month).to_numpy()
-        self._pairs = pairs_for(positives, self.places, months, max_months_apart)
+        if positives == "neighbour" and max_months_apart is None:
+            mosaics = self.table.groupby(["aoi", "year", "month"], sort=False).ngroup()
+            self._pairs = NeighbourPairs(mosaics, self.table.patch, self._grid)
+        else:
+            self._pairs = pairs_for(positives, self.places, months, max_months_apart)
 
     def _open_store(self, path):
         if not path.is_file() or (self._rows < 0).any():

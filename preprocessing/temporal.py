@@ -3,15 +3,16 @@
 import numpy as np
 
 
-def add_arguments(group, positives="same"):
+def add_arguments(group, positives="same", neighbours=False):
     """Arguments of pairs, for a script whose data knows places and months.
 
     Args:
-        group: of an ArgumentParser. positives: the default.
+        group: of an ArgumentParser. positives: the default. neighbours: images lie beside each other in a grid.
     """
     group.add_argument(
-        "--positives", choices=["same", "temporal"], default=positives,
-        help="two views of one image, or of one place at two times",
+        "--positives", choices=["same", "temporal", *(["neighbour"] if neighbours else [])], default=positives,
+        help="two views of one image, or of one place at two times"
+        + (", or of two patches side by side in one mosaic" if neighbours else ""),
     )  # fmt: skip
     group.add_argument(
         "--max-months-apart", type=int, metavar="N",

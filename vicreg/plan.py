@@ -11,7 +11,7 @@ from vicreg.run_log import say, write_json
 from vicreg.schedule import warmup_epochs
 
 # A run cannot go on with other weights than it began with; other numbers only bend its path.
-WEIGHTS = ("arch", "mlp", "in_chans")
+WEIGHTS = ("arch", "mlp", "in_chans", "optimizer")
 PATH = (
     ("batch_size", "epochs", "max_steps", "base_lr", "wd", "seed", "precision")
     + ("augment", "augment_set", "image_size", "positives", "max_months_apart")
@@ -126,7 +126,7 @@ def check_same_run(earlier, now, exp_dir):
         ValueError: the weights would not fit.
     """
     for name in WEIGHTS:
-        if earlier[name] != now[name]:
+        if name in earlier and earlier[name] != now[name]:
             raise ValueError(
                 f"{exp_dir} holds a run with --{name.replace('_', '-')} {earlier[name]}, not {now[name]}; "
                 "choose another --exp-dir or the same value"

@@ -61,6 +61,10 @@ def get_parser(description, augment="vicreg"):
         help="micro-batches of a process's share: the same gradient (BatchNorm's statistics are a micro-batch's), "
         "less memory, twice the forward passes",
     )  # fmt: skip
+    optim.add_argument(
+        "--optimizer", choices=["lars", "adamw"], default="lars",
+        help="lars as in the paper; adamw learns faster in short runs with small batches (--base-lr 0.002 --wd 0.01)",
+    )  # fmt: skip
     optim.add_argument("--base-lr", type=float, default=0.3, help="peak rate for 256 samples; scales with the batch")
     optim.add_argument("--wd", type=float, default=1e-6, help="weight decay")
     optim.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")

@@ -37,12 +37,21 @@ def build(args, plan, device, earlier):
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.compile:
         model.compile()
-    optimizer = LARS(model.parameters(), weight_decay=args.wd)
+    optimizer = make_optimizer(args.optimizer, model, args.wd)
     if not earlier:
         return model, optimizer, 0
     model.load_state_dict({key.removeprefix("module."): value for key, value in earlier["model"].items()})
     optimizer.load_state_dict(earlier["optimizer"])
     return model, optimizer, earlier["step"]
+
+
+def make_optimizer(name, model, weight_decay):
+    """LARS as in the paper, or AdamW; neither decays vectors (biases, norms)."""
+    if name == "lars":
+        return LARS(model.parameters(), weight_decay=weight_decay)
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2]}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay)
 
 
 def save(args, plan, model, optimizer, dataset, step):
