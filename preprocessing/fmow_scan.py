@@ -153,7 +153,7 @@ def _shared(train, part):
     names = sorted(positions[0].keys() & positions[1].keys())
     pairs = [(positions[0][name], positions[1][name]) for name in names]
     apart = [np.abs(np.subtract(a, b)).max() for a, b in pairs if a is not None and b is not None]
-    same = sum(degrees <= NEAR for degrees in apart)
+    same = int(sum(degrees <= NEAR for degrees in apart))
     return {"names": len(names), "same": same, "other": len(apart) - same, "unknown": len(names) - len(apart)}
 
 

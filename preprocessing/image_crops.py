@@ -104,8 +104,11 @@ def read_crops(path, crops, size):
         scale = image.width / width, image.height / height  # 1 unless the JPEG was reduced
         found = []
         for box in boxes:
-            part = _as_rgb(image.crop(tuple(round(edge * scale[i % 2]) for i, edge in enumerate(box))))
-            part = part.resize((size, size), Image.Resampling.BICUBIC)
+            left, top, right, bottom = (edge * scale[n % 2] for n, edge in enumerate(box))
+            x, y = math.floor(left), math.floor(top)
+            part = _as_rgb(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
+            inside = left - x, top - y, min(right - x, part.width), min(bottom - y, part.height)
+            part = part.resize((size, size), Image.Resampling.BICUBIC, box=inside)
             found.append(np.asarray(part).transpose(2, 0, 1))
         return found
 

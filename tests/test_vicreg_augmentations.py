@@ -228,7 +228,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_is_expected(change, why)
 
 
 def test_an_unknown_regime_is_refused_with_the_regimes_there_are():
-    with pytest.raises(ValueError, match="no augmentation regime 'simclr'; there are vicreg, sn7, temporal, none"):
+    with pytest.raises(ValueError, match="regime 'simclr'; there are vicreg, sn7, temporal, fmow, none"):
         augmentations.regime("simclr")
 
 
