@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import augmentations, distributed, features
 from vicreg.accumulate import backward
@@ -17,7 +16,7 @@ from vicreg.loader import CountedBatches, loader_for
 from vicreg.loss import vicreg_loss
 from vicreg.pictures import save_view_pairs
 from vicreg.plan import announce, plan_run
-from vicreg.resume import build, read_earlier, save
+from vicreg.resume import build, read_earlier, save, spread
 from vicreg.run_log import RunLog, claim, clock, say
 from vicreg.schedule import learning_rate
 
@@ -95,10 +94,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
     del earlier
     if distributed.is_main():
         announce(args, plan, model, begin)
-    parallel = model
-    if distributed.world_size() > 1:
-        on_gpu = {"device_ids": [device]} if device.type == "cuda" else {}
-        parallel = DistributedDataParallel(model, gradient_as_bucket_view=True, **on_gpu)
+    parallel = spread(model, device)
     autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=plan["bf16"])
     criterion = functools.partial(
         vicreg_loss, sim_coeff=args.sim_coeff, std_coeff=args.std_coeff, cov_coeff=args.cov_coeff

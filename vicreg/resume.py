@@ -1,6 +1,7 @@
 """What a pretraining run is made of, new or as its folder has it, and how it is kept."""
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import checkpoint, distributed
 from vicreg.backbone import create_backbone, initialise
@@ -37,7 +38,7 @@ def build(args, plan, device, earlier):
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.compile:
         model.compile()
-    optimizer = make_optimizer(args.optimizer, model, args.wd)
+    optimizer = optimizer_for(args.optimizer, model, args.wd)
     if not earlier:
         return model, optimizer, 0
     model.load_state_dict({key.removeprefix("module."): value for key, value in earlier["model"].items()})
@@ -45,7 +46,15 @@ def build(args, plan, device, earlier):
     return model, optimizer, earlier["step"]
 
 
-def make_optimizer(name, model, weight_decay):
+def spread(model, device):
+    """The model as all processes train it together: gradients are averaged over them."""
+    if distributed.world_size() == 1:
+        return model
+    on_gpu = {"device_ids": [device]} if device.type == "cuda" else {}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **on_gpu)
+
+
+def optimizer_for(name, model, weight_decay):
     """LARS as in the paper, or AdamW; neither decays vectors (biases, norms)."""
     if name == "lars":
         return LARS(model.parameters(), weight_decay=weight_decay)
