@@ -96,9 +96,8 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         announce(args, plan, model, begin)
     parallel = spread(model, device)
     autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=plan["bf16"])
-    criterion = functools.partial(
-        vicreg_loss, sim_coeff=args.sim_coeff, std_coeff=args.std_coeff, cov_coeff=args.cov_coeff
-    )
+    coefficients = {name: getattr(args, name) for name in ("sim_coeff", "std_coeff", "cov_coeff")}
+    criterion = functools.partial(vicreg_loss, **coefficients)
     views = augmentations.regime(args.augment, args.augment_set)
     if hasattr(dataset, "cut_views"):  # image files: each crop comes from the whole image, where that is decoded
         dataset.cut_views(views, plan["image_size"])
