@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import augmentations, checkpoint, distributed, features
 from vicreg.backbone import create_backbone
-from vicreg.interruption import Watch
+from vicreg.interruption import Watch, heed_note, leave_note
 from vicreg.lars import LARS
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.loss import vicreg_loss
@@ -76,9 +76,10 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
-    device = distributed.start(args.device, args.local_rank)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
     plan = plan_run(args, dataset, device, source)
     lock = claim(args.exp_dir) if distributed.is_main() else None
+    heed_note(args.exp_dir)
     model, optimizer, begin = _build(args, plan, device)
     if distributed.is_main():
         announce(args, plan, model, begin)
@@ -101,7 +102,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         if interrupted:
             keep(step)
             say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-            sys.exit(128 + interrupted)
+            sys.exit(leave_note(args.exp_dir, interrupted, step))
         tick = time.perf_counter()
         first, second = next(loader)
         waited = time.perf_counter() - tick
@@ -189,10 +190,9 @@ def _build(args, plan, device):
     if args.compile:
         model.compile()
     optimizer = LARS(model.parameters(), weight_decay=args.wd)
-    path = args.exp_dir / checkpoint.MODEL_FILE
-    if not path.exists():
+    state, path = checkpoint.load_latest(args.exp_dir, device)
+    if state is None:
         return model, optimizer, 0
-    state = checkpoint.load(path, device)
     if not {"model", "optimizer", "step", "args"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of a pretraining run; choose another --exp-dir")
     check_same_run(state["args"], vars(args), args.exp_dir)
@@ -214,6 +214,6 @@ def _save(args, plan, model, optimizer, dataset, step):
         "args": plain(vars(args)),
         "backbone": described,
     }
-    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE)
+    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
     if step == plan["steps"]:
         checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described)
