@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,22 @@ def run_script():
 class Forked:
     """Processes of one run, forked from the nursery."""
 
+    folder = None  # of a run that leaves a stats.txt
+
     def __init__(self, ask, out, pids):
         self.out, self.pids = out, pids
         self._ask, self._ended = ask, {}
+
+    def last_step(self):
+        """The step of the last whole line of stats.txt; -1 before the first."""
+        stats = self.folder / "stats.txt"
+        lines = stats.read_text().split("\n")[:-1] if stats.is_file() else []
+        return json.loads(lines[-1])["step"] if lines else -1
+
+    def reach(self, step):
+        """Wait until a step is logged, or the first process has ended."""
+        while self.last_step() < step and self.running(0):
+            time.sleep(0.002)
 
     def kill(self, rank, number=signal.SIGKILL):
         """Send a signal to one process."""
@@ -108,9 +122,10 @@ def fork():
         return forked[-1]
 
     yield run
-    for rank, run in ((rank, run) for run in forked for rank in range(len(run.pids))):
-        if run.running(rank):
-            run.kill(rank)
+    for left in forked:
+        for rank in range(len(left.pids)):
+            if left.running(rank):
+                left.kill(rank)
     nursery.stdin.close()
     nursery.wait()
 
@@ -119,26 +134,22 @@ def fork():
 def train(fork, sn7_prepared):
     """Function (run folder, *more arguments, processes=1, launcher="torchrun", **variables) -> Forked toy pretraining.
 
-    55 steps of 16 in 5 epochs, a line for each step and a checkpoint for every second; about a second.
+    55 steps of 16 in 5 epochs, a line for each step and a checkpoint for every second; a few seconds. What is printed
+    goes beside the run folder or to ``out``; ``before`` is code that runs first.
     """
 
-    def run(folder, *more, processes=1, launcher="torchrun", **variables):
+    def run(folder, *more, processes=1, launcher="torchrun", out=None, before="", **variables):
         words = "--arch test_resnet --mlp 16-16 --batch-size 16 --image-size 16 --workers 0 --device cpu --epochs 5 "
         words += "--seed 3 --checkpoint-every 2 --log-freq-time 0 --probe-every 0"
         words = ["--csv-dir", str(sn7_prepared), "--exp-dir", str(folder), *words.split(), *map(str, more)]
-        code = "import sys; from vicreg import command_line, main_vicreg_sn7 as script\n"
+        code = f"{before}\nimport sys; from vicreg import command_line, main_vicreg_sn7 as script\n"
         code += f"sys.argv = ['main_vicreg_sn7.py', *{words}]\n"
         code += "command_line.run(script.main, script.get_parser().parse_args())"
-        return fork(code, Path(f"{folder}.out"), processes, launcher, **variables)
+        forked = fork(code, out or Path(f"{folder}.out"), processes, launcher, **variables)
+        forked.folder = folder
+        return forked
 
     return run
-
-
-def last_step(folder):
-    """The last whole line's step in a run's stats.txt, -1 before the first."""
-    stats = folder / "stats.txt"
-    lines = stats.read_text().split("\n")[:-1] if stats.is_file() else []
-    return json.loads(lines[-1])["step"] if lines else -1
 
 
 def write_tif(path, pixels, bounds=None):

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import threading
 import traceback
 
 from vicreg import distributed, heartbeat
@@ -10,6 +11,7 @@ from vicreg import distributed, heartbeat
 ADVICE = {
     errno.ENOSPC: "free some space there, or choose another --exp-dir",
     errno.EDQUOT: "free some space there, or choose another --exp-dir",
+    errno.EFBIG: "raise the limit on the size of files, or choose another --exp-dir",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "change its permissions, or choose another",
     errno.EPERM: "change its permissions, or choose another",
@@ -23,6 +25,7 @@ def run(main, args):
     Of several processes that find the same mistake only the first prints. Where one process fails by itself, or is
     lost, all others end with it.
     """
+    threading.excepthook = _thread_failed
     try:
         return main(args)
     except SystemExit:
@@ -53,6 +56,12 @@ def explain(error, exp_dir=None):
     if advice is None:
         return str(error)
     return f"{error.strerror}: {error.filename or exp_dir}; {advice}"
+
+
+def _thread_failed(failure):
+    """Hold back the traceback of TensorBoard's writing thread: the main thread meets the full disk as well."""
+    if getattr(failure.exc_value, "errno", None) not in ADVICE or os.environ.get("TRACEBACK"):
+        threading.__excepthook__(failure)
 
 
 def _complain(words):

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from vicreg import heartbeat, slurm
+from vicreg.rendezvous import first_line, meet
 
 
 def add_arguments(parser):
@@ -50,30 +51,17 @@ def start(device="auto", local_rank=0, timeout_minutes=10.0, lost_after=40.0):
         raise ValueError("--timeout-minutes must be positive, --lost-after 0 or a second at least")
     by_srun = slurm.process(os.environ)
     os.environ.update(by_srun)  # as torchrun leaves it, for everything that reads RANK
-    timeout = timedelta(minutes=timeout_minutes)
-    met = None
+    timeout, group = timedelta(minutes=timeout_minutes), {}
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        met = _meet(timeout)
-        if met["world_size"] > 1 and lost_after:
-            heartbeat.start(met["rank"], met["world_size"], lost_after, timeout)
+        store, number, processes, name = meet(timeout_minutes)
+        store = dist.PrefixStore(f"vicreg/{name}", store)
+        if processes > 1 and lost_after:
+            heartbeat.start(store, number, processes, lost_after, name)
+        group = {"store": store, "rank": number, "world_size": processes}
     place = _choose_device(device, int(os.environ.get("LOCAL_RANK", local_rank)), bool(by_srun))
-    if met:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout, **met)
+    if group:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout, **group)
     return place
-
-
-def _meet(timeout):
-    """Wait for all processes at MASTER_ADDR:MASTER_PORT; returns ``store, rank, world_size``."""
-    try:
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    except RuntimeError as error:
-        process = f"{os.environ['RANK']} of {os.environ['WORLD_SIZE']} (counted from 0)"
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise ConnectionError(
-            f"process {process} did not meet the others at {where}: {_first_line(error)}; is each of "
-            "them started, is the port free (MASTER_PORT=… chooses another), does the name lead to the first machine?"
-        ) from error
-    return {"store": store, "rank": rank, "world_size": world_size}
 
 
 def _choose_device(device, local_rank, by_srun):
@@ -106,12 +94,8 @@ def lost_contact(error):
     Gloo raises plain RuntimeErrors ("[…/gloo/transport/tcp/pair.cc:534] Connection closed by peer …").
     """
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-        return _first_line(error).partition("] ")[2] or _first_line(error)
+        return first_line(error).partition("] ")[2] or first_line(error)
     return None
-
-
-def _first_line(error):
-    return str(error).strip().partition("\n")[0].rstrip(". ")
 
 
 def rank():

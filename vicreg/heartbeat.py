@@ -1,20 +1,18 @@
 """A sign of life from every process of a run to all others, so that one that is lost ends them all, and is named.
 
 A collective waits for a process that was killed, frozen or cut off until a time-out of many minutes, and then names
-nobody. So a thread in each process writes a counter to the store that the processes met at, and reads those of the
-others. It does so whatever its process is busy with: loading, compiling, writing a checkpoint.
+nobody. So a thread in each process pins a counter to a board in the first one, and reads those of the others. It does
+so whatever its process is busy with: loading, compiling, writing a checkpoint.
 """
 
-import json
+import contextlib
 import os
-import select
 import socket
 import sys
 import threading
 import time
-import uuid
 
-import torch.distributed as dist
+from vicreg.noticeboard import Board, Line
 
 # what a process says of itself: it works; a collective broke; it failed because …; so it did, and that is printed; it
 # is done and waits for the others; it has stopped listening
@@ -29,20 +27,30 @@ def complain(words):
     print(f"{name}: {words}", file=sys.stderr, flush=True)
 
 
-def start(rank, world_size, lost_after, timeout):
-    """Begin to beat and to listen. The store at MASTER_ADDR:MASTER_PORT must be up.
+def start(store, rank, world_size, lost_after, name):
+    """Begin to beat and to listen.
 
     Args:
-        rank, world_size: of this process. lost_after: seconds without a sign of life until a process counts as lost.
-        timeout: timedelta to wait for the store.
+        store: where the first process says at which port of MASTER_ADDR its board is. rank, world_size: of this
+            process. lost_after: seconds without a sign of life until a process counts as lost. name: of this attempt.
+
+    Raises:
+        ConnectionError: the first process cannot be reached there.
     """
     global _running
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # a connection of its own: the process group's blocks while a collective is set up
-    store = dist.TCPStore(*address, is_master=False, timeout=timeout, wait_for_workers=False)
-    # and one that is never written to: it shows that the store is gone, which the store itself meets with a C++ trace
-    line = socket.create_connection(address, timeout.total_seconds())
-    _running = Heartbeat(store, line, rank, world_size, lost_after)
+    if rank == 0:
+        board = Board(world_size, name)
+        store.set("board", str(board.port))
+    else:
+        address = os.environ["MASTER_ADDR"], int(store.get("board"))
+        try:
+            board = Line(address, name, max(10.0, 2 * lost_after))
+        except OSError as error:
+            raise ConnectionError(
+                f"process {rank} on {socket.gethostname()} cannot reach the first one at {address[0]}:{address[1]} "
+                f"({error}); open that way, or do without signs of life: --lost-after 0"
+            ) from error
+    _running = Heartbeat(board, rank, world_size, lost_after)
 
 
 def running():
@@ -64,37 +72,31 @@ class Other:
     def __init__(self):
         self.value, self.state, self.host, self.words = None, CALM, "?", ""
         self.silent = 0.0  # seconds since its value changed, not counting those in which we did not look
-        self.looked = False
 
     def note(self, value, waited):
-        """Take what the store holds for it: the first look may find what an earlier attempt has left there."""
-        if value == self.value or value is None:
+        """Take what the board shows of it, None before its first sign of life, after so many seconds."""
+        if value == self.value:
             self.silent += waited
         else:
-            _, _, state, self.host, words = json.loads(value)
-            if self.looked:
-                self.state, self.words = state, words
+            _, self.state, self.host, self.words = value
             self.silent = 0.0
-        self.value, self.looked = value, True
+        self.value = value
 
 
 class Heartbeat:
-    """Two threads: one talks to the store and may be stuck there, one draws the conclusions and never waits.
+    """Two threads: one talks to the board and may be stuck there, one draws the conclusions and never waits.
 
     Args:
-        store: TCPStore connection that nobody else uses. line: socket that ends when the store does.
-        rank, world_size: of this process. lost_after: seconds.
+        board: a Board or a Line to one. rank, world_size: of this process. lost_after: seconds.
     """
 
-    def __init__(self, store, line, rank, world_size, lost_after):
-        self._store, self._line, self._rank, self._lost_after = store, line, rank, lost_after
-        self._keys = [f"vicreg/heartbeat/{number}" for number in range(world_size)]
+    def __init__(self, board, rank, world_size, lost_after):
+        self._board, self._rank, self._lost_after = board, rank, lost_after
         self._others = {number: Other() for number in range(world_size) if number != rank}
         # every process reads of every other: many processes do it less often
         self._every = min(lost_after / 8, max(1.0, world_size / 128))
-        self._token, self._count, self._complete = uuid.uuid4().hex[:8], 0, False
-        self._state, self._words = CALM, ""
-        self._broken, self._unanswered = None, 0.0
+        self._count, self._state, self._words = 0, CALM, ""
+        self._broken, self._unanswered = False, 0.0
         self._done, self._hurry, self._ending = threading.Event(), threading.Event(), threading.Lock()
         self._exchange(0.0)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._watch)]
@@ -102,23 +104,12 @@ class Heartbeat:
             thread.start()
 
     def _exchange(self, waited):
-        """Write our value and read all others'."""
-        if select.select([self._line], [], [], 0)[0]:
-            raise ConnectionError("closed")
-        self._write()
-        self._complete = self._complete or self._store.check(self._keys)
-        if self._complete:
-            values = self._store.multi_get(self._keys)
-        else:  # reading a key that is not there would wait for it
-            values = [self._store.get(key) if self._store.check([key]) else None for key in self._keys]
-        for number, other in self._others.items():
-            other.note(values[number], waited)
-        self._unanswered = 0.0
-
-    def _write(self):
+        """Pin our note and read all others', so many seconds after the last time."""
         self._count += 1
-        mine = [self._token, self._count, self._state, socket.gethostname(), self._words]
-        self._store.set(self._keys[self._rank], json.dumps(mine))
+        notes = self._board.exchange(self._rank, [self._count, self._state, socket.gethostname(), self._words])
+        for number, other in self._others.items():
+            other.note(notes[number], waited)
+        self._unanswered = 0.0
 
     def _talk(self):
         last = time.monotonic()
@@ -130,8 +121,8 @@ class Heartbeat:
             waited, last = min(now - last, 5 * self._every), now
             try:
                 self._exchange(waited)
-            except (RuntimeError, OSError, ValueError) as error:  # ValueError: not JSON, so no longer our store
-                self._broken = str(error).partition("\n")[0]
+            except (OSError, ValueError):  # ValueError: the last line was cut short
+                self._broken = True
                 return
 
     def _watch(self):
@@ -153,8 +144,8 @@ class Heartbeat:
         for number, other in others.items():
             if other.state == FAILED:
                 return f"process {number} on {other.host}: {other.words}"
-        if self._broken is not None or self._unanswered > patience:
-            return self._store_lost()
+        if self._broken or self._unanswered > patience:
+            return self._first_lost()
         lost = [number for number in others if others[number].silent > patience and others[number].state in (CALM, CUT)]
         if not lost:
             return None
@@ -163,20 +154,18 @@ class Heartbeat:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         return f"lost process {first} on {others[first].host}{more} ({seconds}); {GO_ON}"
 
-    def _store_lost(self):
-        keeper, address = self._others.get(0), f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        how = "ended" if self._broken is not None else f"no answer for {self._unanswered:.0f} s"
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or keeper is None:
-            return f"lost the store at {address}, which torchrun keeps on the first machine ({how}); {GO_ON}"
-        if keeper.state in (DONE, AWAY):
+    def _first_lost(self):
+        first = self._others[0]
+        if first.state in (DONE, AWAY):
             return None
-        keeper.silent = float("inf")
-        return f"lost process 0 on {keeper.host}, which keeps the store at {address} ({how}); {GO_ON}"
+        first.silent = float("inf")
+        how = "it has ended" if self._broken else f"no answer for {self._unanswered:.0f} s"
+        return f"lost process 0 on {first.host} ({how}); {GO_ON}"
 
     def _speaks(self):
-        """True in the first process that is still there: one line is enough."""
-        alive = [number for number, other in self._others.items() if other.silent <= 2 * self._every]
-        return self._rank <= min((n for n in alive if self._others[n].state in (CALM, CUT)), default=self._rank)
+        """True in the first process that is there and has come to the same end: one line is enough."""
+        alike = [n for n, o in self._others.items() if o.state == self._state and o.silent <= 2 * self._every]
+        return self._rank < min(alike, default=self._rank + 1)
 
     def _tell(self, words):
         """Print, or leave it to another process, and stay until the others can know: launchers kill who is left."""
@@ -209,7 +198,7 @@ class Heartbeat:
             return
         self._say(FAILED, words)
         until = time.monotonic() + 5 * self._every
-        while time.monotonic() < until and self._broken is None:
+        while time.monotonic() < until and not self._broken:
             time.sleep(self._every / 20)
             self._hurry.set()
             if self._others[0].state == TOLD:
@@ -234,7 +223,7 @@ class Heartbeat:
     def leave(self):
         """Wait for all others to come as far, as long as they give signs of life; then stop listening.
 
-        The first process, which may keep the store, is the last to go.
+        The first process, which keeps the board and perhaps the store, is the last to go.
         """
         self._say(DONE)
         self._wait_while((CALM,), self._lost_after)
@@ -243,13 +232,15 @@ class Heartbeat:
         self._done.set()
         self._hurry.set()
         self._threads[0].join(self._every)
-        if self._broken is None and not self._threads[0].is_alive():
+        if not self._broken and not self._threads[0].is_alive():
             self._state = AWAY
-            self._write()
+            with contextlib.suppress(OSError, ValueError):  # the first may have waited long enough
+                self._exchange(0.0)
+        self._board.close()
 
     def _wait_while(self, states, patience):
         """Wait for as long as another process is in one of the states, and gives signs of life."""
-        while self._broken is None and self._unanswered <= patience:
+        while not self._broken and self._unanswered <= patience:
             waiting = [other for other in self._others.values() if other.state in states]
             if not waiting or any(other.silent > patience for other in waiting):
                 return
