@@ -77,7 +77,7 @@ def probe(args, train, val, chosen=None):
     """
     started, frozen = time.perf_counter(), args.weights != "finetune"
     _check(args, frozen)
-    device = distributed.start(args.device, args.local_rank)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
     say(info["report"])
     size = args.image_size or max(1, round(train.patch_size * 7 / 8))

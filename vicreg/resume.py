@@ -13,10 +13,9 @@ from vicreg.run_log import say
 
 def read_earlier(args, device):
     """The run that is to go on in ``args.exp_dir``: its checkpoint, with its ``batch_size``; empty for a new run."""
-    path = args.exp_dir / checkpoint.MODEL_FILE
-    if not path.exists():
+    state, path = checkpoint.load_latest(args.exp_dir, device)
+    if state is None:
         return {}
-    state = checkpoint.load(path, device)
     if not {"model", "optimizer", "step", "args"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of a pretraining run; choose another --exp-dir")
     check_same_run(state["args"], vars(args), args.exp_dir)
@@ -77,6 +76,6 @@ def save(args, plan, model, optimizer, dataset, step):
         "args": plain(vars(args)),
         "backbone": described,
     }
-    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE)
+    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
     if step == plan["steps"]:
         checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described)
