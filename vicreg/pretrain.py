@@ -79,8 +79,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         args: of ``get_parser``.
         dataset: ``len``, ``__getitems__([(index, draw), …])`` -> two uint8 tensors (n, C, H, W), ``mean``, ``std``,
             ``patch_size``.
-        probe_sets: labelled (train, val) data sets of the kNN probe, or None.
-        source: goes into the checkpoint.
+        probe_sets: labelled (train, val) data sets of the kNN probe, or None. source: goes into the checkpoint.
 
     Raises:
         ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
