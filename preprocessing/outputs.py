@@ -162,14 +162,14 @@ def _is_running(process):
     return True
 
 
-def publish(partial, out_dir):
-    """Move finished outputs from ``partial`` into ``out_dir``, replacing the old ones.
+def publish(partial, out_dir, names=OUTPUTS):
+    """Move finished outputs from ``partial`` into ``out_dir``, replacing the old ones of these names.
 
     meta.json goes first and comes back last: a folder without one is half replaced, and readers refuse it.
     """
     partial, out_dir = Path(partial), Path(out_dir)
     (out_dir / "meta.json").unlink(missing_ok=True)
-    for name in OUTPUTS:
+    for name in names:
         if (partial / name).exists():
             os.replace(partial / name, out_dir / name)
         else:  # --no-pack: an old pack would not fit the new lists

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from preprocessing.temporal import TemporalPairs
+from preprocessing.neighbours import NeighbourPairs
+from preprocessing.temporal import month_number, pairs_for
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
 FIRST_VERSION_COLUMNS = ["image_id", "city", "state", "label"]  # "patch!mosaic", no header
@@ -166,15 +167,16 @@ class SN7Patches:
 
     Args:
         csv_path: ``train.csv``, ``val.csv`` or ``all.csv``; pixels come from ``patches.npy`` beside it.
-        positives: ``"same"`` or ``"temporal"``.
+        positives: ``"same"``, ``"temporal"`` or ``"neighbour"`` (a patch beside it in the same mosaic).
         data_dir: the SN7 tree, for folders without a pack; default: the ``source`` in ``meta.json``.
+        max_months_apart: of temporal pairs; None is any.
 
     Attributes:
         table: the patch list. labels: int64 tensor (n,). places: (n,) numbers of (AOI, patch position).
         classes: names. mean, std: per channel, of pixels in [0, 1].
     """
 
-    def __init__(self, csv_path, positives="same", data_dir=None):
+    def __init__(self, csv_path, positives="same", data_dir=None, max_months_apart=None):
         import torch
 
         csv_path = Path(csv_path)
@@ -186,14 +188,18 @@ class SN7Patches:
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes = meta.get("classes") or [str(label) for label in range(int(self.labels.max()) + 1)]
         self.mean, self.std = meta.get("mean", WHOLE_SET_MEAN), meta.get("std", WHOLE_SET_STD)
-        self.positives = positives
         self._grid = meta.get("grid", 4)
         self._source = data_dir or meta.get("source")
         self._rows = self.table.row.to_numpy()
         self._path, self._on_device = csv_path.parent / "patches.npy", None
         self._store = self._open_store(self._path)
         self.places = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
-        self._pairs = TemporalPairs(self.places) if positives == "temporal" else None
+        months = month_number(self.table.year, self.table.month).to_numpy()
+        if positives == "neighbour" and max_months_apart is None:
+            mosaics = self.table.groupby(["aoi", "year", "month"], sort=False).ngroup()
+            self._pairs = NeighbourPairs(mosaics, self.table.patch, self._grid)
+        else:
+            self._pairs = pairs_for(positives, self.places, months, max_months_apart)
 
     def _open_store(self, path):
         if not path.is_file() or (self._rows < 0).any():

@@ -58,7 +58,11 @@ def test_weights_are_only_ever_read_with_weights_only(repo_root):
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
 
-@pytest.mark.parametrize("script", ["vicreg.main_vicreg_sn7", "vicreg.evaluate_sn7"])
+@pytest.mark.parametrize(
+    "script",
+    [f"vicreg.{kind}" for kind in ("main_vicreg_sn7", "evaluate_sn7", "main_vicreg_unchanged", "evaluate")]
+    + ["vicreg.main_vicreg_fmow", "vicreg.evaluate_fmow"],
+)
 def test_pretraining_and_probing_need_no_geodata_libraries(repo_root, script):
     code = f"import sys, {script}; print(*{HEAVY!r}.intersection(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True)

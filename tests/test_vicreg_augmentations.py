@@ -26,6 +26,19 @@ TABLE = {  # crop, flip, jitter, jitter_p, grey_p, blur_p, kernel, solarise_p of
         (FIXED, 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 3, 0.0),
         (FIXED, 0.5, (0.4, 0.4, 0.4, 0.1), 0.4, 0.1, 0.1, 3, 0.0),
     ],
+    "fmow": [
+        (
+            {"crop": "resized", "scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3)},
+            0.5,
+            (0.4, 0.4, 0.4, 0.1),
+            0.8,
+            0.2,
+            0.5,
+            0,
+            0.0,
+        )
+    ]
+    * 2,  # fmt: skip
     "none": [({"crop": "centre", "fraction": 224 / 256}, 0.0, None, 0.0, 0.0, 0.0, None, 0.0)] * 2,
 }
 
@@ -215,7 +228,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_is_expected(change, why)
 
 
 def test_an_unknown_regime_is_refused_with_the_regimes_there_are():
-    with pytest.raises(ValueError, match="no augmentation regime 'simclr'; there are vicreg, sn7, temporal, none"):
+    with pytest.raises(ValueError, match="regime 'simclr'; there are vicreg, sn7, temporal, fmow, none"):
         augmentations.regime("simclr")
 
 

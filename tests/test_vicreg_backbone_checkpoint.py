@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 from vicreg import checkpoint
-from vicreg.backbone import IMAGENET_MEAN, IMAGENET_STD, create_backbone, load_backbone
+from vicreg.backbone import IMAGENET_MEAN, IMAGENET_STD, create_backbone, initialise, load_backbone
 from vicreg.model import VICReg
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -253,3 +253,36 @@ def test_imagenet_weights_come_with_their_normalisation(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda arch, pretrained, **more: real(arch, pretrained=False, **more))
     info = load_backbone("imagenet", arch="resnet18")[1]
     assert (info["mean"], info["std"]) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_a_run_may_begin_with_a_files_weights_and_inflates_the_first_convolution(tmp_path):
+    given = create_backbone("test_resnet")
+    checkpoint.save(given.state_dict(), tmp_path / "weights.pth")
+    same, more = create_backbone("test_resnet"), create_backbone("test_resnet", in_chans=4)
+    initialise(same, tmp_path / "weights.pth", "test_resnet", 3)
+    assert all(torch.equal(value, same.state_dict()[key]) for key, value in given.state_dict().items())
+    report = initialise(more, tmp_path / "weights.pth", "test_resnet", 4)
+    (key,) = [key for key, value in more.state_dict().items() if value.shape != given.state_dict()[key].shape]
+    assert f"{key} inflated from 3 to 4 channels" in report
+    weight, inflated = given.state_dict()[key], more.state_dict()[key]
+    assert torch.equal(inflated, weight[:, [0, 1, 2, 0]] * 0.75)
+
+
+@pytest.mark.parametrize("name", ["random", "stats"])
+def test_a_run_cannot_begin_with_a_baseline_that_has_no_weights(name):
+    with pytest.raises(ValueError, match=f"--init-from {name}: a file"):
+        initialise(create_backbone("test_resnet"), name, "test_resnet", 3)
+
+
+def test_a_file_that_names_an_unknown_architecture_is_named_with_it(tmp_path):
+    payload = {"arch": "resnet_18", "in_chans": 3, "mean": None, "std": None, "source": "", "state_dict": {}}
+    checkpoint.save(payload, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"odd.pth: no backbone named 'resnet_18' in timm; nearest: .*resnet18"):
+        load_backbone(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "test_convnext", "mobilenetv3_small_100", "resnet34"])
+def test_families_take_small_views_of_any_channel_count_and_say_their_width(arch):
+    backbone = create_backbone(arch, in_chans=5).eval()
+    with torch.no_grad():
+        assert backbone(torch.randn(2, 5, 40, 40)).shape == (2, backbone.num_features)

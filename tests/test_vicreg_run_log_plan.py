@@ -109,6 +109,11 @@ def test_a_closed_watch_gives_the_signals_back():
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+@pytest.fixture(autouse=True)
+def plenty_of_memory(monkeypatch):
+    monkeypatch.setattr(plan.memory, "available", lambda device: 1e15)
+
+
 def test_a_batch_that_does_not_divide_is_rounded_down_said_and_sets_the_rate(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     args = arguments(tmp_path, "--batch-size", 512, "--base-lr", 0.3, "--epochs", 200, "--mlp", "64-64")

@@ -46,6 +46,7 @@ class View:
 _PAPER = View()
 _SN7 = View(crop="fixed", jitter=(0.6, 0.6, 0.4, 0.2), grey_p=0.3, blur_kernel=3)
 _TEMPORAL = View(crop="fixed", jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5, blur_kernel=3)
+_FMOW = View(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5)
 PLAIN = View(crop="centre", flip=0.0, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
 
 REGIMES = {
@@ -55,10 +56,17 @@ REGIMES = {
     "sn7": (_SN7, dataclasses.replace(_SN7, grey_p=0.2, blur_p=0.1, solarise_p=0.3)),
     # two months differ by themselves: milder, no solarisation
     "temporal": (_TEMPORAL, dataclasses.replace(_TEMPORAL, jitter_p=0.4, grey_p=0.1, blur_p=0.1)),
+    # MoCo v2's, as "Geography-Aware Self-Supervised Learning" (Ayush et al. 2021) took them to fMoW
+    "fmow": (_FMOW, _FMOW),
     "none": (PLAIN, PLAIN),
 }
 # the reference protocol's training view for linear probes and finetuning: random resized crop and flip
 PROBE_VIEW = dataclasses.replace(PLAIN, crop="resized", flip=0.5)
+
+
+def already_cut(view):
+    """What is left of a view for the device where the loader has cut and resized its crop: all but the crop."""
+    return dataclasses.replace(view, crop="centre", fraction=1.0)
 
 
 def regime(name, changes=()):

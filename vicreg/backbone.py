@@ -1,6 +1,7 @@
 """Backbones by timm name, made, and loaded from whatever file their weights are in."""
 
 import difflib
+import functools
 
 import timm
 import torch
@@ -11,6 +12,8 @@ from vicreg import checkpoint
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BASELINES = ("random", "imagenet", "stats")
 _HEADS = ("fc.", "head.", "classifier.")  # classifiers that files of other libraries carry
+# vision transformers of timm resample their position embeddings to any size with these; other families lack them
+_ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
 _COUNTER = "num_batches_tracked"  # of BatchNorm, no weight; torchvision's older ImageNet files lack it
 
 
@@ -27,7 +30,14 @@ def create_backbone(arch, in_chans=3, pretrained=False):
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, timm.list_models(), n=4) or ["resnet18", "resnet50"]
         raise ValueError(f"no backbone named {arch!r} in timm; nearest: {', '.join(near)}")
-    return timm.create_model(arch, num_classes=0, in_chans=in_chans, pretrained=pretrained)
+    make = functools.partial(timm.create_model, arch, num_classes=0, in_chans=in_chans, pretrained=pretrained)
+    try:
+        backbone = make(**_ANY_SIZE)
+    except TypeError:
+        backbone = make()
+    if (width := getattr(backbone, "head_hidden_size", None) or backbone.num_features) != backbone.num_features:
+        backbone.num_features = width  # some families widen once more after pooling
+    return backbone
 
 
 class ChannelStatistics(nn.Module):
@@ -72,7 +82,10 @@ def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
         raise ValueError(f"{pretrained} holds a {info['arch']}, --arch says {arch}; leave --arch out")
     if info["arch"] is None:
         raise ValueError(f"{pretrained} does not name its architecture; say it with --arch")
-    backbone = create_backbone(info["arch"], info["in_chans"])
+    try:
+        backbone = create_backbone(info["arch"], info["in_chans"])
+    except ValueError as error:
+        raise ValueError(f"{pretrained}: {error}") from error
     own = backbone.state_dict()
     missing = [key for key in own if key not in state and not key.endswith(_COUNTER)]
     unused = [key for key in state if key not in own]
@@ -90,6 +103,41 @@ def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
         f"{_some(others) if others else ''}"
     )
     return backbone, info
+
+
+def initialise(backbone, init_from, arch, in_chans):
+    """Give a new backbone the weights of another one.
+
+    Args:
+        backbone: of ``create_backbone(arch, in_chans)``. init_from: what ``load_backbone`` takes.
+        in_chans: where the weights have another number of input channels, their first convolution is inflated: its
+            channels are repeated and scaled by old / new, which keeps the size of what comes out.
+
+    Returns:
+        what was loaded, in words.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_backbone``; a first layer that is no convolution.
+    """
+    if init_from in ("random", "stats"):
+        raise ValueError(f"--init-from {init_from}: a file of weights or 'imagenet' expected")
+    if init_from == "imagenet":
+        given, info = load_backbone(init_from, arch, in_chans)  # timm inflates by itself
+        backbone.load_state_dict(given.state_dict())
+        return info["report"]
+    given, info = load_backbone(init_from, arch)
+    state, report = given.state_dict(), info["report"]
+    for key, own in backbone.state_dict().items():
+        weight = state[key]
+        if weight.shape != own.shape:
+            if weight.dim() != 4 or weight.shape[:1] + weight.shape[2:] != own.shape[:1] + own.shape[2:]:
+                raise ValueError(f"{init_from}: {key} is {tuple(weight.shape)}, {tuple(own.shape)} expected")
+            times = -(-own.shape[1] // weight.shape[1])
+            inflated = weight.repeat(1, times, 1, 1)[:, : own.shape[1]]
+            state[key] = inflated * (weight.shape[1] / own.shape[1])
+            report += f"; {key} inflated from {weight.shape[1]} to {own.shape[1]} channels"
+    backbone.load_state_dict(state)
+    return report
 
 
 def _named_baseline(name, info, seed):

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from vicreg.augmentations import already_cut
+
 
 def stratified_subset(labels, share, seed):
     """Choose a share of the samples of every class, at least one of each.
@@ -45,17 +47,31 @@ def hold_out(labels, places, share, seed):
 
 
 class Labelled(torch.utils.data.Dataset):
-    """Some samples of a labelled data set, for ``CountedBatches``: ``[(place, draw), …]`` -> (images, labels)."""
+    """Some samples of a labelled data set, for ``CountedBatches``: ``[(place, draw), …]`` -> (images, labels).
 
-    def __init__(self, dataset, indices):
-        self.dataset, self.indices = dataset, indices
+    Args:
+        dataset: has ``images(indices)`` and ``labels``; one of image files cuts the view's crop itself (``cut``).
+        indices: (n,) of the samples. view: to train on. size: its side in pixels.
+
+    Attributes:
+        view: what of the view remains to be made from the images.
+    """
+
+    def __init__(self, dataset, indices, view, size):
+        self.dataset, self.indices, self._size = dataset, indices, size
+        self._crop = view if hasattr(dataset, "cut") else None
+        self.view = already_cut(view) if self._crop else view
 
     def __len__(self):
         return len(self.indices)
 
     def __getitems__(self, keys):
         indices = self.indices[[place for place, _ in keys]].tolist()
-        return self.dataset.images(indices), self.dataset.labels[indices]
+        if self._crop:
+            images = self.dataset.cut(indices, [draw for _, draw in keys], self._crop, self._size)
+        else:
+            images = self.dataset.images(indices)
+        return images, self.dataset.labels[indices]
 
 
 class Cached(torch.utils.data.Dataset):

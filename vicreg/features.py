@@ -5,7 +5,7 @@ import math
 import torch
 from tqdm import tqdm
 
-from vicreg.augmentations import PLAIN, apply, draw, normalise
+from vicreg.augmentations import PLAIN, already_cut, apply, draw, normalise
 from vicreg.distributed import gather_rows, is_main, rank, world_size
 
 
@@ -32,9 +32,15 @@ def extract(backbone, dataset, size, mean, std, device, indices=None, batch_size
     parts = [torch.empty(0, backbone.num_features, device=device)]
     bar = tqdm(range(0, len(mine), batch_size), "features", leave=False, disable=None if is_main() else True)
     for start in bar:  # shown on a terminal only
-        images = dataset.images(mine[start : start + batch_size]).to(device)
-        numbers = draw(view, len(images), *images.shape[-2:], random)
-        parts.append(backbone(normalise(apply(images, numbers, size, view.blur_kernel), mean, std)).float())
+        part, left = mine[start : start + batch_size], view
+        if view.crop != "centre" and hasattr(dataset, "cut"):  # image files: from the whole image
+            seeds = torch.randint(2**63 - 1, (len(part),), generator=random)
+            images, left = dataset.cut(part, seeds.tolist(), view, size), already_cut(view)
+        else:
+            images = dataset.images(part)
+        images = images.to(device)
+        numbers = draw(left, len(images), *images.shape[-2:], random)
+        parts.append(backbone(normalise(apply(images, numbers, size, left.blur_kernel), mean, std)).float())
     backbone.train(was_training)
     return gather_rows(torch.cat(parts))
 

@@ -22,10 +22,18 @@ def crop_resize(images, boxes, size, flip_horizontal=None, flip_vertical=None):
     Returns:
         (n, C, size, size), clipped to [0, 1].
     """
+    if images.shape[-2:] == (size, size) and bool((boxes == boxes.new_tensor([0, 0, size, size])).all()):
+        return _flip(_flip(images, flip_horizontal, 3), flip_vertical, 2).clamp(0, 1)  # cut and resized before
     top, left, height, width = boxes.unbind(1)
     rows = _resampling_matrix(top, height, images.shape[2], size, flip_vertical, images)
     columns = _resampling_matrix(left, width, images.shape[3], size, flip_horizontal, images)
     return _along_both_axes(images, rows, columns).clamp_(0, 1)
+
+
+def _flip(images, which, axis):
+    if which is None:
+        return images
+    return torch.where(which.to(images.device)[:, None, None, None], images.flip(axis), images)
 
 
 def _resampling_matrix(start, length, pixels, size, flip, like):

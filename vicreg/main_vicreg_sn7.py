@@ -14,6 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from preprocessing import temporal  # noqa: E402
 from preprocessing.sn7 import SN7Patches  # noqa: E402
 from vicreg import command_line, pretrain  # noqa: E402
 
@@ -32,10 +33,7 @@ def get_parser():
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, where the folder has no patches.npy")
-    data.add_argument(
-        "--positives", choices=["same", "temporal"], default="same",
-        help="two views of one image, or of one place in two months",
-    )  # fmt: skip
+    temporal.add_arguments(data, neighbours=True)
     return parser
 
 
@@ -44,7 +42,7 @@ def main(args):
     lists = {split: args.csv_dir / f"{split}.csv" for split in ("train", "val")}
     if not lists["train"].is_file():
         raise FileNotFoundError(HOW_TO_PREPARE.format(path=lists["train"], folder=args.csv_dir))
-    dataset = SN7Patches(lists["train"], args.positives, args.data_dir)
+    dataset = SN7Patches(lists["train"], args.positives, args.data_dir, args.max_months_apart)
     probe_sets = None
     if args.probe_every and lists["val"].is_file():
         probe_sets = dataset, SN7Patches(lists["val"], data_dir=args.data_dir)

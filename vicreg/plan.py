@@ -4,44 +4,43 @@ from pathlib import Path
 
 import torch
 
-from vicreg import augmentations, distributed
+from vicreg import augmentations, distributed, memory
 from vicreg.loss import loss_floor
 from vicreg.model import parse_mlp
 from vicreg.run_log import say, write_json
 from vicreg.schedule import warmup_epochs
 
 # A run cannot go on with other weights than it began with; other numbers only bend its path.
-WEIGHTS = ("arch", "mlp", "in_chans")
+WEIGHTS = ("arch", "mlp", "in_chans", "optimizer")
 PATH = (
     ("batch_size", "epochs", "max_steps", "base_lr", "wd", "seed", "precision")
-    + ("augment", "augment_set", "image_size", "positives")
-    + ("sim_coeff", "std_coeff", "cov_coeff")
+    + ("augment", "augment_set", "image_size", "positives", "max_months_apart")
+    + ("sim_coeff", "std_coeff", "cov_coeff", "accumulate", "init_from")
 )
 
 
-def plan_run(args, dataset, device, source):
-    """Work out batch, steps and rate.
+def plan_run(args, dataset, device, source, earlier_batch=None):
+    """Work out batch, steps, rate and memory.
 
     Args:
         args: of ``vicreg.pretrain.get_parser``. dataset: has ``len``, ``patch_size``, ``mean``, ``std``.
         device: of this process. source: what is trained on what, for the checkpoint.
+        earlier_batch: effective batch of the run that is to go on, perhaps with other processes.
 
     Returns:
         dict: ``batch_size`` (effective), ``share`` (per process), ``steps_per_epoch, steps, warmup_steps, peak_lr,
-        image_size, bf16, checkpoint_every, loss_floor, source, device, processes``.
+        image_size, bf16, checkpoint_every, loss_floor, memory, memory_free, source, device, processes``.
 
     Raises:
         ValueError: numbers that cannot work, with the flag to change.
     """
-    for flag in ("batch_size", "epochs", "base_lr", "max_steps", "checkpoint_every", "image_size"):
+    for flag in ("batch_size", "epochs", "base_lr", "max_steps", "checkpoint_every", "image_size", "accumulate"):
         value = getattr(args, flag)
         if value is not None and value <= 0:
             raise ValueError(f"--{flag.replace('_', '-')} {value}: must be positive")
     processes = distributed.world_size()
-    share = args.batch_size // processes
+    share = _share(args, processes, earlier_batch)
     batch_size = share * processes
-    if batch_size < 2:
-        raise ValueError(f"--batch-size {args.batch_size} over {processes} processes leaves nothing to compare")
     if len(dataset) < batch_size:
         raise ValueError(f"{len(dataset)} samples do not fill a batch of {batch_size}; lower --batch-size")
     if dataset.mean is None:
@@ -49,8 +48,15 @@ def plan_run(args, dataset, device, source):
     augmentations.regime(args.augment, args.augment_set)
     per_epoch = len(dataset) // batch_size
     steps = min(args.epochs * per_epoch, args.max_steps or args.epochs * per_epoch)
-    floor = loss_floor(batch_size, parse_mlp(args.mlp)[-1], args.std_coeff, args.cov_coeff)
+    widths = parse_mlp(args.mlp)
+    floor = loss_floor(batch_size, widths[-1], args.std_coeff, args.cov_coeff)
     on_gpu = device.type == "cuda"
+    bf16 = args.precision == "bf16" or (args.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    size = args.image_size or max(1, round(dataset.patch_size * 7 / 8))
+    numbers = {"batch_size": batch_size, "dim": widths[-1], "processes": processes, "bf16": bf16}
+    numbers["pair"], numbers["weights"] = memory.bytes_of_one_pair(args.arch, args.in_chans, size, widths, bf16)
+    need, have = memory.estimate(share=share, accumulate=args.accumulate, **numbers), memory.available(device)
+    memory.check_fits(need, have, numbers, args.accumulate, share)
     return {
         "source": source,
         "samples": len(dataset),
@@ -62,11 +68,31 @@ def plan_run(args, dataset, device, source):
         "steps": steps,
         "warmup_steps": round(warmup_epochs(steps / per_epoch) * per_epoch),
         "peak_lr": args.base_lr * batch_size / 256,
-        "image_size": args.image_size or max(1, round(dataset.patch_size * 7 / 8)),
-        "bf16": args.precision == "bf16" or (args.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()),
+        "image_size": size,
+        "bf16": bf16,
         "checkpoint_every": args.checkpoint_every or per_epoch,
         "loss_floor": round(floor["loss"], 4),
+        "accumulate": args.accumulate,
+        "memory": round(need),
+        "memory_free": round(have),
     }
+
+
+def _share(args, processes, earlier_batch):
+    """Samples of each process: of the batch asked for, or of the one that the run began with."""
+    share = args.batch_size // processes
+    if earlier_batch and share * processes != earlier_batch:
+        if earlier_batch % processes:
+            raise ValueError(
+                f"{args.exp_dir} holds a run with a batch of {earlier_batch}, which {processes} processes cannot share "
+                "equally; start a number of processes that divides it"
+            )
+        share = earlier_batch // processes
+    if share * processes < 2:
+        raise ValueError(f"--batch-size {args.batch_size} over {processes} processes leaves nothing to compare")
+    if share < 2 * args.accumulate and args.accumulate > 1:
+        raise ValueError(f"--accumulate {args.accumulate} cuts {share} samples a process too small; 2 each are needed")
+    return share
 
 
 def announce(args, plan, model, begin):
@@ -75,14 +101,16 @@ def announce(args, plan, model, begin):
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.expander)]
     precision = "bf16 autocast" if plan["bf16"] else "fp32"
     rounded = "" if plan["batch_size"] == args.batch_size else f" (of {args.batch_size} asked for)"
+    micro = f" in {plan['accumulate']} micro-batches" if plan["accumulate"] > 1 else ""
     say(
         f"{plan['source']} -> {args.exp_dir}\n"
         f"  data    {plan['samples']} samples, views {args.augment} {plan['image_size']} px\n"
         f"  model   {args.arch} {millions[0]:.1f} M parameters, expander {args.mlp} {millions[1]:.1f} M\n"
-        f"  batch   {plan['batch_size']}{rounded} = {plan['share']} x {plan['processes']} process(es), "
+        f"  batch   {plan['batch_size']}{rounded} = {plan['share']} x {plan['processes']} process(es){micro}, "
         f"{plan['device']}, {precision}\n"
         f"  steps   {plan['steps']} ({plan['steps_per_epoch']} an epoch), warm-up {plan['warmup_steps']}, "
         f"peak rate {plan['peak_lr']:.4g}\n"
+        f"  memory  about {plan['memory'] / 1e9:.1f} GB a process, {plan['memory_free'] / 1e9:.1f} GB free\n"
         f"  floor   no loss below {plan['loss_floor']:.2f} with this batch and expander"
     )
     if begin >= plan["steps"]:
@@ -98,7 +126,7 @@ def check_same_run(earlier, now, exp_dir):
         ValueError: the weights would not fit.
     """
     for name in WEIGHTS:
-        if earlier[name] != now[name]:
+        if name in earlier and earlier[name] != now[name]:
             raise ValueError(
                 f"{exp_dir} holds a run with --{name.replace('_', '-')} {earlier[name]}, not {now[name]}; "
                 "choose another --exp-dir or the same value"

@@ -7,21 +7,21 @@ import time
 from pathlib import Path
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
-from vicreg import augmentations, checkpoint, distributed, features
-from vicreg.backbone import create_backbone
-from vicreg.interruption import Watch
-from vicreg.lars import LARS
+from vicreg import augmentations, distributed, features
+from vicreg.accumulate import backward
+from vicreg.collapse import find_collapse
+from vicreg.interruption import Watch, heed_note, leave_note
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.loss import vicreg_loss
-from vicreg.model import VICReg, parse_mlp
 from vicreg.pictures import save_view_pairs
-from vicreg.plan import announce, check_same_run, plain, plan_run
-from vicreg.run_log import RunLog, claim, say
+from vicreg.plan import announce, plan_run
+from vicreg.resume import build, read_earlier, save, spread
+from vicreg.run_log import RunLog, claim, clock, say
 from vicreg.schedule import learning_rate
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
+TIMED_STEPS = 20  # after which the run says when it expects to end
 
 
 def get_parser(description, augment="vicreg"):
@@ -37,6 +37,7 @@ def get_parser(description, augment="vicreg"):
     model = parser.add_argument_group("model")
     model.add_argument("--arch", default="resnet50", help="backbone, any timm name")
     model.add_argument("--in-chans", type=int, default=3, help="channels of the images")
+    model.add_argument("--init-from", help="weights to begin with: a file that --pretrained takes, or imagenet")
     model.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander; see the README on the floor")
     loss = parser.add_argument_group("loss")
     loss.add_argument("--sim-coeff", type=float, default=25.0, help="weight of the invariance term")
@@ -54,6 +55,15 @@ def get_parser(description, augment="vicreg"):
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=100, help="passes over the data")
     optim.add_argument("--batch-size", type=int, default=256, help="samples of all processes together")
+    optim.add_argument(
+        "--accumulate", type=int, default=1, metavar="K",
+        help="micro-batches of a process's share: the same gradient (BatchNorm's statistics are a micro-batch's), "
+        "less memory, twice the forward passes",
+    )  # fmt: skip
+    optim.add_argument(
+        "--optimizer", choices=["lars", "adamw"], default="lars",
+        help="lars as in the paper; adamw learns faster in short runs with small batches (--base-lr 0.002 --wd 0.01)",
+    )  # fmt: skip
     optim.add_argument("--base-lr", type=float, default=0.3, help="peak rate for 256 samples; scales with the batch")
     optim.add_argument("--wd", type=float, default=1e-6, help="weight decay")
     optim.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
@@ -69,65 +79,76 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         args: of ``get_parser``.
         dataset: ``len``, ``__getitems__([(index, draw), …])`` -> two uint8 tensors (n, C, H, W), ``mean``, ``std``,
             ``patch_size``.
-        probe_sets: labelled (train, val) data sets of the kNN probe, or None.
-        source: goes into the checkpoint.
+        probe_sets: labelled (train, val) data sets of the kNN probe, or None. source: goes into the checkpoint.
 
     Raises:
         ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
-    device = distributed.start(args.device, args.local_rank)
-    plan = plan_run(args, dataset, device, source)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    earlier = read_earlier(args, device)
+    plan = plan_run(args, dataset, device, source, earlier.get("batch_size"))
     lock = claim(args.exp_dir) if distributed.is_main() else None
-    model, optimizer, begin = _build(args, plan, device)
+    heed_note(args.exp_dir)
+    model, optimizer, begin = build(args, plan, device, earlier)
+    del earlier
     if distributed.is_main():
         announce(args, plan, model, begin)
-    parallel = model
-    if distributed.world_size() > 1:
-        parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    parallel = spread(model, device)
     autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=plan["bf16"])
+    coefficients = {name: getattr(args, name) for name in ("sim_coeff", "std_coeff", "cov_coeff")}
+    criterion = functools.partial(vicreg_loss, **coefficients)
     views = augmentations.regime(args.augment, args.augment_set)
+    if hasattr(dataset, "cut_views"):  # image files: each crop comes from the whole image, where that is decoded
+        dataset.cut_views(views, plan["image_size"])
+        views = tuple(augmentations.already_cut(view) for view in views)
     watch = Watch(device)
     share = (distributed.rank(), distributed.world_size())
     batches = CountedBatches(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
     if args.store == "device":
         dataset.to_device(device)
     loader = iter(loader_for(dataset, batches, 0 if args.store == "device" else args.workers, device))
-    keep = functools.partial(_save, args, plan, model, optimizer, dataset)
-    log = RunLog(args.exp_dir, begin, plan["steps"])
+    keep = functools.partial(save, args, plan, model, optimizer, dataset)
+    log, alarmed = RunLog(args.exp_dir, begin, plan["steps"]), False
 
     for step in range(begin, plan["steps"]):
         interrupted = watch.check()  # what the step before showed
         if interrupted:
             keep(step)
             say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-            sys.exit(128 + interrupted)
+            sys.exit(leave_note(args.exp_dir, interrupted, step))
         tick = time.perf_counter()
         first, second = next(loader)
         waited = time.perf_counter() - tick
-        view1, view2 = make_views(first, second, views, plan, args.seed, step, device)
+        make = functools.partial(make_views, first, second, views, plan, args.seed, step, device)
         if step == 0 and distributed.is_main():
-            save_view_pairs(args.exp_dir / "views.png", view1, view2)
-        view1, view2 = (augmentations.normalise(view, dataset.mean, dataset.std) for view in (view1, view2))
+            save_view_pairs(args.exp_dir / "views.png", *make())
 
         rate = learning_rate(step, plan["steps"], plan["warmup_steps"], plan["peak_lr"])
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with autocast():
-            z1, z2, representation = parallel(view1, view2)
-        losses = vicreg_loss(z1, z2, args.sim_coeff, args.std_coeff, args.cov_coeff)
-        watch.put(step, losses["loss"])
         optimizer.zero_grad()
-        losses["loss"].backward()
+        losses, z1, representation = backward(
+            parallel,
+            functools.partial(_normalised, make, dataset), criterion, args.accumulate, autocast,
+            functools.partial(_count_randomness, args.seed, step),
+        )  # fmt: skip
+        watch.put(step, losses["loss"])
         optimizer.step()
 
         done, epoch = step + 1, step // plan["steps_per_epoch"]
         epoch_ends, last = done % plan["steps_per_epoch"] == 0, done == plan["steps"]
-        log.add({**losses, "embedding_std": z1.detach().float().std(0).mean()}, waited)
+        log.add({**losses, "embedding_std": z1.float().std(0).mean()}, waited)
+        if done == begin + TIMED_STEPS < plan["steps"]:
+            say(f"{clock(log.seconds_a_step * (plan['steps'] - done))} to go at this pace")
         if distributed.is_main() and (epoch_ends or last or log.seconds >= args.log_freq_time):
             line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(plan["batch_size"])}
             line["effective_rank"] = features.effective_rank(representation)
             log.write({**line, "loss_floor": plan["loss_floor"]})
+            warning = find_collapse(line["embedding_std"], line["effective_rank"], *representation.shape)
+            if warning and not alarmed and done > plan["warmup_steps"]:
+                say(warning)
+                alarmed = True
         if last or done % plan["checkpoint_every"] == 0:
             watch.check()  # never keep weights of a loss that is not finite
             keep(done)
@@ -143,24 +164,30 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
     distributed.stop()
 
 
-def make_views(first, second, views, plan, seed, step, device):
+def make_views(first, second, views, plan, seed, step, device, part=0, parts=1):
     """The two views of one step, counted from (seed, step): this process's share of the whole batch's.
 
     Args:
         first, second: uint8 (n, C, H, W). views: the regime's two ``View``s. plan: of ``plan_run``.
+        part, parts: which of how many micro-batches.
 
     Returns:
         two float tensors (n, C, S, S) in [0, 1] on the device.
     """
-    mine = slice(distributed.rank() * plan["share"], (distributed.rank() + 1) * plan["share"])
+    begin, end = (plan["share"] * number // parts for number in (part, part + 1))
+    mine = slice(distributed.rank() * plan["share"] + begin, distributed.rank() * plan["share"] + end)
     made = []
     for number, (images, view) in enumerate(zip((first, second), views, strict=True)):
         random = augmentations.counted_generator(seed, step, number)
         numbers = augmentations.draw(view, plan["batch_size"], *images.shape[-2:], random)
         numbers = {key: value[mine] for key, value in numbers.items()}
-        images = images.to(device, non_blocking=True)
+        images = images[begin:end].to(device, non_blocking=True)
         made.append(augmentations.apply(images, numbers, plan["image_size"], view.blur_kernel))
     return made
+
+
+def _normalised(make, dataset, part, parts):
+    return [augmentations.normalise(view, dataset.mean, dataset.std) for view in make(part, parts)]
 
 
 def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
@@ -177,43 +204,6 @@ def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
     return {f"knn{k}_top1": round(features.accuracy(ranked, val_labels, (1,))["top1"], 4)}
 
 
-def _build(args, plan, device):
-    """Model and optimizer, fresh or as the run's checkpoint has them, and the step to begin with."""
-    torch.manual_seed(args.seed)
-    model = VICReg(create_backbone(args.arch, args.in_chans), parse_mlp(args.mlp))
-    model = model.to(device, memory_format=torch.channels_last)  # faster for convolutions, on CPUs too
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        if distributed.world_size() > 1:
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if args.compile:
-        model.compile()
-    optimizer = LARS(model.parameters(), weight_decay=args.wd)
-    path = args.exp_dir / checkpoint.MODEL_FILE
-    if not path.exists():
-        return model, optimizer, 0
-    state = checkpoint.load(path, device)
-    if not {"model", "optimizer", "step", "args"} <= state.keys():
-        raise ValueError(f"{path} is no checkpoint of a pretraining run; choose another --exp-dir")
-    check_same_run(state["args"], vars(args), args.exp_dir)
-    model.load_state_dict({key.removeprefix("module."): value for key, value in state["model"].items()})
-    optimizer.load_state_dict(state["optimizer"])
-    return model, optimizer, state["step"]
-
-
-def _save(args, plan, model, optimizer, dataset, step):
-    """Write the checkpoint, and the backbone file when the run is done."""
-    if not distributed.is_main():
-        return
-    described = {"arch": args.arch, "in_chans": args.in_chans, "mean": dataset.mean, "std": dataset.std}
-    described["source"] = f"{plan['source']}, {args.augment} views, step {step} of {plan['steps']}"
-    state = {
-        "model": {f"module.{key}": value for key, value in model.state_dict().items()},
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "args": plain(vars(args)),
-        "backbone": described,
-    }
-    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE)
-    if step == plan["steps"]:
-        checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described)
+def _count_randomness(seed, step, part):
+    """Settle what a network draws (dropout, stochastic depth) in one forward pass."""
+    torch.manual_seed(augmentations.counted_generator(seed, step, distributed.rank(), part).initial_seed())

@@ -59,7 +59,7 @@ def get_parser(description):
     return parser
 
 
-def probe(args, train, val):
+def probe(args, train, val, chosen=None):
     """Train and judge a classifier on a backbone.
 
     The reference protocol: heads drawn from N(0, 0.01) with zero bias, SGD with momentum 0.9, a cosine over the epochs,
@@ -67,7 +67,7 @@ def probe(args, train, val):
 
     Args:
         args: of ``get_parser``. train, val: data sets with ``images(indices)``, ``labels``, ``classes``, ``mean``,
-            ``std``, ``patch_size``.
+            ``std``, ``patch_size``. chosen: indices of the training samples, in place of --train-percent.
 
     Returns:
         dict, also written to ``<exp-dir>/<freeze|finetune>_<percent>/result.json``: ``top1`` and ``top5`` after the
@@ -78,17 +78,18 @@ def probe(args, train, val):
     """
     started, frozen = time.perf_counter(), args.weights != "finetune"
     _check(args, frozen)
-    device = distributed.start(args.device, args.local_rank)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
     say(info["report"])
     size = args.image_size or max(1, round(train.patch_size * 7 / 8))
     look = {"size": size, "mean": info["mean"] or train.mean, "std": info["std"] or train.std, "device": device}
-    fit, held_out = _choose_samples(args, train)
+    fit, held_out = _choose_samples(args, train, chosen)
     folder = args.exp_dir / f"{'freeze' if frozen else 'finetune'}_{args.train_percent}"
     if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
+    share = f"{args.train_percent} %" if chosen is None else "a list"
     say(
-        f"{len(fit)} training samples ({args.train_percent} %), {len(held_out)} held out to choose the rate, "
+        f"{len(fit)} training samples ({share}), {len(held_out)} held out to choose the rate, "
         f"{len(val)} validation samples, {len(train.classes)} classes, {size} px"
     )
     shared = overlap(train, val)
@@ -96,7 +97,8 @@ def probe(args, train, val):
     torch.manual_seed(args.seed)
     heads = Heads(len(args.lr_head), backbone.num_features, len(train.classes)).to(device)
     backbone = backbone.to(device)
-    model, source, neighbours = Classifier(backbone, heads, frozen), Labelled(train, fit), {}
+    model, neighbours = Classifier(backbone, heads, frozen), {}
+    source = Labelled(train, fit, augmentations.PROBE_VIEW, size)
     judge = [(val, None)] + ([(train, held_out)] if len(held_out) else [])
     if frozen:
         judged = [(features.extract(backbone, d, **look, indices=i), _labels(d, i, device)) for d, i in judge]
@@ -142,9 +144,10 @@ def _check(args, frozen):
         raise ValueError("--pretrained stats has no weights to finetune; use --weights freeze")
 
 
-def _choose_samples(args, train):
+def _choose_samples(args, train, chosen):
     """Indices to train on, and those held out to choose among several rates: whole places, if the set knows them."""
-    chosen = stratified_subset(train.labels, args.train_percent / 100, args.seed)
+    if chosen is None:
+        chosen = stratified_subset(train.labels, args.train_percent / 100, args.seed)
     if len(args.lr_head) == 1:
         return chosen, np.empty(0, np.int64)
     places = getattr(train, "places", np.arange(len(train)))
@@ -207,7 +210,7 @@ def _train(args, model, heads, source, look, scores, folder):
             waited = time.perf_counter() - tick
             inputs, labels = inputs.to(device), labels.to(device)
             if model is not heads:
-                inputs = _training_view(inputs, args.seed, step, look)
+                inputs = _training_view(inputs, source.view, args.seed, step, look)
             logits = parallel(inputs)
             loss = cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
             optimizer.zero_grad()
@@ -230,8 +233,8 @@ def _train(args, model, heads, source, look, scores, folder):
     return {**found[0][head], **best, "lr_head": args.lr_head[head], "rates": every}
 
 
-def _training_view(images, seed, step, look):
-    """Random resized crops and flips of one batch, counted from (seed, step, rank)."""
+def _training_view(images, view, seed, step, look):
+    """Random resized crops (where they are not yet cut) and flips of one batch, counted from (seed, step, rank)."""
     random = augmentations.counted_generator(seed, step, distributed.rank())
-    numbers = augmentations.draw(augmentations.PROBE_VIEW, len(images), *images.shape[-2:], random)
+    numbers = augmentations.draw(view, len(images), *images.shape[-2:], random)
     return augmentations.normalise(augmentations.apply(images, numbers, look["size"]), look["mean"], look["std"])

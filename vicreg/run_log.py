@@ -32,8 +32,9 @@ def claim(folder):
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".lock").open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        # not flock: loading processes inherit that one, and hold it for seconds after this one was killed
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         file.close()
         raise ValueError(f"another run is writing to {folder} now; wait for it or choose another --exp-dir") from error
     except OSError:
@@ -46,6 +47,13 @@ def say(*words):
     if is_main():
         with tqdm.external_write_mode(file=sys.stdout):
             print(*words, flush=True)
+
+
+def clock(seconds):
+    """A duration in words, such as ``2 h 05 min``, and the time of day (and the date) when it will have passed."""
+    minutes = round(seconds / 60)
+    duration = f"{seconds:.0f} s" if seconds < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{duration} (until {time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))})"
 
 
 class RunLog:
@@ -88,6 +96,11 @@ class RunLog:
     def seconds(self):
         """Seconds since the last line."""
         return time.perf_counter() - self._mark
+
+    @property
+    def seconds_a_step(self):
+        """Mean duration of a step since the last line."""
+        return self.seconds / max(1, self._counts)
 
     def averages(self, per_step):
         """Means since the last line, and begin the next interval.

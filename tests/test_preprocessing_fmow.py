@@ -1,0 +1,204 @@
+"""fMoW's formats: names, months and positions, the prepared lists, what is wrong with a tree, and the data set."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from preprocessing import make_fmow_csv
+from preprocessing.fmow import COLUMNS, fmow_images, parse_image_name, read_image_list, read_timestamp
+from preprocessing.fmow_scan import channel_statistics
+from preprocessing.image_files import ImageFiles
+
+
+def write_image(tree, split, kind, place, k, colour=(60, 120, 180), month="2016-02", position=None):
+    """Write one image; its JSON too, unless month is None."""
+    folder = tree / split / kind / f"{kind}_{place}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{kind}_{place}_{k}_rgb.jpg"
+    Image.new("RGB", (20, 16), colour).save(path, quality=98)
+    if month:
+        content = {"timestamp": f"{month}-13T09:30:00Z", "gsd": 0.5}
+        if position:
+            x, y = position
+            content["raw_location"] = f"POLYGON (({x - 1e-3} {y}, {x} {y + 1e-3}, {x + 1e-3} {y - 1e-3}))"
+        path.with_suffix(".json").write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes, four places of three months in training; three places in validation, one of them seen before."""
+    tree = tmp_path / "FMOW"
+    for kind, place, at in [("airport", 0, 10), ("airport", 1, 11), ("crop_field", 0, 12), ("crop_field", 7, 13)]:
+        for k in range(3):
+            write_image(tree, "train", kind, place, k, (20 * place, 100, 7 * k), f"2016-{4 * k + 1:02d}", (at, -at))
+    for kind, place, at in [("airport", 0, 10.005), ("airport", 1, 40), ("crop_field", 3, 41)]:
+        write_image(tree, "val", kind, place, 0, position=(at, -at))
+    return tree
+
+
+def prepare(tree, out, *more):
+    make_fmow_csv.main(make_fmow_csv.get_parser().parse_args(["--data-dir", str(tree), "--out-dir", str(out), *more]))
+    return out
+
+
+def test_an_images_name_says_class_place_and_number():
+    assert parse_image_name("airport_12_3_rgb.jpg") == ("airport", "airport_12", 3)
+    name = parse_image_name("single-unit_residential_0_10_rgb.JPG")
+    assert name == ("single-unit_residential", "single-unit_residential_0", 10)
+    for wrong in ("airport_12_3_msrgb.jpg", "airport_12_rgb.jpg", "12_3_rgb.jpg", "airport_12_3_rgb.png"):
+        with pytest.raises(ValueError, match="not an fMoW image name"):
+            parse_image_name(wrong)
+
+
+def test_the_json_beside_an_image_says_month_and_position(tmp_path):
+    path = tmp_path / "a_rgb.json"
+    assert read_timestamp(path) == (0, 0, None)
+    path.write_text('{"timestamp": "2015-07-25T14:23:52Z", "raw_location": "POLYGON ((2.0 48.5, 2.5 48.5, 2.5 49))"}')
+    assert read_timestamp(path) == (2015, 7, [2.25, 48.75])
+    path.write_text('{"timestamp": "2015-07-25"}')
+    assert read_timestamp(path) == (2015, 7, None)
+    for wrong in ("", "[]", "{}", '{"timestamp": 5}', '{"timestamp": "25.7.2015"}', '{"timestamp": "2015-13-01"}'):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match="a_rgb.json: no JSON with a timestamp"):
+            read_timestamp(path)
+
+
+def test_a_tree_becomes_lists_with_places_and_months(tree, tmp_path, capsys):
+    write_image(tree, "train", "airport", 0, 9).rename(tree / "train/airport/airport_0/airport_0_9_msrgb.jpg")
+    (tree / "train/airport/airport_0/.airport_0_8_rgb.jpg").write_text("hidden")
+    out = prepare(tree, tmp_path / "csv")
+    assert sorted(path.name for path in out.iterdir()) == ["meta.json", "train.csv", "val.csv"]
+    table, meta = read_image_list(out / "train.csv")
+    assert list(table) == COLUMNS and len(table) == 12 and meta["classes"] == ["airport", "crop_field"]
+    assert table.iloc[7].tolist() == [
+        "train/crop_field/crop_field_0/crop_field_0_1_rgb.jpg", "crop_field", "crop_field_0", 1, 2016, 5, 1, "train",
+    ]  # fmt: skip
+    assert table.year.tolist() == [2016] * 12 and table.month.tolist() == [1, 5, 9] * 4
+    assert len(read_image_list(out / "val.csv")[0]) == 3
+    said = capsys.readouterr().out
+    assert "train: 12 images of 4 locations (0 with one image only) in 2 classes; 12 with a timestamp, 2016-01" in said
+    assert "has too: 2 of 3; by the positions in the JSON 1 are the same place, 1 another one, 0 unknown" in said
+    assert "main_vicreg_fmow.py" in said and "problems left out: none" in said
+
+
+def test_channel_statistics_are_those_of_the_pixels(tmp_path):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    for n, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{n}.png")
+    dataset = ImageFiles([tmp_path / f"{n}.png" for n in range(5)], [0] * 5, ["a"], side=16)
+    mean, std = channel_statistics(dataset, chunk=2)
+    np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)) / 255)
+    np.testing.assert_allclose(std, pixels.std((0, 1, 2)) / 255)
+    black = tmp_path / "black.png"
+    Image.new("RGB", (8, 8)).save(black)
+    assert channel_statistics(ImageFiles([black], [0], ["a"], side=8)) == ([0.0] * 3, [1 / 255] * 3)
+
+
+def test_the_statistics_sample_is_seeded_and_of_training_images(tree, tmp_path):
+    def of(seed):
+        return read_image_list(
+            prepare(tree, tmp_path / seed, "--stats-images", "4", "--seed", seed) / "train.csv"
+        )[1]  # fmt: skip
+
+    first = of("0")
+    assert first["stats_images"] == 4 and abs(first["mean"][1] * 255 - 100) < 2  # validation's green is 120
+    assert of("0")["mean"] == first["mean"] and of("1")["mean"] != first["mean"]
+
+
+BAD = {
+    "unreadable name": lambda tree: (tree / "train/airport/airport_0/scene_rgb.jpg").write_text("x"),
+    "empty folder": lambda tree: (tree / "train/airport/airport_5").mkdir(),
+    "other place": lambda tree: (tree / "train/airport/airport_0/airport_0_0_rgb.jpg").rename(
+        tree / "train/airport/airport_1/airport_0_0_rgb.jpg"
+    ),
+    "broken image": lambda tree: (tree / "train/airport/airport_0/airport_0_1_rgb.jpg").write_bytes(b"\xff\xd8\xff"),
+    "JSON without time": lambda tree: (tree / "train/airport/airport_0/airport_0_1_rgb.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_wrong_is_named_and_stops_or_is_left_out(tree, tmp_path, kind, capsys):
+    BAD[kind](tree)
+    out = tmp_path / "csv"
+    with pytest.raises(ValueError, match="--on-error skip"):
+        prepare(tree, out)
+    assert f"1 problem: 1 x {kind}" in capsys.readouterr().err and not out.exists()
+    prepare(tree, out, "--on-error", "skip")
+    assert f"problems left out: 1 x {kind}" in capsys.readouterr().out
+    table = read_image_list(out / "train.csv")[0]
+    assert len(table) == (11 if kind in ("other place", "broken image") else 12)
+    assert (table.year == 0).sum() == (kind == "JSON without time")
+
+
+def test_a_class_without_places_is_named(tree, tmp_path, capsys):
+    (tree / "train" / "zoo").mkdir()
+    prepare(tree, tmp_path / "csv", "--on-error", "skip")
+    assert f"{tree}/train/zoo: no folders of places in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--splits", "train", "test"], "no folder .*/test; there are train, val; name others with --splits"),
+        (["--splits", "train", "train"], "every one of --splits another"),
+        (["--workers", "0"], "--workers 0"),
+        (["--stats-images", "0"], "--stats-images 0"),
+    ],
+)
+def test_a_users_mistake_is_named(tree, tmp_path, arguments, words):
+    with pytest.raises((ValueError, OSError), match=words):
+        prepare(tree, tmp_path / "csv", *arguments)
+
+
+def test_a_split_without_a_usable_image_is_refused(tree, tmp_path):
+    for path in tree.glob("val/*/*/*.jpg"):
+        path.unlink()
+    with pytest.raises(ValueError, match="no usable image in .*/val"):
+        prepare(tree, tmp_path / "csv", "--on-error", "skip")
+
+
+def test_temporal_pairs_are_of_one_place_and_can_be_kept_near_in_time(tree, tmp_path):
+    out = prepare(tree, tmp_path / "csv")
+    dataset = fmow_images(out / "train.csv", "temporal", side=16)
+    found = {dataset.partner(3, draw) for draw in range(20)}
+    assert found == {4, 5} and dataset.places.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    near = fmow_images(out / "train.csv", "temporal", max_months_apart=4, side=16)
+    assert {near.partner(3, draw) for draw in range(20)} == {4}
+    assert dataset.images([0]).shape == (1, 3, 16, 16) and dataset.labels.tolist() == [0] * 6 + [1] * 6
+
+
+def test_months_are_needed_only_where_they_are_asked_for(tree, tmp_path):
+    for path in tree.glob("train/airport/airport_0/*.json"):
+        path.unlink()
+    out = prepare(tree, tmp_path / "csv")
+    assert fmow_images(out / "train.csv", "temporal").partner(0, 0) in (1, 2)
+    with pytest.raises(ValueError, match="3 of 12 in .*train.csv have no timestamp .*airport_0_0_rgb.jpg"):
+        fmow_images(out / "train.csv", "temporal", max_months_apart=3)
+
+
+def test_a_list_knows_its_tree_and_can_be_told_another(tree, tmp_path):
+    out = prepare(tree, tmp_path / "csv")
+    tree.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match="--data-dir is the fMoW tree"):
+        fmow_images(out / "val.csv")
+    assert len(fmow_images(out / "val.csv", data_dir=tmp_path / "moved").images([0, 1])) == 2
+
+
+def test_lists_that_are_not_whole_are_refused(tree, tmp_path):
+    with pytest.raises(FileNotFoundError, match="make_fmow_csv.py --data-dir FMOW"):
+        read_image_list(tmp_path / "train.csv")
+    out = prepare(tree, tmp_path / "csv")
+    prepare(tree, out, "--splits", "train")
+    with pytest.raises(ValueError, match="older than its meta.json, which has no split val"):
+        read_image_list(out / "val.csv")
+    pd.DataFrame({"path": ["a"]}).to_csv(out / "train.csv")
+    with pytest.raises(ValueError, match="columns missing: class"):
+        read_image_list(out / "train.csv")
+    (out / "meta.json").unlink()
+    with pytest.raises(FileNotFoundError, match="meta.json"):
+        read_image_list(out / "train.csv")

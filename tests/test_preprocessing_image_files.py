@@ -1,0 +1,312 @@
+"""Image files as a data set: what is cut, from which pixels, and that nothing but the key decides it."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image, ImageOps
+
+from preprocessing import image_files
+from preprocessing.image_crops import WHOLE, Crop, draw_box, read_crops
+from preprocessing.image_files import ImageFiles, side_for
+from vicreg import augmentations
+from vicreg.classifier import Labelled
+from vicreg.features import extract
+from vicreg.image_ops import crop_resize
+from vicreg.loader import CountedBatches, loader_for
+
+RANDOM = Crop("resized", (0.08, 1.0), (3 / 4, 4 / 3))
+
+
+def noise(height, width, seed=0, cell=8):
+    """A smooth coloured image: noise of 1/8 of the size, enlarged."""
+    small = np.random.default_rng(seed).integers(0, 256, (height // cell, width // cell, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Twelve images of all shapes in three classes and four places."""
+    paths = [tmp_path / f"{n}.png" for n in range(12)]
+    for n, path in enumerate(paths):
+        noise(32 + 8 * (n % 3), 40 + 8 * (n % 4), n).save(path)
+    return paths
+
+
+def dataset_of(files, **options):
+    options = {"side": 24, "places": np.arange(len(files)) // 3, **options}
+    return ImageFiles(files, np.arange(len(files)) // 4, ["a", "b", "c"], **options)
+
+
+def test_a_view_of_224_pixels_is_the_centre_of_256_and_others_likewise():
+    assert side_for() == side_for(224) == 256
+    assert all(round(side_for(size) * 7 / 8) == size for size in range(1, 600))
+
+
+def test_boxes_lie_inside_and_keep_area_and_shape():
+    areas, lefts = [], []
+    for seed in range(500):
+        left, top, right, bottom = draw_box(RANDOM, 300, 400, np.random.default_rng(seed))
+        assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
+        areas.append((right - left) * (bottom - top) / 120_000)
+        lefts.append(left / max(1, 400 - right + left))
+        assert 0.74 < (right - left) / (bottom - top) < 1.35
+    assert 0.078 < min(areas) < 0.1 and max(areas) > 0.85
+    assert 0.4 < np.mean(lefts) < 0.6
+
+
+def test_boxes_are_distributed_as_torchvisions():
+    torch.manual_seed(0)
+    image = torch.empty(3, 90, 140)
+    theirs = [torchvision.transforms.RandomResizedCrop.get_params(image, (0.2, 1), (3 / 4, 4 / 3)) for _ in range(2000)]
+    random = np.random.default_rng(0)
+    ours = [draw_box(Crop("resized", (0.2, 1.0), (3 / 4, 4 / 3)), 90, 140, random) for _ in range(2000)]
+    ours = np.array([(top, left, bottom - top, right - left) for left, top, right, bottom in ours])
+    for n in range(4):
+        quartiles = [np.quantile(boxes[:, n], [0.25, 0.5, 0.75]) for boxes in (ours, np.array(theirs))]
+        assert abs(quartiles[0] - quartiles[1]).max() < 5
+
+
+def test_an_image_too_narrow_for_any_box_gives_its_largest_middle_of_a_permitted_shape():
+    never = Crop("resized", (1.0, 1.0), (3 / 4, 4 / 3))
+    assert draw_box(never, 100, 10, np.random.default_rng(0)) == (0, 43, 10, 56)
+    assert draw_box(never, 10, 100, np.random.default_rng(0)) == (43, 0, 56, 10)
+
+
+def test_fixed_and_centre_crops_are_a_share_of_the_short_side():
+    boxes = {draw_box(Crop("fixed", fraction=0.5), 40, 60, np.random.default_rng(seed)) for seed in range(50)}
+    assert len(boxes) > 40 and {(r - x, b - y) for x, y, r, b in boxes} == {(20, 20)}
+    assert draw_box(Crop("centre", fraction=0.5), 40, 60, None) == (20, 10, 40, 30)
+    assert draw_box(WHOLE, 40, 60, None) == (10, 0, 50, 40)
+
+
+def test_a_crop_is_pils_crop_resized_by_pils_bicubic(tmp_path):
+    image = noise(96, 120)
+    image.save(tmp_path / "a.png")
+    for seed in range(5):
+        box = draw_box(RANDOM, 96, 120, np.random.default_rng(seed))
+        expected = np.asarray(image.crop(box).resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        assert np.array_equal(read_crops(tmp_path / "a.png", [(RANDOM, seed)], 32)[0], expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 144), (200, 80)])
+def test_a_whole_image_is_its_short_side_resized_and_cropped_square(tmp_path, height, width):
+    noise(height, width).save(tmp_path / "a.png")
+    found = ImageFiles([tmp_path / "a.png"], [0], ["a"], side=64).images([0])
+    transforms = torchvision.transforms
+    steps = transforms.Resize(64, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(64)
+    expected = transforms.Compose([*steps, transforms.PILToTensor()])(Image.open(tmp_path / "a.png"))
+    assert found.dtype == torch.uint8 and found.shape == (1, 3, 64, 64)
+    assert (found[0].float() - expected.float()).abs()[:, 2:-2, 2:-2].max() <= 2  # edges: pixels beyond the crop
+
+
+def test_a_jpeg_much_larger_than_its_crops_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch):
+    from PIL import JpegImagePlugin
+
+    noise(960, 1280, cell=80).save(tmp_path / "a.jpg", quality=98)
+    sizes, draft = [], JpegImagePlugin.JpegImageFile.draft
+
+    def watched(self, mode, size):
+        found = draft(self, mode, size)
+        sizes.append(self.size)
+        return found
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", watched)
+    crops = [(WHOLE, 0), (Crop("resized", (0.5, 1.0), (3 / 4, 4 / 3)), 1)]
+    reduced = read_crops(tmp_path / "a.jpg", crops, 64)
+    assert sizes == [(320, 240)]  # a fourth: at least twice 64 pixels remain of each crop
+    assert read_crops(tmp_path / "a.jpg", [(WHOLE, 0)], 400)[0].shape == (3, 400, 400) and len(sizes) == 1
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
+    for one, other in zip(reduced, read_crops(tmp_path / "a.png", crops, 64), strict=True):
+        assert abs(one.astype(int) - other).mean() < 1
+
+
+def grey16(value):
+    return Image.fromarray(np.full((8, 8), value, np.uint16))
+
+
+MODES = {  # made how, saved as what -> the colour to find
+    "L": (Image.new("L", (8, 8), 90), "png", (90, 90, 90)),
+    "1": (Image.new("1", (8, 8), 1), "png", (255, 255, 255)),
+    "LA": (Image.new("LA", (8, 8), (90, 7)), "png", (90, 90, 90)),
+    "P": (Image.new("RGB", (8, 8), (200, 100, 0)).quantize(4), "png", (200, 100, 0)),
+    "P with alpha": (Image.new("RGBA", (8, 8), (200, 100, 0, 255)).quantize(4), "png", (200, 100, 0)),
+    "RGBA": (Image.new("RGBA", (8, 8), (200, 100, 0, 9)), "png", (200, 100, 0)),
+    "CMYK": (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "jpeg", (255, 0, 0)),
+    "16 bits": (grey16(90 * 256 + 3), "png", (90, 90, 90)),
+    "PNG named JPEG": (Image.new("RGB", (8, 8), (1, 2, 3)), "png", (1, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_kind_of_image_becomes_8_bit_rgb(tmp_path, mode):
+    image, kind, colour = MODES[mode]
+    path = tmp_path / ("a.JPEG" if "named" in mode else f"a.{kind}")
+    image.save(path, kind)
+    (found,) = read_crops(path, [(RANDOM, 0)], 4)
+    assert found.dtype == np.uint8 and abs(found.reshape(3, -1).T.astype(int) - colour).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotations_are_undone_before_the_crop_is_drawn(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise(64, 96).save(tmp_path / "a.png", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    assert upright.size == ((96, 64) if orientation < 5 else (64, 96))
+    upright.save(tmp_path / "upright.png", exif=Image.Exif())
+    for crop in (WHOLE, RANDOM):
+        found = [read_crops(tmp_path / name, [(crop, 5)], 32)[0] for name in ("a.png", "upright.png")]
+        assert np.array_equal(*found)
+
+
+def test_a_broken_exif_block_costs_the_rotation_not_the_image(tmp_path):
+    noise(16, 16).save(tmp_path / "a.jpg", exif=b"Exif\0\0nonsense")
+    assert read_crops(tmp_path / "a.jpg", [(WHOLE, 0)], 8)[0].shape == (3, 8, 8)
+
+
+def test_a_pair_is_two_crops_of_one_image_decoded_once(files, monkeypatch):
+    dataset = dataset_of(files)
+    dataset.cut_views((RANDOM, RANDOM), 16)
+    opened = []
+    monkeypatch.setattr(image_files, "read_crops", lambda path, *more: opened.append(path) or read_crops(path, *more))
+    first, second = dataset.__getitems__([(3, 11), (8, 12)])
+    assert sorted(opened) == sorted([files[3], files[8]])
+    assert first.shape == second.shape == (2, 3, 16, 16) and first.dtype == torch.uint8
+    assert not torch.equal(first, second)
+    (expected,) = read_crops(files[8], [(RANDOM, [12, 1])], 16)
+    assert np.array_equal(second[1].numpy(), expected)
+
+
+def test_a_pair_depends_on_its_key_alone(files):
+    dataset = dataset_of(files, positives="temporal")
+    dataset.cut_views((RANDOM, RANDOM), 16)
+    together = dataset.__getitems__([(3, 11), (8, 2**62 + 5), (8, 4)])
+    alone = dataset[(8, 2**62 + 5)]
+    assert all(torch.equal(many[1], one) for many, one in zip(together, alone, strict=True))
+    assert not torch.equal(together[0][1], together[0][2])  # another draw, another crop
+
+
+def test_temporal_pairs_show_one_place_at_two_times(files):
+    dataset = dataset_of(files, positives="temporal", months=[0, 1, 20] * 4, max_months_apart=2)
+    first, second = dataset.__getitems__([(index, 3) for index in range(12)])
+    assert torch.equal(first, dataset.images(list(range(12))))  # whole images, before any crop is asked for
+    assert torch.equal(second, dataset.images([index + (1, -1, -1)[index % 3] for index in range(12)]))
+
+
+@pytest.mark.parametrize(("workers", "context"), [(1, "fork"), (2, "fork"), (2, "spawn")])
+def test_loader_processes_change_nothing(files, workers, context):
+    dataset = dataset_of(files, positives="temporal")
+    dataset.cut_views((RANDOM, RANDOM), 16)
+    batches = CountedBatches(len(dataset), 4, seed=1, steps=6)
+    here = list(loader_for(dataset, batches, 0, torch.device("cpu")))
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, multiprocessing_context=context, collate_fn=list
+    )
+    for one, other in zip(here, loader, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_file_that_does_not_decode_is_replaced_by_the_next_of_its_class_and_named_once(files, capsys):
+    dataset = dataset_of(files, places=None)
+    files[1].write_bytes(files[1].read_bytes()[:60])
+    files[2].write_bytes(b"")
+    found = dataset.images([1, 2, 0])
+    assert torch.equal(found, dataset.images([3, 3, 0]))
+    dataset.images([1])
+    said = capsys.readouterr().err
+    assert said.count(str(files[1])) == said.count(str(files[2])) == 1
+    files[7].unlink()
+    assert torch.equal(dataset.images([7]), dataset.images([4]))  # round again to the first of the class
+
+
+def test_a_stand_in_shows_the_place_where_it_can(files):
+    files[4].write_bytes(b"")
+    dataset = dataset_of(files)  # places of three, classes of four
+    assert torch.equal(dataset.images([4]), dataset.images([5]))
+
+
+def test_a_disk_that_is_gone_ends_the_run(files):
+    dataset = dataset_of(files)
+    for path in files[:4]:
+        path.unlink()
+    with pytest.raises(OSError, match="0.png cannot be read, nor can any of its stand-ins"):
+        dataset.images([0])
+
+
+def test_places_without_a_list_are_the_images_themselves(files):
+    assert dataset_of(files, places=None).places.tolist() == list(range(12))
+    assert dataset_of(files, places=["x", "y"] * 6).places.tolist() == [0, 1] * 6
+    assert [dataset_of(files).path(n) for n in (0, 11)] == [files[0], files[11]]
+
+
+def test_what_image_files_cannot_do_is_said(files):
+    for arguments, words in [
+        (([], [], []), "0 image files"),
+        ((files, [0], ["a"]), "12 image files and 1 labels"),
+        ((files, [0] * 12, ["a"], [0] * 3, [1] * 3, "temporal"), "one place"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            ImageFiles(*arguments)
+    with pytest.raises(ValueError, match="--store device"):
+        dataset_of(files).to_device("cpu")
+
+
+def left_is_red(path):
+    """Three squares side by side; the left one is red, the others are black."""
+    pixels = np.zeros((16, 48, 3), np.uint8)
+    pixels[:, :16, 0] = 255
+    Image.fromarray(pixels).save(path)
+    return ImageFiles([path], [0], ["a"], side=16)
+
+
+def test_the_probes_training_crops_come_from_the_whole_image(tmp_path):
+    dataset = left_is_red(tmp_path / "a.png")
+    assert dataset.images([0]).sum() == 0
+    labelled = Labelled(dataset, np.array([0]), augmentations.PROBE_VIEW, 16)
+    images, labels = labelled.__getitems__([(0, draw) for draw in range(40)])
+    assert (images[:, 0].flatten(1).max(1).values > 128).sum() > 5 and labels.tolist() == [0] * 40
+    assert labelled.view == dataclasses.replace(augmentations.PROBE_VIEW, crop="centre", fraction=1.0)
+
+    class Mean(torch.nn.Module):
+        num_features = 3
+
+        def forward(self, x):
+            return x.mean((2, 3))
+
+    look = {"size": 14, "mean": [0.0] * 3, "std": [1.0] * 3, "device": torch.device("cpu"), "indices": [0] * 40}
+    random = augmentations.counted_generator(0)
+    assert extract(Mean(), dataset, **look).sum() == 0
+    assert (extract(Mean(), dataset, **look, view=augmentations.PROBE_VIEW, random=random)[:, 0] > 0.1).sum() > 5
+
+
+def test_what_is_cut_already_is_flipped_and_not_cropped_again():
+    images = torch.rand(6, 3, 8, 8)
+    view = augmentations.already_cut(augmentations.regime("vicreg")[0])
+    numbers = augmentations.draw(view, 6, 8, 8, augmentations.counted_generator(1))
+    assert set(numbers["flip"].tolist()) == {True, False}
+    found = crop_resize(images, numbers["boxes"], 8, numbers["flip"])
+    for image, out, flipped in zip(images, found, numbers["flip"], strict=True):
+        assert torch.equal(out, image.flip(-1) if flipped else image)
+
+
+def test_the_short_cut_for_whole_images_gives_what_resampling_gives():
+    images = torch.rand(4, 3, 8, 8)
+    flips = torch.tensor([True, False, True, False]), torch.tensor([True, True, False, False])
+    whole = torch.tensor([[0.0, 0, 8, 8]] * 4)
+    longer = torch.cat([images, images[:1]])  # one smaller box: none of them takes the short cut
+    boxes = torch.cat([whole, torch.tensor([[0.0, 0, 4, 4]])])
+    resampled = crop_resize(longer, boxes, 8, *(torch.cat([flip, flip[:1]]) for flip in flips))[:4]
+    torch.testing.assert_close(crop_resize(images, whole, 8, *flips), resampled, rtol=0, atol=1e-6)
+
+
+@pytest.mark.real_data
+def test_imagenet_files_read_as_pil_reads_them(real_data):
+    paths = sorted(real_data.glob("imagenette_mini/train/*/*.JPEG"))[::40]
+    dataset = ImageFiles(paths, [0] * len(paths), ["a"], side=224)
+    for path, found in zip(paths, dataset.images(list(range(len(paths)))), strict=True):
+        image = Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
+        assert image.size == (224, 224) and np.array_equal(found.numpy(), np.asarray(image).transpose(2, 0, 1))

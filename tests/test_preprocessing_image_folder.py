@@ -1,0 +1,143 @@
+"""Folders of images: which files count, which are broken, what is training and what validation."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from preprocessing.image_folder import choose_files, find_broken, image_folder, list_images
+
+
+def write_tree(folder, classes=("bee", "ant", "cat"), images=10):
+    """Write <folder>/<class>/<class>_<n>.JPEG, each of one colour."""
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for n in range(images):
+            Image.new("RGB", (8, 8), (20 * n, 80 * label, 7)).save(folder / name / f"{name}_{n}.JPEG")
+    return folder
+
+
+@pytest.mark.parametrize("which", ["", "train"])
+def test_the_root_and_its_training_folder_name_the_same_data(tmp_path, which):
+    write_tree(tmp_path / "train")
+    write_tree(tmp_path / "val", images=2)
+    train, val, line = image_folder(tmp_path / which)
+    assert train.classes == val.classes == ["ant", "bee", "cat"]
+    assert [len(part.paths) for part in (train, val)] == [30, 6] and "val" in line
+    assert train.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    assert train.paths[10].endswith("train/bee/bee_0.JPEG") and val.paths[5].endswith("val/cat/cat_1.JPEG")
+
+
+def test_without_a_val_a_tenth_of_every_class_is_set_aside_the_same_each_time(tmp_path):
+    write_tree(tmp_path / "EuroSAT")
+    write_tree(tmp_path / "val", ["something", "else"])  # beside it, but of another data set
+    train, val, line = image_folder(tmp_path / "EuroSAT")
+    assert "3 of 30" in line and "no val/" in line
+    assert np.bincount(val.labels).tolist() == [1, 1, 1] and len(train.paths) == 27
+    assert not set(train.paths) & set(val.paths)
+    assert image_folder(tmp_path / "EuroSAT")[1].paths == val.paths
+
+
+def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path):
+    write_tree(tmp_path, ["bee"], 1)
+    for name in ("._bee_0.JPEG", ".DS_Store", "Thumbs.db", "notes.txt", "no_suffix"):
+        (tmp_path / "bee" / name).write_text("x")
+    for name in ("B.PNG", "b.Tif"):
+        Image.new("L", (4, 4)).save(tmp_path / "bee" / name)
+    for name in (".cache", "__MACOSX", "bee/.hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").write_text("x")
+    (tmp_path / "loose.jpg").write_text("x")
+    (tmp_path / "bee" / "deeper").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "bee" / "deeper" / "a.jpg")
+    found = list_images(tmp_path)
+    assert found.classes == ["bee"]
+    assert [path[len(str(tmp_path)) :] for path in found.paths] == [
+        "/bee/B.PNG", "/bee/b.Tif", "/bee/bee_0.JPEG", "/bee/deeper/a.jpg",
+    ]  # fmt: skip
+
+
+def test_what_is_no_image_folder_is_refused_with_its_reason(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        image_folder(tmp_path / "nowhere")
+    train = write_tree(tmp_path / "train")
+    (train / "dog").mkdir()
+    with pytest.raises(ValueError, match="no image in .*/dog; remove empty class folders"):
+        image_folder(tmp_path)
+    (train / "dog").rmdir()
+    (tmp_path / "val").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
+    with pytest.raises(ValueError, match=r"no class folders in .*/val \(1 loose images\)"):
+        image_folder(tmp_path)
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").unlink()
+    write_tree(tmp_path / "val" / "x")
+    with pytest.raises(ValueError, match="ant, bee, cat only in .*/train; x only in .*/val"):
+        image_folder(tmp_path)
+
+
+def test_one_image_a_class_leaves_none_to_judge_on(tmp_path):
+    write_tree(tmp_path / "train", images=1)
+    with pytest.raises(ValueError, match="one image a class"):
+        image_folder(tmp_path)
+
+
+def test_broken_files_are_found_and_odd_but_good_ones_stay(tmp_path):
+    good = tmp_path / "good.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(good)
+    Image.fromarray(pixels).save(tmp_path / "good.png")
+    jpeg, png = good.read_bytes(), (tmp_path / "good.png").read_bytes()
+    contents = {
+        "truncated.jpg": jpeg[: len(jpeg) // 2], "truncated.png": png[: len(png) // 2], "empty.jpg": b"",
+        "text.jpg": b"<html>not found</html>", "one.jpg": b"\xff",
+        "trailing.jpg": jpeg + b"\0\0camera data", "trailing.png": png + b"\n", "png_inside.jpg": png,
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    Image.fromarray(pixels).save(tmp_path / "good.webp")
+    paths = sorted(map(str, tmp_path.iterdir()))
+    broken = {paths[index][len(str(tmp_path)) + 1 :]: what for index, what in find_broken(paths).items()}
+    assert set(broken) == {"truncated.jpg", "truncated.png", "empty.jpg", "text.jpg", "one.jpg"}
+    assert broken["empty.jpg"] == "empty file (zero bytes)" and "truncated" in broken["truncated.jpg"]
+
+
+def test_broken_files_keep_their_numbers_over_many_portions(tmp_path):
+    for name in ("good", "bad"):
+        Image.new("L", (4, 4)).save(tmp_path / f"{name}.png")
+    (tmp_path / "bad.png").write_bytes(b"x")
+    paths = [str(tmp_path / ("bad.png" if n in (0, 255, 256, 999) else "good.png")) for n in range(1000)]
+    assert sorted(find_broken(paths, workers=3)) == [0, 255, 256, 999]
+
+
+def test_a_list_of_file_names_chooses_images(tmp_path):
+    listing = list_images(write_tree(tmp_path / "train"))
+    (tmp_path / "1percent.txt").write_text("cat_3.JPEG\nant_0.JPEG\n\nbee/bee_9.JPEG\nant_0.JPEG\n")
+    chosen = choose_files(listing, tmp_path / "1percent.txt")
+    assert [listing.paths[index].split("/")[-1] for index in chosen] == ["ant_0.JPEG", "bee_9.JPEG", "cat_3.JPEG"]
+
+
+def test_a_list_that_does_not_fit_says_what_is_missing(tmp_path):
+    listing = list_images(write_tree(tmp_path / "train"))
+    names = tmp_path / "names.txt"
+    with pytest.raises(FileNotFoundError, match="--train-files"):
+        choose_files(listing, names)
+    names.write_text("\n")
+    with pytest.raises(ValueError, match="no names in it"):
+        choose_files(listing, names)
+    names.write_text("ant_0.JPEG\nant_77.JPEG\n")
+    with pytest.raises(ValueError, match="1 of 2 names are not among the training images: ant_77.JPEG"):
+        choose_files(listing, names)
+    Image.new("L", (4, 4)).save(tmp_path / "train" / "bee" / "ant_0.JPEG")
+    names.write_text("ant_0.JPEG\n")
+    with pytest.raises(ValueError, match="in several class folders"):
+        choose_files(list_images(tmp_path / "train"), names)
+
+
+def test_leaving_files_out_renumbers_what_was_chosen_and_keeps_every_class(tmp_path):
+    listing = list_images(write_tree(tmp_path, images=3))
+    kept, chosen = listing.without([0, 4], np.array([0, 1, 5]))
+    assert len(kept.paths) == 7 and kept.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert [kept.paths[index] for index in chosen] == [listing.paths[1], listing.paths[5]]
+    with pytest.raises(ValueError, match="no readable image of bee"):
+        listing.without([3, 4, 5])
+    with pytest.raises(ValueError, match="none of the files that were chosen"):
+        listing.without([0], np.array([0]))

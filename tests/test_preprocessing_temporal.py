@@ -1,0 +1,100 @@
+"""Temporal pairs: another image of the place, within the months asked for, the nearest where there is none."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from preprocessing.sn7 import SN7Patches
+from preprocessing.temporal import TemporalPairs, month_number, pairs_for
+
+DRAWS = np.random.default_rng(0).integers(2**63 - 1, size=600).tolist()
+
+
+def partners(pairs, index):
+    return Counter(pairs.partner(index, draw) for draw in DRAWS)
+
+
+def test_months_are_counted_over_the_turn_of_the_year():
+    assert month_number(2018, 1) - month_number(2017, 12) == 1
+    assert month_number(2019, 3) - month_number(2018, 3) == 12
+
+
+def test_any_month_will_do_without_a_limit_and_all_others_are_as_likely():
+    pairs = TemporalPairs(["a", "b", "a", "a", "b", "c"])
+    assert partners(pairs, 0).keys() == {2, 3} and partners(pairs, 3).keys() == {0, 2}
+    assert min(partners(pairs, 2).values()) > 240  # 300 each expected, standard deviation 12
+    assert partners(pairs, 1).keys() == {4} and partners(pairs, 5).keys() == {5}
+
+
+def test_partners_are_at_most_so_many_months_away_on_both_sides():
+    months = [7, 0, 3, 4, 11]  # not in the order of time
+    pairs = TemporalPairs(["a"] * 5, months, 4)
+    assert [set(partners(pairs, index)) for index in range(5)] == [{2, 3, 4}, {2, 3}, {0, 1, 3}, {0, 1, 2}, {0}]
+    assert min(partners(pairs, 2).values()) > 140  # 200 each expected, standard deviation 12
+
+
+def test_the_nearest_in_time_stands_in_where_none_is_within_the_limit():
+    pairs = TemporalPairs([1] * 4, [0, 10, 30, 50], 2)
+    assert [set(partners(pairs, index)) for index in range(4)] == [{1}, {0}, {1, 3}, {2}]  # 1 and 3 are as near to 2
+
+
+def test_zero_months_apart_is_another_image_of_the_month():
+    pairs = TemporalPairs([0] * 4, [5, 5, 5, 9], 0)
+    assert [set(partners(pairs, index)) for index in range(4)] == [{1, 2}, {0, 2}, {0, 1}, {0, 1, 2}]
+
+
+def test_a_limit_beyond_all_months_is_no_limit_and_other_places_stay_out():
+    random = np.random.default_rng(1)
+    places, months = random.integers(0, 12, 80), random.integers(0, 5, 80)
+    limited, free = TemporalPairs(places, months, 10**9), TemporalPairs(places)
+    assert all(set(partners(limited, index)) == set(partners(free, index)) for index in range(80))
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 40])
+def test_windows_are_those_of_a_search_through_all_images(most):
+    random = np.random.default_rng(most)
+    places, months = random.integers(0, 15, 90), random.integers(24000, 24036, 90)
+    pairs = TemporalPairs(places, months, most)
+    for index in range(90):
+        others = np.flatnonzero(places == places[index])
+        others = others[others != index]
+        if not len(others):
+            assert partners(pairs, index).keys() == {index}
+            continue
+        apart = abs(months[others] - months[index])
+        assert set(partners(pairs, index)) == set(others[apart <= max(most, apart.min())])
+
+
+def test_what_cannot_be_asked_for_is_refused_by_name():
+    with pytest.raises(ValueError, match="--positives temporal"):
+        pairs_for("same", [0, 0], [1, 2], 3)
+    with pytest.raises(ValueError, match="--max-months-apart -1"):
+        TemporalPairs([0, 0], [1, 2], -1)
+    with pytest.raises(ValueError, match="month of every image"):
+        TemporalPairs([0, 0], None, 1)
+    assert pairs_for("same", [0, 0]) is None
+
+
+def test_sn7_pairs_keep_to_the_limit(sn7_prepared):
+    dataset = SN7Patches(sn7_prepared / "train.csv", "temporal", max_months_apart=1)
+    table = dataset.table
+    for index in range(0, len(dataset), 7):
+        row, found = table.iloc[index], table.iloc[sorted({dataset.partner(index, draw) for draw in DRAWS[:50]})]
+        assert set(found.aoi) == {row.aoi} and set(found.patch) == {row.patch}
+        assert set(found.month) == set(table.month[table.aoi == row.aoi]) & {row.month - 1, row.month + 1}
+
+
+def test_sn7_years_count(sn7_prepared, tmp_path):
+    table = pd.read_csv(sn7_prepared / "all.csv")
+    table = table[table.aoi == table.aoi[0]]
+    table["year"] = 2017 + table.month.to_numpy()  # one mosaic a year
+    table["month"] = 6
+    table.to_csv(tmp_path / "all.csv", index=False)
+    for name in ("patches.npy", "meta.json"):
+        (tmp_path / name).symlink_to(sn7_prepared / name)
+    dataset = SN7Patches(tmp_path / "all.csv", "temporal", max_months_apart=12)
+    first = dataset.table.index[dataset.table.year == 2018][0]
+    found = {dataset.partner(first, draw) for draw in DRAWS}
+    assert set(dataset.table.year.iloc[sorted(found)]) == {2019}

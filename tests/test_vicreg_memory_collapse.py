@@ -1,0 +1,106 @@
+"""A plan is judged before its first step, and a collapse is named."""
+
+import argparse
+
+import pytest
+import torch
+
+from vicreg import memory
+from vicreg.collapse import ADVICE, find_collapse
+from vicreg.plan import _share
+from vicreg.run_log import clock
+
+
+def test_weights_and_kept_activations_are_counted_without_computing():
+    pair, weights = memory.bytes_of_one_pair("test_resnet", 3, 32, [8])
+    wider, heavier = memory.bytes_of_one_pair("test_resnet", 3, 32, [16])
+    from vicreg.backbone import create_backbone
+
+    backbone = create_backbone("test_resnet")
+    assert weights == 4 * (sum(p.numel() for p in backbone.parameters()) + 8 * backbone.num_features)
+    assert heavier - weights == 4 * 8 * backbone.num_features
+    assert pair > 2 * 4 * 3 * 32 * 32  # at least the two views are kept
+    assert wider == pair  # a linear layer keeps its input, not its output
+
+
+def test_four_times_the_pixels_keep_about_four_times_the_activations():
+    small, _ = memory.bytes_of_one_pair("test_resnet", 3, 32, [8])
+    large, _ = memory.bytes_of_one_pair("test_resnet", 3, 64, [8])
+    assert 3.5 < large / small < 4.1
+    assert memory.bytes_of_one_pair("test_resnet", 3, 32, [8], bf16=True)[0] == small / 2
+
+
+def test_the_estimate_covers_what_autograd_really_keeps():
+    from vicreg.backbone import create_backbone
+    from vicreg.model import VICReg
+
+    kept, network = {}, VICReg(create_backbone("test_resnet"), [32, 32])
+    parameters = {p.data_ptr() for p in network.parameters()}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    views = torch.randn(2, 8, 3, 48, 48)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = network(*views)
+    real = sum(storage.nbytes() for storage in kept.values()) / 8
+    assert outputs is not None
+    assert memory.bytes_of_one_pair("test_resnet", 3, 48, [32, 32])[0] == pytest.approx(real, rel=0.2)
+
+
+def test_an_architecture_that_cannot_take_the_views_is_refused_with_the_flag():
+    with pytest.raises(ValueError, match="swin_tiny_patch4_window7_224 cannot take views of 40 pixels.*--image-size"):
+        memory.bytes_of_one_pair("swin_tiny_patch4_window7_224", 3, 40, [8])
+
+
+NUMBERS = {"pair": 1e6, "weights": 1e8, "batch_size": 1024, "dim": 100, "processes": 1}
+
+
+def test_a_plan_that_fits_passes_and_one_that_cannot_names_the_micro_batches_that_would():
+    need = memory.estimate(share=1024, accumulate=1, **NUMBERS)
+    assert 1.4e9 < need < 1.5e9  # 4 x 0.1 GB of weights, 1024 pairs, and a little
+    memory.check_fits(need, 1.5e9, NUMBERS, 1, 1024)
+    with pytest.raises(ValueError, match=r"about 1.4 GB and 1.0 GB are free; --accumulate 4 would need 0.7 GB"):
+        memory.check_fits(need, 1.0e9, NUMBERS, 1, 1024)
+    with pytest.raises(ValueError, match="lower --batch-size"):
+        memory.check_fits(need, 0.1e9, NUMBERS, 1, 1024)
+
+
+def test_free_memory_is_a_real_figure_and_is_shared_by_the_processes_of_a_machine(monkeypatch):
+    alone = memory.available(torch.device("cpu"))
+    assert 1e7 < alone < 1e15
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory.available(torch.device("cpu")) == pytest.approx(alone / 4, rel=0.2)
+
+
+def test_a_collapse_is_named_with_advice_and_a_healthy_run_is_not():
+    assert find_collapse(0.5, 80.0, 256, 512) is None
+    assert "hardly differ" in find_collapse(0.01, 80.0, 256, 512)
+    assert "1.5 effective dimensions (below 2.6)" in find_collapse(0.5, 1.5, 256, 512)
+    assert ADVICE in find_collapse(0.5, 1.5, 256, 512) and "--base-lr" in ADVICE
+
+
+def asked(batch_size, accumulate=1):
+    return argparse.Namespace(batch_size=batch_size, accumulate=accumulate, exp_dir="exp/run")
+
+
+def test_other_processes_go_on_with_the_batch_that_the_run_began_with():
+    assert _share(asked(512), 3, None) == 170
+    assert _share(asked(512), 2, 510) == 255  # begun by three: 510 stays, not 512
+    assert _share(asked(512), 3, 510) == 170
+    with pytest.raises(ValueError, match="batch of 510, which 4 processes cannot share"):
+        _share(asked(512), 4, 510)
+
+
+def test_micro_batches_of_a_single_sample_are_refused():
+    assert _share(asked(16, accumulate=8), 1, None) == 16
+    with pytest.raises(ValueError, match="--accumulate 9"):
+        _share(asked(16, accumulate=9), 1, None)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(42, "42 s"), (600, "0 h 10 min"), (7500, "2 h 05 min")])
+def test_durations_are_told_in_words(seconds, words):
+    assert clock(seconds).startswith(f"{words} (until 20")

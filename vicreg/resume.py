@@ -1,0 +1,81 @@
+"""What a pretraining run is made of, new or as its folder has it, and how it is kept."""
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from vicreg import checkpoint, distributed
+from vicreg.backbone import create_backbone, initialise
+from vicreg.lars import LARS
+from vicreg.model import VICReg, parse_mlp
+from vicreg.plan import check_same_run, plain
+from vicreg.run_log import say
+
+
+def read_earlier(args, device):
+    """The run that is to go on in ``args.exp_dir``: its checkpoint, with its ``batch_size``; empty for a new run."""
+    state, path = checkpoint.load_latest(args.exp_dir, device)
+    if state is None:
+        return {}
+    if not {"model", "optimizer", "step", "args"} <= state.keys():
+        raise ValueError(f"{path} is no checkpoint of a pretraining run; choose another --exp-dir")
+    check_same_run(state["args"], vars(args), args.exp_dir)
+    if state["args"]["batch_size"] != args.batch_size:
+        state.pop("batch_size", None)  # another one is wanted now
+    return state
+
+
+def build(args, plan, device, earlier):
+    """Model and optimizer, fresh or as the run's checkpoint has them, and the step to begin with."""
+    torch.manual_seed(args.seed)
+    model = VICReg(create_backbone(args.arch, args.in_chans), parse_mlp(args.mlp))
+    if args.init_from and not earlier:
+        say(initialise(model.backbone, args.init_from, args.arch, args.in_chans))
+    model = model.to(device, memory_format=torch.channels_last)  # faster for convolutions, on CPUs too
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        if distributed.world_size() > 1:
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.compile:
+        model.compile()
+    optimizer = optimizer_for(args.optimizer, model, args.wd)
+    if not earlier:
+        return model, optimizer, 0
+    model.load_state_dict({key.removeprefix("module."): value for key, value in earlier["model"].items()})
+    optimizer.load_state_dict(earlier["optimizer"])
+    return model, optimizer, earlier["step"]
+
+
+def spread(model, device):
+    """The model as all processes train it together: gradients are averaged over them."""
+    if distributed.world_size() == 1:
+        return model
+    on_gpu = {"device_ids": [device]} if device.type == "cuda" else {}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **on_gpu)
+
+
+def optimizer_for(name, model, weight_decay):
+    """LARS as in the paper, or AdamW; neither decays vectors (biases, norms)."""
+    if name == "lars":
+        return LARS(model.parameters(), weight_decay=weight_decay)
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2]}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay)
+
+
+def save(args, plan, model, optimizer, dataset, step):
+    """Write the checkpoint, and the backbone file when the run is done."""
+    if not distributed.is_main():
+        return
+    described = {"arch": args.arch, "in_chans": args.in_chans, "mean": dataset.mean, "std": dataset.std}
+    described["source"] = f"{plan['source']}, {args.augment} views, step {step} of {plan['steps']}"
+    state = {
+        "model": {f"module.{key}": value for key, value in model.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "batch_size": plan["batch_size"],
+        "args": plain(vars(args)),
+        "backbone": described,
+    }
+    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
+    if step == plan["steps"]:
+        checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described)
