@@ -48,6 +48,8 @@ _SN7 = View(crop="fixed", jitter=(0.6, 0.6, 0.4, 0.2), grey_p=0.3, blur_kernel=3
 _TEMPORAL = View(crop="fixed", jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5, blur_kernel=3)
 _FMOW = View(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5)
 PLAIN = View(crop="centre", flip=0.0, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
+# the reference protocol's training view for linear probes and finetuning: random resized crop and flip
+PROBE_VIEW = dataclasses.replace(PLAIN, crop="resized", flip=0.5)
 
 REGIMES = {
     # Bardes et al. 2022, appendix C.1
@@ -58,10 +60,9 @@ REGIMES = {
     "temporal": (_TEMPORAL, dataclasses.replace(_TEMPORAL, jitter_p=0.4, grey_p=0.1, blur_p=0.1)),
     # MoCo v2's, as "Geography-Aware Self-Supervised Learning" (Ayush et al. 2021) took them to fMoW
     "fmow": (_FMOW, _FMOW),
+    "crop": (PROBE_VIEW, PROBE_VIEW),
     "none": (PLAIN, PLAIN),
 }
-# the reference protocol's training view for linear probes and finetuning: random resized crop and flip
-PROBE_VIEW = dataclasses.replace(PLAIN, crop="resized", flip=0.5)
 
 
 def already_cut(view):

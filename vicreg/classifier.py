@@ -25,6 +25,12 @@ def stratified_subset(labels, share, seed):
     return np.sort(np.concatenate(chosen))
 
 
+def check_percent(percent):
+    """Raise ValueError for a --train-percent that is none."""
+    if not 1 <= percent <= 100:
+        raise ValueError(f"--train-percent {percent}: a whole number from 1 to 100 is needed")
+
+
 def hold_out(labels, places, share, seed):
     """Set aside whole places of every class, to choose a rate on; a class of one place keeps it.
 

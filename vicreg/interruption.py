@@ -18,10 +18,13 @@ class Watch:
 
     What a step shows is read before the next one begins, from a copy made alongside the backward pass, so that
     watching does not stall a GPU.
+
+    Args:
+        device: of this process. rate_flag: what the user would lower if the loss were no number.
     """
 
-    def __init__(self, device):
-        self._device, self._signal = device, 0
+    def __init__(self, device, rate_flag="--base-lr"):
+        self._device, self._signal, self._rate_flag = device, 0, rate_flag
         self._pending = self._copied = None
         self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
 
@@ -55,8 +58,8 @@ class Watch:
         loss, number = values.tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss} at step {step}; the last good checkpoint is kept. A lower --base-lr or a longer "
-                "warm-up (more --epochs) helps most"
+                f"the loss is {loss} at step {step}; the last good checkpoint is kept. A lower {self._rate_flag} or a "
+                "longer warm-up (more --epochs) helps most"
             )
         return signal.Signals(int(number)) if number else None
 

@@ -34,24 +34,21 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
     Raises:
         ValueError: numbers that cannot work, with the flag to change.
     """
-    for flag in ("batch_size", "epochs", "base_lr", "max_steps", "checkpoint_every", "image_size", "accumulate"):
-        value = getattr(args, flag)
-        if value is not None and value <= 0:
-            raise ValueError(f"--{flag.replace('_', '-')} {value}: must be positive")
+    positive = ("batch_size", "epochs", "base_lr", "max_steps", "checkpoint_every", "image_size", "accumulate")
+    check_positive(args, positive)
     processes = distributed.world_size()
-    share = _share(args, processes, earlier_batch)
+    share = share_of(args, processes, earlier_batch)
+    if share < 2 * args.accumulate and args.accumulate > 1:
+        raise ValueError(f"--accumulate {args.accumulate} cuts {share} samples a process too small; 2 each are needed")
     batch_size = share * processes
-    if len(dataset) < batch_size:
-        raise ValueError(f"{len(dataset)} samples do not fill a batch of {batch_size}; lower --batch-size")
+    per_epoch, steps = count_steps(len(dataset), batch_size, args.epochs, args.max_steps)
     if dataset.mean is None:
         raise ValueError("the data set names no channel mean and std (meta.json); write it with make_sn7_csv.py")
     augmentations.regime(args.augment, args.augment_set)
-    per_epoch = len(dataset) // batch_size
-    steps = min(args.epochs * per_epoch, args.max_steps or args.epochs * per_epoch)
     widths = parse_mlp(args.mlp)
     floor = loss_floor(batch_size, widths[-1], args.std_coeff, args.cov_coeff)
     on_gpu = device.type == "cuda"
-    bf16 = args.precision == "bf16" or (args.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    bf16 = wants_bf16(args.precision, device)
     size = args.image_size or max(1, round(dataset.patch_size * 7 / 8))
     numbers = {"batch_size": batch_size, "dim": widths[-1], "processes": processes, "bf16": bf16}
     numbers["pair"], numbers["weights"] = memory.bytes_of_one_pair(args.arch, args.in_chans, size, widths, bf16)
@@ -78,7 +75,32 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
     }
 
 
-def _share(args, processes, earlier_batch):
+def check_positive(args, names):
+    """Raise ValueError, with the flag, for an argument of these names that is given and not positive."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be positive")
+
+
+def count_steps(samples, batch_size, epochs, max_steps=None):
+    """Steps of an epoch and of the run, both whole.
+
+    Raises:
+        ValueError: the samples do not fill one batch.
+    """
+    if samples < batch_size:
+        raise ValueError(f"{samples} samples do not fill a batch of {batch_size}; lower --batch-size")
+    per_epoch = samples // batch_size
+    return per_epoch, min(epochs * per_epoch, max_steps or epochs * per_epoch)
+
+
+def wants_bf16(precision, device):
+    """Whether ``--precision`` means autocast to bfloat16 on this device."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def share_of(args, processes, earlier_batch):
     """Samples of each process: of the batch asked for, or of the one that the run began with."""
     share = args.batch_size // processes
     if earlier_batch and share * processes != earlier_batch:
@@ -90,8 +112,6 @@ def _share(args, processes, earlier_batch):
         share = earlier_batch // processes
     if share * processes < 2:
         raise ValueError(f"--batch-size {args.batch_size} over {processes} processes leaves nothing to compare")
-    if share < 2 * args.accumulate and args.accumulate > 1:
-        raise ValueError(f"--accumulate {args.accumulate} cuts {share} samples a process too small; 2 each are needed")
     return share
 
 
@@ -119,19 +139,22 @@ def announce(args, plan, model, begin):
         say(f"  resume  from step {begin}")
 
 
-def check_same_run(earlier, now, exp_dir):
+def check_same_run(earlier, now, exp_dir, weights=WEIGHTS, path=PATH):
     """Compare the arguments of a folder's run with today's.
+
+    Args:
+        earlier, now: dicts. weights, path: names of arguments that must agree, and of those whose change is noted.
 
     Raises:
         ValueError: the weights would not fit.
     """
-    for name in WEIGHTS:
+    for name in weights:
         if name in earlier and earlier[name] != now[name]:
             raise ValueError(
                 f"{exp_dir} holds a run with --{name.replace('_', '-')} {earlier[name]}, not {now[name]}; "
                 "choose another --exp-dir or the same value"
             )
-    for name in PATH:
+    for name in path:
         if name in earlier and earlier[name] != plain(now).get(name):
             flag = f"--{name.replace('_', '-')}"
             say(f"note: {flag} was {earlier[name]} when this run began and is {now.get(name)} now")

@@ -19,6 +19,7 @@ from vicreg.plan import announce, plan_run
 from vicreg.resume import build, read_earlier, save, spread
 from vicreg.run_log import RunLog, claim, clock, say
 from vicreg.schedule import learning_rate
+from vicreg.views import count_randomness, counted_views
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
 TIMED_STEPS = 20  # after which the run says when it expects to end
@@ -120,7 +121,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         tick = time.perf_counter()
         first, second = next(loader)
         waited = time.perf_counter() - tick
-        make = functools.partial(make_views, first, second, views, plan, args.seed, step, device)
+        make = functools.partial(counted_views, first, second, views, plan, args.seed, step, device)
         if step == 0 and distributed.is_main():
             save_view_pairs(args.exp_dir / "views.png", *make())
 
@@ -131,7 +132,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         losses, z1, representation = backward(
             parallel,
             functools.partial(_normalised, make, dataset), criterion, args.accumulate, autocast,
-            functools.partial(_count_randomness, args.seed, step),
+            functools.partial(count_randomness, args.seed, step),
         )  # fmt: skip
         watch.put(step, losses["loss"])
         optimizer.step()
@@ -164,28 +165,6 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
     distributed.stop()
 
 
-def make_views(first, second, views, plan, seed, step, device, part=0, parts=1):
-    """The two views of one step, counted from (seed, step): this process's share of the whole batch's.
-
-    Args:
-        first, second: uint8 (n, C, H, W). views: the regime's two ``View``s. plan: of ``plan_run``.
-        part, parts: which of how many micro-batches.
-
-    Returns:
-        two float tensors (n, C, S, S) in [0, 1] on the device.
-    """
-    begin, end = (plan["share"] * number // parts for number in (part, part + 1))
-    mine = slice(distributed.rank() * plan["share"] + begin, distributed.rank() * plan["share"] + end)
-    made = []
-    for number, (images, view) in enumerate(zip((first, second), views, strict=True)):
-        random = augmentations.counted_generator(seed, step, number)
-        numbers = augmentations.draw(view, plan["batch_size"], *images.shape[-2:], random)
-        numbers = {key: value[mine] for key, value in numbers.items()}
-        images = images[begin:end].to(device, non_blocking=True)
-        made.append(augmentations.apply(images, numbers, plan["image_size"], view.blur_kernel))
-    return made
-
-
 def _normalised(make, dataset, part, parts):
     return [augmentations.normalise(view, dataset.mean, dataset.std) for view in make(part, parts)]
 
@@ -202,8 +181,3 @@ def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
     (train, train_labels), (val, val_labels) = parts
     ranked = features.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)
     return {f"knn{k}_top1": round(features.accuracy(ranked, val_labels, (1,))["top1"], 4)}
-
-
-def _count_randomness(seed, step, part):
-    """Settle what a network draws (dropout, stochastic depth) in one forward pass."""
-    torch.manual_seed(augmentations.counted_generator(seed, step, distributed.rank(), part).initial_seed())

@@ -1,4 +1,4 @@
-"""What a pretraining run is made of, new or as its folder has it, and how it is kept."""
+"""What a training run is made of, new or as its folder has it, and how it is kept."""
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -7,18 +7,25 @@ from vicreg import checkpoint, distributed
 from vicreg.backbone import create_backbone, initialise
 from vicreg.lars import LARS
 from vicreg.model import VICReg, parse_mlp
-from vicreg.plan import check_same_run, plain
+from vicreg.plan import PATH, WEIGHTS, check_same_run, plain
 from vicreg.run_log import say
 
 
-def read_earlier(args, device):
-    """The run that is to go on in ``args.exp_dir``: its checkpoint, with its ``batch_size``; empty for a new run."""
+def read_earlier(args, device, kind="pretraining", mark="mlp", weights=WEIGHTS, path_names=PATH):
+    """The run that is to go on in ``args.exp_dir``: its checkpoint, with its ``batch_size``; empty for a new run.
+
+    Args:
+        kind: of run, in words. mark: an argument that only such runs have. weights, path_names: see ``check_same_run``.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
     state, path = checkpoint.load_latest(args.exp_dir, device)
     if state is None:
         return {}
-    if not {"model", "optimizer", "step", "args"} <= state.keys():
-        raise ValueError(f"{path} is no checkpoint of a pretraining run; choose another --exp-dir")
-    check_same_run(state["args"], vars(args), args.exp_dir)
+    if not {"model", "optimizer", "step", "args"} <= state.keys() or mark not in state["args"]:
+        raise ValueError(f"{path} is no checkpoint of a {kind} run; choose another --exp-dir")
+    check_same_run(state["args"], vars(args), args.exp_dir, weights, path_names)
     if state["args"]["batch_size"] != args.batch_size:
         state.pop("batch_size", None)  # another one is wanted now
     return state
@@ -28,6 +35,11 @@ def build(args, plan, device, earlier):
     """Model and optimizer, fresh or as the run's checkpoint has them, and the step to begin with."""
     torch.manual_seed(args.seed)
     model = VICReg(create_backbone(args.arch, args.in_chans), parse_mlp(args.mlp))
+    return settle(model, args, device, earlier, lambda placed: optimizer_for(args.optimizer, placed, args.wd))
+
+
+def settle(model, args, device, earlier, make_optimizer):
+    """Give a new model (with a ``backbone``) its first or its earlier weights and its place; see ``build``."""
     if args.init_from and not earlier:
         say(initialise(model.backbone, args.init_from, args.arch, args.in_chans))
     model = model.to(device, memory_format=torch.channels_last)  # faster for convolutions, on CPUs too
@@ -37,7 +49,7 @@ def build(args, plan, device, earlier):
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.compile:
         model.compile()
-    optimizer = optimizer_for(args.optimizer, model, args.wd)
+    optimizer = make_optimizer(model)
     if not earlier:
         return model, optimizer, 0
     model.load_state_dict({key.removeprefix("module."): value for key, value in earlier["model"].items()})
@@ -53,17 +65,19 @@ def spread(model, device):
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **on_gpu)
 
 
-def optimizer_for(name, model, weight_decay):
-    """LARS as in the paper, or AdamW; neither decays vectors (biases, norms)."""
+def optimizer_for(name, model, weight_decay, momentum=0.9):
+    """LARS as in the paper, AdamW, or SGD with a momentum; none decays vectors (biases, norms)."""
     if name == "lars":
         return LARS(model.parameters(), weight_decay=weight_decay)
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": [p for p in model.parameters() if p.ndim >= 2]}, {"params": vectors, "weight_decay": 0.0}]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=weight_decay)
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay)
 
 
-def save(args, plan, model, optimizer, dataset, step):
-    """Write the checkpoint, and the backbone file when the run is done."""
+def save(args, plan, model, optimizer, dataset, step, **more):
+    """Write the checkpoint (with ``more`` plain values), and the backbone file when the run is done."""
     if not distributed.is_main():
         return
     described = {"arch": args.arch, "in_chans": args.in_chans, "mean": dataset.mean, "std": dataset.std}
@@ -75,6 +89,7 @@ def save(args, plan, model, optimizer, dataset, step):
         "batch_size": plan["batch_size"],
         "args": plain(vars(args)),
         "backbone": described,
+        **more,
     }
     checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
     if step == plan["steps"]:

@@ -1,0 +1,1 @@
+"""What labels alone give: the baseline that a pretrained backbone has to beat."""
