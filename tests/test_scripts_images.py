@@ -163,8 +163,8 @@ import sys
 sys.path.insert(0, sys.argv.pop(1))
 from vicreg import checkpoint, main_vicreg_unchanged as script
 save = checkpoint.save
-def save_and_stop(state, path):
-    save(state, path)
+def save_and_stop(state, path, **more):
+    save(state, path, **more)
     if state["step"] == 2:
         sys.exit(9)
 checkpoint.save = save_and_stop

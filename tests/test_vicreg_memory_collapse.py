@@ -7,7 +7,7 @@ import torch
 
 from vicreg import memory
 from vicreg.collapse import ADVICE, find_collapse
-from vicreg.plan import _share
+from vicreg.plan import share_of
 from vicreg.run_log import clock
 
 
@@ -83,22 +83,16 @@ def test_a_collapse_is_named_with_advice_and_a_healthy_run_is_not():
     assert ADVICE in find_collapse(0.5, 1.5, 256, 512) and "--base-lr" in ADVICE
 
 
-def asked(batch_size, accumulate=1):
-    return argparse.Namespace(batch_size=batch_size, accumulate=accumulate, exp_dir="exp/run")
+def asked(batch_size):
+    return argparse.Namespace(batch_size=batch_size, exp_dir="exp/run")
 
 
 def test_other_processes_go_on_with_the_batch_that_the_run_began_with():
-    assert _share(asked(512), 3, None) == 170
-    assert _share(asked(512), 2, 510) == 255  # begun by three: 510 stays, not 512
-    assert _share(asked(512), 3, 510) == 170
+    assert share_of(asked(512), 3, None) == 170
+    assert share_of(asked(512), 2, 510) == 255  # begun by three: 510 stays, not 512
+    assert share_of(asked(512), 3, 510) == 170
     with pytest.raises(ValueError, match="batch of 510, which 4 processes cannot share"):
-        _share(asked(512), 4, 510)
-
-
-def test_micro_batches_of_a_single_sample_are_refused():
-    assert _share(asked(16, accumulate=8), 1, None) == 16
-    with pytest.raises(ValueError, match="--accumulate 9"):
-        _share(asked(16, accumulate=9), 1, None)
+        share_of(asked(512), 4, 510)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(42, "42 s"), (600, "0 h 10 min"), (7500, "2 h 05 min")])

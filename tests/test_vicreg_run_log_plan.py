@@ -140,6 +140,7 @@ PLANS = {
 UNFIT = {
     "--batch-size 1": "--batch-size 1 over 1 processes",
     "--batch-size 101": "100 samples do not fill a batch of 101; lower --batch-size",
+    "--batch-size 16 --accumulate 9": "--accumulate 9 cuts 16 samples a process too small",
     "--batch-size 8 --mlp 8-x": "--mlp 8-x: widths joined by hyphens",
     "--batch-size 8 --augment-set zoom=2": "cannot read 'zoom=2'",
 }
