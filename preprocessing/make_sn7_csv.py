@@ -3,8 +3,8 @@
     python preprocessing/make_sn7_csv.py --data-dir SN7/train --out-dir data/sn7
 
 reads <data-dir>/<AOI>/images/*.tif (and labels/*_Buildings.geojson where there are any) and writes all.csv, train.csv,
-val.csv, meta.json and patches.npy. It ends with a summary: AOIs, mosaics, patches, classes, the split, and what to run
-next. Nothing in --out-dir changes before everything is ready.
+val.csv (with --split published test.csv too), meta.json and patches.npy. It ends with a summary: AOIs, mosaics,
+patches, classes, the split, and what to run next. Nothing in --out-dir changes before everything is ready.
 """
 
 import argparse
@@ -45,10 +45,11 @@ def get_parser():
         choices=splits.RULES,
         default="block",
         help="hold out a corner of every AOI in all months (block: no place is in both parts), whole AOIs (location), "
-        "or months at random (image: every place is in both parts) (default: block)",
+        "months at random (image: every place is in both parts), or the AOIs of a published split, with a test part "
+        "(published) (default: block)",
     )
-    add("--val-fraction", type=float, default=0.25, help="share of the patches held out, 0..1 (default: 0.25)")
-    add("--seed", type=int, default=0, help="decides which corner, AOIs or months are held out (default: 0)")
+    add("--val-fraction", type=float, help="share of the patches held out, 0..1; not for published (default: 0.25)")
+    add("--seed", type=int, default=0, help="decides which corner, AOIs or months; not for published (default: 0)")
     add = parser.add_argument_group("output").add_argument
     add("--out-dir", type=Path, default=DEFAULT_OUT, help="folder to write (default: data/sn7 of this repository)")
     add("--no-pack", action="store_true", help="no patches.npy: training cuts patches from the tree, far more slowly")
@@ -58,7 +59,9 @@ def get_parser():
 
 def main(args):
     started = time.perf_counter()
-    splits.check_arguments(args.split, args.grid, args.val_fraction, args.seed)
+    fraction = splits.check_arguments(args.split, args.grid, args.val_fraction, args.seed)
+    if args.val_fraction is not None and fraction is None:
+        print("--val-fraction is ignored: the published lists settle what is held out", file=sys.stderr)
     mosaics, problems = scan.scan_tree(args.data_dir, args.workers)
     known = geocode.read_places(geocode.SHIPPED_PLACES)
     if args.labels_override:
@@ -67,6 +70,8 @@ def main(args):
     problems += wrong
     if mosaics:
         pack.check_grid(args.grid, mosaics[0].width)
+        if fraction is None:  # before the pixels are read
+            splits.published_parts([mosaic.name.aoi for mosaic in mosaics])
     give_up = args.on_error == "stop"
     with outputs.beside(args.out_dir) as partial:
         bar = functools.partial(tqdm, desc="mosaics", total=len(mosaics), disable=None)  # none without a terminal
@@ -80,7 +85,7 @@ def main(args):
                              "the bad files out with --on-error skip")  # fmt: skip
         if not packed.mosaics:
             raise ValueError(f"no usable mosaic in {args.data_dir}")
-        split = {"rule": args.split, "fraction": args.val_fraction, "seed": args.seed}
+        split = {"rule": args.split, "fraction": fraction, "seed": args.seed}
         table, meta = outputs.describe(packed, places, args.label, args.grid, split, args.data_dir)
         outputs.write_lists(table, meta, partial)
         outputs.publish(partial, args.out_dir)

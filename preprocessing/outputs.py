@@ -14,10 +14,17 @@ import pandas as pd
 
 from preprocessing.pack import channel_statistics
 from preprocessing.sn7 import COLUMNS
-from preprocessing.splits import split_facts, split_mask
+from preprocessing.splits import split_facts, split_parts
 
 FORMAT = 1
-OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "meta.json")  # in the order in which they appear
+OUTPUTS = (
+    "patches.npy",
+    "all.csv",
+    "train.csv",
+    "val.csv",
+    "test.csv",
+    "meta.json",
+)  # in the order in which they appear
 
 
 def describe(packed, places, label, grid, split, source):
@@ -35,9 +42,9 @@ def describe(packed, places, label, grid, split, source):
     iso = {name: places[mosaic.name.aoi].iso for name, mosaic in zip(names, mosaics, strict=True)}
     classes = sorted(iso)
     labels = np.searchsorted(classes, names)
-    held_out, record = split_mask(aois=[mosaic.name.aoi for mosaic in mosaics], labels=labels, grid=grid, **split)
-    table = patch_table(mosaics, places, labels, held_out)
-    mean, std = channel_statistics(packed, ~held_out)
+    parts, record = split_parts(aois=[mosaic.name.aoi for mosaic in mosaics], labels=labels, grid=grid, **split)
+    table = patch_table(mosaics, places, labels, parts)
+    mean, std = channel_statistics(packed, parts == "train")
     facts = split_facts(table)
     counts = {"aois": table.aoi.nunique(), "mosaics": len(mosaics), "patches": len(table), **facts}
     months = table.year * 100 + table.month
@@ -50,17 +57,17 @@ def describe(packed, places, label, grid, split, source):
     return table, meta
 
 
-def patch_table(mosaics, places, labels, held_out):
+def patch_table(mosaics, places, labels, parts):
     """One row per patch, in the order of the pack.
 
     Args:
         mosaics: list of n Mosaic. places: dict AOI -> Place. labels: class index of each mosaic, (n,).
-        held_out: bool (n, G), True for validation.
+        parts: (n, G), of splits.PARTS.
 
     Returns:
         DataFrame with the columns of a patch list.
     """
-    patches = held_out.shape[1]
+    patches = parts.shape[1]
     columns = [
         (mosaic.path.name, mosaic.name.aoi, mosaic.name.year, mosaic.name.month, *places[mosaic.name.aoi][:3], label)
         for mosaic, label in zip(mosaics, labels, strict=True)
@@ -69,16 +76,17 @@ def patch_table(mosaics, places, labels, held_out):
     table = pd.DataFrame(columns, columns=names).loc[np.repeat(np.arange(len(mosaics)), patches)]
     table["row"] = np.arange(len(table))
     table["patch"] = np.tile(np.arange(patches), len(mosaics))
-    table["split"] = np.where(held_out.ravel(), "val", "train")
+    table["split"] = parts.ravel()
     return table[COLUMNS].reset_index(drop=True)
 
 
 def write_lists(table, meta, folder):
-    """Write all.csv, train.csv, val.csv and meta.json."""
+    """Write all.csv, train.csv, val.csv, test.csv where the split has one, and meta.json."""
     folder = Path(folder)
     table.to_csv(folder / "all.csv", index=False)
     for name, part in table.groupby("split"):
-        part.to_csv(folder / f"{name}.csv", index=False)
+        if name != "unused":
+            part.to_csv(folder / f"{name}.csv", index=False)
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -86,12 +94,16 @@ def summary(meta, problems, out_dir, seconds):
     """The closing lines of make_sn7_csv.py."""
     counts, split = meta["counts"], meta["split"]
     skipped = Counter(problem.kind for problem in problems)
+    asked = "" if split["val_fraction"] is None else f", {split['val_fraction']:g} asked for"
+    test = "test" in counts
+    rows = f"{counts['train']} training{',' if test else ' and'} {counts['val']} validation"
+    rows += f" and {counts['test']} test" if test else ""
     lines = [
         f"{counts['aois']} AOIs, {counts['mosaics']} mosaics from {meta['months'][0]} to {meta['months'][1]}, "
         f"{counts['patches']} patches of {meta['patch_size']} x {meta['patch_size']} pixels",
         f"{len(meta['classes'])} classes ({meta['label']})",
-        f"split {split['rule']}: {counts['train']} training and {counts['val']} validation patches "
-        f"({split['achieved']:.3f} held out, {split['val_fraction']:g} asked for): {split['description']}",
+        f"split {split['rule']}: {rows} patches ({split['achieved']:.3f} held out{asked}): {split['description']}",
+        *_unused(counts, split),
         f"validation places also seen in training: {counts['places_seen']:.1%}; validation classes never seen in "
         f"training: {counts['classes_unseen']} of {counts['val_classes']}",
         "problems left out: " + (", ".join(f"{n} x {kind}" for kind, n in sorted(skipped.items())) or "none"),
@@ -101,6 +113,16 @@ def summary(meta, problems, out_dir, seconds):
         f"--csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/sn7 --arch resnet18",
     ]
     return "\n".join(lines)
+
+
+def _unused(counts, split):
+    """A line on the AOIs that the split's lists do not know, or none."""
+    if "unused" not in counts:
+        return []
+    names = split["held_out"]["unused"]
+    listed = ", ".join(names[:5]) + ", …" * (len(names) > 5)
+    aois = f"{len(names)} AOI{'s' * (len(names) > 1)}"
+    return [f"in none of the published lists, so in all.csv only: {aois}, {counts['unused']} patches ({listed})"]
 
 
 def _rounded(values):

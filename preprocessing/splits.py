@@ -1,23 +1,38 @@
-"""Which patches are held out for validation: three rules, and what each keeps apart.
+"""Which patches are held out for validation: four rules, and what each keeps apart.
 
 `block`: a corner of every AOI, in every month: no place is in both parts. `location`: whole AOIs, so that no
 neighbourhood is in both. `image`: single months, so that every validation place is in the training part too.
+`published`: the AOI lists of doi 10.3390/rs15215135, with a test part, so that figures can be set beside others'.
 """
 
-import numpy as np
+from pathlib import Path
 
-RULES = ("block", "image", "location")
+import numpy as np
+import pandas as pd
+
+RULES = ("block", "image", "location", "published")
+PARTS = ("train", "val", "test", "unused")  # what the column split holds; unused is in all.csv only
+VAL_FRACTION = 0.25  # of the rules that draw
+PUBLISHED = Path(__file__).with_name("sn7_published_split.csv")
 
 
 def check_arguments(rule, grid, fraction, seed=0):
-    """Raise ValueError for what no tree can satisfy, before any work is done."""
+    """Raise ValueError for what no tree can satisfy, before any work is done.
+
+    Returns:
+        the fraction to use: ``VAL_FRACTION`` for None, and None where the rule leaves nothing to choose.
+    """
     if grid < 1:
         raise ValueError(f"--grid is {grid}; at least 1 is needed")
     if seed < 0:
         raise ValueError(f"--seed is {seed}; 0 or more is needed")
+    if rule == "published":
+        return None
+    fraction = VAL_FRACTION if fraction is None else fraction
     check_fraction(fraction)
     if rule == "block":
         block_positions(grid, fraction, seed)
+    return fraction
 
 
 def check_fraction(fraction):
@@ -105,35 +120,64 @@ def held_out_locations(aois, fraction, seed):
     return sorted(np.random.default_rng(seed).permutation(names)[:count].tolist())
 
 
-def split_mask(rule, aois, labels, grid, fraction, seed):
+def published_parts(aois, path=PUBLISHED):
+    """Part of each AOI in the published lists.
+
+    Args:
+        aois: names. path: CSV aoi,split with a comment above.
+
+    Returns:
+        list of PARTS, as long as ``aois``; an AOI that is in no list is ``unused``.
+
+    Raises:
+        ValueError: the tree has nothing to train on, or nothing to validate on.
+    """
+    parts = dict(pd.read_csv(path, comment="#").itertuples(index=False))
+    found = [parts.get(aoi, "unused") for aoi in aois]
+    missing = [part for part in ("train", "val") if part not in found]
+    if missing:
+        known = len(set(aois) & set(parts))
+        raise ValueError(f"--split published lists {len(parts)} AOIs, {known} of them in this tree and none in its "
+                         f"{' or '.join(missing)} part; use --split block, location or image")  # fmt: skip
+    return found
+
+
+def split_parts(rule, aois, labels, grid, fraction, seed):
     """Apply one of ``RULES`` to mosaics.
 
     Args:
         rule: name. aois, labels: AOI name and class of each mosaic, both of length n. grid: patches per side.
-        fraction: share held out. seed: integer.
+        fraction: share held out. seed: integer. (``published`` uses neither.)
 
     Returns:
-        bool array (n, grid * grid), True for validation, and the rule's record: rule, requested and achieved fraction,
-        seed, and what was held out, as plain values.
+        array of PARTS (n, grid * grid), and the rule's record: rule, requested and achieved fraction (of training and
+        validation patches), seed, and what was held out, as plain values.
     """
-    held_out = np.zeros((len(aois), grid * grid), bool)
+    parts = np.full((len(aois), grid * grid), "train", dtype="U6")
     if rule == "block":
         what = block_positions(grid, fraction, seed)
-        held_out[:, what] = True
+        parts[:, what] = "val"
         described = f"patch positions {what} of every AOI in every month"
     elif rule == "location":
         what = held_out_locations(aois, fraction, seed)
-        held_out[np.isin(aois, what)] = True
+        parts[np.isin(aois, what)] = "val"
         described = f"{len(what)} whole AOIs"
     elif rule == "image":
         chosen = held_out_images(labels, fraction, seed)
-        held_out[chosen] = True
+        parts[chosen] = "val"
         what, described = int(chosen.sum()), f"{chosen.sum()} mosaics, drawn class by class"
+    elif rule == "published":
+        found = published_parts(aois)
+        parts[:] = np.array(found)[:, None]
+        what = {part: sorted({aoi for aoi, its in zip(aois, found, strict=True) if its == part}) for part in PARTS[1:]}
+        described = f"{len(what['val'])} whole AOIs, and {len(what['test'])} for testing (doi 10.3390/rs15215135)"
+        fraction = seed = None  # nothing was drawn
     else:
         raise ValueError(f"no split rule {rule!r}; there are {', '.join(RULES)}")
-    record = {"rule": rule, "val_fraction": fraction, "achieved": float(held_out.mean()), "seed": seed,
+    achieved = (parts == "val").sum() / np.isin(parts, ("train", "val")).sum()
+    record = {"rule": rule, "val_fraction": fraction, "achieved": float(achieved), "seed": seed,
               "held_out": what, "description": described}  # fmt: skip
-    return held_out, record
+    return parts, record
 
 
 def split_facts(table):
@@ -143,11 +187,13 @@ def split_facts(table):
         table: DataFrame with the columns aoi, patch, country, label, split.
 
     Returns:
-        dict: train, val (rows), places_seen (share of the validation places (aoi, patch) that are in training too),
-        val_classes, classes_unseen (validation classes without a training row).
+        dict: train, val (rows; test and unused where there are any), places_seen (share of the validation places
+        (aoi, patch) that are in training too), val_classes, classes_unseen (validation classes without a training row).
     """
     train, val = (table[table.split == name] for name in ("train", "val"))
     train_places, places = (set(zip(part.aoi, part.patch, strict=True)) for part in (train, val))
     classes = set(val.label)
-    return {"train": len(train), "val": len(val), "places_seen": len(places & train_places) / max(1, len(places)),
+    more = {part: int(n) for part in PARTS[2:] if (n := (table.split == part).sum())}
+    return {"train": len(train), "val": len(val), **more,
+            "places_seen": len(places & train_places) / max(1, len(places)),
             "val_classes": len(classes), "classes_unseen": len(classes - set(train.label))}  # fmt: skip

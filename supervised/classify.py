@@ -13,7 +13,7 @@ from supervised.recipe import PATH, WEIGHTS, announce, class_weights, one_view, 
 from vicreg import augmentations, distributed
 from vicreg.backbone import create_backbone
 from vicreg.classifier import Classifier, Heads, Labelled, check_percent, stratified_subset
-from vicreg.interruption import Watch
+from vicreg.interruption import Watch, heed_note, leave_note
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import plain
 from vicreg.resume import optimizer_for, read_earlier, save, settle, spread
@@ -83,7 +83,8 @@ def train(args, dataset, val, split=None, source="supervised"):
         ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
-    device = distributed.start(args.device, args.local_rank)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    heed_note(args.exp_dir)
     view = one_view(args.augment, args.augment_set)
     check_percent(args.train_percent)
     earlier = earlier_run(args, dataset.classes, device)
@@ -100,8 +101,9 @@ def train(args, dataset, val, split=None, source="supervised"):
     look = {"size": plan["image_size"], "mean": dataset.mean, "std": dataset.std, "device": device}
     samples = Labelled(dataset, chosen, view, plan["image_size"])
     watch = Watch(device, rate_flag="--lr")
-    share = (distributed.rank(), distributed.world_size())
-    batches = CountedBatches(len(samples), plan["batch_size"], args.seed, plan["steps"], begin, *share)
+    batches = CountedBatches(
+        len(samples), plan["batch_size"], args.seed, plan["steps"], begin, distributed.rank(), distributed.world_size()
+    )
     if args.store == "device":
         dataset.to_device(device)
     loader = iter(loader_for(samples, batches, 0 if args.store == "device" else args.workers, device))
@@ -113,7 +115,7 @@ def train(args, dataset, val, split=None, source="supervised"):
         if interrupted:
             keep(step, best=best)
             say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-            sys.exit(128 + interrupted)
+            sys.exit(leave_note(args.exp_dir, interrupted, step))
         tick = time.perf_counter()
         images, labels = next(loader)
         waited = time.perf_counter() - tick

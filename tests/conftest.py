@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,110 @@ def run_script():
     def run(script, *arguments, cwd=ROOT, timeout=300):
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+    return run
+
+
+class Forked:
+    """Processes of one run, forked from the nursery."""
+
+    folder = None  # of a run that leaves a stats.txt
+
+    def __init__(self, ask, out, pids):
+        self.out, self.pids = out, pids
+        self._ask, self._ended = ask, {}
+
+    def last_step(self):
+        """The step of the last whole line of stats.txt; -1 before the first."""
+        stats = self.folder / "stats.txt"
+        lines = stats.read_text().split("\n")[:-1] if stats.is_file() else []
+        return json.loads(lines[-1])["step"] if lines else -1
+
+    def reach(self, step):
+        """Wait until a step is logged, or the first process has ended."""
+        while self.last_step() < step and self.running(0):
+            time.sleep(0.002)
+
+    def kill(self, rank, number=signal.SIGKILL):
+        """Send a signal to one process."""
+        os.kill(self.pids[rank], number)
+
+    def wait(self, rank):
+        """Exit status of one process, negative for a signal."""
+        if rank not in self._ended:
+            self._ended[rank] = self._ask({"wait": self.pids[rank]})
+        return self._ended[rank]
+
+    def text(self, rank):
+        """What a process printed."""
+        return Path(f"{self.out}.{rank}").read_text()
+
+    def running(self, rank):
+        """False once a process has ended, waited for or not."""
+        if rank in self._ended:
+            return False
+        return Path(f"/proc/{self.pids[rank]}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.fixture(scope="session")
+def fork():
+    """Function (code, out, processes=1, launcher="torchrun", **variables) -> Forked, which runs at once (Linux).
+
+    Launchers set what torchrun, srun, or none of them (None) would.
+    """
+    command = [sys.executable, ROOT / "tests" / "nursery.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    forked = []
+
+    def ask(request):
+        nursery.stdin.write(json.dumps(request) + "\n")
+        nursery.stdin.flush()
+        return json.loads(nursery.stdout.readline())
+
+    def run(code, out, processes=1, launcher="torchrun", **variables):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        environments = []
+        for rank in range(processes):
+            told = {}
+            if launcher == "torchrun":
+                told = where | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
+            elif launcher == "srun":
+                told = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_STEP_NUM_TASKS": processes}
+                told |= {"SLURM_STEP_ID": 0, "SLURM_STEP_NODELIST": "node01", "SLURM_JOB_ID": where["MASTER_PORT"]}
+            environments.append({key: str(value) for key, value in (told | variables).items()})
+        forked.append(Forked(ask, out, ask({"code": code, "environments": environments, "out": str(out)})))
+        return forked[-1]
+
+    yield run
+    for left in forked:
+        for rank in range(len(left.pids)):
+            if left.running(rank):
+                left.kill(rank)
+    nursery.stdin.close()
+    nursery.wait()
+
+
+@pytest.fixture(scope="session")
+def train(fork, sn7_prepared):
+    """Function (run folder, *more arguments, processes=1, launcher="torchrun", **variables) -> Forked toy pretraining.
+
+    55 steps of 16 in 5 epochs, a line for each step and a checkpoint for every second; a few seconds. What is printed
+    goes beside the run folder or to ``out``; ``before`` is code that runs first.
+    """
+
+    def run(folder, *more, processes=1, launcher="torchrun", out=None, before="", **variables):
+        words = "--arch test_resnet --mlp 16-16 --batch-size 16 --image-size 16 --workers 0 --device cpu --epochs 5 "
+        words += "--seed 3 --checkpoint-every 2 --log-freq-time 0 --probe-every 0"
+        words = ["--csv-dir", str(sn7_prepared), "--exp-dir", str(folder), *words.split(), *map(str, more)]
+        code = f"{before}\nimport sys; from vicreg import command_line, main_vicreg_sn7 as script\n"
+        code += f"sys.argv = ['main_vicreg_sn7.py', *{words}]\n"
+        code += "command_line.run(script.main, script.get_parser().parse_args())"
+        forked = fork(code, out or Path(f"{folder}.out"), processes, launcher, **variables)
+        forked.folder = folder
+        return forked
 
     return run
 

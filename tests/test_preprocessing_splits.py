@@ -1,16 +1,18 @@
-"""Facts about the three split rules."""
+"""Facts about the split rules: three that draw, and the published lists."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from preprocessing.splits import (
+    PUBLISHED,
     block_positions,
     check_arguments,
     held_out_images,
     held_out_locations,
+    published_parts,
     split_facts,
-    split_mask,
+    split_parts,
 )
 
 AOIS = [name for name in "ABCDEFGH" for _ in range(6)]
@@ -37,8 +39,8 @@ def test_among_equal_areas_the_squarer_rectangle_is_held_out():
 
 
 def test_the_block_is_the_same_in_every_aoi_and_month_so_no_place_is_in_both_parts():
-    mask, record = split_mask("block", AOIS, LABELS, 4, 0.25, 0)
-    assert (mask == mask[0]).all() and mask.mean() == record["achieved"] == 0.25
+    parts, record = split_parts("block", AOIS, LABELS, 4, 0.25, 0)
+    assert (parts == parts[0]).all() and (parts == "val").mean() == record["achieved"] == 0.25
 
 
 def test_a_1_by_1_grid_cannot_be_split_by_block_and_the_error_says_what_to_do():
@@ -53,8 +55,8 @@ def test_the_image_split_holds_out_whole_mosaics_and_every_class_keeps_one_for_t
     for label in range(4):
         assert (~held_out[labels == label]).sum() >= 1
     assert abs(held_out.sum() - fraction * len(labels)) <= 2
-    mask, _ = split_mask("image", labels, labels, 2, fraction, 3)
-    assert (mask == held_out[:, None]).all()
+    parts, _ = split_parts("image", labels, labels, 2, fraction, 3)
+    assert ((parts == "val") == held_out[:, None]).all()
 
 
 def test_the_image_split_takes_the_same_share_of_every_class():
@@ -71,8 +73,8 @@ def test_the_image_split_refuses_where_no_class_has_a_mosaic_to_spare():
 def test_the_location_split_holds_out_whole_aois_at_least_one_and_never_all(fraction, count):
     names = held_out_locations(AOIS, fraction, seed=5)
     assert len(names) == count and set(names) < set(AOIS)
-    mask, _ = split_mask("location", AOIS, LABELS, 2, fraction, 5)
-    assert (mask == np.isin(AOIS, names)[:, None]).all()
+    parts, _ = split_parts("location", AOIS, LABELS, 2, fraction, 5)
+    assert ((parts == "val") == np.isin(AOIS, names)[:, None]).all()
 
 
 def test_one_aoi_cannot_be_split_by_location():
@@ -82,9 +84,9 @@ def test_one_aoi_cannot_be_split_by_location():
 
 @pytest.mark.parametrize("rule", ["block", "image", "location"])
 def test_a_split_depends_on_the_seed_alone(rule):
-    masks = [split_mask(rule, AOIS, LABELS, 4, 0.25, seed)[0] for seed in (1, 1, 2, 3, 4, 5)]
-    assert (masks[0] == masks[1]).all()
-    assert any((masks[0] != other).any() for other in masks[2:])
+    parts = [split_parts(rule, AOIS, LABELS, 4, 0.25, seed)[0] for seed in (1, 1, 2, 3, 4, 5)]
+    assert (parts[0] == parts[1]).all()
+    assert any((parts[0] != other).any() for other in parts[2:])
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
@@ -103,3 +105,35 @@ def test_the_facts_of_a_split_count_shared_places_and_unseen_classes():
     table = pd.DataFrame({"aoi": list("AAAB"), "patch": [0, 0, 1, 0], "label": [0, 0, 0, 1],
                           "split": ["train", "val", "train", "val"]})  # fmt: skip
     assert split_facts(table) == {"train": 2, "val": 2, "places_seen": 0.5, "val_classes": 2, "classes_unseen": 1}
+
+
+TRAIN, VAL, TEST = "L15-0331E-1257N_1327_3160_13", "L15-1014E-1375N_4056_2688_13", "L15-1025E-1366N_4102_2726_13"
+NOWHERE = "L15-0571E-1075N_2287_3888_13"
+
+
+def test_the_published_lists_have_30_training_15_validation_and_14_test_aois_and_none_twice():
+    table = pd.read_csv(PUBLISHED, comment="#")
+    assert table.split.value_counts().to_dict() == {"train": 30, "val": 15, "test": 14}
+    assert table.aoi.is_unique and NOWHERE not in set(table.aoi)
+    assert "10.3390/rs15215135" in PUBLISHED.read_text().splitlines()[1]
+
+
+def test_the_published_split_holds_out_whole_aois_and_what_it_does_not_know_is_unused():
+    parts, record = split_parts("published", [TRAIN, TRAIN, VAL, TEST, NOWHERE], [0, 0, 1, 1, 2], 2, None, 9)
+    assert parts.tolist() == [[part] * 4 for part in ("train", "train", "val", "test", "unused")]
+    assert record["achieved"] == pytest.approx(1 / 3) and record["val_fraction"] is record["seed"] is None
+    assert record["held_out"] == {"val": [VAL], "test": [TEST], "unused": [NOWHERE]}
+
+
+@pytest.mark.parametrize(
+    ("aois", "words"),
+    [(["A", "B"], "0 of them in this tree and none in its train or val part"), ([TRAIN, TEST], "none in its val part")],
+)
+def test_a_tree_without_published_training_or_validation_aois_is_refused(aois, words):
+    with pytest.raises(ValueError, match=f"{words}; use --split block"):
+        published_parts(aois)
+
+
+def test_a_fraction_is_for_the_rules_that_draw():
+    assert check_arguments("published", 4, 0.3) is None
+    assert check_arguments("block", 4, None) == 0.25 and check_arguments("image", 4, 0.1) == 0.1

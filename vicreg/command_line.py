@@ -1,21 +1,89 @@
-"""How every script ends when its user made a mistake: one clear line, exit code 1, no traceback."""
+"""How every script ends when something is wrong: one clear line, exit code 1, no traceback."""
 
+import errno
 import os
 import sys
+import threading
+import traceback
+
+from vicreg import distributed, heartbeat
+
+ADVICE = {
+    errno.ENOSPC: "free some space there, or choose another --exp-dir",
+    errno.EDQUOT: "free some space there, or choose another --exp-dir",
+    errno.EFBIG: "raise the limit on the size of files, or choose another --exp-dir",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "change its permissions, or choose another",
+    errno.EPERM: "change its permissions, or choose another",
+}
 
 
 def run(main, args):
     """Call ``main(args)``; turn errors that name a wrong input into a message on stderr and exit code 1.
 
     ``ValueError`` and ``OSError`` are what modules raise for bad input; set ``TRACEBACK=1`` to see where one came from.
-    Of several processes only the first prints, the others end silently with the same code.
+    Of several processes that find the same mistake only the first prints. Where one process fails by itself, or is
+    lost, all others end with it.
     """
+    threading.excepthook = _thread_failed
     try:
         return main(args)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("TRACEBACK"):
-            raise
-        if os.environ.get("RANK", "0") == "0":
-            name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
+    except SystemExit:
+        distributed.stop()  # in order, on a signal: all processes together
+        raise
+    except BaseException as error:
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+        cut_off = distributed.lost_contact(error)
+        if os.environ.get("TRACEBACK") or not (expected or cut_off):
+            if heartbeat.running() is None:
+                raise
+            traceback.print_exc()  # before the others know: when they end, launchers kill who is left
+            heartbeat.running().fail(repr(error), print_it=False)
+        elif cut_off:
+            _end_cut_off(cut_off)
+        else:
+            _complain(explain(error, getattr(args, "exp_dir", None)))
         sys.exit(1)
+
+
+def explain(error, exp_dir=None):
+    """An error's message, with what to do where the operating system does not say it.
+
+    Args:
+        error: the exception. exp_dir: where the run writes, for errors that do not name a file.
+    """
+    advice = ADVICE.get(getattr(error, "errno", None))
+    if advice is None:
+        return str(error)
+    return f"{error.strerror}: {error.filename or exp_dir}; {advice}"
+
+
+def _thread_failed(failure):
+    """Hold back the traceback of TensorBoard's writing thread: the main thread meets the full disk as well."""
+    if getattr(failure.exc_value, "errno", None) not in ADVICE or os.environ.get("TRACEBACK"):
+        threading.__excepthook__(failure)
+
+
+def _complain(words):
+    if heartbeat.running() is not None:
+        heartbeat.running().fail(words)
+    elif _is_first():
+        heartbeat.complain(words)
+
+
+def _end_cut_off(words):
+    """Say which process is missing, and end without waiting for a process group that is broken."""
+    if "imed out" in words:
+        words += "; --timeout-minutes allows more"
+    if heartbeat.running() is not None:
+        heartbeat.running().cut_off(words)
+    elif _is_first():
+        heartbeat.complain(f"lost contact with another process ({words}); {heartbeat.GO_ON}")
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def _is_first():
+    """True in the first process of each machine: what is wrong on the second machine, the first cannot know."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return rank == "0" or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID")) == "0"

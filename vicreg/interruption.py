@@ -1,11 +1,16 @@
 """Ending a run in order: on a signal (preemption, a job's time limit) or when the loss is no longer a number."""
 
 import math
+import os
 import signal
+import sys
+from pathlib import Path
 
 import torch
 
-from vicreg.distributed import all_reduce
+from vicreg.distributed import all_reduce, is_main
+
+NOTE_FILE = "interrupted"  # in a run's folder, while a run that a signal ended waits to be started again
 
 
 class Watch:
@@ -62,3 +67,31 @@ class Watch:
         """Give the signals back."""
         for number, handler in self._old.items():
             signal.signal(number, handler)
+
+
+def leave_note(folder, number, step):
+    """Note in a run's folder that a signal ended it, for scripts that cannot see exit codes; then say the exit code.
+
+    torchrun ends with 1 whatever its processes end with, so a job script asks for this file.
+
+    Args:
+        folder: of the run. number: ``signal.Signals``. step: where the checkpoint stands.
+
+    Returns:
+        the exit code, 128 + signal.
+    """
+    if is_main():
+        (Path(folder) / NOTE_FILE).write_text(f"{number.name} at step {step}\n")
+    return 128 + number
+
+
+def heed_note(folder):
+    """Remove the note when a run goes on; but end again where only torchrun wants to go on.
+
+    ``torchrun --max-restarts`` takes a run that a signal ended for one that failed, and starts it again at once.
+    """
+    path = Path(folder) / NOTE_FILE
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and path.is_file():
+        sys.exit(128 + signal.Signals[path.read_text().split()[0]])
+    if is_main():
+        path.unlink(missing_ok=True)

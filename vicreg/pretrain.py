@@ -11,7 +11,7 @@ import torch
 from vicreg import augmentations, distributed, features
 from vicreg.accumulate import backward
 from vicreg.collapse import find_collapse
-from vicreg.interruption import Watch
+from vicreg.interruption import Watch, heed_note, leave_note
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.loss import vicreg_loss
 from vicreg.pictures import save_view_pairs
@@ -80,17 +80,17 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         args: of ``get_parser``.
         dataset: ``len``, ``__getitems__([(index, draw), …])`` -> two uint8 tensors (n, C, H, W), ``mean``, ``std``,
             ``patch_size``.
-        probe_sets: labelled (train, val) data sets of the kNN probe, or None.
-        source: goes into the checkpoint.
+        probe_sets: labelled (train, val) data sets of the kNN probe, or None. source: goes into the checkpoint.
 
     Raises:
         ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
-    device = distributed.start(args.device, args.local_rank)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
     earlier = read_earlier(args, device)
     plan = plan_run(args, dataset, device, source, earlier.get("batch_size"))
     lock = claim(args.exp_dir) if distributed.is_main() else None
+    heed_note(args.exp_dir)
     model, optimizer, begin = build(args, plan, device, earlier)
     del earlier
     if distributed.is_main():
@@ -117,7 +117,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         if interrupted:
             keep(step)
             say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-            sys.exit(128 + interrupted)
+            sys.exit(leave_note(args.exp_dir, interrupted, step))
         tick = time.perf_counter()
         first, second = next(loader)
         waited = time.perf_counter() - tick

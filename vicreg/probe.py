@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from preprocessing.overlap import describe, overlap
 from vicreg import augmentations, distributed, features
 from vicreg.backbone import load_backbone
 from vicreg.classifier import Cached, Classifier, Heads, Labelled, hold_out, stratified_subset
@@ -70,14 +71,14 @@ def probe(args, train, val, chosen=None):
 
     Returns:
         dict, also written to ``<exp-dir>/<freeze|finetune>_<percent>/result.json``: ``top1`` and ``top5`` after the
-        last epoch, the best ones, kNN, and what was evaluated.
+        last epoch, the best ones, kNN, what was evaluated, and ``overlap``: what the two data sets share.
 
     Raises:
         ValueError, FileNotFoundError: arguments or files that do not fit.
     """
     started, frozen = time.perf_counter(), args.weights != "finetune"
     _check(args, frozen)
-    device = distributed.start(args.device, args.local_rank)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
     say(info["report"])
     size = args.image_size or max(1, round(train.patch_size * 7 / 8))
@@ -91,6 +92,8 @@ def probe(args, train, val, chosen=None):
         f"{len(fit)} training samples ({share}), {len(held_out)} held out to choose the rate, "
         f"{len(val)} validation samples, {len(train.classes)} classes, {size} px"
     )
+    shared = overlap(train, val)
+    say(describe(shared))
     torch.manual_seed(args.seed)
     heads = Heads(len(args.lr_head), backbone.num_features, len(train.classes)).to(device)
     backbone = backbone.to(device)
@@ -119,6 +122,7 @@ def probe(args, train, val, chosen=None):
         "train_samples": len(fit),
         "val_samples": len(val),
         "classes": len(train.classes),
+        "overlap": shared,
     }
     result |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
     if distributed.is_main():

@@ -20,10 +20,9 @@ def read_earlier(args, device, kind="pretraining", mark="mlp", weights=WEIGHTS, 
     Raises:
         ValueError: the folder holds something else.
     """
-    path = args.exp_dir / checkpoint.MODEL_FILE
-    if not path.exists():
+    state, path = checkpoint.load_latest(args.exp_dir, device)
+    if state is None:
         return {}
-    state = checkpoint.load(path, device)
     if not {"model", "optimizer", "step", "args"} <= state.keys() or mark not in state["args"]:
         raise ValueError(f"{path} is no checkpoint of a {kind} run; choose another --exp-dir")
     check_same_run(state["args"], vars(args), args.exp_dir, weights, path_names)
@@ -92,6 +91,6 @@ def save(args, plan, model, optimizer, dataset, step, **more):
         "backbone": described,
         **more,
     }
-    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE)
+    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
     if step == plan["steps"]:
         checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described)

@@ -32,8 +32,9 @@ def claim(folder):
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".lock").open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        # not flock: loading processes inherit that one, and hold it for seconds after this one was killed
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         file.close()
         raise ValueError(f"another run is writing to {folder} now; wait for it or choose another --exp-dir") from error
     except OSError:

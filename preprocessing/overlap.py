@@ -1,0 +1,72 @@
+"""How much of a validation set is already in training, as far as it can be known at once: places and equal pixels.
+
+For everybody who is about to print an accuracy. ``audit_split.py`` looks for near duplicates too.
+"""
+
+import hashlib
+
+import numpy as np
+
+MOST_BYTES = 256 * 2**20  # of pixels to compare; a second or so
+
+
+def digest(pixels):
+    """Digest (bytes) of an array's shape and content: equal for equal pixels, whatever file they were in."""
+    pixels = np.ascontiguousarray(pixels)
+    return hashlib.blake2b(pixels.data, digest_size=16, key=repr(pixels.shape).encode()).digest()
+
+
+def place_keys(table):
+    """Where each row of a list was taken, so that two lists can be compared: numbers within one list would not do.
+
+    Args:
+        table: DataFrame; with the columns location (and class), or aoi and patch.
+
+    Returns:
+        list of tuples, or None where the list does not know.
+    """
+    for columns in (["class", "location"], ["location"], ["aoi", "patch"]):
+        if set(columns) <= set(table.columns):
+            return list(zip(*(table[column] for column in columns), strict=True))
+    return None
+
+
+def seen(train, val):
+    """Which of ``val`` are in ``train`` too: two sequences of hashable values -> bool array, as long as ``val``."""
+    known = set(train)
+    return np.fromiter((value in known for value in val), bool, len(val))
+
+
+def overlap(train, val):
+    """How much of a validation set is in the training set.
+
+    Args:
+        train, val: data sets with ``images(indices)`` -> uint8 (n, C, H, W), and a ``table`` where they know places.
+
+    Returns:
+        dict of plain values: samples (of validation), places_seen and pixels_seen (shares of them whose place, and
+        whose very pixels, are in training too; None for what is not known or too much to compare at once).
+    """
+    keys = [place_keys(data.table) if hasattr(data, "table") else None for data in (train, val)]
+    places = None if None in keys else float(seen(*keys).mean())
+    return {"samples": len(val), "places_seen": places, "pixels_seen": _pixels_seen(train, val)}
+
+
+def _pixels_seen(train, val, batch=1024):
+    if (len(train) + len(val)) * val.images([0]).numel() > MOST_BYTES:
+        return None
+    digests = [
+        [digest(image) for start in range(0, len(data), batch) for image in data.images(
+            list(range(start, min(start + batch, len(data))))).cpu().numpy()]
+        for data in (train, val)
+    ]  # fmt: skip
+    return float(seen(*digests).mean())
+
+
+def describe(found):
+    """One line of what ``overlap`` found."""
+    names = {"places_seen": "share their place with training", "pixels_seen": "equal a training sample"}
+    known = [f"{found[key]:.1%} {what}" for key, what in names.items() if found[key] is not None]
+    return f"split: of {found['samples']} validation samples " + (
+        ", ".join(known) or "nothing is known (audit_split.py)"
+    )

@@ -1,0 +1,90 @@
+"""Facts about the line on overlap that every evaluation prints."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from preprocessing import overlap as module
+from preprocessing.overlap import describe, digest, overlap, place_keys, seen
+from preprocessing.sn7 import SN7Patches
+
+
+class Images:
+    """A data set of constant 2 x 2 images; its table says where they are, if it is given."""
+
+    def __init__(self, values, table=None):
+        self.pixels = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
+        if table is not None:
+            self.table = pd.DataFrame(table)
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def images(self, indices):
+        return self.pixels[indices]
+
+
+def test_equal_pixels_have_equal_digests_and_other_shapes_or_values_do_not():
+    pixels = np.arange(12, dtype=np.uint8)
+    assert digest(pixels.reshape(3, 4)) == digest(pixels.reshape(4, 3).reshape(3, 4).copy())
+    assert digest(pixels.reshape(2, 3, 2).transpose(2, 1, 0)) == digest(np.ascontiguousarray(pixels.reshape(2, 3, 2).T))
+    others = {digest(pixels.reshape(3, 4)), digest(pixels.reshape(4, 3)), digest(pixels.reshape(3, 4) + np.uint8(1))}
+    assert len(others) == 3
+
+
+def test_places_are_compared_by_aoi_and_patch_and_not_by_their_numbers_in_each_list(sn7_prepared):
+    train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
+    assert set(train.places) & set(val.places)  # the numbers are the same, the places are not
+    assert overlap(train, val)["places_seen"] == 0
+
+
+def test_half_of_the_places_and_a_third_of_the_pixels():
+    train = Images([1, 2], {"aoi": ["A", "A"], "patch": [0, 1]})
+    val = Images([2, 8, 9, 9, 2, 7], {"aoi": list("ABAABB"), "patch": [0, 0, 1, 1, 1, 2]})
+    assert overlap(train, val) == {"samples": 6, "places_seen": 0.5, "pixels_seen": pytest.approx(1 / 3)}
+
+
+def test_the_whole_list_contains_all_of_its_validation_part(sn7_prepared):
+    found = overlap(*(SN7Patches(sn7_prepared / f"{part}.csv") for part in ("all", "val")))
+    assert found == {"samples": 60, "places_seen": 1.0, "pixels_seen": 1.0}
+
+
+def test_locations_are_told_apart_by_class_because_their_numbers_may_start_anew():
+    train = pd.DataFrame({"class": ["port", "farm"], "location": [0, 1]})
+    val = pd.DataFrame({"class": ["port", "port"], "location": [0, 1]})
+    assert seen(place_keys(train), place_keys(val)).tolist() == [True, False]
+    assert place_keys(train.drop(columns="class")) == [(0,), (1,)] and place_keys(train[["class"]]) is None
+
+
+def test_too_many_bytes_are_not_compared_and_the_line_does_not_claim_they_were(monkeypatch):
+    monkeypatch.setattr(module, "MOST_BYTES", 3 * 4 * 4 - 1)
+    places = {"aoi": ["A", "B"], "patch": [0, 0]}
+    found = overlap(Images([1, 2], places), Images([1, 2], places))
+    assert found == {"samples": 2, "places_seen": 1.0, "pixels_seen": None}
+    assert describe(found) == "split: of 2 validation samples 100.0% share their place with training"
+
+
+def test_without_places_the_pixels_speak_alone():
+    found = overlap(Images([1, 2]), Images([2, 3]))
+    assert found["places_seen"] is None
+    assert describe(found) == "split: of 2 validation samples 50.0% equal a training sample"
+    assert "nothing is known" in describe({**found, "pixels_seen": None})
+
+
+def test_each_evaluation_prints_the_line_and_keeps_it(repo_root, sn7_prepared, tmp_path):
+    command = "vicreg/evaluate_sn7.py --pretrained stats --batch-size 16 --epochs 1 --image-size 8 --workers 0"
+    ran = subprocess.run(
+        [sys.executable, *command.split(), "--device", "cpu", "--csv-dir", sn7_prepared, "--exp-dir", tmp_path],
+        cwd=repo_root, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    line = "split: of 60 validation samples 0.0% share their place with training, 0.0% equal a training sample"
+    assert ran.stdout.splitlines().count(line) == 1
+    result = json.loads((tmp_path / "freeze_100" / "result.json").read_text())
+    assert result["overlap"] == {"samples": 60, "places_seen": 0.0, "pixels_seen": 0.0}

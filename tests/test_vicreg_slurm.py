@@ -1,0 +1,94 @@
+"""Processes started by srun find each other without torchrun, and a batch script's own process waits for nobody."""
+
+import json
+
+import pytest
+
+from vicreg.slurm import hosts, process
+
+STEP = {
+    "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_NODELIST": "gpu[01-08]",
+}  # fmt: skip
+BATCH = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+LISTS = {
+    "node7": ["node7"],
+    "node[01-03,07],gpu-a3": ["node01", "node02", "node03", "node07", "gpu-a3"],
+    "n[8-11]": ["n8", "n9", "n10", "n11"],
+    "n[098-101]": ["n098", "n099", "n100", "n101"],
+    "rack[1-2]n[0,5-6]": ["rack1n0", "rack1n5", "rack1n6", "rack2n0", "rack2n5", "rack2n6"],
+    "a[1-2]-ib,b,c[3]": ["a1-ib", "a2-ib", "b", "c3"],
+    "host.example.org,10.0.0.[1-2]": ["host.example.org", "10.0.0.1", "10.0.0.2"],
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), LISTS.items(), ids=LISTS)
+def test_lists_of_hosts_are_read_as_slurm_writes_them(text, expected):
+    assert hosts(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "n[1", "n1]", "n[]", "n[a-b]", "n[3-1]", "n[1-2-3]", "a,,b", "a b", "n[[1-2]]"])
+def test_what_is_no_list_of_hosts_is_refused_with_the_text(text):
+    with pytest.raises(ValueError, match="no list of hosts") as error:
+        hosts(text)
+    assert repr(text) in str(error.value)
+
+
+def test_a_task_of_srun_learns_what_torchrun_would_have_told_it():
+    told = process(STEP)
+    port = told.pop("MASTER_PORT")
+    assert told == {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "gpu07"}
+    assert 1024 < int(port) < 32768
+    assert process(STEP | {"SLURM_PROCID": "0"})["MASTER_PORT"] == port  # all tasks find the same
+    assert process(STEP | {"SLURM_STEP_ID": "1"})["MASTER_PORT"] != port  # another step of the job does not
+    assert process(STEP | {"SLURM_JOB_ID": "4712"})["MASTER_PORT"] != port
+
+
+def test_the_users_address_and_port_win():
+    told = process(STEP | {"MASTER_ADDR": "10.1.1.1", "MASTER_PORT": "5"})
+    assert (told["MASTER_ADDR"], told["MASTER_PORT"]) == ("10.1.1.1", "5")
+
+
+def test_older_variables_and_a_single_machine_are_understood():
+    old = {"SLURM_JOBID": "9", "SLURM_STEPID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_NODELIST": "big"}
+    told = process(old)
+    assert (told["RANK"], told["LOCAL_RANK"], told["WORLD_SIZE"]) == ("1", "0", "2")
+    assert told["MASTER_ADDR"] == "127.0.0.1"  # its name need not resolve
+
+
+ALONE = {
+    "no slurm": {},
+    "batch script of a job of eight tasks": BATCH,
+    "batch script, numbered as such": BATCH | {"SLURM_STEP_ID": str(0xFFFFFFFB)},
+    "interactive shell": STEP | {"SLURM_STEP_ID": str(0xFFFFFFFA)},
+    "one task": STEP | {"SLURM_STEP_NUM_TASKS": "1"},
+    "torchrun within srun": STEP | {"RANK": "0", "WORLD_SIZE": "2"},
+}
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_elsewhere_slurm_says_nothing(case):
+    assert process(ALONE[case]) == {}
+
+
+WORKER = """
+import json, os, sys, torch
+from vicreg import distributed
+place = distributed.start("cpu", timeout_minutes=0.5)
+total = distributed.all_reduce(torch.tensor(distributed.rank() + 1.0)).item()
+print(json.dumps([distributed.rank(), distributed.world_size(), os.environ.get("LOCAL_RANK"), total, str(place)]))
+distributed.stop()
+"""
+
+
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
+def test_two_processes_meet(fork, tmp_path, launcher):
+    run = fork(WORKER, tmp_path / "out", 2, launcher)
+    assert [run.wait(rank) for rank in (0, 1)] == [0, 0], run.text(0) + run.text(1)
+    assert [json.loads(run.text(rank)) for rank in (0, 1)] == [[rank, 2, str(rank), 3.0, "cpu"] for rank in (0, 1)]
+
+
+def test_a_plain_process_in_a_batch_script_runs_alone(fork, tmp_path):
+    run = fork(WORKER, tmp_path / "out", 1, None, **BATCH)
+    assert run.wait(0) == 0, run.text(0)
+    assert json.loads(run.text(0)) == [0, 1, None, 1.0, "cpu"]
