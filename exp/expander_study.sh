@@ -18,7 +18,7 @@ study() {  # name, then the options that differ
     $python vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 --positives neighbour \
         --augment temporal --augment-set crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 grey_p=0 \
         blur_p=0 --image-size 32 --batch-size 256 --optimizer adamw --base-lr 0.001 --wd 0.01 \
-        --epochs "${EPOCHS:-3}" --probe-every 0 "$@"
+        --epochs "${EPOCHS:-3}" --precision "${PRECISION:-bf16}" --probe-every 0 "$@"
     $python vicreg/evaluate_sn7.py --csv-dir "$patches" --exp-dir "$run" --pretrained "$run/trained_model.pth" \
         --image-size 32 --weights freeze --views 2 --epochs 30 --lr-head 0.003 0.01 0.03 0.1 0.3 1 3 --knn 20
 }

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from preprocessing import fingerprints
+from preprocessing.fmow_scan import NEAR
 from preprocessing.overlap import digest, seen
 
 KINDS = ("exact", "near", "places")  # of pairs
@@ -111,14 +112,30 @@ def compare(train, val, pixels=True, most=fingerprints.MOST, min_contrast=finger
         found["near"] = count(near, bits=most, min_contrast=min_contrast, **left_out)
         found["near"]["pairs"] = [(int(rows[h]), int(columns[nearest[h]]), int(bits[h])) for h in hits]
     if train.places is not None and val.places is not None:
-        shared = seen(train.places, val.places)
-        first = {place: index for index, place in reversed(list(enumerate(train.places)))}
-        kinds = {"kind": val.kind, "places": len(set(val.places)), "places_seen": len(set(val.places) & set(first))}
-        found["places"] = count(shared, **kinds)
+        first, elsewhere, unknown = _common_places(train, val)
+        shared = seen(first, val.places)
+        found["places"] = count(shared, kind=val.kind, places=len(set(val.places)), places_seen=len(first),
+                                elsewhere=elsewhere, unknown=unknown)  # fmt: skip
         found["places"]["pairs"] = [(int(v), first[val.places[v]], None) for v in np.flatnonzero(shared)]
     found["classes"] = _classes(train.classes, val.classes)
     found["overlap"] = {"samples": int(any_overlap.sum()), "share": float(any_overlap.mean())}
     return found
+
+
+def _common_places(train, val):
+    """Places in both parts -> dict place: index of the first training sample there, and two counts.
+
+    Location names of fMoW start anew in each split: where positions are known, places of one name that lie apart are
+    none in common (the first count). The second: those that are in common by name alone, for want of a position.
+    """
+    sides = [{place: n for n, place in reversed(list(enumerate(part.places)))} for part in (train, val)]
+    common = {place: n for place, n in sides[0].items() if place in sides[1]}
+    if train.position is None or val.position is None:
+        return common, 0, 0
+    positions = {place: (train.position(n), val.position(sides[1][place])) for place, n in common.items()}
+    unknown = {place for place, pair in positions.items() if None in pair}
+    apart = {place for place in positions.keys() - unknown if np.abs(np.subtract(*positions[place])).max() > NEAR}
+    return {place: n for place, n in common.items() if place not in apart}, len(apart), len(unknown)
 
 
 def _classes(train, val):

@@ -26,8 +26,12 @@ def text(found, turned=True, shifted=True):
         lines += _pixel_lines(found, turned, shifted)
     if "places" in found:
         places = found["places"]
-        seen = f"{places['places_seen']} of the {places['places']} in validation are in training too"
-        lines += _finding(f"same {places['kind']}", places, [seen])
+        notes = [f"{places['places_seen']} of the {places['places']} in validation are in training too"]
+        if places["elsewhere"]:
+            notes.append(f"{places['elsewhere']} more have the name of one in training and lie elsewhere: not counted")
+        if places["unknown"]:
+            notes.append(f"{places['unknown']} of them by name alone: no position in a JSON beside the image")
+        lines += _finding(f"same {places['kind']}", places, notes)
     else:
         lines.append("places are not known here")
     lines += ["", *_class_lines(found["classes"])]

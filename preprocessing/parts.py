@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from preprocessing.fmow import read_timestamp
 from preprocessing.overlap import place_keys
 from preprocessing.sn7 import cut_patches, read_mosaic, read_patch_list
 
@@ -19,7 +20,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 class Part(NamedTuple):
     """One part of a split: n samples.
 
-    ``pixels(index)`` -> uint8 (H, W, 3), ValueError or OSError where that sample cannot be read.
+    ``pixels(index)`` gives uint8 (H, W, 3), ValueError or OSError where that sample cannot be read.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Part(NamedTuple):
     classes: Counter  # class -> samples (COCO: annotations); empty where there are no classes
     places: list | None  # n hashable values
     kind: str = "place"  # what ``places`` are
+    position: object = None  # function index -> (longitude, latitude) or None, where places may share a name
 
 
 def open_image(path):
@@ -61,13 +63,16 @@ def from_list(path, data_dir=None):
     path = Path(path)
     meta = path.with_name("meta.json")
     meta = json.loads(meta.read_text()) if meta.is_file() else {}
-    source, names = data_dir or meta.get("source"), meta.get("classes")
+    source, names, position = data_dir or meta.get("source"), meta.get("classes"), None
     columns = pd.read_csv(path, nrows=0).columns if path.is_file() and path.stat().st_size else ()
     if {"path", "location"} <= set(columns):
         table = pd.read_csv(path, keep_default_na=False)
         files = [Path(source or path.parent) / name for name in table.path]
         labels = table["class"] if "class" in table else table.get("label", [])
         samples, pixels, kind = [str(file) for file in files], lambda index: open_image(files[index]), "location"
+
+        def position(index):
+            return _position(files[index])
     else:
         table = read_patch_list(path)
         labels = [names[label] for label in table.label] if names else table.label
@@ -75,7 +80,15 @@ def from_list(path, data_dir=None):
         pixels, kind = _patches(path, table, source, meta.get("grid", 4)), "place (AOI, patch position)"
     if table.empty:
         raise ValueError(f"{path}: no rows")
-    return Part(str(path), samples, pixels, Counter(map(str, labels)), place_keys(table), kind)
+    return Part(str(path), samples, pixels, Counter(map(str, labels)), place_keys(table), kind, position)
+
+
+def _position(file):
+    """Middle of an image by the fMoW JSON beside it; None without one."""
+    try:
+        return read_timestamp(file.with_suffix(".json"))[2]
+    except ValueError:
+        return None
 
 
 def _patches(path, table, source, grid):

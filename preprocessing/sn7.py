@@ -173,7 +173,7 @@ class SN7Patches:
 
     Attributes:
         table: the patch list. labels: int64 tensor (n,). places: (n,) numbers of (AOI, patch position).
-        classes: names. mean, std: per channel, of pixels in [0, 1].
+        classes: names. mean, std: per channel, of pixels in [0, 1]. at_hand: whether fetching decodes nothing.
     """
 
     def __init__(self, csv_path, positives="same", data_dir=None, max_months_apart=None):
@@ -188,11 +188,11 @@ class SN7Patches:
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes = meta.get("classes") or [str(label) for label in range(int(self.labels.max()) + 1)]
         self.mean, self.std = meta.get("mean", WHOLE_SET_MEAN), meta.get("std", WHOLE_SET_STD)
-        self._grid = meta.get("grid", 4)
-        self._source = data_dir or meta.get("source")
+        self._grid, self._source = meta.get("grid", 4), data_dir or meta.get("source")
         self._rows = self.table.row.to_numpy()
         self._path, self._on_device = csv_path.parent / "patches.npy", None
         self._store = self._open_store(self._path)
+        self.at_hand = self._store is not None
         self.places = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
         months = month_number(self.table.year, self.table.month).to_numpy()
         if positives == "neighbour" and max_months_apart is None:

@@ -178,8 +178,23 @@ def test_lists_with_locations_are_audited_by_them(run_script, tmp_path):
     (tmp_path / "meta.json").write_text(json.dumps({"source": str(tmp_path / "images")}))
     found = audit(run_script, tmp_path)
     assert found["places"]["kind"] == "location" and found["places"]["samples"] == 2
+    assert (found["places"]["elsewhere"], found["places"]["unknown"]) == (0, 1)
     assert (found["exact"]["samples"], found["near"]["samples"]) == (0, 0)
     assert found["classes"]["counts"] == {"port": [2, 3]}
+
+
+@pytest.mark.parametrize(("east", "same"), [(10.001, True), (11, False)])
+def test_locations_of_one_name_are_one_place_only_where_they_lie_together(run_script, tmp_path, east, same):
+    for part, longitude in (("train", 10), ("val", east)):
+        file = tmp_path / part / "port" / "port_0" / "port_0_0_rgb.jpg"  # names start anew in each split
+        save(file, texture(len(part)))
+        place = f"POLYGON (({longitude} 5, {longitude} 5.001, {longitude} 5))"
+        file.with_suffix(".json").write_text(json.dumps({"timestamp": "2016-02-13T09:30:00Z", "raw_location": place}))
+    made = run_script("preprocessing/make_fmow_csv.py", "--data-dir", tmp_path, "--out-dir", tmp_path / "csv")
+    assert made.returncode == 0, made.stderr
+    found = audit(run_script, tmp_path / "csv")
+    assert found["overlap"]["samples"] == found["places"]["samples"] == found["places"]["places_seen"] == same
+    assert (found["places"]["elsewhere"], found["places"]["unknown"]) == (not same, 0)
 
 
 BAD = {

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from preprocessing import make_sn7_csv
 from preprocessing import overlap as module
 from preprocessing.overlap import describe, digest, overlap, place_keys, seen
 from preprocessing.sn7 import SN7Patches
@@ -17,6 +18,8 @@ from preprocessing.sn7 import SN7Patches
 
 class Images:
     """A data set of constant 2 x 2 images; its table says where they are, if it is given."""
+
+    at_hand = True
 
     def __init__(self, values, table=None):
         self.pixels = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
@@ -74,7 +77,15 @@ def test_without_places_the_pixels_speak_alone():
     found = overlap(Images([1, 2]), Images([2, 3]))
     assert found["places_seen"] is None
     assert describe(found) == "split: of 2 validation samples 50.0% equal a training sample"
-    assert "nothing is known" in describe({**found, "pixels_seen": None})
+    assert "is not known; preprocessing/audit_split.py looks" in describe({**found, "pixels_seen": None})
+
+
+def test_pixels_that_would_have_to_be_decoded_are_not_compared(sn7_tree, tmp_path, monkeypatch):
+    options = ["--data-dir", str(sn7_tree), "--out-dir", str(tmp_path), "--no-pack"]
+    make_sn7_csv.main(make_sn7_csv.get_parser().parse_args(options))
+    train, val = (SN7Patches(tmp_path / f"{part}.csv") for part in ("train", "val"))
+    monkeypatch.setattr(SN7Patches, "images", None)
+    assert overlap(train, val) == {"samples": 60, "places_seen": 0.0, "pixels_seen": None}
 
 
 def test_each_evaluation_prints_the_line_and_keeps_it(repo_root, sn7_prepared, tmp_path):
