@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
+from preprocessing.overlap import describe, overlap
 from supervised.judge import draw_confusion, judge
 from supervised.recipe import PATH, WEIGHTS, announce, class_weights, one_view, plan_training, rate_at, weighted_loss
 from vicreg import augmentations, distributed
 from vicreg.backbone import create_backbone
 from vicreg.classifier import Classifier, Heads, Labelled, check_percent, stratified_subset
-from vicreg.interruption import Watch
+from vicreg.interruption import Watch, heed_note, leave_note
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import plain
 from vicreg.resume import optimizer_for, read_earlier, save, settle, spread
@@ -83,7 +84,8 @@ def train(args, dataset, val, split=None, source="supervised"):
         ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
-    device = distributed.start(args.device, args.local_rank)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    heed_note(args.exp_dir)
     view = one_view(args.augment, args.augment_set)
     check_percent(args.train_percent)
     earlier = earlier_run(args, dataset.classes, device)
@@ -93,15 +95,15 @@ def train(args, dataset, val, split=None, source="supervised"):
     model, optimizer, begin = build(args, len(dataset.classes), device, earlier)
     best = earlier.get("best")
     del earlier
-    if distributed.is_main():
-        announce(args, plan, model, len(val), len(dataset.classes), split, begin)
+    announce(args, plan, model, len(val), len(dataset.classes), split, begin)
     parallel = spread(model.train(), device)
     weights = class_weights(args.class_weights, dataset.labels[chosen], len(dataset.classes)).to(device)
     look = {"size": plan["image_size"], "mean": dataset.mean, "std": dataset.std, "device": device}
     samples = Labelled(dataset, chosen, view, plan["image_size"])
     watch = Watch(device, rate_flag="--lr")
-    share = (distributed.rank(), distributed.world_size())
-    batches = CountedBatches(len(samples), plan["batch_size"], args.seed, plan["steps"], begin, *share)
+    batches = CountedBatches(
+        len(samples), plan["batch_size"], args.seed, plan["steps"], begin, distributed.rank(), distributed.world_size()
+    )
     if args.store == "device":
         dataset.to_device(device)
     loader = iter(loader_for(samples, batches, 0 if args.store == "device" else args.workers, device))
@@ -113,7 +115,7 @@ def train(args, dataset, val, split=None, source="supervised"):
         if interrupted:
             keep(step, best=best)
             say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-            sys.exit(128 + interrupted)
+            sys.exit(leave_note(args.exp_dir, interrupted, step))
         tick = time.perf_counter()
         images, labels = next(loader)
         waited = time.perf_counter() - tick
@@ -138,8 +140,7 @@ def train(args, dataset, val, split=None, source="supervised"):
         ends = done % plan["steps_per_epoch"] == 0 or done == plan["steps"]
         log.add({"loss": seen[0], "train_top1": seen[1]}, waited)
         if ends or log.seconds >= args.log_freq_time:
-            line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(plan["batch_size"])}
-            line["images_per_second"] = line.pop("pairs_per_second")
+            line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(plan["batch_size"], "images")}
             if ends:
                 watch.check()  # a network that is no number has nothing to be judged
                 last = {"epoch": epoch, "step": done, **judge(model, val, look)}
@@ -147,10 +148,10 @@ def train(args, dataset, val, split=None, source="supervised"):
                 line |= {name: last[name] for name in ("top1", "top5", "balanced_accuracy")}
             log.write(line)
             log.restart_clock()
-        if done == plan["steps"] and distributed.is_main():
-            conclude(args, plan, last, best, len(val), dataset.classes, split)
         if done == plan["steps"] or done % plan["checkpoint_every"] == 0:
             watch.check()  # never keep weights of a loss that is not finite
+            if done == plan["steps"] and distributed.is_main():
+                conclude(args, plan, last, best, dataset, val, split)
             keep(done, best=best)
     watch.close()
     log.close()
@@ -177,15 +178,22 @@ def build(args, classes, device, earlier):
     )
 
 
-def conclude(args, plan, last, best, validation, classes, split):
+def conclude(args, plan, last, best, dataset, val, split):
     """Write ``result.json`` and ``confusion.png``, and say what came out. For the main process."""
     result = {**{name: last[name] for name in ("top1", "top5", "balanced_accuracy")}}
     result |= {f"best_{name}": best[name] for name in ("top1", "top5", "balanced_accuracy", "epoch")}
     result |= {"arch": args.arch, "source": plan["source"], "protocol": "supervised", "split": split}
-    result |= {"train_samples": plan["samples"], "val_samples": validation, "image_size": plan["image_size"]}
-    result |= {"classes": list(classes), "last": last, "best": best, "args": plain(vars(args))}
+    result |= {"train_samples": plan["samples"], "val_samples": len(val), "image_size": plan["image_size"]}
+    result |= {
+        "overlap": overlap(dataset, val),
+        "classes": list(dataset.classes),
+        "last": last,
+        "best": best,
+        "args": plain(vars(args)),
+    }
     write_json(args.exp_dir / "result.json", result)
-    draw_confusion(args.exp_dir / "confusion.png", last["confusion"], classes)
+    draw_confusion(args.exp_dir / "confusion.png", last["confusion"], dataset.classes)
+    say(describe(result["overlap"]))
     say(
         f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  balanced {last['balanced_accuracy']:.4f}  (best top-1 "
         f"{best['top1']:.4f} in epoch {best['epoch']}, split {split['rule'] if split else 'unknown'}); "

@@ -67,11 +67,13 @@ def plan_training(args, samples, patch_size, device, source, earlier_batch=None)
 
 
 def announce(args, plan, model, validation, classes, split, begin):
-    """Print the plan and keep it, with the arguments, in ``args.json``. For the main process.
+    """Print the plan and keep it, with the arguments, in ``args.json``: the main process does.
 
     Args:
         validation, classes: how many. split: the rule's record in ``meta.json``, or None. begin: first step.
     """
+    if not distributed.is_main():
+        return
     write_json(args.exp_dir / "args.json", {"args": plain(vars(args)), "plan": plan})
     rounded = "" if plan["batch_size"] == args.batch_size else f" (of {args.batch_size} asked for)"
     drops = f" x {plan['gamma']:g} at epochs {' '.join(map(str, args.milestones))}" if plan["drops"] else ""

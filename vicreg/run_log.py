@@ -102,17 +102,17 @@ class RunLog:
         """Mean duration of a step since the last line."""
         return self.seconds / max(1, self._counts)
 
-    def averages(self, per_step):
+    def averages(self, per_step, unit="pairs"):
         """Means since the last line, and begin the next interval.
 
         Args:
-            per_step: pairs of a step, for the throughput.
+            per_step: pairs of a step, for the throughput. unit: what they are, if no pairs.
         """
         steps, seconds = max(1, self._counts), max(self.seconds, 1e-9)
         keys = list(self._sums)
         means = (torch.stack([self._sums[key] for key in keys]) / steps).tolist() if keys else []
         line = {key: round(value, 6) for key, value in zip(keys, means, strict=True)}
-        line["pairs_per_second"] = round(per_step * self._counts / seconds, 1)
+        line[f"{unit}_per_second"] = round(per_step * self._counts / seconds, 1)
         line["data_wait"] = round(self._waited / seconds, 4)
         self._sums, self._counts, self._waited, self._mark = {}, 0, 0.0, time.perf_counter()
         return line
