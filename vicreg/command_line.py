@@ -19,3 +19,18 @@ def run(main, args):
             name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
             print(f"{name}: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def positive(args, *names):
+    """Make sure that arguments are more than zero, where they are given.
+
+    Args:
+        args: of a parser. names: of numbers and of lists of numbers.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not all(number > 0 for number in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: more than zero is needed")
