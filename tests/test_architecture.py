@@ -61,7 +61,7 @@ def test_weights_are_only_ever_read_with_weights_only(repo_root):
 @pytest.mark.parametrize(
     "script",
     [f"vicreg.{kind}" for kind in ("main_vicreg_sn7", "evaluate_sn7", "main_vicreg_unchanged", "evaluate")]
-    + ["vicreg.main_vicreg_fmow", "vicreg.evaluate_fmow"],
+    + ["vicreg.main_vicreg_fmow", "vicreg.evaluate_fmow", "vicreg.evaluate_embeddings"],
 )
 def test_pretraining_and_probing_need_no_geodata_libraries(repo_root, script):
     code = f"import sys, {script}; print(*{HEAVY!r}.intersection(sys.modules))"

@@ -10,7 +10,8 @@ from torch import nn
 from vicreg import checkpoint
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-BASELINES = ("random", "imagenet", "stats")
+BASELINES = ("random", "imagenet", "stats", "pixels")
+UNTRAINABLE = ("stats", "pixels")  # no weights at all
 _HEADS = ("fc.", "head.", "classifier.")  # classifiers that files of other libraries carry
 # vision transformers of timm resample their position embeddings to any size with these; other families lack them
 _ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
@@ -51,6 +52,17 @@ class ChannelStatistics(nn.Module):
         return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)
 
 
+class SmallPixels(nn.Module):
+    """A baseline without parameters: the image reduced to side x side means, (n, C, H, W) -> (n, C * side * side)."""
+
+    def __init__(self, in_chans=3, side=8):
+        super().__init__()
+        self.side, self.num_features = side, in_chans * side * side
+
+    def forward(self, images):
+        return nn.functional.adaptive_avg_pool2d(images, self.side).flatten(1)
+
+
 def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
     """Load a backbone from a file, or make one of the baselines by name.
 
@@ -58,9 +70,10 @@ def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
     write them. Missing weights are an error; what a file holds beyond the backbone is listed in the report.
 
     Args:
-        pretrained: a path, or ``random``, ``imagenet`` (timm's weights), ``stats`` (channel mean and std).
+        pretrained: a path, or ``random``, ``imagenet`` (timm's weights), ``stats`` (channel mean and std),
+            ``pixels`` (the image reduced to 8 x 8).
         arch: timm name; needed where the file does not name it, must agree where it does.
-        in_chans: input channels of ``random`` and ``stats``. seed: of ``random``.
+        in_chans: input channels of the baselines. seed: of ``random``.
 
     Returns:
         (backbone, info): info is a dict of ``arch, in_chans, mean, std, source, report``; mean and std are None where
@@ -72,6 +85,8 @@ def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
     info = {"arch": arch, "in_chans": in_chans, "mean": None, "std": None, "source": str(pretrained)}
     if pretrained == "stats":
         return ChannelStatistics(in_chans), {**info, "arch": "stats", "report": "channel mean and std, no weights"}
+    if pretrained == "pixels":
+        return SmallPixels(in_chans), {**info, "arch": "pixels", "report": "the image reduced to 8 x 8, no weights"}
     if pretrained in BASELINES:
         if arch is None:
             raise ValueError(f"--pretrained {pretrained} needs --arch, for example --arch resnet18")
@@ -119,7 +134,7 @@ def initialise(backbone, init_from, arch, in_chans):
     Raises:
         FileNotFoundError, ValueError: as ``load_backbone``; a first layer that is no convolution.
     """
-    if init_from in ("random", "stats"):
+    if init_from in ("random", *UNTRAINABLE):
         raise ValueError(f"--init-from {init_from}: a file of weights or 'imagenet' expected")
     if init_from == "imagenet":
         given, info = load_backbone(init_from, arch, in_chans)  # timm inflates by itself
@@ -138,6 +153,15 @@ def initialise(backbone, init_from, arch, in_chans):
             report += f"; {key} inflated from {weight.shape[1]} to {own.shape[1]} channels"
     backbone.load_state_dict(state)
     return report
+
+
+def arch_of(path):
+    """Architecture that a file of weights names, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not one of weights.
+    """
+    return _read_state(path)[1].get("arch")
 
 
 def _named_baseline(name, info, seed):

@@ -87,3 +87,18 @@ def _is_first():
     """True in the first process of each machine: what is wrong on the second machine, the first cannot know."""
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     return rank == "0" or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID")) == "0"
+
+
+def positive(args, *names):
+    """Make sure that arguments are more than zero, where they are given.
+
+    Args:
+        args: of a parser. names: of numbers and of lists of numbers.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not all(number > 0 for number in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: more than zero is needed")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 
@@ -20,9 +21,90 @@ def save_view_pairs(path, view1, view2, most=12, side=112):
         tiles = [np.kron(tile, np.ones((enlarge, enlarge, 1))) for tile in _as_rgb(views)]
         rows.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=1) for tile in tiles], 1))
     picture = Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
+    _replace(path, picture.save)
+
+
+def save_map(path, features, labels, classes, title, seed=0):
+    """Write a t-SNE map (van der Maaten & Hinton 2008) of samples, coloured by class, as a PNG.
+
+    Args:
+        path: where. features: float array (n, F), n > 2; directions count. labels: int array (n,). classes: names.
+        title: above it. seed: of the map.
+
+    Returns:
+        float array (n, 2), where the samples lie.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import normalize
+
+    points = normalize(features)
+    if min(points.shape) > 50:  # fewer dimensions: the same neighbours in a fraction of the time
+        points = PCA(50, random_state=seed).fit_transform(points)
+    perplexity = min(30, (len(points) - 1) / 3)
+    start = "pca" if min(points.shape) > 1 else "random"
+    found = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(points)
+    figure, axes = _figure(1, 1, (9, 7))
+    colours = _colours(len(classes))
+    for label in np.unique(labels):
+        own = found[labels == label]
+        axes[0, 0].scatter(*own.T, s=7, color=colours[label], label=classes[label], linewidths=0)
+    axes[0, 0].set(xticks=[], yticks=[], title=title)
+    if len(np.unique(labels)) <= 64:
+        rows = 32 if len(np.unique(labels)) > 32 else 64
+        columns = -(-len(np.unique(labels)) // rows)
+        figure.legend(loc="outside right upper", fontsize=6, markerscale=2, ncols=columns)
+    _replace(path, figure.savefig)
+    return found
+
+
+def save_neighbours(path, queries, query_names, neighbours, names, cosines, right, title):
+    """Write queries, each with its nearest images in a row, as a PNG.
+
+    Args:
+        path: where. queries: uint8 (n, C, S, S). query_names: list of n classes.
+        neighbours: uint8 (n, k, C, S, S), the nearest first. names: n lists of k classes. cosines: (n, k).
+        right: bool (n, k), neighbours of the query's class. title: above it.
+    """
+    count, k = cosines.shape
+    figure, axes = _figure(count, k + 1, (1.35 * (k + 1), 1.55 * count + 0.3))
+    for row in range(count):
+        tiles = _as_rgb(torch.cat([queries[row : row + 1], neighbours[row]]).float() / 255)
+        words = [query_names[row], *(f"{c:.3f} {name}" for c, name in zip(cosines[row], names[row], strict=True))]
+        edges = ["black", *("tab:green" if same else "tab:red" for same in right[row])]
+        for axis, tile, word, edge in zip(axes[row], tiles, words, edges, strict=True):
+            axis.imshow(tile)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(word if len(word) < 25 else word[:23] + "…", fontsize=6)
+            axis.spines[:].set(color=edge, linewidth=2)
+    figure.suptitle(title, fontsize=8)
+    _replace(path, figure.savefig)
+
+
+def _figure(rows, columns, size):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _colours(count):
+    import matplotlib
+
+    if count <= 20:
+        return matplotlib.colormaps["tab20"](np.arange(count))
+    hues = np.arange(count) * 0.61803 % 1  # the golden ratio keeps neighbours in the list apart
+    return matplotlib.colors.hsv_to_rgb(np.stack([hues, np.where(np.arange(count) % 2, 0.9, 0.55),
+                                                  np.where(np.arange(count) % 3, 0.85, 0.6)], 1))  # fmt: skip
+
+
+def _replace(path, save):
+    """Let ``save`` write a PNG beside ``path``, then rename."""
     path = Path(path)
     beside = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-    picture.save(beside)
+    save(beside)
     os.replace(beside, path)
 
 

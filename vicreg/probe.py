@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from preprocessing.overlap import describe, overlap
 from vicreg import augmentations, distributed, features
-from vicreg.backbone import load_backbone
+from vicreg.backbone import UNTRAINABLE, load_backbone
 from vicreg.classifier import Cached, Classifier, Heads, Labelled, hold_out, stratified_subset
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import plain
@@ -30,10 +30,10 @@ def get_parser(description):
     model = parser.add_argument_group("backbone")
     model.add_argument(
         "--pretrained", required=True,
-        help="trained_model.pth, model.pth, a torchvision state dict, or a baseline: random, imagenet, stats",
+        help="trained_model.pth, model.pth, a torchvision state dict, or a baseline: random, imagenet, stats, pixels",
     )  # fmt: skip
     model.add_argument("--arch", help="backbone, where the file does not name it")
-    model.add_argument("--in-chans", type=int, default=3, help="channels, for --pretrained random and stats")
+    model.add_argument("--in-chans", type=int, default=3, help="channels, for baselines")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--train-percent", "--train-perc", type=int, default=100, choices=[1, 10, 100],
@@ -140,8 +140,8 @@ def _check(args, frozen):
         raise ValueError("--epochs and --batch-size must be positive, --views 0 or more")
     if not frozen and (len(args.lr_head) > 1 or args.views):
         raise ValueError("--weights finetune takes one --lr-head and no --views: the features change as it goes")
-    if not frozen and args.pretrained == "stats":
-        raise ValueError("--pretrained stats has no weights to finetune; use --weights freeze")
+    if not frozen and args.pretrained in UNTRAINABLE:
+        raise ValueError(f"--pretrained {args.pretrained} has no weights to finetune; use --weights freeze")
 
 
 def _choose_samples(args, train, chosen):

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Look at frozen features of several backbones: kNN, k-means, a linear sweep, how they lie, pictures; one table.
+
+    python evaluate_embeddings.py --pretrained random stats pixels exp/trained_model.pth --csv-dir ../data/sn7 \
+        --exp-dir exp
+
+extracts the features of each once (a second start reuses them), prints a table with 95 % intervals, and writes
+``result.json``, ``tsne.png`` and ``neighbours.png`` to ``<exp-dir>/embeddings/<name>/``, and ``table.md`` and
+``table.json`` of all beside them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # import from the repo root, wherever we are launched
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from preprocessing.sn7 import SN7Patches  # noqa: E402
+from vicreg import command_line, comparison, distributed, image_data, protocols  # noqa: E402
+from vicreg.embeddings import DTYPES, FeatureCache, sources  # noqa: E402
+from vicreg.intervals import RESAMPLES  # noqa: E402
+from vicreg.plan import plain  # noqa: E402
+from vicreg.sweep import RATES  # noqa: E402
+
+
+def get_parser():
+    """Arguments of the script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--exp-dir", type=Path, required=True, help="results: embeddings/, features: features/")
+    run.add_argument("--seed", type=int, default=0, help="settles random weights, clusters, heads, draws and pictures")
+    model = parser.add_argument_group("backbones")
+    model.add_argument(
+        "--pretrained", nargs="+", required=True, metavar="FILE",
+        help="files that evaluate_sn7.py takes, and baselines: random, imagenet, stats, pixels",
+    )  # fmt: skip
+    model.add_argument("--arch", help="of random, imagenet and files that name none (default: the first file's)")
+    model.add_argument("--in-chans", type=int, default=3, help="channels, for baselines")
+    data = parser.add_argument_group("protocol 1: a training and a validation list")
+    data.add_argument("--csv-dir", type=Path, help="folder written by make_sn7_csv.py")
+    data.add_argument(
+        "--data-dir", type=Path,
+        help="alone: class folders (train/ and val/ in it); with --csv-dir: SN7 tree, where that has no patches.npy",
+    )  # fmt: skip
+    data.add_argument("--no-check", action="store_true", help="class folders: do not look for broken files first")
+    more = parser.add_argument_group("protocol 2: other AOIs, each one a class (kNN and k-means)")
+    more.add_argument("--test-csv", type=Path, metavar="DIR", help="folder of those AOIs, written by make_sn7_csv.py")
+    more.add_argument("--test-split", choices=protocols.SPLITS, default="patches",
+                      help="what of each AOI is seen: half its patch positions, or half its mosaics")  # fmt: skip
+    more.add_argument("--seen", type=Path, metavar="CSV", help="patch list to learn from, in place of --test-csv")
+    more.add_argument("--unseen", type=Path, metavar="CSV", help="patch list to judge on")
+    more.add_argument("--test-data-dir", type=Path, help="SN7 tree, where the lists have no patches.npy beside them")
+    look = parser.add_argument_group("features")
+    look.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
+    look.add_argument("--feature-batch", type=int, default=256, help="images at a time")
+    look.add_argument("--dtype", choices=DTYPES, default="float32", help="of the kept features; float16: half the disk")
+    judge = parser.add_argument_group("figures")
+    judge.add_argument("--knn", type=int, nargs="+", default=[5, 20, 200], help="neighbours")
+    judge.add_argument("--lr-head", type=float, nargs="+", default=list(RATES), help="rates of the linear heads")
+    judge.add_argument("--epochs", type=int, default=50, help="passes of the linear heads over the training features")
+    judge.add_argument("--batch-size", type=int, default=256, help="samples a step of the linear heads")
+    judge.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
+    judge.add_argument("--map-samples", type=int, default=1500, help="samples of the t-SNE picture; 0: no pictures")
+    distributed.add_arguments(parser)
+    return parser
+
+
+def main(args):
+    """Read the lists, make sure of the backbones, compare them."""
+    command_line.positive(args, "image_size", "feature_batch", "knn", "lr_head", "epochs", "batch_size", "resamples")
+    backbones = sources(args.pretrained, args.arch, args.in_chans, args.seed)
+    device = distributed.start(args.device, args.local_rank)
+    if args.csv_dir:
+        lists = [SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val")]
+    elif args.data_dir:
+        lists = image_data.load_folder(args.data_dir, device, args.image_size, not args.no_check)[:2]
+    else:
+        raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")
+    first = protocols.training_and_validation(*lists)
+    second = protocols.second(args.test_csv, args.seen, args.unseen, args.test_split, args.seed, args.test_data_dir)
+    size = args.image_size or max(1, round(lists[0].patch_size * 7 / 8))
+    cache = FeatureCache(
+        args.exp_dir / "features", size, device, args.feature_batch, args.dtype, args.in_chans, args.seed
+    )
+    settings = {"knn": args.knn, "rates": args.lr_head, "epochs": args.epochs, "batch_size": args.batch_size}
+    settings |= {"resamples": args.resamples, "map_samples": args.map_samples, "seed": args.seed}
+    comparison.compare(args.exp_dir, backbones, (first, second), cache, settings, plain(vars(args)))
+
+
+if __name__ == "__main__":
+    command_line.run(main, get_parser().parse_args())
