@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# One table, two splits: what a supervised and two VICReg backbones are worth when the validation places are in training
+# (image) and when they are not (block).
+#
+#   bash exp/sn7_splits.sh                       on data/sn7 (block) and data/sn7_image (image), both by make_sn7_csv.py
+#   CSV_DIR=… RUNS=… SPLITS=block bash exp/sn7_splits.sh
+#
+# Every backbone is trained anew on the training part of the split that it is judged on. Recipe: sn7_resnet18.sh's, with
+# two views of one image (same) or of one place in two months (temporal).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-.venv/bin/python}
+patches=${CSV_DIR:-data/sn7}
+runs=${RUNS:-exp/sn7_splits}
+views=(crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 grey_p=0 blur_p=0)
+
+vicreg() {  # name, patch lists, positives
+    $python vicreg/main_vicreg_sn7.py --csv-dir "$2" --exp-dir "$1" --arch resnet18 --positives "$3" \
+        --augment temporal --augment-set "${views[@]}" --image-size 64 --mlp 1024-1024-1024 --batch-size 128 \
+        --optimizer adamw --base-lr 0.002 --wd 0.01 --precision bf16 --epochs "${EPOCHS:-4}" --probe-every 0
+}
+
+for split in ${SPLITS:-block image}; do
+    case $split in block) lists=$patches ;; *) lists=${patches}_$split ;; esac
+    run=$runs/$split
+    $python supervised/main_supervised_sn7.py --csv-dir "$lists" --exp-dir "$run/supervised" --arch resnet18 \
+        --image-size 64 --augment temporal --augment-set "${views[@]}" --batch-size 128 --optimizer adamw --lr 0.001 \
+        --wd 0.01 --warmup-epochs 1 --precision bf16 --epochs "${SUPERVISED_EPOCHS:-6}"
+    vicreg "$run/same" "$lists" same
+    vicreg "$run/temporal" "$lists" temporal
+done
