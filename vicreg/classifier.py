@@ -6,6 +6,8 @@ from torch import nn
 
 from vicreg.augmentations import already_cut
 
+HELD_OUT = 0.1  # of the training places, to choose the rate of a linear head
+
 
 def stratified_subset(labels, share, seed):
     """Choose a share of the samples of every class, at least one of each.

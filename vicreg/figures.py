@@ -4,9 +4,8 @@ import numpy as np
 import torch
 
 from vicreg import clustering, features, geometry, intervals, sweep
-from vicreg.classifier import hold_out
+from vicreg.classifier import HELD_OUT, hold_out
 
-HELD_OUT = 0.1  # of the training places, to choose the rate of the linear head
 _MOST_NUMBERS = 2**26  # of a table of cosines at a time
 _MOST_SAMPLES = 20_000  # for the uniformity, which looks at all pairs
 

@@ -1,10 +1,10 @@
 """What a backbone is worth with labels: a linear head on frozen features, or finetuning; once, for every data set."""
 
 import argparse
+import copy
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -12,12 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 from preprocessing.overlap import describe, overlap
 from vicreg import augmentations, distributed, features
 from vicreg.backbone import UNTRAINABLE, load_backbone
-from vicreg.classifier import Cached, Classifier, Heads, Labelled, hold_out, stratified_subset
+from vicreg.classifier import Classifier, Heads, Labelled
+from vicreg.label_efficiency import FrozenFeatures, plan_runs, summarise
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import plain
 from vicreg.run_log import RunLog, say, write_json
-
-HELD_OUT = 0.1  # of the training places, to choose among several --lr-head
 
 
 def get_parser(description):
@@ -26,6 +25,7 @@ def get_parser(description):
     run = parser.add_argument_group("run")
     run.add_argument("--exp-dir", type=Path, required=True, help="results go to <exp-dir>/<freeze|finetune>_<percent>/")
     run.add_argument("--seed", type=int, default=0, help="settles the subset, the head, order and augmentation")
+    run.add_argument("--seeds", type=int, default=1, help="repeat with so many seeds, from --seed on: mean and spread")
     run.add_argument("--workers", type=int, default=2, help="loading processes")
     model = parser.add_argument_group("backbone")
     model.add_argument(
@@ -36,8 +36,8 @@ def get_parser(description):
     model.add_argument("--in-chans", type=int, default=3, help="channels, for baselines")
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--train-percent", "--train-perc", type=int, default=100, choices=[1, 10, 100],
-        help="share of the training labels, stratified by class, at least one a class",
+        "--train-percent", "--train-perc", type=int, nargs="+", default=[100], metavar="PERCENT",
+        help="shares of the training labels, such as 1 10 100; stratified by class, at least one a class",
     )  # fmt: skip
     data.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
     data.add_argument(
@@ -71,68 +71,70 @@ def probe(args, train, val, chosen=None):
 
     Returns:
         dict, also written to ``<exp-dir>/<freeze|finetune>_<percent>/result.json``: ``top1`` and ``top5`` after the
-        last epoch, the best ones, kNN, what was evaluated, and ``overlap``: what the two data sets share.
+        last epoch, the best ones, kNN, what was evaluated, and ``overlap``: what the two data sets share. Of several
+        shares or seeds a list of dicts with means and spreads, see ``label_efficiency.summarise``.
 
     Raises:
         ValueError, FileNotFoundError: arguments or files that do not fit.
     """
-    started, frozen = time.perf_counter(), args.weights != "finetune"
-    _check(args, frozen)
+    started, protocol = time.perf_counter(), "finetune" if args.weights == "finetune" else "freeze"
+    _check(args, protocol == "freeze")
     device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
     say(info["report"])
     size = args.image_size or max(1, round(train.patch_size * 7 / 8))
     look = {"size": size, "mean": info["mean"] or train.mean, "std": info["std"] or train.std, "device": device}
-    fit, held_out = _choose_samples(args, train, chosen)
-    folder = args.exp_dir / f"{'freeze' if frozen else 'finetune'}_{args.train_percent}"
+    runs = plan_runs(args, train, chosen, protocol)
+    shared, backbone = overlap(train, val), backbone.to(device)
+    say(f"{len(val)} validation samples, {len(train.classes)} classes, {size} px\n{describe(shared)}")
+    about = {"pretrained": str(args.pretrained), "arch": info["arch"], "source": info["source"]}
+    about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared, "image_size": size}
+    known, results = None, []
+    if protocol == "freeze":
+        known = FrozenFeatures(backbone, train, val, look, runs, args.views, args.seed, bool(args.knn))
+    for run in runs:
+        share = f"{run.percent} %" if chosen is None else "a list"
+        aside = f"{len(run.held_out)} held out to choose the rate"
+        say(f"{len(run.fit)} training samples ({share}, seed {run.seed}), {aside}")
+        found = _evaluate(args, run, backbone, known, train, val, look, quiet=len(runs) > 1)
+        found |= {**about, "protocol": f"{protocol}_{run.percent}", "train_samples": len(run.fit), "seed": run.seed}
+        found["seconds"] = round(time.perf_counter() - started, 1)
+        if distributed.is_main():
+            write_json(run.folder / "result.json", {**found, "args": plain(vars(args))})
+        say(
+            f"top-1 {found['top1']:.4f}  top-5 {found['top5']:.4f}  (best {found['best_top1']:.4f} in epoch "
+            f"{found['best_epoch']}), head rate {found['lr_head']:g}; {run.folder / 'result.json'}"
+        )
+        results.append(found)
+        started = time.perf_counter()
+    result = results[0] if len(runs) == 1 else summarise(runs, results, args.exp_dir, protocol)
+    distributed.stop()
+    return result
+
+
+def _evaluate(args, run, backbone, known, train, val, look, quiet):
+    """Train and judge one classifier; frozen features are known, a backbone to finetune stays as it is."""
+    device = look["device"]
     if distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-    share = f"{args.train_percent} %" if chosen is None else "a list"
-    say(
-        f"{len(fit)} training samples ({share}), {len(held_out)} held out to choose the rate, "
-        f"{len(val)} validation samples, {len(train.classes)} classes, {size} px"
-    )
-    shared = overlap(train, val)
-    say(describe(shared))
-    torch.manual_seed(args.seed)
+        run.folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(run.seed)
     heads = Heads(len(args.lr_head), backbone.num_features, len(train.classes)).to(device)
-    backbone = backbone.to(device)
-    model, neighbours = Classifier(backbone, heads, frozen), {}
-    source = Labelled(train, fit, augmentations.PROBE_VIEW, size)
-    judge = [(val, None)] + ([(train, held_out)] if len(held_out) else [])
-    if frozen:
-        judged = [(features.extract(backbone, d, **look, indices=i), _labels(d, i, device)) for d, i in judge]
-        first = features.extract(backbone, train, **look, indices=fit) if args.views or args.knn else None
-        neighbours = _knn(args.knn, first, train.labels[fit].to(device), *judged[0], len(train.classes))
+    model = Classifier(backbone if known else copy.deepcopy(backbone), heads, frozen=bool(known))
+    source, neighbours = Labelled(train, run.fit, augmentations.PROBE_VIEW, look["size"]), {}
+    if known:
+        if args.knn:
+            neighbours = _knn(args.knn, *known.plain(run.fit), *known.judged(run)[0], len(train.classes))
         if args.views:
-            more = [_random_view(args.seed, n, backbone, train, look, fit) for n in range(1, args.views)]
-            model, source = heads, Cached(torch.stack([first, *more]).cpu(), train.labels[fit])
+            model, source = heads, known.views(run)
 
     def scores():
         """Top-1 and top-5 of every head on the validation samples, and on those held out."""
-        if frozen:
-            return [_accuracies(heads, found, labels) for found, labels in judged]
-        found = [features.extract(backbone, d, **look, indices=i) for d, i in judge]
-        return [_accuracies(heads, f, _labels(d, i, device)) for f, (d, i) in zip(found, judge, strict=True)]
+        if known:
+            return [_accuracies(heads, found, labels) for found, labels in known.judged(run)]
+        found = features.extract(model.backbone, val, **look)
+        return [_accuracies(heads, found, val.labels.to(device))]
 
-    result = {**_train(args, model, heads, source, look, scores, folder), **neighbours}
-    result |= {"pretrained": str(args.pretrained), "arch": info["arch"], "source": info["source"]}
-    result |= {
-        "protocol": folder.name,
-        "train_samples": len(fit),
-        "val_samples": len(val),
-        "classes": len(train.classes),
-        "overlap": shared,
-    }
-    result |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
-    if distributed.is_main():
-        write_json(folder / "result.json", {**result, "args": plain(vars(args))})
-    say(
-        f"top-1 {result['top1']:.4f}  top-5 {result['top5']:.4f}  (best {result['best_top1']:.4f} in epoch "
-        f"{result['best_epoch']}), head rate {result['lr_head']:g}; {folder / 'result.json'}"
-    )
-    distributed.stop()
-    return result
+    return {**_train(args, run, model, heads, source, look, scores, quiet), **neighbours}
 
 
 def _check(args, frozen):
@@ -142,29 +144,6 @@ def _check(args, frozen):
         raise ValueError("--weights finetune takes one --lr-head and no --views: the features change as it goes")
     if not frozen and args.pretrained in UNTRAINABLE:
         raise ValueError(f"--pretrained {args.pretrained} has no weights to finetune; use --weights freeze")
-
-
-def _choose_samples(args, train, chosen):
-    """Indices to train on, and those held out to choose among several rates: whole places, if the set knows them."""
-    if chosen is None:
-        chosen = stratified_subset(train.labels, args.train_percent / 100, args.seed)
-    if len(args.lr_head) == 1:
-        return chosen, np.empty(0, np.int64)
-    places = getattr(train, "places", np.arange(len(train)))
-    held_out = chosen[hold_out(train.labels[chosen], places[chosen], HELD_OUT, args.seed)]
-    if not len(held_out):
-        raise ValueError("several --lr-head need samples to choose on, and no class has two places; name one rate")
-    return np.setdiff1d(chosen, held_out), held_out
-
-
-def _labels(dataset, indices, device):
-    return (dataset.labels if indices is None else dataset.labels[indices]).to(device)
-
-
-def _random_view(seed, number, backbone, dataset, look, indices):
-    """Features of one random resized crop and flip of each sample."""
-    random = augmentations.counted_generator(seed, number)
-    return features.extract(backbone, dataset, **look, indices=indices, view=augmentations.PROBE_VIEW, random=random)
 
 
 def _knn(neighbours, train, train_labels, val, val_labels, classes):
@@ -183,7 +162,7 @@ def _accuracies(heads, found, labels):
     return [features.accuracy(ranked[:, head], labels) for head in range(ranked.shape[1])]
 
 
-def _train(args, model, heads, source, look, scores, folder):
+def _train(args, run, model, heads, source, look, scores, quiet):
     """Train the heads (and the backbone), judging after every epoch; returns what to report."""
     device = look["device"]
     batch_size = min(args.batch_size, len(source)) // distributed.world_size() * distributed.world_size()
@@ -199,9 +178,9 @@ def _train(args, model, heads, source, look, scores, folder):
     if distributed.world_size() > 1:
         parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     share = (distributed.rank(), distributed.world_size())
-    batches = CountedBatches(len(source), batch_size, args.seed, args.epochs * per_epoch, 0, *share)
+    batches = CountedBatches(len(source), batch_size, run.seed, args.epochs * per_epoch, 0, *share)
     loader = iter(loader_for(source, batches, 0 if model is heads else args.workers, device))
-    log, best, done = RunLog(folder, total_steps=len(batches)), None, 0
+    log, best, done = RunLog(run.folder, total_steps=len(batches)), None, 0
     for epoch in range(args.epochs):
         model.train()
         for step in range(done, done + per_epoch):
@@ -210,7 +189,7 @@ def _train(args, model, heads, source, look, scores, folder):
             waited = time.perf_counter() - tick
             inputs, labels = inputs.to(device), labels.to(device)
             if model is not heads:
-                inputs = _training_view(inputs, source.view, args.seed, step, look)
+                inputs = _training_view(inputs, source.view, run.seed, step, look)
             logits = parallel(inputs)
             loss = cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
             optimizer.zero_grad()
@@ -224,7 +203,8 @@ def _train(args, model, heads, source, look, scores, folder):
         head = max(range(len(args.lr_head)), key=lambda n: found[-1][n]["top1"])  # on held-out samples where there are
         line = {"epoch": epoch, "step": done, "lr": rates[head], **log.averages(batch_size), **found[0][head]}
         # epochs on cached features pass too fast to read all of them
-        log.write(line, show=model is not heads or epoch == args.epochs - 1 or epoch % max(1, args.epochs // 10) == 0)
+        shown = epoch == args.epochs - 1 or epoch % max(1, args.epochs // 10) == 0
+        log.write(line, show=not quiet and (model is not heads or shown))
         log.restart_clock()
         if best is None or found[0][head]["top1"] > best["best_top1"]:
             best = {"best_top1": found[0][head]["top1"], "best_top5": found[0][head]["top5"], "best_epoch": epoch}
