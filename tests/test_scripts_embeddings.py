@@ -53,7 +53,7 @@ def test_checkpoints_and_baselines_come_out_in_one_table_and_a_second_start_reus
     repo_root, sn7_prepared, backbones, tmp_path
 ):
     given = ["--csv-dir", sn7_prepared, "--exp-dir", tmp_path, "--test-csv", sn7_prepared, *TOY]
-    given += ["--pretrained", *backbones, "random", "stats", "pixels"]
+    given += ["--pretrained", *backbones, "random", "stats", "pixels", "--train-percent", 10, "--seeds", 2]
     ran = start(COMPARE, repo_root / "vicreg", *given)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("features extracted and kept as float32") == 15 and "whole places" in ran.stdout
@@ -67,6 +67,7 @@ def test_checkpoints_and_baselines_come_out_in_one_table_and_a_second_start_reus
         results[name] = json.loads((folder / name / "result.json").read_text())
         low, high = results[name]["intervals"]["top1"]
         assert 0 <= low <= results[name]["top1"] <= high <= 1
+        assert len(results[name]["label10_top1_seeds"]) == 2 and "10 % of labels" in ran.stdout
         assert results[name]["alignment"] >= 0 and "top1" not in results[name]["protocol2"]
     assert results["random"]["arch"] == "test_resnet"  # as the files' own
     rows = [line.split() for line in ran.stdout.splitlines() if "[" in line]

@@ -164,6 +164,23 @@ def test_the_rate_is_chosen_on_held_out_samples_even_where_another_judges_better
     assert found["rates"] == {"0.1": {"held_out_top1": 1.0, "top1": 0.0}, "0.2": {"held_out_top1": 0.0, "top1": 1.0}}
 
 
+def test_all_labels_as_a_share_give_the_linear_head_and_draws_give_mean_and_spread():
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (120,), generator=random)
+    train = torch.randn(120, 4, generator=random) + torch.eye(4)[labels]
+    protocol = toy_protocol(labels[:80].tolist(), labels[80:].tolist())
+    given = (protocol, train[:80], train[80:])
+    whole, _ = figures.of_linear_heads(*given, (0.1, 1), 5, 16)
+    found, right = figures.of_few_labels(*given, [30, 100], 3, (0.1, 1), 5, 16)
+    assert found["label100_top1_seeds"][0] == whole["top1"] and right["label100_top1"].shape == (40,)
+    for percent in (30, 100):
+        draws = found[f"label{percent}_top1_seeds"]
+        assert found[f"label{percent}_top1"] == pytest.approx(np.mean(draws))
+        assert found[f"label{percent}_top1_std"] == pytest.approx(np.std(draws, ddof=1))
+        assert right[f"label{percent}_top1"].mean() == pytest.approx(np.mean(draws))
+    assert len(set(found["label30_top1_seeds"])) > 1
+
+
 def test_no_place_to_hold_out_is_refused():
     with pytest.raises(ValueError, match="no class has two"):
         figures.of_linear_heads(toy_protocol([0, 1], [0, 1]), torch.eye(2), torch.eye(2))

@@ -21,7 +21,7 @@ def compare(exp_dir, backbones, protocols, cache, settings, args=None):
         exp_dir: results go to ``<exp_dir>/embeddings/<name>/``, ``table.md`` and ``table.json`` of all beside them.
         backbones: list of ``embeddings.Source``. protocols: ``Protocol`` 1, and 2 or None.
         cache: ``embeddings.FeatureCache``.
-        settings: dict of ``knn, rates, epochs, batch_size, resamples, map_samples, seed``
+        settings: dict of ``knn, rates, epochs, batch_size, percents, seeds, resamples, map_samples, seed``
         args: goes into each result.json.
 
     Returns:
@@ -75,6 +75,9 @@ def _judge(protocol, train, test, settings, linear):
     if linear:
         rates = {key: settings[key] for key in ("rates", "epochs", "batch_size")}
         parts.append(figures.of_linear_heads(protocol, train, test, **rates, seed=seed))
+        if settings["percents"]:
+            few = {key: settings[key] for key in ("percents", "seeds")}
+            parts.append(figures.of_few_labels(protocol, train, test, **few, **rates, seed=seed))
         parts.append((figures.of_geometry(protocol, train, test, seed), {}))
         if parts[-1][0]["alignment"] is None:
             say("  alignment left out: the set knows no two images of one place")

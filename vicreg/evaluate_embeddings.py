@@ -18,6 +18,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 
 from preprocessing.sn7 import SN7Patches  # noqa: E402
 from vicreg import command_line, comparison, distributed, image_data, protocols  # noqa: E402
+from vicreg.classifier import check_percent  # noqa: E402
 from vicreg.embeddings import DTYPES, FeatureCache, sources  # noqa: E402
 from vicreg.intervals import RESAMPLES  # noqa: E402
 from vicreg.plan import plain  # noqa: E402
@@ -60,6 +61,9 @@ def get_parser():
     judge = parser.add_argument_group("figures")
     judge.add_argument("--knn", type=int, nargs="+", default=[5, 20, 200], help="neighbours")
     judge.add_argument("--lr-head", type=float, nargs="+", default=list(RATES), help="rates of the linear heads")
+    judge.add_argument("--train-percent", type=int, nargs="+", default=[], metavar="PERCENT",
+                       help="linear heads on shares of the labels as well, such as 1 10")  # fmt: skip
+    judge.add_argument("--seeds", type=int, default=5, help="draws of each share, from --seed on: their mean is told")
     judge.add_argument("--epochs", type=int, default=50, help="passes of the linear heads over the training features")
     judge.add_argument("--batch-size", type=int, default=256, help="samples a step of the linear heads")
     judge.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
@@ -70,7 +74,10 @@ def get_parser():
 
 def main(args):
     """Read the lists, make sure of the backbones, compare them."""
-    command_line.positive(args, "image_size", "feature_batch", "knn", "lr_head", "epochs", "batch_size", "resamples")
+    command_line.positive(args, "image_size", "feature_batch", "knn", "lr_head", "epochs", "batch_size", "resamples",
+                          "seeds")  # fmt: skip
+    for percent in args.train_percent:
+        check_percent(percent)
     backbones = sources(args.pretrained, args.arch, args.in_chans, args.seed)
     device = distributed.start(args.device, args.local_rank)
     if args.csv_dir:
@@ -86,6 +93,7 @@ def main(args):
         args.exp_dir / "features", size, device, args.feature_batch, args.dtype, args.in_chans, args.seed
     )
     settings = {"knn": args.knn, "rates": args.lr_head, "epochs": args.epochs, "batch_size": args.batch_size}
+    settings |= {"percents": args.train_percent, "seeds": args.seeds}
     settings |= {"resamples": args.resamples, "map_samples": args.map_samples, "seed": args.seed}
     comparison.compare(args.exp_dir, backbones, (first, second), cache, settings, plain(vars(args)))
 

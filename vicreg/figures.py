@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from vicreg import clustering, features, geometry, intervals, sweep
-from vicreg.classifier import HELD_OUT, hold_out
+from vicreg.classifier import HELD_OUT, hold_out, stratified_subset
 
 _MOST_NUMBERS = 2**26  # of a table of cosines at a time
 _MOST_SAMPLES = 20_000  # for the uniformity, which looks at all pairs
@@ -53,12 +53,44 @@ def of_linear_heads(protocol, train, test, rates=sweep.RATES, epochs=50, batch_s
     Raises:
         ValueError: no class has two places, so that none can be held out.
     """
+    everything = np.arange(len(train))
+    return _linear_heads(protocol, train, test, everything, rates, epochs, batch_size, seed)
+
+
+def of_few_labels(protocol, train, test, percents, seeds, rates=sweep.RATES, epochs=50, batch_size=256, seed=0):
+    """Linear heads on a share of the labels of each class, drawn several times.
+
+    Args:
+        percents: list of shares. seeds: how many draws of each, seed, seed + 1, …; the rest as in of_linear_heads.
+
+    Returns:
+        dict of mean ``label<percent>_top1, label<percent>_top5``, and for each of them ``_std`` (over the draws, with
+        n - 1; None for one draw) and ``_seeds``; dict of arrays (m,): how often each judged sample was right.
+    """
+    figures, right = {}, {}
+    for percent in percents:
+        drawn, hits = [], []
+        for number in range(seed, seed + seeds):
+            some = stratified_subset(protocol.train.labels, percent / 100, number)
+            found, correct = _linear_heads(protocol, train, test, some, rates, epochs, batch_size, number)
+            drawn.append(found)
+            hits.append(correct)
+        for top in ("top1", "top5"):
+            name, values = f"label{percent}_{top}", [found[top] for found in drawn]
+            figures |= {name: float(np.mean(values)), f"{name}_seeds": values}
+            figures[f"{name}_std"] = float(np.std(values, ddof=1)) if seeds > 1 else None
+            right[name] = np.mean([correct[top] for correct in hits], axis=0)
+    return figures, right
+
+
+def _linear_heads(protocol, train, test, indices, rates, epochs, batch_size, seed):
+    """What ``of_linear_heads`` returns, learnt from some of the training samples."""
     labels = torch.from_numpy(protocol.train.labels).to(train.device)
     truth = torch.from_numpy(protocol.test.labels).to(train.device)
-    aside = hold_out(protocol.train.labels, protocol.train.places, HELD_OUT, seed)
+    aside = indices[hold_out(protocol.train.labels[indices], protocol.train.places[indices], HELD_OUT, seed)]
     if not len(aside):
         raise ValueError("the head's rate is chosen on held-out places, and no class has two in the training list")
-    fit = torch.from_numpy(np.setdiff1d(np.arange(len(train)), aside)).to(train.device)
+    fit = torch.from_numpy(np.setdiff1d(indices, aside)).to(train.device)
     aside = torch.from_numpy(aside).to(train.device)
     heads = sweep.sweep(train[fit], labels[fit], len(protocol.classes), rates, epochs, batch_size, seed=seed)
     chosen_on = [features.accuracy(r, labels[aside], (1,))["top1"] for r in sweep.rank_classes(*heads, train[aside])]

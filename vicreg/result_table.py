@@ -38,8 +38,10 @@ def as_markdown(results):
 
 
 def _with_other_neighbours(results):
-    """The usual columns, and kNN with other numbers of neighbours where results have them."""
+    """The usual columns, shares of the labels, and kNN with other numbers of neighbours where results have them."""
     keys = list(COLUMNS)
+    shares = {key for result in results.values() for key in result if key.startswith("label") and key.endswith("_top1")}
+    keys[keys.index("top5") + 1 : keys.index("top5") + 1] = sorted(shares, key=lambda key: int(key[5:-5]))
     found = {key for result in results.values() for key in result if key.startswith("knn") and key.endswith("_top1")}
     others = sorted(found - set(keys), key=lambda key: int(key[3:-5]))
     place = keys.index("kmeans_accuracy")
@@ -47,6 +49,8 @@ def _with_other_neighbours(results):
 
 
 def _heading(key):
+    if key.startswith("label"):
+        return f"{key[5:-5]} % of labels"
     return COLUMNS.get(key) or f"kNN-{key[3:-5]}"
 
 
