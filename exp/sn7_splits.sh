@@ -28,4 +28,7 @@ for split in ${SPLITS:-block image}; do
         --wd 0.01 --warmup-epochs 1 --precision bf16 --epochs "${SUPERVISED_EPOCHS:-6}"
     vicreg "$run/same" "$lists" same
     vicreg "$run/temporal" "$lists" temporal
+    $python vicreg/evaluate_embeddings.py --csv-dir "$lists" --exp-dir "$run" --arch resnet18 --image-size 64 \
+        --pretrained random stats "$run"/{supervised,same,temporal}/trained_model.pth --train-percent 1 10 --seeds 5
 done
+$python exp/split_table.py "$runs"

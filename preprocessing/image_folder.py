@@ -52,13 +52,13 @@ class Listing(NamedTuple):
         return self.take(kept), chosen
 
 
-def image_folder(data_dir):
+def image_folder(data_dir, share=NO_VAL_SHARE):
     """List a tree of class folders, training and validation part.
 
     Args:
         data_dir: the folder that holds ``train/`` (and ``val/``), or the training folder itself; then a ``val`` beside
-            a folder named ``train…`` belongs to it. Without a ``val``, a tenth of every class is set aside, the same
-            one each time.
+            a folder named ``train…`` belongs to it.
+        share: of every class that is set aside where there is no ``val``, the same images each time.
 
     Returns:
         two ``Listing``s, and a line that says what was taken for validation.
@@ -78,7 +78,7 @@ def image_folder(data_dir):
         return train, val, f"validation: {len(val.paths)} images in {beside}"
     if max(np.bincount(train.labels)) < 2:
         raise ValueError(f"no val/ beside {folder}, and one image a class only: none to set aside for validation")
-    aside = held_out_images(train.labels, NO_VAL_SHARE, NO_VAL_SEED)
+    aside = held_out_images(train.labels, share, NO_VAL_SEED)
     line = f"{aside.sum()} of {len(aside)} images of {folder} set aside, class by class (no val/ beside it)"
     return train.take(~aside), train.take(aside), f"validation: {line}"
 

@@ -46,6 +46,8 @@ def get_parser():
         "--data-dir", type=Path,
         help="alone: class folders (train/ and val/ in it); with --csv-dir: SN7 tree, where that has no patches.npy",
     )  # fmt: skip
+    data.add_argument("--val-percent", type=int, default=10,
+                      help="class folders without val/: share of every class to judge on")  # fmt: skip
     data.add_argument("--no-check", action="store_true", help="class folders: do not look for broken files first")
     more = parser.add_argument_group("protocol 2: other AOIs, each one a class (kNN and k-means)")
     more.add_argument("--test-csv", type=Path, metavar="DIR", help="folder of those AOIs, written by make_sn7_csv.py")
@@ -78,12 +80,15 @@ def main(args):
                           "seeds")  # fmt: skip
     for percent in args.train_percent:
         check_percent(percent)
+    if not 1 <= args.val_percent <= 90:
+        raise ValueError(f"--val-percent {args.val_percent}: 1 to 90 is needed")
     backbones = sources(args.pretrained, args.arch, args.in_chans, args.seed)
     device = distributed.start(args.device, args.local_rank)
     if args.csv_dir:
         lists = [SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val")]
     elif args.data_dir:
-        lists = image_data.load_folder(args.data_dir, device, args.image_size, not args.no_check)[:2]
+        share = args.val_percent / 100
+        lists = image_data.load_folder(args.data_dir, device, args.image_size, not args.no_check, share=share)[:2]
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")
     first = protocols.training_and_validation(*lists)

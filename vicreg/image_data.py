@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from preprocessing.image_files import ImageFiles, side_for
-from preprocessing.image_folder import choose_files, find_broken, image_folder
+from preprocessing.image_folder import NO_VAL_SHARE, choose_files, find_broken, image_folder
 from vicreg.distributed import is_main, same_everywhere
 from vicreg.run_log import say
 
@@ -25,13 +25,13 @@ def add_arguments(parser):
     return group
 
 
-def load_folder(data_dir, device, image_size=None, check=True, train_files=None):
+def load_folder(data_dir, device, image_size=None, check=True, train_files=None, share=NO_VAL_SHARE):
     """Data sets of a folder's training and validation images; says what was found.
 
     Args:
         data_dir: see ``preprocessing.image_folder.image_folder``. device: of this process.
         image_size: side of the views in pixels, default 224. check: leave broken files out.
-        train_files: list of file names; see ``choose_files``.
+        train_files: list of file names; see ``choose_files``. share: set aside for validation where there is no val/.
 
     Returns:
         two ``ImageFiles``, and the indices of ``train_files`` in the first (None without them).
@@ -39,7 +39,7 @@ def load_folder(data_dir, device, image_size=None, check=True, train_files=None)
     Raises:
         FileNotFoundError, ValueError: no usable folder or list, or another one on another process.
     """
-    train, val, line = image_folder(data_dir)
+    train, val, line = image_folder(data_dir, share)
     chosen = None if train_files is None else choose_files(train, train_files)
     say(line)
     if check:

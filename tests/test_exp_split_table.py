@@ -1,0 +1,34 @@
+"""The table that shows what a split is worth."""
+
+import json
+
+from exp import split_table
+
+
+def write(folder, split, **top1):
+    where = folder / split / "embeddings"
+    where.mkdir(parents=True)
+    rows = [
+        {"name": name, "top1": value, "intervals": {"top1": [value - 0.1, value + 0.1]}} for name, value in top1.items()
+    ]
+    (where / "table.json").write_text(json.dumps(rows))
+
+
+def test_splits_of_one_backbone_stand_one_above_the_other(tmp_path, run_script):
+    write(tmp_path, "block", random=0.25, ours=0.5)
+    write(tmp_path, "image", random=0.5, ours=0.875)
+    ran = run_script("exp/split_table.py", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "splits.md").read_text().splitlines()[2:] == [
+        "| random, image | 0.500 [0.40 0.60] |",
+        "| random, block | 0.250 [0.15 0.35] |",
+        "| ours, image | 0.875 [0.78 0.97] |",
+        "| ours, block | 0.500 [0.40 0.60] |",
+    ]
+    assert list(split_table.read(tmp_path)) == ["random, image", "random, block", "ours, image", "ours, block"]
+
+
+def test_a_folder_without_results_is_refused(tmp_path, run_script):
+    ran = run_script("exp/split_table.py", tmp_path)
+    assert ran.returncode == 1 and "evaluate_embeddings.py writes them" in ran.stderr
+    assert "Traceback" not in ran.stderr
