@@ -1,0 +1,85 @@
+"""Splitting a folder of class folders: at random, by location, by longitude."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from preprocessing import make_folder_split
+from tests.conftest import write_tif
+
+
+def write_scenes(folder, classes=("Forest", "River"), places=5, each=2):
+    """Images named <class>_<place>_<number>.png, all different."""
+    random = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for place in range(places):
+            for number in range(each):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{name}_{place}_{number}.png")
+    return folder
+
+
+def split(data, out, *more):
+    words = ["--data-dir", str(data), "--out-dir", str(out), *map(str, more)]
+    make_folder_split.main(make_folder_split.get_parser().parse_args(words))
+    return [pd.read_csv(out / f"{part}.csv") for part in ("train", "val")]
+
+
+def test_images_at_random_keep_the_shares_of_the_classes(tmp_path):
+    train, val = split(write_scenes(tmp_path / "scenes"), tmp_path / "out", "--val-fraction", 0.3)
+    assert val["class"].value_counts().to_dict() == {"Forest": 3, "River": 3}
+    assert not set(train.path) & set(val.path) and len(train) + len(val) == 20
+    assert (tmp_path / "out" / "val.txt").read_text().splitlines() == val.path.tolist()
+    assert all((tmp_path / "scenes" / path).is_file() for path in val.path)
+    again = split(tmp_path / "scenes", tmp_path / "again", "--val-fraction", 0.3)[1]
+    other = split(tmp_path / "scenes", tmp_path / "other", "--val-fraction", 0.3, "--seed", 1)[1]
+    assert again.equals(val) and not other.equals(val)
+
+
+def test_images_of_one_location_stay_together(tmp_path, capsys):
+    pattern = r"(\w+)_(\d+)_\d+\."
+    scenes = write_scenes(tmp_path / "scenes")
+    train, val = split(scenes, tmp_path / "out", "--split", "location", "--location-pattern", pattern)
+    assert not set(train.location) & set(val.location)
+    assert (val.groupby("location").size() == 2).all() and len(val) == 4  # 2 of 10 locations
+    assert "10 locations, 0 in both parts" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "meta.json").read_text())["split"]["location_pattern"] == pattern
+
+
+def test_the_east_is_held_out(tmp_path):
+    for number, name in enumerate(["a", "b"]):
+        for column in range(5):
+            left = 1000.0 * column + 100 * number
+            write_tif(tmp_path / "scenes" / name / f"{column}.tif", np.full((3, 4, 4), 9, np.uint8),
+                      (left, 0, left + 50, 50))  # fmt: skip
+    train, val = split(tmp_path / "scenes", tmp_path / "out", "--split", "block")
+    assert sorted(val.path) == ["a/4.tif", "b/4.tif"] and len(train) == 8
+
+
+def test_the_audit_reads_the_lists(tmp_path, run_script):
+    scenes = write_scenes(tmp_path / "scenes")
+    split(scenes, tmp_path / "out", "--split", "location", "--location-pattern", r"(\w+)_(\d+)_\d+\.")
+    ran = run_script("preprocessing/audit_split.py", tmp_path / "out", "--json", "-")
+    assert ran.returncode == 0, ran.stderr
+    assert "same pixels: 0 validation samples" in ran.stdout + ran.stderr or '"samples"' in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--split", "location"], "needs --location-pattern"),
+        (["--split", "location", "--location-pattern", "("], "no regular expression"),
+        (["--split", "location", "--location-pattern", "River"], "fits 10 of 20 paths"),
+        (["--split", "block"], "no georeference"),
+        (["--val-fraction", "1"], "--val-fraction is 1"),
+        (["--data-dir", "nowhere"], "no folder nowhere"),
+    ],
+)
+def test_a_users_mistake_ends_in_one_clear_message_and_writes_nothing(tmp_path, more, message):
+    with pytest.raises((ValueError, OSError), match=message.replace("(", r"\(")):
+        split(write_scenes(tmp_path / "scenes"), tmp_path / "out", *more)
+    assert not (tmp_path / "out").exists()
