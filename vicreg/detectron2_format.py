@@ -38,21 +38,30 @@ _RENAMES = [
 ]
 
 
-def resnet_settings(info):
-    """MODEL.RESNETS of a backbone.
+def plain_name(info):
+    """Architecture without timm's tag: ``resnet50`` of ``resnet50.a1_in1k``."""
+    return info["arch"].partition(".")[0]
 
-    Args:
-        info: of ``load_backbone``; a tag of timm's (``resnet50.a1_in1k``) makes no difference.
+
+def resnet_settings(info):
+    """MODEL.RESNETS of a backbone; info is that of ``load_backbone``.
 
     Raises:
         ValueError: Detectron2 does not build this architecture, or does not read images of so many channels.
     """
-    name = info["arch"].partition(".")[0]
+    name = plain_name(info)
     if name not in RESNETS:
         raise ValueError(f"Detectron2's build_resnet_backbone has no {info['arch']}; it knows {', '.join(RESNETS)}")
     if info["in_chans"] != 3:
         raise ValueError(f"Detectron2 reads images of 3 channels, this {name} takes {info['in_chans']}")
     return _PLAIN | RESNETS[name]
+
+
+def rename(key):
+    """Detectron2's name of a weight: ``layer1.0.bn1.bias`` is ``res2.0.conv1.norm.bias``."""
+    for pattern, replacement in _RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
 def convert(backbone, info):
@@ -69,11 +78,7 @@ def convert(backbone, info):
         ValueError: a backbone that Detectron2 does not build.
     """
     resnet_settings(info)
-    model = {}
-    for key, value in backbone.state_dict().items():
-        for pattern, replacement in _RENAMES:
-            key = re.sub(pattern, replacement, key)
-        model[key] = value.detach().cpu().numpy().copy()
+    model = {rename(key): value.detach().cpu().numpy().copy() for key, value in backbone.state_dict().items()}
     metadata = {key: info.get(key) for key in ("arch", "in_chans", "mean", "std", "source")}
     return {"model": model, "__author__": "vicreg", "matching_heuristics": True, "metadata": metadata}
 
@@ -189,3 +194,13 @@ def read_features(path, info, images, norm="BN"):
     with torch.no_grad():
         features = backbone(images)
     return [features[name] for name in STAGES]
+
+
+def recipe(path):
+    """Lines of Python that train a detector on what ``save`` wrote."""
+    return [
+        "from detectron2 import checkpoint, config, model_zoo, modeling",
+        'cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml")  # or another ResNet detector',
+        f'cfg.merge_from_file("{path}.yaml"); model = modeling.build_model(cfg)',
+        "checkpoint.DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)",
+    ]

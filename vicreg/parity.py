@@ -14,6 +14,14 @@ def sample_images(in_chans=3, size=64, count=2, seed=0):
     return torch.randn(count, in_chans, size, size, generator=torch.Generator().manual_seed(seed))
 
 
+def natural_size(backbone, small=64):
+    """Side of images to compare on: what a timm network was made for where it cares, ``small`` otherwise."""
+    settings = getattr(backbone, "pretrained_cfg", None) or {}
+    if settings.get("fixed_input_size") or hasattr(backbone, "set_input_size"):
+        return settings["input_size"][-1]
+    return small
+
+
 @contextlib.contextmanager
 def evaluating(module):
     """Let a module be in eval mode, without gradients, for a while."""
@@ -87,11 +95,14 @@ def verify(path, library, ours, read):
             theirs = read(path)
         difference = largest_difference(ours, theirs)
     except Exception as error:  # whatever a library lets out of its loader means the same here
-        raise ValueError(f"{library} {version} cannot use what was written, so it was removed: {error}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{library} {version} cannot use what was written, so it was removed: {reason}") from error
     if not difference <= BOUND:  # a nan is no agreement
         raise ValueError(
             f"{library} {version} finds other features in what was written, so it was removed: largest difference "
             f"{difference:.2g}, {BOUND:g} allowed"
         )
-    count = f"{len(ours)} stages" if len(ours) > 1 else f"{ours[0].shape[1]} features"
-    return f"verified with {library} {version}: {count} on {len(ours[0])} images, largest difference {difference:.1e}"
+    maps = ours[0].dim() == 4  # of stages, of the same images; otherwise pooled, of other images each
+    what = f"{len(ours)} stages" if maps else f"{ours[0].shape[1]} features"
+    images = len(ours[0]) if maps else sum(len(part) for part in ours)
+    return f"verified with {library} {version}: {what} on {images} images, largest difference {difference:.1e}"
