@@ -66,10 +66,8 @@ def largest_difference(ours, theirs):
     shapes = [[tuple(part.shape) for part in parts] for parts in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"features have the shapes {shapes[1]}, {shapes[0]} expected")
-    return max(
-        float((our - their).abs().max() / our.abs().max().clamp(min=1))
-        for our, their in zip(ours, theirs, strict=True)
-    )  # fmt: skip
+    found = [(our - their).abs().max() / our.abs().max().clamp(min=1) for our, their in zip(ours, theirs, strict=True)]
+    return float(torch.stack(found).max())  # unlike Python's max, nan where one is
 
 
 def verify(path, library, ours, read):
