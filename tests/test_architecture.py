@@ -9,7 +9,7 @@ import pytest
 
 LAYERS = {"preprocessing": 0, "vicreg": 1, "supervised": 2, "downstream": 2, "exp": 2, "benchmarks": 2}
 SCRIPT = re.compile(r"main_|train_|evaluate|make_|predict_|convert_|audit_|bench_|export$|report$")
-HEAVY = {"rasterio", "geopandas", "detectron2", "segmentation_models_pytorch", "matplotlib"}
+HEAVY = {"rasterio", "geopandas", "detectron2", "segmentation_models_pytorch", "matplotlib", "onnx"}
 
 
 def python_files(root):
@@ -61,7 +61,7 @@ def test_weights_are_only_ever_read_with_weights_only(repo_root):
 @pytest.mark.parametrize(
     "script",
     [f"vicreg.{kind}" for kind in ("main_vicreg_sn7", "evaluate_sn7", "main_vicreg_unchanged", "evaluate")]
-    + ["vicreg.main_vicreg_fmow", "vicreg.evaluate_fmow", "vicreg.evaluate_embeddings"],
+    + ["vicreg.main_vicreg_fmow", "vicreg.evaluate_fmow", "vicreg.evaluate_embeddings", "vicreg.export"],
 )
 def test_pretraining_and_probing_need_no_geodata_libraries(repo_root, script):
     code = f"import sys, {script}; print(*{HEAVY!r}.intersection(sys.modules))"
