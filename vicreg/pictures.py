@@ -45,7 +45,7 @@ def save_map(path, features, labels, classes, title, seed=0):
     start = "pca" if min(points.shape) > 1 else "random"
     found = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(points)
     figure, axes = _figure(1, 1, (9, 7))
-    colours = _colours(len(classes))
+    colours = class_colours(len(classes))
     for label in np.unique(labels):
         own = found[labels == label]
         axes[0, 0].scatter(*own.T, s=7, color=colours[label], label=classes[label], linewidths=0)
@@ -81,6 +81,30 @@ def save_neighbours(path, queries, query_names, neighbours, names, cosines, righ
     _replace(path, figure.savefig)
 
 
+def save_guesses(path, images, true, guessed, shares, title, columns=10):
+    """Write images with their true and their guessed class as a PNG; the frame is green where they agree, else red.
+
+    Args:
+        path: where. images: uint8 (n, C, S, S). true, guessed: lists of n names. shares: n probabilities of the guess.
+        title: above it. columns: images in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure, axes = _figure(rows, columns, (1.45 * columns, 1.75 * rows + 0.3))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, tile, name, guess, share in zip(
+        axes.flat, _as_rgb(images.float() / 255), true, guessed, shares, strict=False
+    ):
+        axis.imshow(tile)
+        axis.set_axis_on()
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(color="tab:green" if name == guess else "tab:red", linewidth=3)
+        words = f"{guess} {share:.2f}" if name == guess else f"{guess} {share:.2f}\nis {name}"
+        axis.set_title(words, fontsize=6, color="black" if name == guess else "tab:red")
+    figure.suptitle(title, fontsize=9)
+    _replace(path, figure.savefig)
+
+
 def _figure(rows, columns, size):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -90,7 +114,8 @@ def _figure(rows, columns, size):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _colours(count):
+def class_colours(count):
+    """A colour for each class: float (count, 3 or 4) in [0, 1]; the same number always gets the same."""
     import matplotlib
 
     if count <= 20:
