@@ -105,6 +105,24 @@ def save_guesses(path, images, true, guessed, shares, title, columns=10):
     _replace(path, figure.savefig)
 
 
+def save_class_map(path, codes, classes, colours, title):
+    """Write a map of classes with its legend as a PNG; what is no class is left white.
+
+    Args:
+        path: where. codes: int (h, w). classes: names. colours: (classes, 3) in [0, 1]. title: above it.
+    """
+    picture = np.ones((*codes.shape, 3))
+    known = codes < len(classes)
+    picture[known] = np.asarray(colours)[codes[known], :3]
+    figure, axes = _figure(1, 1, (10, 2 + 8 * min(2, codes.shape[0] / codes.shape[1])))
+    axes[0, 0].imshow(picture, interpolation="nearest")
+    axes[0, 0].set(xticks=[], yticks=[], title=title)
+    for label, (name, colour) in enumerate(zip(classes, colours, strict=True)):
+        axes[0, 0].scatter([], [], marker="s", s=60, color=[colour], label=f"{name} {np.mean(codes == label):.1%}")
+    figure.legend(loc="outside right upper", fontsize=8)
+    _replace(path, figure.savefig)
+
+
 def _figure(rows, columns, size):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -56,6 +56,17 @@ def logits_of(model, scenes, look, bf16):
     return torch.cat([model.heads(part)[:, 0] for part in found.split(4096)])
 
 
+@torch.no_grad()
+def shares_of(model, images, look, bf16):
+    """Probabilities of a batch of whole scenes: uint8 (n, 3, S, S) -> float32 (n, classes) on the CPU."""
+    images = images.to(look["device"])
+    numbers = augmentations.draw(WHOLE_VIEW, len(images), *images.shape[-2:], torch.Generator().manual_seed(0))
+    views = augmentations.normalise(augmentations.apply(images, numbers, look["size"]), look["mean"], look["std"])
+    with torch.autocast(look["device"].type, torch.bfloat16, enabled=bf16):
+        found = model.backbone(views)
+    return model.heads(found.float())[:, 0].softmax(1).cpu()
+
+
 def judged(logits, labels, classes):
     """Figures of logits: those of ``vicreg.judge.figures``, and for each class precision, recall, F1 and support."""
     from sklearn.metrics import precision_recall_fscore_support
