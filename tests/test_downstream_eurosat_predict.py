@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from downstream.eurosat_landcover_clsf_task import predict_eurosat, scene_map, train_eurosat
+from preprocessing.scan import quiet_georeference
 from vicreg import checkpoint
 from vicreg.backbone import create_backbone
 
@@ -43,7 +44,7 @@ def write_raster(path, cells, side=32, dtype="uint8", factor=1, crs="EPSG:32632"
     profile = {"width": areas.shape[1], "height": areas.shape[0], "count": 3, "dtype": dtype, "driver": "GTiff", **more}
     if crs:
         profile |= {"crs": crs, "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5400000)}
-    with rasterio.open(path, "w", **profile) as raster:
+    with quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
         raster.write(pixels)
     return path
 
@@ -159,7 +160,7 @@ def test_a_backbone_or_a_pretraining_run_is_no_checkpoint_to_predict_with(run_sc
         (lambda folder: write_file(folder / "bad.jpg"), (), "bad.jpg cannot be read"),
         (lambda folder: write_file(folder / "bad.tif"), (), "bad.tif cannot be read"),
         (lambda folder: write_raster(folder / "a.tif", [[0, 1]]), ("--bands", 4, 2, 1), r"3 band\(s\).* 4 2 1"),
-        (lambda folder: write_raster(folder / "a.tif", [[0]]), ("--treat-as", "map", "--window", 40), "one window of 40"),
+        (lambda folder: write_raster(folder / "a.tif", [[0, 1]]), ("--treat-as", "map", "--window", 40), "of 40;"),
         (lambda folder: folder, ("--levels", 3, 3), "--levels 3 3"),
         (lambda folder: folder, ("--stride", 0), "--stride 0"),
     ],

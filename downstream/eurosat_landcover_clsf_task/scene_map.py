@@ -95,7 +95,9 @@ def _write(raster, path, out, sliding, classify, classes, batch_size, progress):
     profile = {"driver": "GTiff", "width": len(lefts), "height": len(tops), "count": 1, "dtype": "uint8"}
     profile |= {"crs": raster.crs, "nodata": NODATA, "compress": "deflate"}
     if not raster.transform.is_identity:  # the identity is what a raster without a georeference has
-        profile["transform"] = raster.transform * rasterio.Affine.scale(sliding.stride)
+        a, b, left, d, e, top = raster.transform[:6]
+        a, b, d, e = (sliding.stride * number for number in (a, b, d, e))
+        profile["transform"] = rasterio.Affine(a, b, left, d, e, top)
     beside = out.with_name(f".{out.name}.{os.getpid()}.partial.tif")
     counts = np.zeros(256, np.int64)
     try:
@@ -137,7 +139,7 @@ def _row(raster, top, lefts, sliding, classify, batch_size):
 def _draw(out, classes, colours, path):
     def read(raster):
         shrink = max(1.0, max(raster.shape) / _PICTURE)
-        return raster.read(1, out_shape=[max(1, round(side / shrink)) for side in raster.shape])
+        return raster.read(1, out_shape=tuple(max(1, round(side / shrink)) for side in raster.shape))
 
     codes = _open(out.with_name(f"{out.name}.tif"), read)
     save_class_map(out.with_name(f"{out.name}.png"), codes, classes, colours, path.name)
