@@ -71,7 +71,8 @@ def get_parser():
 
 def main(args):
     """Train on the training images, judge on the others, leave what the docstring names."""
-    started, frozen = time.perf_counter(), args.weights != "finetune"
+    args.weights = "freeze" if args.weights == "frozen" else args.weights
+    started, frozen = time.perf_counter(), args.weights == "freeze"
     args.epochs = args.epochs or (100 if frozen else 10)
     check(args)
     train, val, split = read_scenes(args)
@@ -123,8 +124,8 @@ def read_scenes(args):
 
 
 def optimizer_for(model, weight_decay):
-    """Adam on all weights; its rate is set at each step."""
-    return torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=weight_decay)
+    """Adam on all weights, fused; its rate is set at each step."""
+    return torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
 
 
 def finetune(args, plan, model, optimizer, train, val, look, about, earlier):
