@@ -89,7 +89,7 @@ def test_a_linear_head_on_frozen_features_leaves_the_backbone_as_it_was(eurosat_
     assert all(torch.equal(value, kept["state_dict"][key]) for key, value in backbone.state_dict().items())
     assert kept["mean"] == [0.4] * 3  # what the weights were trained with, not what EuroSAT has
     capsys.readouterr()
-    again = train(eurosat_tree, tmp_path / "run", *more)
+    again = train(eurosat_tree, tmp_path / "run", *more, "--weights", "frozen")  # the same, in other words
     assert "nothing left to do" in capsys.readouterr().out and again["last"] == result["last"]
 
 

@@ -136,8 +136,8 @@ def class_colours(count):
     """A colour for each class: float (count, 3 or 4) in [0, 1]; the same number always gets the same."""
     import matplotlib
 
-    if count <= 20:
-        return matplotlib.colormaps["tab20"](np.arange(count))
+    if count <= 20:  # those of tab10 differ more, tab20 has each of them light and dark
+        return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
     hues = np.arange(count) * 0.61803 % 1  # the golden ratio keeps neighbours in the list apart
     return matplotlib.colors.hsv_to_rgb(np.stack([hues, np.where(np.arange(count) % 2, 0.9, 0.55),
                                                   np.where(np.arange(count) % 3, 0.85, 0.6)], 1))  # fmt: skip
