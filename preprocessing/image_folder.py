@@ -188,11 +188,12 @@ def _what_is_wrong(path):
         return reason(error, path)
 
 
-def choose_files(listing, names_file):
+def choose_files(listing, names_file, flag="--train-files", any_suffix=False):
     """Indices of the images that a list of file names asks for, such as SimCLR's lists of 1 % and 10 % of ImageNet.
 
     Args:
         listing: ``Listing``. names_file: text, one name a line, with or without the class folder before it.
+        flag: that named it. any_suffix: ``River_1.tif`` asks for ``River_1.jpg`` as well.
 
     Returns:
         sorted int64 array.
@@ -202,13 +203,14 @@ def choose_files(listing, names_file):
     """
     names_file = Path(names_file)
     if not names_file.is_file():
-        raise FileNotFoundError(f"no list of files at {names_file}; --train-files takes one image name a line")
+        raise FileNotFoundError(f"no list of files at {names_file}; {flag} takes one image name a line")
     wanted = [line.strip() for line in names_file.read_text().splitlines() if line.strip()]
+    trim = (lambda name: os.path.splitext(name)[0]) if any_suffix else str
     places = {}
     for index, path in enumerate(listing.paths):
         for name in (os.path.basename(path), "/".join(Path(path).parts[-2:])):
-            places.setdefault(name, []).append(index)
-    keys = ["/".join(name.split("/")[-2:]) for name in wanted]
+            places.setdefault(trim(name), []).append(index)
+    keys = [trim("/".join(name.split("/")[-2:])) for name in wanted]
     missing = [name for name, key in zip(wanted, keys, strict=True) if key not in places]
     if missing or not wanted:
         what = f"{len(missing)} of {len(wanted)} names are not among the training images: {_some(missing)}"

@@ -7,7 +7,7 @@ import hashlib
 
 import numpy as np
 
-MOST_BYTES = 256 * 2**20  # of pixels to compare; a second or so
+MOST_BYTES = 512 * 2**20  # of pixels to compare; a second or so
 
 
 def digest(pixels):

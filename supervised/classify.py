@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from preprocessing.overlap import describe, overlap
-from supervised.judge import draw_confusion, judge
 from supervised.recipe import PATH, WEIGHTS, announce, class_weights, one_view, plan_training, rate_at, weighted_loss
 from vicreg import augmentations, distributed
 from vicreg.backbone import create_backbone
 from vicreg.classifier import Classifier, Heads, Labelled, check_percent, stratified_subset
 from vicreg.interruption import Watch, heed_note, leave_note
+from vicreg.judge import draw_confusion, judge
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import plain
 from vicreg.resume import optimizer_for, read_earlier, save, settle, spread

@@ -213,3 +213,20 @@ def sn7_prepared(tmp_path_factory):
     tree, out = write_tiny_tree(folder / "train"), folder / "csv"
     make_sn7_csv.main(make_sn7_csv.get_parser().parse_args(["--data-dir", str(tree), "--out-dir", str(out)]))
     return out
+
+
+SCENES = {"Forest": (30, 90, 40), "Residential": (150, 140, 130), "SeaLake": (20, 40, 120)}
+
+
+@pytest.fixture(scope="session")
+def eurosat_tree(tmp_path_factory):
+    """Path of a tree as EuroSAT comes: 3 classes, each of one colour, 10 images of 32 x 32; do not write into it."""
+    from PIL import Image
+
+    folder, rng = tmp_path_factory.mktemp("eurosat") / "2750", np.random.default_rng(0)
+    for name, colour in SCENES.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(1, 11):
+            pixels = np.clip(np.array(colour) + rng.integers(-20, 21, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{name}_{number}.jpg", quality=95)
+    return folder

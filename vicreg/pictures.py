@@ -45,7 +45,7 @@ def save_map(path, features, labels, classes, title, seed=0):
     start = "pca" if min(points.shape) > 1 else "random"
     found = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(points)
     figure, axes = _figure(1, 1, (9, 7))
-    colours = _colours(len(classes))
+    colours = class_colours(len(classes))
     for label in np.unique(labels):
         own = found[labels == label]
         axes[0, 0].scatter(*own.T, s=7, color=colours[label], label=classes[label], linewidths=0)
@@ -81,6 +81,48 @@ def save_neighbours(path, queries, query_names, neighbours, names, cosines, righ
     _replace(path, figure.savefig)
 
 
+def save_guesses(path, images, true, guessed, shares, title, columns=10):
+    """Write images with their true and their guessed class as a PNG; the frame is green where they agree, else red.
+
+    Args:
+        path: where. images: uint8 (n, C, S, S). true, guessed: lists of n names. shares: n probabilities of the guess.
+        title: above it. columns: images in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure, axes = _figure(rows, columns, (1.45 * columns, 1.75 * rows + 0.3))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, tile, name, guess, share in zip(
+        axes.flat, _as_rgb(images.float() / 255), true, guessed, shares, strict=False
+    ):
+        axis.imshow(tile)
+        axis.set_axis_on()
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(color="tab:green" if name == guess else "tab:red", linewidth=3)
+        words = f"{guess} {share:.2f}" if name == guess else f"{guess} {share:.2f}\nis {name}"
+        axis.set_title(words, fontsize=6, color="black" if name == guess else "tab:red")
+    figure.suptitle(title, fontsize=9)
+    _replace(path, figure.savefig)
+
+
+def save_class_map(path, codes, classes, colours, title):
+    """Write a map of classes with its legend as a PNG; what is no class is left white.
+
+    Args:
+        path: where. codes: int (h, w). classes: names. colours: (classes, 3) in [0, 1]. title: above it.
+    """
+    picture = np.ones((*codes.shape, 3))
+    known = codes < len(classes)
+    picture[known] = np.asarray(colours)[codes[known], :3]
+    figure, axes = _figure(1, 1, (10, 2 + 8 * min(2, codes.shape[0] / codes.shape[1])))
+    axes[0, 0].imshow(picture, interpolation="nearest")
+    axes[0, 0].set(xticks=[], yticks=[], title=title)
+    for label, (name, colour) in enumerate(zip(classes, colours, strict=True)):
+        axes[0, 0].scatter([], [], marker="s", s=60, color=[colour], label=f"{name} {np.mean(codes == label):.1%}")
+    figure.legend(loc="outside right upper", fontsize=8)
+    _replace(path, figure.savefig)
+
+
 def _figure(rows, columns, size):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -90,11 +132,12 @@ def _figure(rows, columns, size):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _colours(count):
+def class_colours(count):
+    """A colour for each class: float (count, 3 or 4) in [0, 1]; the same number always gets the same."""
     import matplotlib
 
-    if count <= 20:
-        return matplotlib.colormaps["tab20"](np.arange(count))
+    if count <= 20:  # those of tab10 differ more, tab20 has each of them light and dark
+        return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
     hues = np.arange(count) * 0.61803 % 1  # the golden ratio keeps neighbours in the list apart
     return matplotlib.colors.hsv_to_rgb(np.stack([hues, np.where(np.arange(count) % 2, 0.9, 0.55),
                                                   np.where(np.arange(count) % 3, 0.85, 0.6)], 1))  # fmt: skip

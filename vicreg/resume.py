@@ -42,17 +42,22 @@ def settle(model, args, device, earlier, make_optimizer):
     """Give a new model (with a ``backbone``) its first or its earlier weights and its place; see ``build``."""
     if args.init_from and not earlier:
         say(initialise(model.backbone, args.init_from, args.arch, args.in_chans))
+    return place(model, device, earlier, make_optimizer, args.compile)
+
+
+def place(model, device, earlier, make_optimizer, compiled=False):
+    """Bring a model to its device, with the earlier run's weights and optimizer if there was one; see ``build``."""
     model = model.to(device, memory_format=torch.channels_last)  # faster for convolutions, on CPUs too
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         if distributed.world_size() > 1:
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if args.compile:
+    if compiled:
         model.compile()
     optimizer = make_optimizer(model)
     if not earlier:
         return model, optimizer, 0
-    model.load_state_dict({key.removeprefix("module."): value for key, value in earlier["model"].items()})
+    model.load_state_dict(without_prefix(earlier["model"]))
     optimizer.load_state_dict(earlier["optimizer"])
     return model, optimizer, earlier["step"]
 
@@ -82,15 +87,22 @@ def save(args, plan, model, optimizer, dataset, step, **more):
         return
     described = {"arch": args.arch, "in_chans": args.in_chans, "mean": dataset.mean, "std": dataset.std}
     described["source"] = f"{plan['source']}, {args.augment} views, step {step} of {plan['steps']}"
-    state = {
-        "model": {f"module.{key}": value for key, value in model.state_dict().items()},
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "batch_size": plan["batch_size"],
-        "args": plain(vars(args)),
-        "backbone": described,
-        **more,
-    }
-    checkpoint.save(state, args.exp_dir / checkpoint.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
+    save_state(args, model, optimizer, step, batch_size=plan["batch_size"], backbone=described, **more)
     if step == plan["steps"]:
         checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described)
+
+
+def save_state(args, model, optimizer, step, **more):
+    """Write ``model.pth``: all that is needed to go on from a step, with ``more`` plain values."""
+    state = {"model": with_prefix(model), "optimizer": optimizer.state_dict(), "step": step, "args": plain(vars(args))}
+    checkpoint.save({**state, **more}, args.exp_dir / checkpoint.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
+
+
+def with_prefix(model):
+    """A model's state dict as a model that many processes train names it."""
+    return {f"module.{key}": value for key, value in model.state_dict().items()}
+
+
+def without_prefix(state):
+    """The same the other way round: names as the model itself has them."""
+    return {key.removeprefix("module."): value for key, value in state.items()}

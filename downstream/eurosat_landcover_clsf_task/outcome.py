@@ -1,0 +1,58 @@
+"""What a finished run leaves: figures of each class, pictures, and the backbone."""
+
+import numpy as np
+import torch
+
+from downstream.eurosat_landcover_clsf_task.looking import logits_of, per_class_table
+from preprocessing.overlap import describe, overlap
+from vicreg import checkpoint
+from vicreg.judge import draw_confusion
+from vicreg.pictures import save_guesses
+from vicreg.plan import plain
+from vicreg.run_log import say, write_json
+
+SHOWN = ("top1", "top5", "balanced_accuracy", "macro_f1")
+EXAMPLES = 20  # samples at random, and as many of the surest mistakes
+
+
+def conclude(args, model, train, val, look, bf16, last, best, about, more):
+    """Write ``result.json``, ``confusion.png``, ``examples.png`` and, last, ``trained_model.pth``; say what came out.
+
+    Args:
+        args: of the script. model: ``Classifier`` after the last step. train, val: ``Scenes``.
+        look, bf16: see ``looking.extract``. last, best: figures of the last and the best epoch.
+        about: what the checkpoints say. more: plain values for the result.
+    """
+    result = {name: last[name] for name in SHOWN} | {f"best_{name}": best[name] for name in (*SHOWN, "epoch")}
+    result |= more | {"val_samples": len(val), "overlap": overlap(train, val), "classes": train.classes}
+    result |= {"last": last, "best": best, "args": plain(vars(args))}
+    say(f"validation after the last epoch\n{per_class_table(last['per_class'])}")
+    say(describe(result["overlap"]))
+    draw_confusion(args.exp_dir / "confusion.png", last["confusion"], train.classes)
+    draw_examples(args, model, val, look, bf16)
+    write_json(args.exp_dir / "result.json", result)
+    checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described(args, about))
+    say(
+        f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  (best top-1 {best['top1']:.4f} in epoch {best['epoch']});"
+        f" {args.exp_dir / 'result.json'}"
+    )
+
+
+def described(args, about):
+    """What ``trained_model.pth`` says of itself."""
+    frozen = args.weights != "finetune"
+    source = f"{about['backbone']['source']}{'' if frozen else f', then {args.data_dir.name}, {args.epochs} epochs'}"
+    return about["backbone"] | {"source": source}
+
+
+def draw_examples(args, model, val, look, bf16):
+    """Draw what the model makes of some validation images (``examples.png``)."""
+    shares = logits_of(model, val, look, bf16).softmax(1).cpu()
+    sure, guess = shares.max(1)
+    order = torch.from_numpy(np.random.default_rng([args.seed, 3]).permutation(len(val)))
+    wrong = torch.nonzero(guess != val.labels)[:, 0]
+    wrong = wrong[sure[wrong].argsort(descending=True)][:EXAMPLES]
+    chosen = torch.cat([order[:EXAMPLES], wrong])
+    names = [[val.classes[label] for label in labels[chosen]] for labels in (val.labels, guess)]
+    title = f"{min(EXAMPLES, len(val))} validation images at random, then the surest mistakes ({len(wrong)} shown)"
+    save_guesses(args.exp_dir / "examples.png", val.images(chosen), *names, sure[chosen].tolist(), title)

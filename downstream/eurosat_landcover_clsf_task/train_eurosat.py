@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Train EuroSAT, or another folder of class folders, on a backbone: the whole network, or a head on frozen features.
+
+    python train_eurosat.py --data-dir EuroSAT/2750 --pretrained exp/sn7/trained_model.pth --weights finetune \
+        --epochs 10 --exp-dir exp/eurosat_vicreg
+
+prints top-1 and top-5 after each epoch, then precision, recall and F1 of each class, and writes ``result.json``,
+``confusion.png``, ``examples.png``, ``best_model.pth``, ``model.pth`` (last) and ``trained_model.pth`` to the folder.
+Started again on it, the run goes on where it was.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":  # import from the repo root, wherever we are launched
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch  # noqa: E402
+from torch.nn.functional import cross_entropy  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from downstream.eurosat_landcover_clsf_task import data, linear, looking, outcome  # noqa: E402
+from vicreg import command_line, distributed, transfer  # noqa: E402
+from vicreg.augmentations import normalise  # noqa: E402
+from vicreg.classifier import Classifier, Heads, Labelled, check_percent, stratified_subset  # noqa: E402
+from vicreg.features import accuracy, knn_predict  # noqa: E402
+from vicreg.loader import CountedBatches, loader_for  # noqa: E402
+from vicreg.resume import place, save_state  # noqa: E402
+from vicreg.run_log import RunLog, say  # noqa: E402
+from vicreg.schedule import one_cycle  # noqa: E402
+from vicreg.sweep import RATES  # noqa: E402
+
+TASK = "EuroSAT"
+WEIGHTS = (*transfer.WEIGHTS, "weights")
+SAMPLES = ("data_dir", "train_list", "val_list", "val_share", "split_seed", "train_percent", "image_size")
+PATH = (*transfer.PATH, *SAMPLES, "augment", "augment_set", "label_smoothing", "views", "lr_head", "wd_head")
+
+
+def get_parser():
+    """Arguments of downstream training, and those of this task."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    groups = transfer.add_arguments(parser, epochs=None, batch_size=128, lr=0.002, grad_clip=0.1)
+    groups["backbone"].add_argument(
+        "--weights", choices=["finetune", "freeze", "frozen"], default="finetune",
+        help="finetune: train all weights (10 epochs); freeze: a linear head on frozen features (100 epochs)",
+    )  # fmt: skip
+    optim = groups["optim"]
+    optim.add_argument("--label-smoothing", type=float, default=0.0, help="share of the target spread over all classes")
+    optim.add_argument("--lr-head", type=float, nargs="+", default=list(RATES), help="frozen: rates to choose from")
+    optim.add_argument("--wd-head", type=float, default=1e-6, help="frozen: weight decay")
+    scenes = parser.add_argument_group("data")
+    scenes.add_argument("--data-dir", type=Path, required=True, help="folder of class folders, such as EuroSAT/2750")
+    scenes.add_argument("--val-share", type=float, default=0.2, help="share of each class to validate on")
+    scenes.add_argument("--split-seed", type=int, default=0, help="settles which; not --seed, so that seeds compare")
+    scenes.add_argument("--train-list", type=Path, help="text file, one image a line, in place of a random split")
+    scenes.add_argument("--val-list", type=Path, help="the same for validation; suffixes need not agree")
+    scenes.add_argument("--train-percent", type=int, default=100, help="share of the labels of each class, 1 to 100")
+    scenes.add_argument("--image-size", type=int, help="side of the views in pixels (default: the images')")
+    scenes.add_argument("--augment", choices=looking.VIEWS, default="turns", help="turns: flips and quarter turns")
+    scenes.add_argument(
+        "--augment-set", nargs="+", default=[], metavar="NUMBER=VALUE", help="change numbers of the view: scale=0.3,1"
+    )
+    scenes.add_argument("--views", type=int, default=2, help="frozen: views of each sample, the first one plain")
+    return parser
+
+
+def main(args):
+    """Train on the training images, judge on the others, leave what the docstring names."""
+    args.weights = "freeze" if args.weights == "frozen" else args.weights
+    started, frozen = time.perf_counter(), args.weights == "freeze"
+    args.epochs = args.epochs or (100 if frozen else 10)
+    check(args)
+    train, val, split = read_scenes(args)
+    device, lock, earlier = transfer.open_run(args, TASK, WEIGHTS, PATH)
+    if earlier and earlier["task"]["classes"] != train.classes:
+        raise ValueError(f"{args.exp_dir} holds a run with other classes; choose another --exp-dir or its --data-dir")
+    backbone, about = transfer.backbone_for(args, earlier)
+    if about["mean"] is None:
+        about["mean"], about["std"] = train.statistics()
+    size = args.image_size or train.patch_size
+    look = {"size": size, "mean": about["mean"], "std": about["std"], "device": device}
+    kept = {"name": TASK, "classes": train.classes, "image_size": size, "patch_size": train.patch_size}
+    about = {"backbone": about, "task": kept | {"mean": about["mean"], "std": about["std"]}}
+
+    torch.manual_seed(args.seed)
+    model = Classifier(backbone, Heads(1, backbone.num_features, len(train.classes)), frozen)
+    make_optimizer = functools.partial(optimizer_for, weight_decay=args.wd)
+    model, optimizer, begin = place(model, device, earlier, make_optimizer)
+    plan = transfer.plan_steps(args, len(train), device, TASK) | {"image_size": size}
+    say(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {split}")
+    transfer.announce_steps(plan, args.exp_dir, begin)
+    work = freeze if frozen else finetune
+    last, best, more = work(args, plan, model, optimizer, train, val, look, about, earlier)
+    more |= {"arch": about["backbone"]["arch"], "source": about["backbone"]["source"], "split": split}
+    more |= {"protocol": f"{TASK} {'linear' if frozen else 'finetune'}", "train_samples": len(train)}
+    more |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
+    outcome.conclude(args, model, train, val, look, plan["bf16"], last, best, about, more)
+    lock.close()
+    distributed.stop()
+
+
+def check(args):
+    """Raise ValueError for arguments that cannot work, before images are read."""
+    check_percent(args.train_percent)
+    command_line.positive(args, "image_size", "lr_head", "views")
+    if not 0 <= args.label_smoothing < 1 or args.wd_head < 0:
+        raise ValueError("--label-smoothing must be 0 or more and below 1, --wd-head 0 or more")
+    looking.view_named(args.augment, args.augment_set)
+
+
+def read_scenes(args):
+    """Training and validation ``Scenes``, decoded, and a line on how they were divided."""
+    listings = data.find_scenes(args.data_dir, args.val_share, args.split_seed, args.train_list, args.val_list)
+    train, val, split = listings
+    train = train.take(stratified_subset(train.labels, args.train_percent / 100, args.seed))
+    side = min(data.side_of(train.paths[0]), args.image_size or 2**31)
+    bar = functools.partial(tqdm, desc="decoding", leave=False, disable=None)
+    return *(data.decode(part, side, args.workers, bar) for part in (train, val)), split
+
+
+def optimizer_for(model, weight_decay):
+    """Adam on all weights, fused; its rate is set at each step."""
+    return torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
+
+
+def finetune(args, plan, model, optimizer, train, val, look, about, earlier):
+    """Train all weights with Adam on a one-cycle rate; returns the last and the best epoch's figures."""
+    view = looking.view_named(args.augment, args.augment_set)
+    device, begin = look["device"], earlier.get("step", 0)
+    batches = CountedBatches(len(train), args.batch_size, args.seed, plan["steps"], begin)
+    loader = loader_for(Labelled(train, torch.arange(len(train)), view, plan["image_size"]), batches, 0, device)
+
+    def loss_of(batch, step):
+        images = looking.training_view(batch[0], view, plan, args.seed, step, device)
+        labels = batch[1].to(device)
+        logits = model(normalise(images, look["mean"], look["std"]))[:, 0].float()
+        hits = (logits.argmax(1) == labels).float().mean()
+        return cross_entropy(logits, labels, label_smoothing=args.label_smoothing), {"train_top1": hits}
+
+    def judge():
+        return looking.judged(looking.logits_of(model, val, look, plan["bf16"]), val.labels, val.classes)
+
+    def rate_at(step):
+        return one_cycle(step, plan["steps"], args.lr)
+
+    return *transfer.fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, "top1", about, earlier), {}
+
+
+def freeze(args, plan, model, optimizer, train, val, look, about, earlier):
+    """Fit a linear head on features that are extracted once; returns its figures twice, and kNN's.
+
+    It takes minutes, so a run that is cut off begins anew, and ends with the same head.
+    """
+    if earlier:
+        return earlier["last"], earlier["best"], earlier["more"]
+    rate, found = linear.fit_head(args, model, train, look, plan["bf16"])
+    logits = looking.logits_of(model, val, look, plan["bf16"])
+    last = {"epoch": args.epochs - 1, "step": plan["steps"], **looking.judged(logits, val.labels, val.classes)}
+    queries = looking.extract(model.backbone, val, look, plan["bf16"])
+    ranked = knn_predict(found, train.labels.to(look["device"]), queries, len(train.classes), 20).cpu()
+    more = {"lr_head": rate} | {f"knn20_{name}": round(v, 6) for name, v in accuracy(ranked, val.labels).items()}
+    log = RunLog(args.exp_dir)
+    log.write({key: value for key, value in (last | more).items() if isinstance(value, (int, float))})
+    log.close()
+    transfer.save_best(args, model, last, **about)
+    save_state(args, model, optimizer, plan["steps"], last=last, best=last, more=more, **about)
+    return last, last, more
+
+
+if __name__ == "__main__":
+    command_line.run(main, get_parser().parse_args())

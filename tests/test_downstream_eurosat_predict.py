@@ -1,0 +1,192 @@
+"""Prediction on images and on rasters: probabilities, and maps that lie where the raster lies."""
+
+import csv
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+
+from downstream.eurosat_landcover_clsf_task import predict_eurosat, scene_map, train_eurosat
+from preprocessing.scan import quiet_georeference
+from vicreg import checkpoint
+from vicreg.backbone import create_backbone
+
+SCRIPT = "downstream/eurosat_landcover_clsf_task/predict_eurosat.py"
+CLASSES = ["Forest", "Residential", "SeaLake"]
+COLOURS = [(30, 90, 40), (150, 140, 130), (20, 40, 120)]  # of the tree's classes
+
+
+@pytest.fixture(scope="module")
+def trained(eurosat_tree, tmp_path_factory):
+    """best_model.pth of a run on the tiny tree."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    words = (
+        "--pretrained random --arch test_resnet --batch-size 8 --epochs 4 --device cpu --workers 1 --lr 0.01".split()
+    )
+    words += ["--data-dir", str(eurosat_tree), "--exp-dir", str(folder)]
+    train_eurosat.main(train_eurosat.get_parser().parse_args(words))
+    return folder / "best_model.pth"
+
+
+def predict(checkpoint_file, out, *words):
+    given = ["--checkpoint", str(checkpoint_file), "--out", str(out), "--device", "cpu", *map(str, words)]
+    predict_eurosat.main(predict_eurosat.get_parser().parse_args(given))
+
+
+def write_raster(path, cells, side=32, dtype="uint8", factor=1, crs="EPSG:32632", **more):
+    """Write a raster of square areas of one class each, with noise; ``cells`` are class numbers."""
+    rng = np.random.default_rng(0)
+    areas = np.kron(np.array(cells), np.ones((side, side), int))
+    pixels = np.array(COLOURS)[areas] + rng.integers(-20, 21, (*areas.shape, 3))
+    pixels = (pixels.clip(0, 255) * factor).astype(dtype).transpose(2, 0, 1)
+    profile = {"width": areas.shape[1], "height": areas.shape[0], "count": 3, "dtype": dtype, "driver": "GTiff", **more}
+    if crs:
+        profile |= {"crs": crs, "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5400000)}
+    with quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
+        raster.write(pixels)
+    return path
+
+
+def test_a_large_geotiff_becomes_a_map_that_lies_where_it_lies(run_script, trained, tmp_path):
+    cells = [[0, 1, 2], [2, 2, 0]]
+    path = write_raster(tmp_path / "scene.tif", cells)
+    ran = run_script(SCRIPT, "--checkpoint", trained, "--image", path, "--out", tmp_path / "out", "--batch-size", 2)
+    assert ran.returncode == 0, ran.stderr
+    assert "SeaLake 50.0%, Forest 33.3%, Residential 16.7%" in ran.stdout
+    with rasterio.open(tmp_path / "out" / "scene_classes.tif") as found, rasterio.open(path) as raster:
+        assert found.read(1).tolist() == cells and found.dtypes == ("uint8",) and found.nodata == 255
+        assert found.crs == raster.crs and found.bounds == raster.bounds and found.res == (320, 320)
+        assert len({found.colormap(1)[code] for code in range(3)}) == 3
+        assert found.tags()["CLASSES"] == "Forest,Residential,SeaLake"
+    assert min(Image.open(tmp_path / "out" / "scene_classes.png").size) > 200
+
+
+def test_a_smaller_stride_makes_more_cells_whose_windows_are_centred_on_them(trained, tmp_path):
+    path = write_raster(tmp_path / "scene.tif", [[0, 2]])
+    predict(trained, tmp_path, "--image", path, "--stride", 8)
+    with rasterio.open(tmp_path / "scene_classes.tif") as found:
+        codes = found.read(1)
+        assert codes.shape == (4, 8) and found.res == (80, 80) and found.bounds[:2] == (500000, 5400000 - 320)
+    assert (codes[:, :2] == 0).all() and (codes[:, -2:] == 2).all()
+    assert scene_map.starts(64, 32, 8).tolist() == [0, 0, 4, 12, 20, 28, 32, 32]
+    assert scene_map.starts(70, 32, 32).tolist() == [0, 32, 38]  # the last cell has six pixels: moved inside
+
+
+def test_cells_without_data_stay_without_a_class(trained, tmp_path):
+    path = write_raster(tmp_path / "scene.tif", [[0, 1, 2]], nodata=0)
+    with rasterio.open(path, "r+") as raster:
+        raster.write(np.zeros((3, 32, 20), np.uint8), window=rasterio.windows.Window(32, 0, 20, 32))
+    predict(trained, tmp_path, "--image", path)
+    with rasterio.open(tmp_path / "scene_classes.tif") as found:
+        assert found.read(1).tolist() == [[0, 255, 2]]
+
+
+def test_sixteen_bits_need_levels_and_then_give_the_same_map(trained, tmp_path):
+    path = write_raster(tmp_path / "scene.tif", [[0, 1, 2]], dtype="uint16", factor=10)
+    with pytest.raises(ValueError, match="uint16, not 8-bit.*--levels"):
+        predict(trained, tmp_path, "--image", path)
+    predict(trained, tmp_path, "--image", path, "--levels", 0, 2550)
+    with rasterio.open(tmp_path / "scene_classes.tif") as found:
+        assert found.read(1).tolist() == [[0, 1, 2]]
+
+
+def test_a_raster_without_a_georeference_is_mapped_without_one(trained, tmp_path):
+    path = write_raster(tmp_path / "scene.tif", [[1, 2]], crs=None)
+    predict(trained, tmp_path, "--image", path)
+    with rasterio.open(tmp_path / "scene_classes.tif") as found:
+        assert found.crs is None and found.transform.is_identity and found.read(1).tolist() == [[1, 2]]
+
+
+def test_no_more_than_a_band_of_rows_is_read_at_once(trained, tmp_path, monkeypatch):
+    path, read = write_raster(tmp_path / "scene.tif", [[0], [1], [2], [0]]), []
+    with rasterio.open(path) as raster:
+        sliding = scene_map.Sliding(32, 16)
+        for top in scene_map.starts(raster.height, 32, 16):
+            scene_map._row(raster, int(top), scene_map.starts(raster.width, 32, 16), sliding, spy(read), 5)
+    assert len(read) == 8 and all(shape == (2, 3, 32, 32) for shape in read)
+
+
+def spy(read):
+    def classify(images):
+        read.append(images.shape)
+        return np.zeros(len(images), int)
+
+    return classify
+
+
+def test_images_and_folders_of_them_get_probabilities_of_every_class(trained, eurosat_tree, tmp_path, capsys):
+    one = eurosat_tree / "Residential" / "Residential_1.jpg"
+    predict(trained, tmp_path, "--image", one, eurosat_tree / "SeaLake", "--batch-size", 4, "--precision", "bf16")
+    head, *rows = csv.reader((tmp_path / "predictions.csv").open())
+    assert head == ["file", "class", *CLASSES] and len(rows) == 11
+    assert rows[0][:2] == [str(one), "Residential"] and {row[1] for row in rows[1:]} == {"SeaLake"}
+    assert all(sum(map(float, row[2:])) == pytest.approx(1, abs=1e-5) for row in rows)
+    assert "11 images: SeaLake 10, Residential 1" in capsys.readouterr().out
+
+
+def test_one_image_gets_the_same_answer_alone_as_among_others(trained, eurosat_tree, tmp_path):
+    predict(trained, tmp_path / "all", "--image", eurosat_tree)
+    predict(trained, tmp_path / "one", "--image", eurosat_tree / "Forest" / "Forest_1.jpg")
+    found = [list(csv.reader((tmp_path / name / "predictions.csv").open()))[1] for name in ("all", "one")]
+    assert found[0][:2] == found[1][:2]
+    assert [float(p) for p in found[0][2:]] == pytest.approx([float(p) for p in found[1][2:]], abs=1e-5)
+
+
+def test_a_small_tiff_is_an_image_unless_it_is_to_be_mapped(trained, tmp_path):
+    path = write_raster(tmp_path / "scene.tif", [[2]])
+    predict(trained, tmp_path, "--image", path)
+    assert (tmp_path / "predictions.csv").exists() and not (tmp_path / "scene_classes.tif").exists()
+    predict(trained, tmp_path, "--image", path, "--treat-as", "map")
+    assert (tmp_path / "scene_classes.tif").exists()
+
+
+def test_a_backbone_or_a_pretraining_run_is_no_checkpoint_to_predict_with(run_script, trained, tmp_path):
+    backbone = trained.with_name("trained_model.pth")
+    ran = run_script(SCRIPT, "--checkpoint", backbone, "--image", tmp_path, "--out", tmp_path / "out")
+    assert ran.returncode == 1 and "no checkpoint of EuroSAT" in ran.stderr and "Traceback" not in ran.stderr
+    state = {f"module.backbone.{key}": value for key, value in create_backbone("test_resnet").state_dict().items()}
+    checkpoint.save({"model": state, "args": {}, "backbone": {"arch": "test_resnet"}}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="best_model.pth or model.pth that training on EuroSAT wrote"):
+        predict(tmp_path / "model.pth", tmp_path, "--image", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "make, more, message",
+    [
+        (lambda folder: folder / "gone.jpg", (), "no image or folder"),
+        (lambda folder: folder, (), "no image in"),
+        (lambda folder: write_file(folder / "bad.jpg"), (), "bad.jpg cannot be read"),
+        (lambda folder: write_file(folder / "bad.tif"), (), "bad.tif cannot be read"),
+        (lambda folder: write_raster(folder / "a.tif", [[0, 1]]), ("--bands", 4, 2, 1), r"3 band\(s\).* 4 2 1"),
+        (lambda folder: write_raster(folder / "a.tif", [[0, 1]]), ("--treat-as", "map", "--window", 40), "of 40;"),
+        (lambda folder: folder, ("--levels", 3, 3), "--levels 3 3"),
+        (lambda folder: folder, ("--stride", 0), "--stride 0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_predicted_is_named(trained, tmp_path, make, more, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        predict(trained, tmp_path / "out", "--image", make(tmp_path), *more)
+
+
+def write_file(path):
+    path.write_bytes(b"no image")
+    return path
+
+
+def test_two_rasters_of_one_name_are_refused_before_anything_is_written(trained, tmp_path):
+    (tmp_path / "a").mkdir()
+    paths = [write_raster(folder / "scene.tif", [[0, 1]]) for folder in (tmp_path, tmp_path / "a")]
+    with pytest.raises(ValueError, match="several rasters are named scene"):
+        predict(trained, tmp_path / "out", "--image", *paths)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.real_data
+def test_a_real_mosaic_is_mapped_where_it_lies(trained, real_data, tmp_path):
+    path = sorted((real_data / "sn7_128" / "train").glob("*/images/*.tif"))[0]
+    predict(trained, tmp_path, "--image", path)
+    with rasterio.open(tmp_path / f"{path.stem}_classes.tif") as found, rasterio.open(path) as raster:
+        assert found.shape == (4, 4) and found.crs == raster.crs and set(np.unique(found.read(1))) <= {0, 1, 2}
+        assert torch.tensor(found.bounds).tolist() == pytest.approx(list(raster.bounds))

@@ -1,0 +1,200 @@
+"""Training on EuroSAT: what it leaves, lists, errors, and that a killed run ends as an undisturbed one."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from downstream.eurosat_landcover_clsf_task import data, looking, train_eurosat
+from vicreg import checkpoint
+from vicreg.backbone import create_backbone
+
+SCRIPT = "downstream/eurosat_landcover_clsf_task/train_eurosat.py"
+TOY = "--pretrained random --arch test_resnet --batch-size 8 --epochs 4 --device cpu --workers 1 --lr 0.01".split()
+
+
+def words(tree, folder, *more):
+    return [*TOY, "--data-dir", str(tree), "--exp-dir", str(folder), *map(str, more)]
+
+
+def train(tree, folder, *more):
+    train_eurosat.main(train_eurosat.get_parser().parse_args(words(tree, folder, *more)))
+    return json.loads((folder / "result.json").read_text())
+
+
+def weights(folder, name="model.pth"):
+    return torch.load(folder / name, weights_only=True)["model"]
+
+
+@pytest.fixture(scope="module")
+def finetuned(run_script, eurosat_tree, tmp_path_factory):
+    """A finished run, and what it printed."""
+    folder = tmp_path_factory.mktemp("finetuned") / "run"
+    ran = run_script(SCRIPT, *words(eurosat_tree, folder))
+    assert ran.returncode == 0, ran.stderr
+    return folder, ran.stdout
+
+
+def test_finetuning_leaves_figures_pictures_checkpoints_and_the_backbone(finetuned):
+    folder, out = finetuned
+    result = json.loads((folder / "result.json").read_text())
+    assert result["top1"] == 1.0 and result["top5"] == 1.0 and result["classes"] == ["Forest", "Residential", "SeaLake"]
+    assert result["train_samples"] == 24 and result["val_samples"] == 6 and result["image_size"] == 32
+    assert result["last"]["per_class"]["Forest"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2}
+    assert result["overlap"] == {"samples": 6, "places_seen": None, "pixels_seen": 0.0}
+    assert "precision  recall" in out and "0.0% equal a training sample" in out
+    lines = [json.loads(line) for line in (folder / "stats.txt").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6, 9, 12] and lines[-1]["loss"] < lines[0]["loss"]
+    for name in ("confusion.png", "examples.png"):
+        assert Image.open(folder / name).size[0] > 300
+    last, best = weights(folder), weights(folder, "best_model.pth")
+    backbone = checkpoint.load(folder / "trained_model.pth")
+    assert backbone["arch"] == "test_resnet" and len(backbone["mean"]) == 3
+    assert all(torch.equal(value, last[f"module.backbone.{key}"]) for key, value in backbone["state_dict"].items())
+    assert last.keys() == best.keys() and any((folder / "tensorboard").iterdir())
+
+
+def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(finetuned, eurosat_tree, fork, tmp_path):
+    code = "import sys; from vicreg import command_line\n"
+    code += "from downstream.eurosat_landcover_clsf_task import train_eurosat as script\n"
+    given = words(eurosat_tree, tmp_path / "run", "--checkpoint-every", 2, "--log-freq-time", 0)
+    code += f"command_line.run(script.main, script.get_parser().parse_args({given!r}))"
+    first = fork(code, tmp_path / "first.out", launcher=None, OMP_NUM_THREADS="1")
+    first.folder = tmp_path / "run"
+    first.reach(5)
+    first.kill(0)
+    assert first.wait(0) == -signal.SIGKILL
+    assert not (tmp_path / "run" / "trained_model.pth").exists()
+    again = fork(code, tmp_path / "again.out", launcher=None, OMP_NUM_THREADS="1")
+    assert again.wait(0) == 0, again.text(0)
+    assert "resume  from step" in again.text(0)
+    for name in ("model.pth", "best_model.pth"):
+        ours, theirs = weights(tmp_path / "run", name), weights(finetuned[0], name)
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_linear_head_on_frozen_features_leaves_the_backbone_as_it_was(eurosat_tree, tmp_path, capsys):
+    backbone = create_backbone("test_resnet")
+    file = tmp_path / "given.pth"
+    checkpoint.save_backbone(file, backbone, "test_resnet", 3, [0.4] * 3, [0.2] * 3, "a toy")
+    more = ("--weights", "freeze", "--epochs", 30, "--pretrained", file)
+    result = train(eurosat_tree, tmp_path / "run", *more)
+    assert result["top1"] == 1.0 and result["knn20_top1"] == 1.0 and result["lr_head"] in train_eurosat.RATES
+    assert result["source"] == "a toy" and result["protocol"] == "EuroSAT linear"
+    kept = checkpoint.load(tmp_path / "run" / "trained_model.pth")
+    assert all(torch.equal(value, kept["state_dict"][key]) for key, value in backbone.state_dict().items())
+    assert kept["mean"] == [0.4] * 3  # what the weights were trained with, not what EuroSAT has
+    capsys.readouterr()
+    again = train(eurosat_tree, tmp_path / "run", *more, "--weights", "frozen")  # the same, in other words
+    assert "nothing left to do" in capsys.readouterr().out and again["last"] == result["last"]
+
+
+def test_lists_choose_the_images_whatever_their_suffix(eurosat_tree, tmp_path):
+    (tmp_path / "train.txt").write_text("".join(f"{c}_{n}.tif\n" for c in data_classes(eurosat_tree) for n in (1, 2)))
+    (tmp_path / "val.txt").write_text("Forest/Forest_3.jpg\nSeaLake_10.jpg\n")
+    lists = tmp_path / "train.txt", tmp_path / "val.txt"
+    trained, judged, line = data.find_scenes(eurosat_tree, 0.2, 0, *lists)
+    assert [path.rpartition("/")[2] for path in judged.paths] == ["Forest_3.jpg", "SeaLake_10.jpg"]
+    assert len(trained.paths) == 6 and trained.labels.tolist() == [0, 0, 1, 1, 2, 2] and "train.txt" in line
+
+
+def data_classes(tree):
+    return sorted(path.name for path in tree.iterdir())
+
+
+@pytest.mark.parametrize(
+    "train_names, val_names, message",
+    [
+        ("Forest_1.tif\nForest_99.tif", "Forest_2.tif", "train.txt: 1 of 2 names.*Forest_99.tif"),
+        ("Forest_1.tif\nSeaLake_1.tif\nResidential_1.tif", "Forest_1.jpg", "1 images are in both lists"),
+        ("Forest_1.tif\nSeaLake_1.tif", "Forest_2.tif", "no image of the class Residential"),
+        ("Forest_1.tif", None, "come together"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(eurosat_tree, tmp_path, train_names, val_names, message):
+    (tmp_path / "train.txt").write_text(train_names)
+    (tmp_path / "val.txt").write_text(val_names or "")
+    lists = tmp_path / "train.txt", tmp_path / "val.txt" if val_names else None
+    with pytest.raises(ValueError, match=message):
+        data.find_scenes(eurosat_tree, 0.2, 0, *lists)
+
+
+def test_the_split_is_stratified_and_follows_its_own_seed(eurosat_tree):
+    parts = [data.find_scenes(eurosat_tree, 0.2, seed) for seed in (0, 0, 1)]
+    assert [np.bincount(val.labels).tolist() for _, val, _ in parts] == [[2, 2, 2]] * 3
+    assert parts[0][1].paths == parts[1][1].paths != parts[2][1].paths
+    assert not set(parts[0][0].paths) & set(parts[0][1].paths) and len(parts[0][0].paths) == 24
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda tree: (tree / "Forest" / "Forest_4.jpg").write_bytes(b"no image"), "1 of 24 images.*Forest_4.jpg"),
+        (lambda tree: (tree / "River").mkdir(), "no image in .*River"),
+        (lambda tree: [shutil.rmtree(tree / name) for name in ("SeaLake", "Residential")], "one class only"),
+        (lambda tree: [path.unlink() for path in sorted((tree / "SeaLake").iterdir())[1:]], "one image only"),
+        (shutil.rmtree, "no folder"),
+    ],
+)
+def test_a_tree_that_cannot_be_trained_on_is_named(run_script, eurosat_tree, tmp_path, spoil, message):
+    tree = shutil.copytree(eurosat_tree, tmp_path / "tree")
+    spoil(tree)
+    with pytest.raises((ValueError, OSError), match=message):
+        train(tree, tmp_path / "run", "--split-seed", 3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_list_ends_with_one_line_and_exit_code_1(run_script, eurosat_tree, tmp_path):
+    ran = run_script(
+        SCRIPT, *words(eurosat_tree, tmp_path / "run", "--train-list", tmp_path / "a.txt", "--val-list", 1)
+    )
+    assert ran.returncode == 1 and "no list of files" in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "more", [["--pretrained", "stats"], ["--augment-set", "scale=0.3,1"], ["--train-percent", "0"]]
+)
+def test_arguments_that_cannot_work_are_refused(eurosat_tree, tmp_path, more):
+    with pytest.raises(ValueError, match=r"stats has no weights|--augment-set|--train-percent 0"):
+        train(eurosat_tree, tmp_path / "run", *more)
+
+
+def test_few_labels_a_regime_and_a_larger_view_train_in_bf16(eurosat_tree, tmp_path):
+    more = ["--train-percent", "50", "--augment", "crop", "--augment-set", "scale=0.5,1", "--image-size", "48"]
+    result = train(eurosat_tree, tmp_path / "run", *more, "--precision", "bf16", "--batch-size", "4")
+    assert result["train_samples"] == 12 and result["image_size"] == 48
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["plan"]["bf16"] is True
+
+
+def test_turns_show_all_eight_positions_of_a_scene_and_nothing_else():
+    scene = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(1, 3, 4, 4)
+    plan = {"batch_size": 64, "share": 64, "image_size": 4}
+    seen = looking.training_view(scene.repeat(64, 1, 1, 1), looking.TURNS, plan, 0, 0, torch.device("cpu"))
+    turned = [torch.rot90(s, k, (2, 3)) for s in (scene, scene.flip(3)) for k in range(4)]
+    expected = {tuple((t.float() / 255).flatten().tolist()) for t in turned}
+    assert {tuple(view.flatten().tolist()) for view in seen} == expected
+    again = looking.training_view(scene.repeat(64, 1, 1, 1), looking.TURNS, plan, 0, 0, torch.device("cpu"))
+    assert torch.equal(seen, again)
+
+
+def test_statistics_are_those_of_all_pixels():
+    pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    mean, std = data.Scenes(pixels, torch.zeros(5), ["a"]).statistics()
+    whole = pixels.double().div(255)
+    assert mean == pytest.approx(whole.mean((0, 2, 3)).tolist(), abs=1e-4)
+    assert std == pytest.approx(whole.std((0, 2, 3), unbiased=False).tolist(), abs=1e-4)
+
+
+@pytest.mark.real_data
+def test_real_scenes_are_told_apart_by_a_linear_head_on_random_features(real_data, tmp_path):
+    for name in ("Forest", "SeaLake", "Industrial"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for number in range(1, 21):
+            file = f"{name}_{number}.jpg"
+            (tmp_path / "few" / name / file).symlink_to(real_data / "EuroSAT" / "2750" / name / file)
+    result = train(tmp_path / "few", tmp_path / "run", "--weights", "freeze", "--epochs", 30)
+    assert result["image_size"] == 64 and result["top1"] > 0.6  # guessing: 0.33
