@@ -132,7 +132,7 @@ def _read_mask(path, image_path, grid):
         raise _unreadable(path, error) from error
     found = np.unique(values)
     if not (np.isin(found, [0, 1]).all() or np.isin(found, [0, 255]).all()):
-        wrong = next(value for value in found if value not in (0, 1, 255)) if len(found) < 3 or 1 not in found else 255
+        wrong = next((value for value in found if value not in (0, 1, 255)), 255)
         raise ValueError(f"{path} holds the value {wrong}; 0 and 1 (or 0 and 255) are expected")
     mask = (values != 0).astype(np.uint8)
     if own.referenced and grid.referenced:
