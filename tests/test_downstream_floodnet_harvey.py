@@ -1,4 +1,4 @@
-"""Harvey tiles as patches: masks laid on the image, whole tiles held out, and folders that appear whole or not at all."""
+"""Harvey tiles as patches: masks laid on the image, whole tiles held out, folders that appear whole or not at all."""
 
 import json
 import shutil
