@@ -78,7 +78,7 @@ def test_a_mask_in_other_coordinates_is_laid_on_the_image(tmp_path):
 def test_a_mask_of_other_ground_is_refused(tmp_path):
     write_tile(tmp_path, np.random.default_rng(2))
     write_raster(tmp_path / "flooded1m.tif", np.zeros((1, 32, 48), np.uint8), 1.0, left=250010.0)
-    with pytest.raises(ValueError, match=r"flooded1m\.tif covers \(250010\.0.*does not cover the image"):
+    with pytest.raises(ValueError, match=r"flooded1m\.tif covers 79% of .*vhr\.tif by their georeferences"):
         read_tile(Tile(tmp_path, "t"))
 
 
@@ -87,6 +87,49 @@ def test_a_mask_of_another_shape_without_georeference_is_refused_with_both_sizes
     write_raster(tmp_path / "flooded1m.tif", np.zeros((1, 32, 40), np.uint8))
     with pytest.raises(ValueError, match=r"flooded1m\.tif is 40 x 32 pixels and .*vhr\.tif 96 x 64"):
         read_tile(Tile(tmp_path, "t"))
+
+    image, masks = read_tile(Tile(tmp_path, "t"), stretch=True)
+    assert masks["flooded"].shape == image.shape[1:] and image.any(0).all()
+
+
+def test_an_image_in_degrees_takes_masks_in_metres_and_is_black_where_they_end(tmp_path):
+    """As the published tiles are: 960 x 960 pixels of 1 m beside an image of another shape."""
+    from rasterio import Affine, transform, warp
+    from rasterio import open as open_raster
+
+    write_tile(tmp_path, np.random.default_rng(2))
+    square = np.zeros((1, 48, 48), np.uint8)
+    square[:, :24] = 1  # the northern half
+    for name in ("buildings1m.tif", "flooded1m.tif"):
+        write_raster(tmp_path / name, square, 1.0)
+    left, bottom, right, top = warp.transform_bounds("EPSG:32615", "EPSG:4326", 250000, 3299952, 250048, 3300000)
+    grid = Affine((right - left) / 98, 0, left, 0, (bottom - top) / 113, top)
+    profile = {"driver": "GTiff", "width": 98, "height": 113, "count": 3, "dtype": "uint8", "crs": "EPSG:4326"}
+    with open_raster(tmp_path / "vhr.tif", "w", transform=grid, **profile) as raster:
+        raster.write(np.full((3, 113, 98), 90, np.uint8))
+    image, masks = read_tile(Tile(tmp_path, "t"))
+    rows, columns = np.mgrid[:113, :98]
+    x, y = transform.xy(grid, rows.ravel(), columns.ravel())
+    x, y = (np.array(values).reshape(113, 98) for values in warp.transform("EPSG:4326", "EPSG:32615", x, y))
+    inside = (x >= 250000) & (x < 250048) & (y > 3299952) & (y <= 3300000)
+    assert 0.9 < inside.mean() < 1
+    assert (image.any(0) == inside).mean() > 0.995
+    assert ((masks["building"] == 1) == (inside & (y > 3299976))).mean() > 0.99
+
+
+def test_no_data_in_a_mask_is_no_building(tmp_path):
+    import rasterio
+
+    labels = write_tile(tmp_path, np.random.default_rng(2))
+    with rasterio.open(tmp_path / "buildings1m.tif") as raster:
+        profile = raster.profile
+    values = np.where(labels > 0, 1, 0).astype(np.int16)
+    values[0] = -9999
+    with rasterio.open(tmp_path / "buildings1m.tif", "w", **(profile | {"dtype": "int16"})) as raster:
+        raster.write(values[None])
+    _, masks = read_tile(Tile(tmp_path, "t"))
+    assert not masks["building"][:2].any()
+    assert np.array_equal(masks["building"][2:], (labels > 0).repeat(2, 0).repeat(2, 1)[2:])
 
 
 @pytest.mark.parametrize("values, wrong", [((0, 1, 7), 7), ((0, 1, 255), 255), ((3, 4), 3)])

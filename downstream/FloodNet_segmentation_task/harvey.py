@@ -10,7 +10,7 @@ from downstream.FloodNet_segmentation_task.window import places
 from preprocessing.scan import quiet_georeference
 
 IMAGE, MASKS = "vhr.tif", {"building": "buildings1m.tif", "flooded": "flooded1m.tif"}
-_EDGE = 2  # pixels of a mask that may be missing at the image's border: rounding of two grids
+_COVERED = 0.9  # share of an image that its masks have to cover; two projections never agree at the corners
 _NAMED = 3
 
 
@@ -72,14 +72,16 @@ def split_tiles(tiles, val_percent, seed):
     }
 
 
-def read_tile(tile):
+def read_tile(tile, stretch=False):
     """Read a tile, with the masks on the image's pixels.
 
-    Where both have a georeference the mask is laid on the image by it, otherwise by the sizes, if those are of one
-    shape; each mask pixel then covers the image pixels whose centres lie in it.
+    Where both have a georeference the mask is laid on the image by it (in the published tiles the image is in degrees
+    and the masks in metres, so that their sizes are of different shapes); what a mask does not cover becomes black.
+    Otherwise it is laid by the sizes, if those are of one shape. Each mask pixel then covers the image pixels whose
+    centres lie in it.
 
     Args:
-        tile: ``Tile``.
+        tile: ``Tile``. stretch: without a georeference in both, lay the mask over the whole image whatever its shape.
 
     Returns:
         (image, masks): uint8 (3, height, width), and a dict like ``MASKS`` of uint8 (height, width) of 0 and 1.
@@ -99,7 +101,11 @@ def read_tile(tile):
                 image, grid = raster.read([1, 2, 3]), _Grid(raster.crs, raster.transform, raster.width, raster.height)
         except rasterio.errors.RasterioError as error:
             raise _unreadable(path, error) from error
-        return image, {name: _read_mask(tile.folder / file, path, grid) for name, file in MASKS.items()}
+        masks = {}
+        for name, file in MASKS.items():
+            masks[name], covered = _lay(*_read_mask(tile.folder / file), grid, tile.folder / file, path, stretch)
+            image[:, ~covered] = 0
+    return image, masks
 
 
 def patch_places(height, width, side, stride):
@@ -122,53 +128,49 @@ class _Grid(NamedTuple):
         return self.crs is not None and not self.transform.is_identity
 
 
-def _read_mask(path, image_path, grid):
+def _read_mask(path):
+    """uint8 mask of 0 and 1, and its grid; no-data and negative values are 0, as the data's authors have it."""
     import rasterio
 
     try:
         with rasterio.open(path) as raster:
             values, own = raster.read(1), _Grid(raster.crs, raster.transform, raster.width, raster.height)
+            nothing = raster.read_masks(1) == 0
     except rasterio.errors.RasterioError as error:
         raise _unreadable(path, error) from error
+    values = np.where(nothing | (values < 0), 0, values)
     found = np.unique(values)
     if not (np.isin(found, [0, 1]).all() or np.isin(found, [0, 255]).all()):
         wrong = next((value for value in found if value not in (0, 1, 255)), 255)
         raise ValueError(f"{path} holds the value {wrong}; 0 and 1 (or 0 and 255) are expected")
-    mask = (values != 0).astype(np.uint8)
+    return (values != 0).astype(np.uint8), own
+
+
+def _lay(mask, own, grid, path, image_path, stretch):
+    """A mask on the image's grid, and which of its pixels it covers: two arrays (height, width)."""
     if own.referenced and grid.referenced:
-        return _by_georeference(mask, own, grid, path, image_path)
-    if same_shape((own.width, own.height), (grid.width, grid.height)):
+        from rasterio import warp
+
+        found, covered = np.zeros((2, grid.height, grid.width), np.uint8)
+        where = {"src_transform": own.transform, "src_crs": own.crs, "resampling": warp.Resampling.nearest}
+        where |= {"dst_transform": grid.transform, "dst_crs": grid.crs}
+        warp.reproject(mask, found, **where)
+        warp.reproject(np.ones_like(mask), covered, **where)
+        if covered.mean() < _COVERED:
+            raise ValueError(
+                f"{path} covers {covered.mean():.0%} of {image_path} by their georeferences, {_COVERED:.0%} is needed; "
+                "mend or remove the tile"
+            )
+        return found, covered.astype(bool)
+    if stretch or same_shape((own.width, own.height), (grid.width, grid.height)):
         rows = ((np.arange(grid.height) + 0.5) * own.height / grid.height).astype(int)
         columns = ((np.arange(grid.width) + 0.5) * own.width / grid.width).astype(int)
-        return mask[rows[:, None], columns]
+        return mask[rows[:, None], columns], np.ones((grid.height, grid.width), bool)
     raise ValueError(
         f"{path} is {own.width} x {own.height} pixels and {image_path} {grid.width} x {grid.height}: not of one shape, "
-        "and no georeference in both says how the mask lies; mend or remove the tile"
+        "and no georeference in both says how the mask lies; mend or remove the tile, or say --stretch if both are of "
+        "the same ground"
     )
-
-
-def _by_georeference(mask, own, grid, path, image_path):
-    from rasterio import transform, warp
-
-    covered = warp.transform_bounds(own.crs, grid.crs, *transform.array_bounds(own.height, own.width, own.transform))
-    wanted = transform.array_bounds(grid.height, grid.width, grid.transform)
-    slack = _EDGE * max((covered[2] - covered[0]) / own.width, (covered[3] - covered[1]) / own.height)
-    if any(c > w + slack for c, w in zip(covered[:2], wanted[:2], strict=True)) or any(
-        c < w - slack for c, w in zip(covered[2:], wanted[2:], strict=True)
-    ):
-        raise ValueError(
-            f"{path} covers {_words(covered)} and {image_path} {_words(wanted)} (left, bottom, right, top in the "
-            "image's coordinates): the mask does not cover the image; mend or remove the tile"
-        )
-    found = np.zeros((grid.height, grid.width), np.uint8)
-    where = {"src_transform": own.transform, "src_crs": own.crs}
-    where |= {"dst_transform": grid.transform, "dst_crs": grid.crs}
-    warp.reproject(mask, found, resampling=warp.Resampling.nearest, **where)
-    return found
-
-
-def _words(bounds):
-    return "(" + ", ".join(f"{value:.1f}" for value in bounds) + ")"
 
 
 def _unreadable(path, error):

@@ -43,6 +43,9 @@ def get_parser():
     parser.add_argument("--stride", type=int, help="pixels from patch to patch (default: the patch size)")
     parser.add_argument("--val-percent", type=float, default=20.0, help="share of the tiles that are held out; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="settles which tiles are held out")
+    parser.add_argument(
+        "--stretch", action="store_true", help="lay masks without a georeference over images of another shape"
+    )
     parser.add_argument("--workers", type=int, default=2, help="tiles cut at the same time")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished folder")
     return parser
@@ -64,7 +67,7 @@ def main(args):
             for kind in ("image", *MASKS):
                 (partial / part / kind).mkdir(parents=True)
         with ThreadPoolExecutor(args.workers) as pool:
-            running = [pool.submit(cut_tile, tile, partial / part, side, stride) for part, tile in jobs]
+            running = [pool.submit(cut_tile, tile, partial / part, side, stride, args.stretch) for part, tile in jobs]
             try:
                 counts = [job.result() for job in tqdm(running, desc="tiles", disable=not sys.stderr.isatty())]
             finally:
@@ -82,7 +85,7 @@ def main(args):
     say(f"written to {args.out_dir}")
 
 
-def cut_tile(tile, folder, side, stride):
+def cut_tile(tile, folder, side, stride, stretch=False):
     """Write a tile's patches, without those where the image is black (no data).
 
     Returns:
@@ -91,7 +94,7 @@ def cut_tile(tile, folder, side, stride):
     Raises:
         ValueError: as ``harvey.read_tile``; the tile is smaller than a patch.
     """
-    image, masks = read_tile(tile)
+    image, masks = read_tile(tile, stretch)
     height, width = image.shape[1:]
     if min(height, width) < side:
         raise ValueError(f"{tile.folder} is {width} x {height} pixels; lower --patch-size {side}")
