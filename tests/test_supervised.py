@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from supervised import judge, recipe
+from supervised import recipe
 from supervised.main_supervised_sn7 import get_parser
+from vicreg import judge
 from vicreg.backbone import load_backbone
 from vicreg.run_log import read_stats
 

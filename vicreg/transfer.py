@@ -22,8 +22,11 @@ WEIGHTS = ("pretrained", "arch")  # what a folder's run cannot change; tasks add
 PATH = ("batch_size", "epochs", "max_steps", "lr", "wd", "grad_clip", "seed", "precision")  # what only bends its path
 
 
-def add_arguments(parser, epochs, batch_size, lr, wd=1e-4, grad_clip=0.0):
+def add_arguments(parser, epochs, batch_size, lr, wd=1e-4, grad_clip=0.0, pretrained_required=True):
     """Arguments of every downstream training script, with the task's own defaults.
+
+    Args:
+        pretrained_required: False where a task may begin with weights that it names otherwise.
 
     Returns:
         dict of the argument groups ``run, backbone, optim``, to add to.
@@ -39,7 +42,7 @@ def add_arguments(parser, epochs, batch_size, lr, wd=1e-4, grad_clip=0.0):
     run.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
     backbone = parser.add_argument_group("backbone")
     backbone.add_argument(
-        "--pretrained", required=True,
+        "--pretrained", required=pretrained_required,
         help="trained_model.pth, model.pth, a torchvision state dict, or a baseline: random, imagenet",
     )  # fmt: skip
     backbone.add_argument("--arch", help="backbone by timm name, where the file does not name it: resnet18, resnet50")

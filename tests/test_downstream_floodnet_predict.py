@@ -1,0 +1,150 @@
+"""Labelling images: at their own size, with colours and legend; GeoTIFFs where they lie; broken ones by name."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from downstream.FloodNet_segmentation_task import predict_floodnet
+from downstream.FloodNet_segmentation_task.data import FLOODNET, palette
+from downstream.FloodNet_segmentation_task.model import Segmenter
+from tests.flood_samples import scene, write_pair, write_raster
+from vicreg import checkpoint
+
+SCRIPT = "downstream/FloodNet_segmentation_task/predict_floodnet.py"
+
+
+class Brightness(torch.nn.Module):
+    """Ten classes by brightness: what a pixel is, is known by hand."""
+
+    def forward(self, images):
+        level = (images.float().mean(1) / 25.6).floor().clamp(0, 9).long()
+        return torch.nn.functional.one_hot(level, 10).permute(0, 3, 1, 2) * 20.0
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A best_model.pth with random weights, of images of 64 pixels at half their size."""
+    path = tmp_path_factory.mktemp("network") / "best_model.pth"
+    torch.manual_seed(3)
+    model = Segmenter("resnet18", "unet", 10)
+    task = {"name": "flood segmentation", "kind": "floodnet", "classes": list(FLOODNET), "decoder": "unet", "side": 32}
+    task |= {"mean": model.mean, "std": model.std, "image_size": 64, "scale": 0.5}
+    weights = {f"module.{key}": value for key, value in model.state_dict().items()}
+    checkpoint.save({"model": weights, "task": task, "backbone": {"arch": "resnet18"}, "args": {}}, path)
+    return path
+
+
+def predict(network, image, out, *more):
+    words = ["--checkpoint", str(network), "--image", str(image), "--out", str(out), "--device", "cpu", *more]
+    predict_floodnet.main(predict_floodnet.get_parser().parse_args(words))
+
+
+@pytest.fixture
+def by_brightness(monkeypatch):
+    """The network replaced by ``Brightness``."""
+    monkeypatch.setattr(predict_floodnet, "predictor", lambda *_: lambda images: Brightness()(images).softmax(1))
+
+
+def test_the_script_labels_a_folder_at_the_images_own_sizes_and_colours_them(network, tmp_path, run_script):
+    random = np.random.default_rng(0)
+    for name, width in (("a", 128), ("b", 80)):
+        write_pair(tmp_path / "in", tmp_path / "masks", name, scene(random, width), random)
+    ran = run_script(
+        SCRIPT, "--checkpoint", network, "--image", tmp_path / "in", "--out", tmp_path / "out", "--device", "cpu"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("a.jpg: 64 x 24 pixels, ")  # reduced to the long side of training
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png",
+    ]  # fmt: skip
+    labels = Image.open(tmp_path / "out" / "a_labels.png")
+    assert (labels.size, labels.mode) == ((128, 48), "P")
+    assert np.asarray(labels).max() <= 9
+    assert labels.getpalette()[:30] == palette(FLOODNET).ravel().tolist()
+    assert Image.open(tmp_path / "out" / "a_overlay.png").width > 500
+
+
+def test_labels_lie_where_the_pixels_do(network, tmp_path, by_brightness):
+    level = np.kron(np.arange(6).reshape(2, 3), np.ones((32, 32))).astype(np.uint8)
+    Image.fromarray((level * 26 + 8)[..., None].repeat(3, 2).astype(np.uint8)).save(tmp_path / "steps.png")
+    predict(network, tmp_path / "steps.png", tmp_path / "out", "--scale", "1")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "steps_labels.png")), level)
+
+
+def test_a_geotiff_keeps_its_georeference_and_gets_a_colour_table(network, tmp_path, by_brightness):
+    import rasterio
+
+    level = np.kron(np.arange(6).reshape(2, 3), np.ones((40, 40))).astype(np.uint8)
+    write_raster(tmp_path / "mosaic.tif", (level * 26 + 8)[None].repeat(3, 0), 0.5)
+    predict(network, tmp_path / "mosaic.tif", tmp_path / "out")
+    with (
+        rasterio.open(tmp_path / "mosaic.tif") as source,
+        rasterio.open(tmp_path / "out" / "mosaic_labels.tif") as found,
+    ):
+        assert found.crs == source.crs
+        assert (found.width, found.height) == (60, 40)  # training saw images at half their size
+        assert found.bounds == source.bounds
+        assert found.res == (1.0, 1.0)
+        assert np.array_equal(found.read(1), level[::2, ::2])
+        assert found.colormap(1)[5] == (*palette(FLOODNET)[5].tolist(), 255)
+        assert found.tags(1)["class_5"] == "water" and found.nodata == 255
+    assert (tmp_path / "out" / "mosaic_overlay.png").is_file()
+
+
+def test_pixels_without_data_get_no_class(network, tmp_path, by_brightness):
+    import rasterio
+
+    pixels = np.full((4, 64, 64), 200, np.uint8)
+    pixels[3, :, 32:] = 0  # alpha
+    write_raster(tmp_path / "mosaic.tif", pixels, 0.5)
+    with rasterio.open(tmp_path / "mosaic.tif", "r+") as raster:
+        raster.colorinterp = [*raster.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
+    predict(network, tmp_path / "mosaic.tif", tmp_path / "out", "--scale", "1")
+    with rasterio.open(tmp_path / "out" / "mosaic_labels.tif") as found:
+        labels = found.read(1)
+    assert (labels[:, :32] == 7).all() and (labels[:, 32:] == 255).all()
+
+
+def test_a_large_geotiff_is_read_a_window_at_a_time(network, tmp_path, by_brightness, monkeypatch):
+    from downstream.FloodNet_segmentation_task.rasters import Raster
+
+    most, read = [], Raster.read
+
+    def watch(self, top, left, height, width):
+        most.append(height * width)
+        return read(self, top, left, height, width)
+
+    monkeypatch.setattr(Raster, "read", watch)
+    write_raster(tmp_path / "mosaic.tif", np.full((3, 500, 700), 90, np.uint8), 0.5)
+    predict(network, tmp_path / "mosaic.tif", tmp_path / "out", "--scale", "1", "--overlap", "0")
+    assert max(most) == 32 * 32 and len(most) == 16 * 22
+
+
+def test_broken_images_are_named_and_the_others_labelled(network, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        write_pair(tmp_path / "in", tmp_path / "masks", name, scene(random), random)
+    (tmp_path / "in" / "a.jpg").write_bytes(b"nothing of an image")
+    with pytest.raises(ValueError, match=r"1 of 2 images could not be labelled; the first: .*a\.jpg cannot be read"):
+        predict(network, tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "b_labels.png").is_file()
+    (tmp_path / "c.tif").write_bytes(b"nothing of a raster")
+    with pytest.raises(ValueError, match=r"c\.tif cannot be read"):
+        predict(network, tmp_path / "c.tif", tmp_path / "out")
+    write_raster(tmp_path / "d.tif", np.zeros((1, 8, 8), np.uint8), 1.0)
+    with pytest.raises(ValueError, match=r"d\.tif: 1 band.s. of uint8; 8-bit RGB is needed"):
+        predict(network, tmp_path / "d.tif", tmp_path / "out")
+
+
+def test_wrong_checkpoints_and_empty_folders_are_refused(network, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no images"):
+        predict(network, tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="no image and no folder at"):
+        predict(network, tmp_path / "nowhere.jpg", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        predict(tmp_path / "none.pth", tmp_path / "empty", tmp_path / "out")
+    torch.save({"model": {}, "task": {"name": "EuroSAT"}, "backbone": {}, "args": {}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="is a checkpoint of EuroSAT, not of flood segmentation"):
+        predict(tmp_path / "other.pth", tmp_path / "empty", tmp_path / "out")
