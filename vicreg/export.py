@@ -6,7 +6,7 @@
 prints what was loaded, reads the new file back with that library's own loader, compares features on the same images,
 and ends with the lines of Python that load it:
 
-    resnet18 from exp/trained_model.pth: 122 tensors matched, 0 missing, 0 unused
+    resnet18 from exp/trained_model.pth: 120 tensors matched, 0 missing, 0 unused
     exp/r18.pkl (44.8 MB): verified with detectron2 0.7.2: 5 stages on 2 images, largest difference 0.0e+00
 """
 
