@@ -11,7 +11,7 @@
 Writes args.json, stats.txt, tensorboard/, model.pth, best_model.pth, examples.png and result.json into --exp-dir.
 Started again on the same folder a run goes on where it was cut off. It should end with a line such as
 
-    mean IoU 0.3310  mean Dice 0.4444  accuracy 0.7204  (everywhere "grass": mean IoU 0.0503); exp/floodnet/result.json
+    mean IoU 0.3537  mean Dice 0.4468  accuracy 0.7772  (everywhere "grass": mean IoU 0.0612); exp/floodnet/result.json
 """
 
 import argparse
