@@ -1,0 +1,59 @@
+"""A finished file, looked at before it takes its name, or none."""
+
+import os
+from pathlib import Path
+
+
+def check_writable(path, suffixes=()):
+    """Make sure that a file can be written, before the work that fills it.
+
+    Args:
+        path: the file; one that exists will be replaced. suffixes: endings that its readers know it by, default any.
+
+    Returns:
+        Path.
+
+    Raises:
+        ValueError: a folder, or another ending. OSError: the folder is missing or may not be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{path}: its readers tell the format by the name; let it end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it, or choose another")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path.parent} cannot be written; change its permissions, or choose another folder")
+    return path
+
+
+def write_bytes(path, content, check=None):
+    """Write bytes beside ``path``, then rename, so that a failure leaves the old file, or none.
+
+    Args:
+        path: the file. content: bytes. check: function of the path beside (of the same ending), called before the
+            file takes its name; what it raises leaves the old file.
+
+    Returns:
+        what ``check`` returned.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            kept = "What was there before is untouched" if path.exists() else "Nothing was written"
+            raise OSError(f"cannot write {path}: {error.strerror or error}; choose another place. {kept}") from error
+        found = check(beside) if check else None
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return found
