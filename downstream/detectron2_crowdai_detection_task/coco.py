@@ -67,8 +67,8 @@ def read_split(folder, annotations="annotation.json"):
         if annotation.get("category_id") not in classes:
             known = ", ".join(f"{category['id']} ({name})" for category, name in zip(categories, names, strict=True))
             raise ValueError(
-                f"{path}: annotation {annotation.get('id')} has the category {annotation.get('category_id')}, which the "
-                f"file does not list; it lists {known}"
+                f"{path}: annotation {annotation.get('id')} has the category {annotation.get('category_id')}, which "
+                f"the file does not list; it lists {known}"
             )
         found, why = _polygon(annotation, record, path)
         if why:
@@ -91,7 +91,7 @@ def read_split(folder, annotations="annotation.json"):
 
 def _load(path):
     if not path.is_file():
-        raise FileNotFoundError(f"no annotations at {path}; --data-dir must hold train/ and val/, each with images/ too")
+        raise FileNotFoundError(f"no annotations at {path}; --data-dir must hold train/ and val/, with images/ in each")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:

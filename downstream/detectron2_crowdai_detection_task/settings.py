@@ -6,7 +6,8 @@ import yaml
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 
-DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
+from vicreg import detectron2_format
+
 CONFIG_FILE = "config.yaml"  # in a run's folder: everything, as the run used it
 
 
@@ -54,28 +55,21 @@ def _merge(where, merge):
         raise ValueError(f"{where}: Detectron2 refuses a setting: {error}") from error
 
 
-def fit(cfg, backbone, classes, device, processes):
+def fit(cfg, info, classes, device, processes):
     """Make settings agree with a backbone, the data, and where it all runs.
 
     Args:
-        cfg: settings, changed in place. backbone: dict of ``arch``, ``mean`` and ``std`` (of pixels in [0, 1]).
-        classes: how many. device: torch.device. processes: how many train together.
+        cfg: settings, changed in place. info: of ``load_backbone``. classes: how many.
+        device: torch.device. processes: how many train together.
 
     Raises:
-        ValueError: not one of the ResNets that Detectron2 has.
+        ValueError: a backbone that Detectron2 does not build, a batch that the processes cannot share.
     """
-    if backbone["arch"] not in DEPTHS:
-        raise ValueError(f"{backbone['arch']}: Detectron2's backbone here is one of {', '.join(DEPTHS)}")
-    depth = DEPTHS[backbone["arch"]]
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.RESNETS.DEPTH = depth
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False  # torchvision and timm stride in the 3 x 3 convolution
+    wanted = detectron2_format.config(info, norm=cfg.MODEL.RESNETS.NORM, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    cfg.merge_from_list(detectron2_format.flat(wanted))
+    cfg.MODEL.WEIGHTS = ""  # they are put in, and compared, by detector.take_backbone
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     cfg.MODEL.DEVICE = device.type
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.MODEL.PIXEL_MEAN = [255 * value for value in backbone["mean"]]
-    cfg.MODEL.PIXEL_STD = [255 * value for value in backbone["std"]]
     if device.type == "cpu" or processes == 1:  # PyTorch's SyncBatchNorm wants GPUs, and others to talk to
         for part in (cfg.MODEL.RESNETS, cfg.MODEL.FPN):
             part.NORM = "BN" if part.NORM == "SyncBN" else part.NORM
@@ -93,7 +87,9 @@ def reread(folder, changes=()):
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}; it belongs to the checkpoint that train_crowdai.py left")
+        raise FileNotFoundError(
+            f"no {CONFIG_FILE} in {folder}; it belongs to the checkpoint that train_crowdai.py left"
+        )
     cfg = get_cfg()
     _merge(path, lambda: cfg.merge_from_file(str(path), allow_unsafe=False))
     _merge("command line", lambda: cfg.merge_from_list(list(changes)))
