@@ -25,9 +25,7 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="run folder of train_crowdai.py, or its model.pth"
-    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder of train_crowdai.py, or model.pth")
     parser.add_argument("--image", type=Path, required=True, help="image, GeoTIFF, or a folder of them")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score, 0 to 1")
@@ -77,6 +75,7 @@ def find_images(path, suffixes):
 
 def draw(path, picture, found):
     """Write the picture, made smaller where it is very large, with what was found; returns the path."""
+    import numpy as np
     from PIL import Image
 
     from downstream.detectron2_crowdai_detection_task import outlines
@@ -87,8 +86,6 @@ def draw(path, picture, found):
         picture.read(top, 0, min(256 * shrink, picture.height - top), picture.width)[::shrink, ::shrink]
         for top in range(0, picture.height, 256 * shrink)
     ]
-    import numpy as np
-
     image = outlines.draw(np.concatenate(strips), [one.shape for one in found], scale=1 / shrink)
     pictures._replace(path, Image.fromarray(image).save)
     return path

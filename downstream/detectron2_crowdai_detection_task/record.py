@@ -42,8 +42,8 @@ class Run:
         lines = [coco.describe(name, split.counts) for name, split in self.splits.items()]
         lines += remarks
         lines += [
-            f"Mask R-CNN {self.backbone['arch']}-FPN, {millions:.1f} M parameters, from {self.backbone['source']}; norm "
-            f"{self.cfg.MODEL.RESNETS.NORM}, {name} x {distributed.world_size()}, {'bf16' if bf16 else 'fp32'}",
+            f"Mask R-CNN {self.backbone['arch']}-FPN, {millions:.1f} M parameters, from {self.backbone['source']}; "
+            f"norm {self.cfg.MODEL.RESNETS.NORM}, {name} x {distributed.world_size()}, {'bf16' if bf16 else 'fp32'}",
             f"{steps} iterations of {solver.IMS_PER_BATCH} images, rate {solver.BASE_LR:g} x {solver.GAMMA:g} at "
             f"{', '.join(map(str, solver.STEPS))}, warm-up {solver.WARMUP_ITERS}, decay {solver.WEIGHT_DECAY:g}"
             f" -> {self.args.exp_dir}",
@@ -128,9 +128,7 @@ def check_same(earlier, cfg, categories, args):
         ValueError: the model would be another one.
     """
     if not {"optimizer", "scheduler", "settings"} <= earlier.keys() or earlier["categories"] != categories:
-        raise ValueError(
-            f"{args.exp_dir} holds a run of another kind or with other categories; choose another --exp-dir"
-        )
+        raise ValueError(f"{args.exp_dir} holds another kind of run, or other categories; choose another --exp-dir")
     if args.arch and args.arch != earlier["backbone"]["arch"]:
         raise ValueError(f"{args.exp_dir} holds a run with {earlier['backbone']['arch']}, not {args.arch}")
     before = cfg.load_cfg(earlier["settings"])

@@ -1,4 +1,4 @@
-"""Detectron2's settings for one run: its own FPN defaults, a file of ours, what the command line says, what was loaded."""
+"""Detectron2's settings for one run: its own FPN defaults, a file of ours, the command line, and what was loaded."""
 
 from pathlib import Path
 
@@ -87,9 +87,7 @@ def reread(folder, changes=()):
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no {CONFIG_FILE} in {folder}; it belongs to the checkpoint that train_crowdai.py left"
-        )
+        raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}; it belongs to the checkpoints of train_crowdai.py")
     cfg = get_cfg()
     _merge(path, lambda: cfg.merge_from_file(str(path), allow_unsafe=False))
     _merge("command line", lambda: cfg.merge_from_list(list(changes)))

@@ -63,11 +63,11 @@ def get_parser():
 
 def main(args):
     """Start the processes."""
-    library.need()
     if not args.eval_only and not args.pretrained:
         raise ValueError("--pretrained is missing: trained_model.pth, random, imagenet, or a torchvision file")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("several machines need --dist-url tcp://first-machine:port, the same on all")
+    library.need()
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # launch would take GPUs for its messages
     import torch

@@ -4,6 +4,8 @@ A window as large as the training images is enlarged by the model as those were,
 learned. Each detection counts in one window only: the one in whose core its centre lies.
 """
 
+import os
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,15 +101,16 @@ def search(model, picture, cfg, window, overlap, threshold):
     """
     found = []
     rows, columns = (starts(length, window, overlap) for length in (picture.height, picture.width))
-    for top, below in zip(rows, [*rows[1:], None], strict=True):
-        for left, right in zip(columns, [*columns[1:], None], strict=True):
+    for row, top in enumerate(rows):
+        for column, left in enumerate(columns):
             high, wide = min(window, picture.height - top), min(window, picture.width - left)
             pixels = np.zeros((window, window, 3), np.uint8)  # a smaller picture keeps its scale
             pixels[:high, :wide] = picture.read(top, left, high, wide)
             for one in outlines.from_masks(judging.look(model, pixels, cfg), threshold):
                 box = (one.box[0] + left, one.box[1] + top, one.box[2] + left, one.box[3] + top)
                 x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-                if _inside(x, left, right, window, overlap, columns) and _inside(y, top, below, window, overlap, rows):
+                across = _inside(x, column, columns, window, picture.width)
+                if across and _inside(y, row, rows, window, picture.height):
                     found.append(outlines.Found(one.score, box, translate(one.shape, left, top)))
     found.sort(key=lambda one: -one.score)
     if not found:
@@ -116,12 +119,10 @@ def search(model, picture, cfg, window, overlap, threshold):
     return [found[number] for number in kept.tolist()]
 
 
-def _inside(centre, begin, following, window, overlap, begins):
-    """Whether a centre lies in the core of the window that begins at ``begin``: nearer to its middle than to others'."""
-    number = begins.index(begin)
-    low = (begins[number - 1] + window + begin) / 2 if number else -np.inf
-    high = (begin + window + following) / 2 if following is not None else np.inf
-    return low <= centre < high
+def _inside(centre, number, begins, window, length):
+    """Whether a centre lies in the core of a window: nearer to its middle than to another's."""
+    edges = [0, *((begin + window + following) / 2 for begin, following in pairwise(begins)), length]
+    return edges[number] <= centre < edges[number + 1]
 
 
 def write_geojson(path, found, picture):
@@ -130,8 +131,6 @@ def write_geojson(path, found, picture):
     Args:
         path: where. found: list of ``outlines.Found``. picture: with a georeference.
     """
-    import os
-
     import geopandas
     from shapely.affinity import affine_transform
 
