@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 from downstream.detectron2_crowdai_detection_task import coco, judging, settings
@@ -131,14 +132,14 @@ def check_same(earlier, cfg, categories, args):
         raise ValueError(f"{args.exp_dir} holds another kind of run, or other categories; choose another --exp-dir")
     if args.arch and args.arch != earlier["backbone"]["arch"]:
         raise ValueError(f"{args.exp_dir} holds a run with {earlier['backbone']['arch']}, not {args.arch}")
-    before = cfg.load_cfg(earlier["settings"])
-    for node in (before.MODEL, now := cfg.clone().MODEL):
-        node.DEVICE = ""
-        for part in (node.RESNETS, node.FPN):
-            part.NORM = part.NORM.replace("Sync", "")  # one process or many: the same weights
-    if before.MODEL.dump() != now.dump():
+    before, now = yaml.safe_load(earlier["settings"]), yaml.safe_load(cfg.dump())
+    for model in (before["MODEL"], now["MODEL"]):
+        model["DEVICE"] = ""
+        for part in ("RESNETS", "FPN"):
+            model[part]["NORM"] = model[part]["NORM"].replace("Sync", "")  # one process or many: the same weights
+    if before["MODEL"] != now["MODEL"]:
         raise ValueError(f"{args.exp_dir} holds a run with other MODEL settings; choose another --exp-dir")
-    if before.SOLVER.dump() != cfg.SOLVER.dump() or earlier["seed"] != args.seed:
+    if before["SOLVER"] != now["SOLVER"] or earlier["seed"] != args.seed:
         say("note: SOLVER settings or the seed are not those that this run began with")
 
 
