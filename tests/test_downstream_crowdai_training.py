@@ -117,7 +117,7 @@ def test_the_script_says_what_it_loaded_and_leaves_the_record_of_its_run(trained
     assert result["data"]["train"]["dropped"] == {"no area": 1}
     lines = [json.loads(line) for line in (folder / "stats.txt").read_text().splitlines()]
     assert lines[-1]["step"] == 4 and math.isfinite(lines[-1]["loss_mask"])
-    assert Image.open(folder / "examples.png").size == (3 * 304, 2 * 304)
+    assert Image.open(folder / "examples.png").size == ((4 + 3) * 304, 2 * 304)
     assert list((folder / "tensorboard").iterdir()) and (folder / "config.yaml").is_file()
 
 

@@ -22,6 +22,7 @@ if [[ -z ${PYTHON:-} ]]; then
     elif [[ -x $root/.venv/bin/python ]]; then PYTHON=$root/.venv/bin/python; fi
 fi
 command -v "$PYTHON" >/dev/null || fail "no interpreter at $PYTHON; say PYTHON=/path/to/python"
+[[ $PYTHON != */* || $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON  # not resolved further: a link is what makes an environment
 cd /  # a folder named detectron2 beside the caller is not the library
 
 works='

@@ -87,17 +87,17 @@ def look(model, image, cfg):
     return model([{"image": seen, "height": height, "width": width}])[0]["instances"].to("cpu")
 
 
-def save_examples(path, model, split, cfg, most=8, threshold=0.5):
-    """Write a picture: the first images, true polygons above and predicted ones below.
+def save_examples(path, model, records, cfg, threshold=0.5):
+    """Write a picture: images side by side, true polygons above and predicted ones below.
 
     Args:
-        path: of the PNG. model: any mode. split: ``coco.Split``. cfg: settings. most: images.
+        path: of the PNG. model: any mode. records: of ``coco.Split``. cfg: settings.
         threshold: lowest score that is drawn.
     """
     was_training = model.training
     model.eval()
     columns = []
-    for record in split.records[:most]:
+    for record in records:
         image = read_image(record["file_name"], format="RGB")
         truth = [outlines.from_rings(found["segmentation"]) for found in record["annotations"]]
         found = outlines.from_masks(look(model, image, cfg), threshold)

@@ -14,6 +14,7 @@ from vicreg import checkpoint, distributed
 from vicreg.plan import plain
 from vicreg.run_log import say, write_json
 
+EXAMPLES = 8  # images in the picture
 MOST_COMPARED = 5000  # images whose pixels are compared at the end of a run; minutes on slow disks
 
 
@@ -91,8 +92,8 @@ class Run:
         result = {**found, "step": step or self.cfg.SOLVER.MAX_ITER, "backbone": self.backbone}
         result |= {"data": self._counts(), "overlap": shared, "args": plain(vars(self.args))}
         write_json(self.args.exp_dir / "result.json", result)
-        split = self.splits["train" if self.args.eval_on == "train" else "val"]
-        judging.save_examples(self.args.exp_dir / "examples.png", self.model, split, self.cfg)
+        shown = [record for name in found for record in self.splits[name].records[: EXAMPLES // len(found)]]
+        judging.save_examples(self.args.exp_dir / "examples.png", self.model, shown, self.cfg)
         say(f"{self.args.exp_dir / 'result.json'}, {self.args.exp_dir / 'examples.png'}")
 
     def _counts(self):
