@@ -13,10 +13,14 @@ TESTS ?=
 ifeq ($(strip $(VENV)),)
 RUN := $(PYTHON)
 READY :=
+DETECTRON2 :=
 else
 RUN := $(abspath $(VENV))/bin/python
 READY := $(VENV)/.installed
+DETECTRON2 := $(VENV)/.detectron2
 endif
+
+INSTALL_DETECTRON2 := downstream/detectron2_crowdai_detection_task/install_detectron2.sh
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint format
@@ -27,7 +31,7 @@ help:  ## this list
 quickstart: $(READY)  ## the main job, from a made-up sample (or SN7_DIR=/path/to/SN7/train) to a table of results
 	PYTHON='$(RUN)' SN7_DIR='$(SN7_DIR)' bash exp/quickstart.sh
 
-test: $(READY)  ## all tests (TESTS="tests/test_vicreg_loss.py -k gradient" for some)
+test: $(READY) $(DETECTRON2)  ## all tests (TESTS="tests/test_vicreg_loss.py -k gradient" for some)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(READY)  ## ruff: mistakes and formatting
@@ -43,3 +47,8 @@ $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv '$(VENV)'
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch '$@'
+
+# the tests of the detection task need it and are skipped without it, so a failure here is no reason to stop
+$(VENV)/.detectron2: $(INSTALL_DETECTRON2) $(VENV)/.installed
+	@if PYTHON='$(RUN)' bash $(INSTALL_DETECTRON2); then touch '$@'; \
+	else echo 'Detectron2 could not be installed: the tests of the detection task will be skipped'; fi

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Find buildings with a detector of train_crowdai.py: masks drawn on images, and polygons of GeoTIFFs.
+
+    python predict_crowdai.py --checkpoint ../../exp/crowdai --image mosaic.tif --out predictions
+
+writes ``mosaic.png`` with what was found and, for a GeoTIFF with a georeference, ``mosaic.geojson`` with polygons in
+longitude and latitude. ``--image`` may be a folder. Large images are searched in overlapping windows.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # import from the repo root, wherever we are launched
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from downstream.detectron2_crowdai_detection_task import library  # noqa: E402
+from vicreg import command_line, distributed  # noqa: E402
+
+LARGEST = 4096  # side of the pictures that are written, in pixels
+
+
+def get_parser():
+    """Arguments of the script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder of train_crowdai.py, or model.pth")
+    parser.add_argument("--image", type=Path, required=True, help="image, GeoTIFF, or a folder of them")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score, 0 to 1")
+    parser.add_argument("--window", type=int, help="side of a window in pixels (default: that of the training images)")
+    parser.add_argument("--overlap", type=float, default=0.25, help="of windows, as a share of their side")
+    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
+    return parser
+
+
+def main(args):
+    """Search every image, one after the other."""
+    library.need()
+    from downstream.detectron2_crowdai_detection_task import detector, windows
+
+    if not 0 <= args.overlap < 1 or (args.window is not None and args.window < 1):
+        raise ValueError("--overlap is a share from 0 to less than 1, --window a number of pixels")
+    paths = find_images(args.image, windows.SUFFIXES)
+    model, cfg, state = detector.load(args.checkpoint, distributed.start(args.device))
+    window = args.window or min(state["image_size"])
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        picture = windows.open_picture(path)
+        found = windows.search(model, picture, cfg, window, int(args.overlap * window), args.threshold)
+        written = [draw(args.out / f"{path.stem}.png", picture, found)]
+        if picture.crs:
+            written.append(args.out / f"{path.stem}.geojson")
+            windows.write_geojson(written[-1], found, picture)
+        elif path.suffix.lower() in windows.GEOTIFF:
+            print(f"note: {path} has no georeference, so there are no polygons of it")
+        print(f"{path}: {len(found)} buildings -> {', '.join(map(str, written))}", flush=True)
+
+
+def find_images(path, suffixes):
+    """The image, or those of a folder, sorted.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: two would be written to the same name.
+    """
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes) if path.is_dir() else [path]
+    if not found or not found[0].is_file():
+        raise FileNotFoundError(f"no image at {path} (known: {' '.join(suffixes)})")
+    stems = [p.stem for p in found]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ValueError(f"{path}: several images are named {twice[0]}; their results would overwrite each other")
+    return found
+
+
+def draw(path, picture, found):
+    """Write the picture, made smaller where it is very large, with what was found; returns the path."""
+    import numpy as np
+    from PIL import Image
+
+    from downstream.detectron2_crowdai_detection_task import outlines
+    from vicreg import pictures
+
+    shrink = -(-max(picture.height, picture.width) // LARGEST)
+    strips = [
+        picture.read(top, 0, min(256 * shrink, picture.height - top), picture.width)[::shrink, ::shrink]
+        for top in range(0, picture.height, 256 * shrink)
+    ]
+    image = outlines.draw(np.concatenate(strips), [one.shape for one in found], scale=1 / shrink)
+    pictures._replace(path, Image.fromarray(image).save)
+    return path
+
+
+if __name__ == "__main__":
+    command_line.run(main, get_parser().parse_args())
