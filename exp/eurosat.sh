@@ -19,7 +19,7 @@ for how in ${HOW:-freeze finetune}; do
         echo "== $how ${backbone%%=*}"
         OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $python downstream/eurosat_landcover_clsf_task/train_eurosat.py \
             --data-dir "$data" --pretrained "${backbone#*=}" "${arch[@]}" --weights "$how" \
-            --lr "${LR:-0.002}" --image-size "${SIZE:-64}" --precision "${PRECISION:-bf16}" --seed "${SEED:-0}" \
+            --lr "${LR:-0.002}" --batch-size "${BATCH:-128}" --image-size "${SIZE:-64}" --precision "${PRECISION:-bf16}" --seed "${SEED:-0}" \
             --exp-dir "$runs/${backbone%%=*}_$how"
     done
 done

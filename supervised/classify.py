@@ -4,7 +4,6 @@ import argparse
 import functools
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -16,7 +15,7 @@ from vicreg.classifier import Classifier, Heads, Labelled, check_percent, strati
 from vicreg.interruption import Watch, heed_note, leave_note
 from vicreg.judge import draw_confusion, judge
 from vicreg.loader import CountedBatches, loader_for
-from vicreg.plan import plain
+from vicreg.plan import add_run_arguments, plain
 from vicreg.resume import optimizer_for, read_earlier, save, settle, spread
 from vicreg.run_log import RunLog, claim, say, write_json
 from vicreg.views import count_randomness, counted_view
@@ -25,12 +24,7 @@ from vicreg.views import count_randomness, counted_view
 def get_parser(description):
     """Arguments of supervised training; scripts add those of their data."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run = parser.add_argument_group("run")
-    run.add_argument("--exp-dir", type=Path, required=True, help="folder of the run; started again on it, it resumes")
-    run.add_argument("--seed", type=int, default=0, help="settles weights, subset, order and augmentation")
-    run.add_argument("--max-steps", type=int, help="shorten the run to this many steps")
-    run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default: an epoch)")
-    run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
+    add_run_arguments(parser, "weights, subset, order and augmentation")
     model = parser.add_argument_group("model")
     model.add_argument("--arch", default="resnet18", help="backbone, any timm name")
     model.add_argument("--init-from", help="weights to begin with: a file that --pretrained takes, or imagenet")

@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from vicreg import augmentations, distributed
-from vicreg.plan import check_positive, count_steps, plain, share_of, wants_bf16
+from vicreg.plan import check_positive, count_steps, plain, say_progress, share_of, wants_bf16
 from vicreg.run_log import say, write_json
 from vicreg.schedule import learning_rate
 
@@ -91,10 +91,7 @@ def announce(args, plan, model, validation, classes, split, begin):
         f"  steps   {plan['steps']} ({plan['steps_per_epoch']} an epoch), warm-up {plan['warmup_steps']}, "
         f"{args.optimizer}, {plan['schedule']} rate {plan['peak_lr']:.4g}{drops}"
     )
-    if begin >= plan["steps"]:
-        say(f"  done    {begin} of {plan['steps']} steps; nothing left to do")
-    elif begin:
-        say(f"  resume  from step {begin}")
+    say_progress(begin, plan["steps"])
 
 
 def rate_at(step, plan):

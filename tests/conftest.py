@@ -152,6 +152,16 @@ def train(fork, sn7_prepared):
     return run
 
 
+def need_detectron2():
+    """Skip the module that calls this where Detectron2 is missing."""
+    from downstream.detectron2_crowdai_detection_task import library
+
+    try:
+        library.need()
+    except ValueError as error:
+        pytest.skip(str(error), allow_module_level=True)
+
+
 def write_tif(path, pixels, bounds=None):
     """Write uint8 (channels, height, width); bounds in EPSG:3857, None for no georeference."""
     import rasterio

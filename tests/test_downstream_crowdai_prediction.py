@@ -3,20 +3,15 @@
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 import torch
 from PIL import Image
 from scipy import ndimage
 
-from downstream.detectron2_crowdai_detection_task import library
-from preprocessing.scan import quiet_georeference
+from tests.conftest import need_detectron2, write_tif
 
 FOLDER = "downstream/detectron2_crowdai_detection_task"
 
-try:
-    library.need()
-except ValueError as error:
-    pytest.skip(str(error), allow_module_level=True)
+need_detectron2()
 
 from detectron2.structures import Boxes, Instances  # noqa: E402
 
@@ -29,18 +24,6 @@ from downstream.detectron2_crowdai_detection_task import (  # noqa: E402
     windows,
 )
 from vicreg.backbone import load_backbone  # noqa: E402
-
-
-def write_tif(path, pixels, bounds=None):
-    """Write uint8 (bands, height, width); bounds in EPSG:3857, None for no georeference."""
-    from rasterio.transform import from_bounds
-
-    bands, height, width = pixels.shape
-    profile = {"driver": "GTiff", "width": width, "height": height, "count": bands, "dtype": "uint8"}
-    if bounds:
-        profile |= {"crs": "EPSG:3857", "transform": from_bounds(*bounds, width, height)}
-    with quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
-        raster.write(pixels)
 
 
 def bright_spots(inputs):

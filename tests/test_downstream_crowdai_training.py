@@ -9,16 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.detectron2_crowdai_detection_task import library
+from tests.conftest import need_detectron2
 from vicreg import checkpoint
 from vicreg.backbone import load_backbone
 
 FOLDER = "downstream/detectron2_crowdai_detection_task"
 
-try:
-    library.need()
-except ValueError as error:
-    pytest.skip(str(error), allow_module_level=True)
+need_detectron2()
 
 from downstream.detectron2_crowdai_detection_task import (  # noqa: E402
     convert_to_detectron2,

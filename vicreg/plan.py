@@ -19,6 +19,21 @@ PATH = (
 )
 
 
+def add_run_arguments(parser, settled):
+    """Arguments of every run that can be cut off and go on; ``settled`` says what the seed settles.
+
+    Returns:
+        their argument group, to add to.
+    """
+    run = parser.add_argument_group("run")
+    run.add_argument("--exp-dir", type=Path, required=True, help="folder of the run; started again on it, it resumes")
+    run.add_argument("--seed", type=int, default=0, help=f"settles {settled}")
+    run.add_argument("--max-steps", type=int, help="shorten the run to this many steps")
+    run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default: an epoch)")
+    run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
+    return run
+
+
 def plan_run(args, dataset, device, source, earlier_batch=None):
     """Work out batch, steps, rate and memory.
 
@@ -133,8 +148,13 @@ def announce(args, plan, model, begin):
         f"  memory  about {plan['memory'] / 1e9:.1f} GB a process, {plan['memory_free'] / 1e9:.1f} GB free\n"
         f"  floor   no loss below {plan['loss_floor']:.2f} with this batch and expander"
     )
-    if begin >= plan["steps"]:
-        say(f"  done    {begin} of {plan['steps']} steps; nothing left to do")
+    say_progress(begin, plan["steps"])
+
+
+def say_progress(begin, steps):
+    """Say where a run goes on, unless it begins."""
+    if begin >= steps:
+        say(f"  done    {begin} of {steps} steps; nothing left to do")
     elif begin:
         say(f"  resume  from step {begin}")
 

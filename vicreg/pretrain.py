@@ -4,7 +4,6 @@ import argparse
 import functools
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,7 @@ from vicreg.interruption import Watch, heed_note, leave_note
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.loss import vicreg_loss
 from vicreg.pictures import save_view_pairs
-from vicreg.plan import announce, plan_run
+from vicreg.plan import add_run_arguments, announce, plan_run
 from vicreg.resume import build, read_earlier, save, spread
 from vicreg.run_log import RunLog, claim, clock, say
 from vicreg.schedule import learning_rate
@@ -28,13 +27,8 @@ TIMED_STEPS = 20  # after which the run says when it expects to end
 def get_parser(description, augment="vicreg"):
     """Arguments that every pretraining script has; scripts add those of their data."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run = parser.add_argument_group("run")
-    run.add_argument("--exp-dir", type=Path, required=True, help="folder of the run; started again on it, it resumes")
-    run.add_argument("--seed", type=int, default=0, help="settles weights, order and augmentation")
-    run.add_argument("--max-steps", type=int, help="shorten the run to this many steps")
+    run = add_run_arguments(parser, "weights, order and augmentation")
     run.add_argument("--probe-every", type=int, default=10, help="epochs between kNN probes; 0: none")
-    run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default: an epoch)")
-    run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
     model = parser.add_argument_group("model")
     model.add_argument("--arch", default="resnet50", help="backbone, any timm name")
     model.add_argument("--in-chans", type=int, default=3, help="channels of the images")

@@ -5,14 +5,13 @@ A task brings its data, its model and three functions (a batch's loss, a judgeme
 
 import sys
 import time
-from pathlib import Path
 
 import torch
 
 from vicreg import checkpoint, distributed
 from vicreg.backbone import UNTRAINABLE, create_backbone, load_backbone
 from vicreg.interruption import Watch, heed_note, leave_note
-from vicreg.plan import check_positive, count_steps, plain, wants_bf16
+from vicreg.plan import add_run_arguments, check_positive, count_steps, plain, say_progress, wants_bf16
 from vicreg.resume import read_earlier, save_state, with_prefix, without_prefix
 from vicreg.run_log import RunLog, claim, say, write_json
 from vicreg.views import count_randomness
@@ -31,12 +30,7 @@ def add_arguments(parser, epochs, batch_size, lr, wd=1e-4, grad_clip=0.0, pretra
     Returns:
         dict of the argument groups ``run, backbone, optim``, to add to.
     """
-    run = parser.add_argument_group("run")
-    run.add_argument("--exp-dir", type=Path, required=True, help="folder of the run; started again on it, it resumes")
-    run.add_argument("--seed", type=int, default=0, help="settles random weights, split, order and augmentation")
-    run.add_argument("--max-steps", type=int, help="shorten the run to this many steps")
-    run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default: an epoch)")
-    run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
+    run = add_run_arguments(parser, "random weights, split, order and augmentation")
     run.add_argument("--workers", type=int, default=2, help="loading processes; 0 loads in the training process")
     run.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
     run.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
@@ -129,10 +123,7 @@ def announce_steps(plan, exp_dir, begin):
         f"  batch   {plan['batch_size']}, {plan['device']}, {'bf16 autocast' if plan['bf16'] else 'fp32'}\n"
         f"  steps   {plan['steps']} ({plan['steps_per_epoch']} an epoch, {plan['samples']} samples)"
     )
-    if begin >= plan["steps"]:
-        say(f"  done    {begin} of {plan['steps']} steps; nothing left to do")
-    elif begin:
-        say(f"  resume  from step {begin}")
+    say_progress(begin, plan["steps"])
 
 
 def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, about, earlier):
