@@ -24,6 +24,8 @@ from vicreg.run_log import read_stats  # noqa: E402
 
 CURVES = ("loss", "repr_loss", "std_loss", "cov_loss", "embedding_std", "effective_rank", "knn20_top1")
 
+FIGURES = ("top1", "top5", "best_top1", "knn20_top1", "lr_head", "train_samples", "mean_iou", "accuracy")
+
 
 def get_parser():
     """Arguments of the report."""
@@ -55,10 +57,14 @@ def evaluations(folders):
     rows = []
     for path in sorted({path for folder in folders for path in folder.rglob("result.json")}):
         found = json.loads(path.read_text())
-        row = {"evaluation": str(path.parent), "backbone": found["source"]}
-        row |= {key: found.get(key) for key in ("top1", "top5", "best_top1", "knn20_top1", "lr_head", "train_samples")}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        row = {
+            "evaluation": str(path.parent),
+            "backbone": found.get("source") or found.get("backbone", {}).get("source"),
+        }
+        row |= {key: found.get(key) for key in FIGURES}
+        rows.append(row | {"box AP": found.get("val", {}).get("box", {}).get("AP")})
+    table = pd.DataFrame(rows)
+    return table.drop(columns=[name for name in table.columns[2:] if table[name].isna().all()])
 
 
 def draw_curves(folder):

@@ -58,12 +58,24 @@ def _pixels_seen(train, val, batch=1024):
         return None
     if (len(train) + len(val)) * val.images([0]).numel() > MOST_BYTES:
         return None
-    digests = [
-        [digest(image) for start in range(0, len(data), batch) for image in data.images(
-            list(range(start, min(start + batch, len(data))))).cpu().numpy()]
-        for data in (train, val)
-    ]  # fmt: skip
-    return float(seen(*digests).mean())
+    return overlap_of_images(_each(train, batch), _each(val, batch))["pixels_seen"]
+
+
+def _each(data, batch):
+    for start in range(0, len(data), batch):
+        yield from data.images(list(range(start, min(start + batch, len(data))))).cpu().numpy()
+
+
+def overlap_of_images(train, val):
+    """What ``overlap`` finds in two iterables of arrays, which are read once: validation images equal to training ones.
+
+    Raises:
+        ValueError: no validation image.
+    """
+    train, val = ([digest(image) for image in images] for images in (train, val))
+    if not val:
+        raise ValueError("no validation images to compare with the training images")
+    return {"samples": len(val), "places_seen": None, "pixels_seen": float(seen(train, val).mean())}
 
 
 def describe(found):

@@ -99,3 +99,17 @@ def test_each_evaluation_prints_the_line_and_keeps_it(repo_root, sn7_prepared, t
     assert ran.stdout.splitlines().count(line) == 1
     result = json.loads((tmp_path / "freeze_100" / "result.json").read_text())
     assert result["overlap"] == {"samples": 60, "places_seen": 0.0, "pixels_seen": 0.0}
+
+
+def test_images_one_by_one_are_compared_by_shape_and_pixels():
+    train = [np.zeros((2, 3), np.uint8), np.ones((2, 2), np.uint8)]
+    val = [
+        np.ones((2, 2), np.uint8),
+        np.zeros((3, 2), np.uint8),
+        np.full((2, 2), 2, np.uint8),
+        np.ones((2, 2), np.uint8),
+    ]
+    found = overlap.overlap_of_images(iter(train), iter(val))
+    assert found == {"samples": 4, "places_seen": None, "pixels_seen": 0.5}
+    with pytest.raises(ValueError, match="no validation images"):
+        overlap.overlap_of_images(train, [])

@@ -31,6 +31,8 @@ from downstream.FloodNet_segmentation_task.drawing import save_examples
 from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, fill_encoder, predictor
 from downstream.FloodNet_segmentation_task.window import label_image
 from downstream.FloodNet_segmentation_task.working_copies import Squares, WorkingCopies, default_side
+from preprocessing.overlap import describe as overlap_in_words  # noqa: E402
+from preprocessing.overlap import overlap_of_images  # noqa: E402
 from vicreg import checkpoint, command_line, transfer
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import plain
@@ -206,7 +208,11 @@ def conclude(args, plan, model, copies, judge, predict, about, last, best):
     result |= {"constant": base, "train_images": len(copies["train"]), "val_images": len(copies["val"])}
     if "test" in copies:
         result["test"] = judge(copies["test"])
-    result |= {"steps": plan["steps"], "last": last, "best": best, "args": plain(vars(args))}
+    shared = overlap_of_images(
+        *((part.image(n) for n in range(len(part))) for part in (copies["train"], copies["val"]))
+    )
+    say(overlap_in_words(shared))
+    result |= {"overlap": shared, "steps": plan["steps"], "last": last, "best": best, "args": plain(vars(args))}
     write_json(args.exp_dir / "result.json", result)
     chosen = range(0, len(copies["val"]), max(1, len(copies["val"]) // max(1, args.examples)))[: args.examples]
     rows = []
