@@ -17,7 +17,7 @@ views=(crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 grey_p=0 
 vicreg() {  # name, patch lists, positives
     $python vicreg/main_vicreg_sn7.py --csv-dir "$2" --exp-dir "$1" --arch resnet18 --positives "$3" \
         --augment temporal --augment-set "${views[@]}" --image-size 64 --mlp 1024-1024-1024 --batch-size 128 \
-        --optimizer adamw --base-lr 0.002 --wd 0.01 --precision bf16 --epochs "${EPOCHS:-4}" --probe-every 0
+        --optimizer adamw --base-lr 0.002 --wd 0.01 --precision "${PRECISION:-bf16}" --epochs "${EPOCHS:-4}" --probe-every 0
 }
 
 for split in ${SPLITS:-block image}; do
@@ -25,7 +25,7 @@ for split in ${SPLITS:-block image}; do
     run=$runs/$split
     $python supervised/main_supervised_sn7.py --csv-dir "$lists" --exp-dir "$run/supervised" --arch resnet18 \
         --image-size 64 --augment temporal --augment-set "${views[@]}" --batch-size 128 --optimizer adamw --lr 0.001 \
-        --wd 0.01 --warmup-epochs 1 --precision bf16 --epochs "${SUPERVISED_EPOCHS:-6}"
+        --wd 0.01 --warmup-epochs 1 --precision "${PRECISION:-bf16}" --epochs "${SUPERVISED_EPOCHS:-6}"
     vicreg "$run/same" "$lists" same
     vicreg "$run/temporal" "$lists" temporal
     $python vicreg/evaluate_embeddings.py --csv-dir "$lists" --exp-dir "$run" --arch resnet18 --image-size 64 \

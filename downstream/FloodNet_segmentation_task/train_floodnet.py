@@ -31,8 +31,8 @@ from downstream.FloodNet_segmentation_task.drawing import save_examples
 from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, fill_encoder, predictor
 from downstream.FloodNet_segmentation_task.window import label_image
 from downstream.FloodNet_segmentation_task.working_copies import Squares, WorkingCopies, default_side
-from preprocessing.overlap import describe as overlap_in_words  # noqa: E402
-from preprocessing.overlap import overlap_of_images  # noqa: E402
+from preprocessing.overlap import describe as overlap_in_words
+from preprocessing.overlap import overlap_of_images
 from vicreg import checkpoint, command_line, transfer
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import plain
