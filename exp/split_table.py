@@ -8,14 +8,13 @@ reads ``<folder>/<split>/embeddings/table.json``, prints the table and writes ``
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from vicreg import command_line, result_table  # noqa: E402
+from vicreg import command_line, files, result_table  # noqa: E402
 
 COLUMNS = ("top1", "top5", "label1_top1", "label10_top1", "knn20_top1", "kmeans_accuracy")
 
@@ -52,9 +51,7 @@ def main(args):
     results = read(args.folder)
     kept = {name: {key: result.get(key) for key in (*args.columns, "intervals")} for name, result in results.items()}
     table = result_table.as_markdown(kept)
-    beside = args.folder / f".splits.{os.getpid()}.partial"
-    beside.write_text(table + "\n")
-    beside.replace(args.folder / "splits.md")
+    files.write_text(args.folder / "splits.md", table + "\n")
     print(f"{table}\n\n{args.folder / 'splits.md'}")
 
 

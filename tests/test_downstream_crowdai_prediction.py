@@ -128,7 +128,7 @@ def test_the_script_draws_folders_and_writes_polygons_of_georeferenced_images(tm
     (run / "config.yaml").write_text(cfg.dump())
     done = run_script(
         f"{FOLDER}/predict_crowdai.py", "--checkpoint", run, "--image", images, "--out", tmp_path / "out",
-        "--threshold", "0", "--device", "cpu",
+        "--threshold", "0", "--device", "cpu", "--precision", "bf16",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["plain.png", "spots.geojson", "spots.png"]

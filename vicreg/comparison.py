@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vicreg import features, figures, pictures, result_table
+from vicreg import features, figures, files, pictures, result_table
 from vicreg.distributed import world_size
 from vicreg.embeddings import dataset_digest
 from vicreg.run_log import say, write_json
@@ -121,9 +121,7 @@ def _write_tables(folder, results):
         of = next(iter(table.values()))["intervals_of"]
         say(f"\n{title} (in brackets: {of})\n{result_table.as_text(table)}")
         pages.append(f"## {title}\n\n{result_table.as_markdown(table)}\n\nIn brackets: {of}.\n")
-    beside = folder / ".table.md.partial"
-    beside.write_text("\n".join(pages))
-    beside.replace(folder / "table.md")
+    files.write_text(folder / "table.md", "\n".join(pages))
     write_json(folder / "table.json", [{"name": name, **result} for name, result in results.items()])
     say(f"\n{folder / 'table.md'}")
 

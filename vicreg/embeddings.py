@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vicreg import checkpoint, features
+from vicreg import checkpoint, features, files
 from vicreg.backbone import BASELINES, UNTRAINABLE, arch_of, load_backbone
 from vicreg.run_log import say, write_json
 
@@ -162,12 +162,11 @@ def _read(path, rows, dtype):
 
 def _write(path, array):
     """Write beside ``path``, then rename."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+
+    def save(beside):
         with beside.open("wb") as file:
             np.save(file, array)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+
+    files.replace(path, save)

@@ -1,4 +1,4 @@
-"""A finished file, looked at before it takes its name, or none."""
+"""Files that are there whole, or not at all: written beside, and looked at if need be, before they take their name."""
 
 import os
 from pathlib import Path
@@ -28,6 +28,30 @@ def check_writable(path, suffixes=()):
     return path
 
 
+def replace(path, save):
+    """Let ``save`` write a file beside ``path``, then rename, so that a failure leaves the old file, or none.
+
+    Args:
+        path: the file. save: function of the path to write, which has the same ending.
+
+    Returns:
+        what ``save`` returned.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        found = save(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return found
+
+
+def write_text(path, text):
+    """Write text in UTF-8 beside ``path``, then rename."""
+    replace(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
 def write_bytes(path, content, check=None):
     """Write bytes beside ``path``, then rename, so that a failure leaves the old file, or none.
 
@@ -42,8 +66,8 @@ def write_bytes(path, content, check=None):
         OSError: the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+
+    def save(beside):
         try:
             with beside.open("wb") as file:
                 file.write(content)
@@ -52,8 +76,6 @@ def write_bytes(path, content, check=None):
         except OSError as error:
             kept = "What was there before is untouched" if path.exists() else "Nothing was written"
             raise OSError(f"cannot write {path}: {error.strerror or error}; choose another place. {kept}") from error
-        found = check(beside) if check else None
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return found
+        return check(beside) if check else None
+
+    return replace(path, save)

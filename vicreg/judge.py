@@ -1,12 +1,9 @@
 """How good a classifier is on the validation samples: accuracies, recall of each class, and the confusion matrix."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from vicreg import distributed, features
+from vicreg import distributed, features, files
 
 
 @torch.no_grad()
@@ -76,8 +73,5 @@ def draw_confusion(path, confusion, classes):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axis.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7)
     figure.colorbar(picture, label="share of the true class", shrink=0.7)
-    path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-    figure.savefig(beside, dpi=100)
+    files.replace(path, lambda beside: figure.savefig(beside, dpi=100))
     pyplot.close(figure)
-    os.replace(beside, path)

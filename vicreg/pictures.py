@@ -1,11 +1,10 @@
 """Pictures that a run leaves in its folder."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image
+
+from vicreg import files
 
 
 def save_view_pairs(path, view1, view2, most=12, side=112):
@@ -21,7 +20,7 @@ def save_view_pairs(path, view1, view2, most=12, side=112):
         tiles = [np.kron(tile, np.ones((enlarge, enlarge, 1))) for tile in _as_rgb(views)]
         rows.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=1) for tile in tiles], 1))
     picture = Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
-    _replace(path, picture.save)
+    files.replace(path, picture.save)
 
 
 def save_map(path, features, labels, classes, title, seed=0):
@@ -44,7 +43,7 @@ def save_map(path, features, labels, classes, title, seed=0):
     perplexity = min(30, (len(points) - 1) / 3)
     start = "pca" if min(points.shape) > 1 else "random"
     found = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(points)
-    figure, axes = _figure(1, 1, (9, 7))
+    figure, axes = new_figure(1, 1, (9, 7))
     colours = class_colours(len(classes))
     for label in np.unique(labels):
         own = found[labels == label]
@@ -54,7 +53,7 @@ def save_map(path, features, labels, classes, title, seed=0):
         rows = 32 if len(np.unique(labels)) > 32 else 64
         columns = -(-len(np.unique(labels)) // rows)
         figure.legend(loc="outside right upper", fontsize=6, markerscale=2, ncols=columns)
-    _replace(path, figure.savefig)
+    files.replace(path, figure.savefig)
     return found
 
 
@@ -67,7 +66,7 @@ def save_neighbours(path, queries, query_names, neighbours, names, cosines, righ
         right: bool (n, k), neighbours of the query's class. title: above it.
     """
     count, k = cosines.shape
-    figure, axes = _figure(count, k + 1, (1.35 * (k + 1), 1.55 * count + 0.3))
+    figure, axes = new_figure(count, k + 1, (1.35 * (k + 1), 1.55 * count + 0.3))
     for row in range(count):
         tiles = _as_rgb(torch.cat([queries[row : row + 1], neighbours[row]]).float() / 255)
         words = [query_names[row], *(f"{c:.3f} {name}" for c, name in zip(cosines[row], names[row], strict=True))]
@@ -78,7 +77,7 @@ def save_neighbours(path, queries, query_names, neighbours, names, cosines, righ
             axis.set_title(word if len(word) < 25 else word[:23] + "…", fontsize=6)
             axis.spines[:].set(color=edge, linewidth=2)
     figure.suptitle(title, fontsize=8)
-    _replace(path, figure.savefig)
+    files.replace(path, figure.savefig)
 
 
 def save_guesses(path, images, true, guessed, shares, title, columns=10):
@@ -89,7 +88,7 @@ def save_guesses(path, images, true, guessed, shares, title, columns=10):
         title: above it. columns: images in a row.
     """
     rows = -(-len(images) // columns)
-    figure, axes = _figure(rows, columns, (1.45 * columns, 1.75 * rows + 0.3))
+    figure, axes = new_figure(rows, columns, (1.45 * columns, 1.75 * rows + 0.3))
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, tile, name, guess, share in zip(
@@ -102,7 +101,7 @@ def save_guesses(path, images, true, guessed, shares, title, columns=10):
         words = f"{guess} {share:.2f}" if name == guess else f"{guess} {share:.2f}\nis {name}"
         axis.set_title(words, fontsize=6, color="black" if name == guess else "tab:red")
     figure.suptitle(title, fontsize=9)
-    _replace(path, figure.savefig)
+    files.replace(path, figure.savefig)
 
 
 def save_class_map(path, codes, classes, colours, title):
@@ -114,16 +113,17 @@ def save_class_map(path, codes, classes, colours, title):
     picture = np.ones((*codes.shape, 3))
     known = codes < len(classes)
     picture[known] = np.asarray(colours)[codes[known], :3]
-    figure, axes = _figure(1, 1, (10, 2 + 8 * min(2, codes.shape[0] / codes.shape[1])))
+    figure, axes = new_figure(1, 1, (10, 2 + 8 * min(2, codes.shape[0] / codes.shape[1])))
     axes[0, 0].imshow(picture, interpolation="nearest")
     axes[0, 0].set(xticks=[], yticks=[], title=title)
     for label, (name, colour) in enumerate(zip(classes, colours, strict=True)):
         axes[0, 0].scatter([], [], marker="s", s=60, color=[colour], label=f"{name} {np.mean(codes == label):.1%}")
     figure.legend(loc="outside right upper", fontsize=8)
-    _replace(path, figure.savefig)
+    files.replace(path, figure.savefig)
 
 
-def _figure(rows, columns, size):
+def new_figure(rows, columns, size):
+    """A figure of its own, whatever matplotlib's backend: ``size`` in inches; (figure, axes (rows, columns))."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -141,14 +141,6 @@ def class_colours(count):
     hues = np.arange(count) * 0.61803 % 1  # the golden ratio keeps neighbours in the list apart
     return matplotlib.colors.hsv_to_rgb(np.stack([hues, np.where(np.arange(count) % 2, 0.9, 0.55),
                                                   np.where(np.arange(count) % 3, 0.85, 0.6)], 1))  # fmt: skip
-
-
-def _replace(path, save):
-    """Let ``save`` write a PNG beside ``path``, then rename."""
-    path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial.png")
-    save(beside)
-    os.replace(beside, path)
 
 
 def _as_rgb(views):

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -10,15 +9,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from vicreg import files
 from vicreg.distributed import is_main
 
 
 def write_json(path, content):
     """Write JSON beside ``path``, then rename."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(beside, path)
+    files.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def claim(folder):
@@ -78,9 +75,7 @@ class RunLog:
         exp_dir = Path(exp_dir)
         path = exp_dir / "stats.txt"
         kept = [line for line in read_stats(path) if line.get("step", 0) <= step] if step else []
-        beside = path.with_name(".stats.txt.partial")
-        beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(beside, path)
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
         self._board = SummaryWriter(exp_dir / "tensorboard", purge_step=step + 1 if step else None)
 

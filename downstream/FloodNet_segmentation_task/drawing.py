@@ -3,7 +3,7 @@
 import numpy as np
 
 from downstream.FloodNet_segmentation_task.data import palette
-from vicreg import pictures
+from vicreg import files, pictures
 
 _STRENGTH = 0.55  # of the colours over an image
 
@@ -28,11 +28,11 @@ def overlay(image, labels, classes):
 def save_overlay(path, image, labels, classes, title):
     """Write an image with the classes over it and their legend, with shares of the pixels, as a PNG."""
     height, width = labels.shape
-    figure, axes = pictures._figure(1, 1, (8.5, 6.2 * height / width + 1.2))
+    figure, axes = pictures.new_figure(1, 1, (8.5, 6.2 * height / width + 1.2))
     _show(axes[0, 0], overlay(image, labels, classes), title)
     shares = np.bincount(labels[labels < len(classes)].ravel(), minlength=len(classes)) / max(1, labels.size)
     _legend(figure, classes, [n for n in range(len(classes)) if shares[n] > 0], shares)
-    pictures._replace(path, figure.savefig)
+    files.replace(path, figure.savefig)
 
 
 def save_examples(path, rows, classes, title):
@@ -42,7 +42,7 @@ def save_examples(path, rows, classes, title):
         path: where. rows: list of (name, image, truth, prediction): uint8 (3, H, W) and twice (H, W). classes: names.
         title: above it.
     """
-    figure, axes = pictures._figure(len(rows), 3, (10.5, 2.75 * len(rows) + 1.1))
+    figure, axes = pictures.new_figure(len(rows), 3, (10.5, 2.75 * len(rows) + 1.1))
     colours = palette(classes)
     for axis, (name, image, truth, guess) in zip(axes, rows, strict=True):
         right = (truth == guess).mean()
@@ -51,7 +51,7 @@ def save_examples(path, rows, classes, title):
         _show(axis[2], colours[guess], f"prediction, {right:.0%} of the pixels right")
     _legend(figure, classes, range(len(classes)))
     figure.suptitle(title, fontsize=9)
-    pictures._replace(path, figure.savefig)
+    files.replace(path, figure.savefig)
 
 
 def _show(axis, picture, title):

@@ -1,6 +1,5 @@
 """Images to be labelled, read a part at a time at the scale that a network was trained at, and labels written back."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from downstream.FloodNet_segmentation_task.data import palette
 from preprocessing.image_crops import open_image, reason
 from preprocessing.scan import quiet_georeference
+from vicreg import files
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 NO_DATA = 255  # in label GeoTIFFs
@@ -74,7 +74,7 @@ class Picture:
         picture = Image.fromarray(labels).resize(self._size, Image.Resampling.NEAREST)
         picture.putpalette(palette(classes).tobytes())
         file = Path(folder) / f"{self.path.stem}_labels.png"
-        _replace(file, picture.save)
+        files.replace(file, picture.save)
         return file, self._pixels, labels
 
     def close(self):
@@ -152,20 +152,9 @@ class Raster:
             with rasterio.open(beside) as done:
                 return done.read(1, out_shape=shape)
 
-        labels = _replace(file, save)
+        labels = files.replace(file, save)
         return file, source.read([1, 2, 3], out_shape=(3, *shape)), labels
 
     def close(self):
         """Close the file."""
         self._source.close()
-
-
-def _replace(path, save):
-    """Let ``save`` write beside ``path``, then rename; what ``save`` returned."""
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        found = save(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return found

@@ -1,7 +1,6 @@
 """Pairs reduced once to the size that training works at, and the augmented squares that are cut from them."""
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from downstream.FloodNet_segmentation_task.data import label_map
 from downstream.FloodNet_segmentation_task.pixels import read_pair, working_scale
 from preprocessing.image_crops import open_image
+from vicreg import files
 from vicreg.distributed import is_main
 
 _FORMAT = 1  # of the copies
@@ -131,13 +131,7 @@ def _copy(pair, file, image_size, scale):
     if _is_whole(file):
         return
     found = read_pair(pair, image_size, scale)
-    beside = file.with_name(f".{file.stem}.{os.getpid()}.partial")
-    try:
-        with beside.open("wb") as out:
-            np.save(out, found)
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
+    files.replace(file, lambda beside: np.save(beside, found))
 
 
 def _scale(path, image_size, scale):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from downstream.detectron2_crowdai_detection_task import coco, outlines
 from downstream.detectron2_crowdai_detection_task.loading import judging_batches
-from vicreg import distributed, pictures
+from vicreg import distributed, files
 from vicreg.run_log import write_json
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -105,4 +105,4 @@ def save_examples(path, model, records, cfg, threshold=0.5):
         tiles = [np.asarray(Image.fromarray(tile).resize((300, 300))) for tile in tiles]
         columns.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=255) for tile in tiles]))
     model.train(was_training)
-    pictures._replace(path, Image.fromarray(np.concatenate(columns, 1)).save)
+    files.replace(path, Image.fromarray(np.concatenate(columns, 1)).save)

@@ -8,14 +8,19 @@ longitude and latitude. ``--image`` may be a folder. Large images are searched i
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
 from downstream.detectron2_crowdai_detection_task import library  # noqa: E402
-from vicreg import command_line, distributed  # noqa: E402
+from vicreg import command_line, distributed, files  # noqa: E402
+from vicreg.plan import wants_bf16  # noqa: E402
 
 LARGEST = 4096  # side of the pictures that are written, in pixels
 
@@ -32,6 +37,7 @@ def get_parser():
     parser.add_argument("--window", type=int, help="side of a window in pixels (default: that of the training images)")
     parser.add_argument("--overlap", type=float, default=0.25, help="of windows, as a share of their side")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="fp32", help="auto: bf16 on GPUs")
     return parser
 
 
@@ -43,12 +49,15 @@ def main(args):
     if not 0 <= args.overlap < 1 or (args.window is not None and args.window < 1):
         raise ValueError("--overlap is a share from 0 to less than 1, --window a number of pixels")
     paths = find_images(args.image, windows.SUFFIXES)
-    model, cfg, state = detector.load(args.checkpoint, distributed.start(args.device))
+    device = distributed.start(args.device)
+    model, cfg, state = detector.load(args.checkpoint, device)
     window = args.window or min(state["image_size"])
     args.out.mkdir(parents=True, exist_ok=True)
     for path in paths:
         picture = windows.open_picture(path)
-        found = windows.search(model, picture, cfg, window, int(args.overlap * window), args.threshold)
+        bar = functools.partial(tqdm, desc=path.name, unit="window", leave=False, disable=None)
+        with torch.autocast(device.type, torch.bfloat16, enabled=wants_bf16(args.precision, device)):
+            found = windows.search(model, picture, cfg, window, int(args.overlap * window), args.threshold, bar)
         written = [draw(args.out / f"{path.stem}.png", picture, found)]
         if picture.crs:
             written.append(args.out / f"{path.stem}.geojson")
@@ -79,7 +88,6 @@ def draw(path, picture, found):
     from PIL import Image
 
     from downstream.detectron2_crowdai_detection_task import outlines
-    from vicreg import pictures
 
     shrink = -(-max(picture.height, picture.width) // LARGEST)
     strips = [
@@ -87,7 +95,7 @@ def draw(path, picture, found):
         for top in range(0, picture.height, 256 * shrink)
     ]
     image = outlines.draw(np.concatenate(strips), [one.shape for one in found], scale=1 / shrink)
-    pictures._replace(path, Image.fromarray(image).save)
+    files.replace(path, Image.fromarray(image).save)
     return path
 
 

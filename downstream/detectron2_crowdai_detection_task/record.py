@@ -1,6 +1,5 @@
 """What a detection run says, and what it leaves in its folder."""
 
-import os
 from collections import Counter
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 
 from downstream.detectron2_crowdai_detection_task import coco, judging, settings
 from preprocessing import overlap
-from vicreg import checkpoint, distributed
+from vicreg import checkpoint, distributed, files
 from vicreg.plan import plain
 from vicreg.run_log import say, write_json
 
@@ -37,7 +36,7 @@ class Run:
         if not distributed.is_main():
             return
         write_json(self.args.exp_dir / "args.json", {"args": plain(vars(self.args)), "data": self._counts()})
-        _write_text(self.args.exp_dir / settings.CONFIG_FILE, self.cfg.dump())
+        files.write_text(self.args.exp_dir / settings.CONFIG_FILE, self.cfg.dump())
         solver, steps = self.cfg.SOLVER, self.cfg.SOLVER.MAX_ITER
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
@@ -140,9 +139,3 @@ def check_same(earlier, cfg, categories, args):
         raise ValueError(f"{args.exp_dir} holds a run with other MODEL settings; choose another --exp-dir")
     if before["SOLVER"] != now["SOLVER"] or earlier["seed"] != args.seed:
         say("note: SOLVER settings or the seed are not those that this run began with")
-
-
-def _write_text(path, text):
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    beside.write_text(text)
-    os.replace(beside, path)

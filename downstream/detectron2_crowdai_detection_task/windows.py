@@ -4,8 +4,7 @@ A window as large as the training images is enlarged by the model as those were,
 learned. Each detection counts in one window only: the one in whose core its centre lies.
 """
 
-import os
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from torchvision.ops import nms
 from downstream.detectron2_crowdai_detection_task import judging, outlines
 from preprocessing.image_crops import reason
 from preprocessing.scan import quiet_georeference
+from vicreg import files
 
 GEOTIFF = (".tif", ".tiff")
 SUFFIXES = (*GEOTIFF, ".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -89,29 +89,28 @@ def starts(length, window, overlap):
     return [*range(0, max(0, length - window), window - overlap), max(0, length - window)]
 
 
-def search(model, picture, cfg, window, overlap, threshold):
+def search(model, picture, cfg, window, overlap, threshold, progress=lambda corners: corners):
     """Find what is in a picture.
 
     Args:
         model: in eval mode. picture: Picture. cfg: settings. window: side in pixels. overlap: of neighbouring windows;
-            what is larger than it may be cut in two. threshold: lowest score.
+            what is larger than it may be cut in two. threshold: lowest score. progress: wraps the list of windows.
 
     Returns:
         list of ``outlines.Found`` in pixels of the picture, the best first.
     """
     found = []
     rows, columns = (starts(length, window, overlap) for length in (picture.height, picture.width))
-    for row, top in enumerate(rows):
-        for column, left in enumerate(columns):
-            high, wide = min(window, picture.height - top), min(window, picture.width - left)
-            pixels = np.zeros((window, window, 3), np.uint8)  # a smaller picture keeps its scale
-            pixels[:high, :wide] = picture.read(top, left, high, wide)
-            for one in outlines.from_masks(judging.look(model, pixels, cfg), threshold):
-                box = (one.box[0] + left, one.box[1] + top, one.box[2] + left, one.box[3] + top)
-                x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-                across = _inside(x, column, columns, window, picture.width)
-                if across and _inside(y, row, rows, window, picture.height):
-                    found.append(outlines.Found(one.score, box, translate(one.shape, left, top)))
+    for (row, top), (column, left) in progress(list(product(enumerate(rows), enumerate(columns)))):
+        high, wide = min(window, picture.height - top), min(window, picture.width - left)
+        pixels = np.zeros((window, window, 3), np.uint8)  # a smaller picture keeps its scale
+        pixels[:high, :wide] = picture.read(top, left, high, wide)
+        for one in outlines.from_masks(judging.look(model, pixels, cfg), threshold):
+            box = (one.box[0] + left, one.box[1] + top, one.box[2] + left, one.box[3] + top)
+            x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+            across = _inside(x, column, columns, window, picture.width)
+            if across and _inside(y, row, rows, window, picture.height):
+                found.append(outlines.Found(one.score, box, translate(one.shape, left, top)))
     found.sort(key=lambda one: -one.score)
     if not found:
         return []
@@ -138,6 +137,4 @@ def write_geojson(path, found, picture):
     shapes = [affine_transform(one.shape, [a, b, d, e, c, f]) for one in found]
     scores = {"score": [round(one.score, 4) for one in found]}
     table = geopandas.GeoDataFrame(scores, geometry=geopandas.GeoSeries(shapes, crs=picture.crs)).to_crs("EPSG:4326")
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial.geojson")
-    beside.write_text(table.to_json(drop_id=True) + "\n")
-    os.replace(beside, path)
+    files.write_text(path, table.to_json(drop_id=True) + "\n")

@@ -10,7 +10,6 @@ larger than what the network was trained on, ``<name>_classes.tif`` (georeferenc
 import argparse
 import collections
 import csv
-import os
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tqdm import tqdm  # noqa: E402
 from downstream.eurosat_landcover_clsf_task import looking, scene_map  # noqa: E402
 from preprocessing.image_crops import WHOLE, read_crops, reason  # noqa: E402
 from preprocessing.image_folder import SUFFIXES  # noqa: E402
-from vicreg import command_line, distributed, transfer  # noqa: E402
+from vicreg import command_line, distributed, files, transfer  # noqa: E402
 from vicreg.backbone import create_backbone  # noqa: E402
 from vicreg.classifier import Classifier, Heads  # noqa: E402
 from vicreg.plan import wants_bf16  # noqa: E402
@@ -157,22 +156,24 @@ def shares_of_files(paths, model, look, bf16, side, batch_size):
     return found
 
 
-def write_table(path, files, shares, classes):
+def write_table(path, images, shares, classes):
     """Write ``predictions.csv``, and print the first rows and the number of images of each class."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     sure, ranked = shares.sort(1, descending=True)
-    with beside.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "class", *classes])
-        for name, best, row in zip(files, ranked[:, 0].tolist(), shares.tolist(), strict=True):
-            table.writerow([name, classes[best], *(f"{share:.6f}" for share in row)])
-    os.replace(beside, path)
-    for name, row, codes in list(zip(files, sure.tolist(), ranked.tolist(), strict=True))[:SHOWN]:
+
+    def save(beside):
+        with beside.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["file", "class", *classes])
+            for name, best, row in zip(images, ranked[:, 0].tolist(), shares.tolist(), strict=True):
+                table.writerow([name, classes[best], *(f"{share:.6f}" for share in row)])
+
+    files.replace(path, save)
+    for name, row, codes in list(zip(images, sure.tolist(), ranked.tolist(), strict=True))[:SHOWN]:
         say(f"{name}  " + "  ".join(f"{classes[code]} {p:.3f}" for code, p in list(zip(codes, row, strict=True))[:3]))
-    if len(files) > SHOWN:
-        say(f"… and {len(files) - SHOWN} more")
+    if len(images) > SHOWN:
+        say(f"… and {len(images) - SHOWN} more")
     counts = collections.Counter(classes[code] for code in ranked[:, 0].tolist())
-    say(f"{len(files)} images: {', '.join(f'{name} {n}' for name, n in counts.most_common())}; {path}")
+    say(f"{len(images)} images: {', '.join(f'{name} {n}' for name, n in counts.most_common())}; {path}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """A map of classes from a large raster: a window slides over it, and only a band of rows is in memory."""
 
 import math
-import os
 from typing import NamedTuple
 
 import numpy as np
 
 from preprocessing.scan import quiet_georeference
+from vicreg import files
 from vicreg.pictures import class_colours, save_class_map
 
 NODATA = 255
@@ -98,9 +98,10 @@ def _write(raster, path, out, sliding, classify, classes, batch_size, progress):
         a, b, left, d, e, top = raster.transform[:6]
         a, b, d, e = (sliding.stride * number for number in (a, b, d, e))
         profile["transform"] = rasterio.Affine(a, b, left, d, e, top)
-    beside = out.with_name(f".{out.name}.{os.getpid()}.partial.tif")
     counts = np.zeros(256, np.int64)
-    try:
+
+    def save(beside):
+        nonlocal counts
         with rasterio.open(beside, "w", **profile) as written:
             table = {code: tuple(int(255 * part) for part in colour[:3]) for code, colour in enumerate(colours)}
             written.write_colormap(1, table)
@@ -109,9 +110,8 @@ def _write(raster, path, out, sliding, classify, classes, batch_size, progress):
                 codes = _row(raster, int(top), lefts, sliding, classify, batch_size)
                 counts += np.bincount(codes, minlength=256)
                 written.write(codes[None, None], window=rasterio.windows.Window(0, row, len(lefts), 1))
-        os.replace(beside, out.with_name(f"{out.name}.tif"))
-    finally:
-        beside.unlink(missing_ok=True)
+
+    files.replace(out.with_name(f"{out.name}.tif"), save)
     _draw(out, classes, colours, path)
     found = max(1, counts[:NODATA].sum())
     return {name: float(counts[code] / found) for code, name in enumerate(classes)}
