@@ -43,6 +43,12 @@ def quiet_georeference():
         yield
 
 
+def coarser(transform, across, down):
+    """A raster's affine transform, for pixels that are ``across`` times as wide and ``down`` times as high."""
+    a, b, left, d, e, top = transform[:6]
+    return type(transform)(a * across, b * down, left, d * across, e * down, top)
+
+
 def report(problems):
     """Problems -> text: counts by kind, then the first ``LISTED`` with their paths."""
     kinds = Counter(problem.kind for problem in problems)

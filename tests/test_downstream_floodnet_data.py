@@ -180,7 +180,7 @@ def test_copies_are_made_once_and_again_when_a_file_or_the_size_has_changed(tmp_
     now = WorkingCopies(pairs, tmp_path / "copies", "floodnet", image_size=32)
     assert not now.labels(0).any()
     assert now.files[1].stat().st_size == now.files[2].stat().st_size
-    assert not list((tmp_path / "copies").glob(".*partial"))
+    assert not list((tmp_path / "copies").glob(".*partial*"))
 
 
 def test_squares_move_image_and_mask_alike_and_follow_from_their_number(tmp_path):

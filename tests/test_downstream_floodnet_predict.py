@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import rasterio.transform
 import torch
 from PIL import Image
 
 from downstream.FloodNet_segmentation_task import predict_floodnet
 from downstream.FloodNet_segmentation_task.data import FLOODNET, palette
 from downstream.FloodNet_segmentation_task.model import Segmenter
+from preprocessing.scan import coarser
 from tests.flood_samples import scene, write_pair, write_raster
 from vicreg import checkpoint
 
@@ -148,3 +150,12 @@ def test_wrong_checkpoints_and_empty_folders_are_refused(network, tmp_path):
     torch.save({"model": {}, "task": {"name": "EuroSAT"}, "backbone": {}, "args": {}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="is a checkpoint of EuroSAT, not of flood segmentation"):
         predict(tmp_path / "other.pth", tmp_path / "empty", tmp_path / "out")
+
+
+def test_a_coarser_grid_begins_where_the_raster_does_however_it_is_turned():
+    turned = rasterio.Affine(3.0, -4.0, 100.0, 4.0, 3.0, 200.0)
+    grid = coarser(turned, 2, 5)
+    for column, row in [(0, 0), (1, 0), (0, 1), (7, 3)]:
+        assert rasterio.transform.xy(grid, row, column, offset="ul") == pytest.approx(
+            rasterio.transform.xy(turned, 5 * row, 2 * column, offset="ul")
+        )

@@ -6,7 +6,7 @@ import numpy as np
 
 from downstream.FloodNet_segmentation_task.data import palette
 from preprocessing.image_crops import open_image, reason
-from preprocessing.scan import quiet_georeference
+from preprocessing.scan import coarser, quiet_georeference
 from vicreg import files
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
@@ -134,7 +134,7 @@ class Raster:
 
         file = Path(folder) / f"{self.path.stem}_labels.tif"
         source = self._source
-        grid = source.transform * rasterio.Affine.scale(source.width / self.width, source.height / self.height)
+        grid = coarser(source.transform, source.width / self.width, source.height / self.height)
         profile = {"driver": "GTiff", "width": self.width, "height": self.height, "count": 1, "dtype": "uint8"}
         profile |= {"crs": source.crs, "nodata": NO_DATA, "compress": "deflate", "tiled": True}
         profile |= {"transform": grid, "bigtiff": "if_safer", "blockxsize": 256, "blockysize": 256}

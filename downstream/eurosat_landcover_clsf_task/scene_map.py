@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocessing.scan import quiet_georeference
+from preprocessing.scan import coarser, quiet_georeference
 from vicreg import files
 from vicreg.pictures import class_colours, save_class_map
 
@@ -95,9 +95,7 @@ def _write(raster, path, out, sliding, classify, classes, batch_size, progress):
     profile = {"driver": "GTiff", "width": len(lefts), "height": len(tops), "count": 1, "dtype": "uint8"}
     profile |= {"crs": raster.crs, "nodata": NODATA, "compress": "deflate"}
     if not raster.transform.is_identity:  # the identity is what a raster without a georeference has
-        a, b, left, d, e, top = raster.transform[:6]
-        a, b, d, e = (sliding.stride * number for number in (a, b, d, e))
-        profile["transform"] = rasterio.Affine(a, b, left, d, e, top)
+        profile["transform"] = coarser(raster.transform, sliding.stride, sliding.stride)
     counts = np.zeros(256, np.int64)
 
     def save(beside):
