@@ -170,6 +170,20 @@ def test_few_labels_a_regime_and_a_larger_view_train_in_bf16(eurosat_tree, tmp_p
     assert json.loads((tmp_path / "run" / "args.json").read_text())["plan"]["bf16"] is True
 
 
+def test_other_optimizers_leave_biases_and_norms_undecayed_and_adam_stays_adam(eurosat_tree, tmp_path):
+    model = create_backbone("test_resnet")
+    kinds = {name: train_eurosat.optimizer_for(name, model, 0.05) for name in ("adam", "adamw", "sgd")}
+    assert [type(found) for found in kinds.values()] == [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
+    for name in ("adamw", "sgd"):
+        decays = {p: group["weight_decay"] for group in kinds[name].param_groups for p in group["params"]}
+        assert all(decays[p] == (0.05 if p.ndim > 1 else 0.0) for p in model.parameters())
+    more = ["--optimizer", "adamw", "--wd", "0.05", "--epochs", "1"]
+    train(eurosat_tree, tmp_path / "run", *more)
+    assert len(torch.load(tmp_path / "run" / "model.pth", weights_only=True)["optimizer"]["param_groups"]) == 2
+    with pytest.raises(ValueError, match="--optimizer adamw, not adam"):
+        train(eurosat_tree, tmp_path / "run", "--epochs", "1")
+
+
 def test_turns_show_all_eight_positions_of_a_scene_and_nothing_else():
     scene = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(1, 3, 4, 4)
     plan = {"batch_size": 64, "share": 64, "image_size": 4}

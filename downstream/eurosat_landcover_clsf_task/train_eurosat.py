@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from downstream.eurosat_landcover_clsf_task import data, linear, looking, outcome  # noqa: E402
-from vicreg import command_line, distributed, transfer  # noqa: E402
+from vicreg import command_line, distributed, resume, transfer  # noqa: E402
 from vicreg.augmentations import normalise  # noqa: E402
 from vicreg.classifier import Classifier, Heads, Labelled, check_percent, stratified_subset  # noqa: E402
 from vicreg.features import accuracy, knn_predict  # noqa: E402
@@ -34,7 +34,7 @@ from vicreg.schedule import one_cycle  # noqa: E402
 from vicreg.sweep import RATES  # noqa: E402
 
 TASK = "EuroSAT"
-WEIGHTS = (*transfer.WEIGHTS, "weights")
+WEIGHTS = (*transfer.WEIGHTS, "weights", "optimizer")
 SAMPLES = ("data_dir", "train_list", "val_list", "val_share", "split_seed", "train_percent", "image_size")
 PATH = (*transfer.PATH, *SAMPLES, "augment", "augment_set", "label_smoothing", "views", "lr_head", "wd_head")
 
@@ -50,6 +50,11 @@ def get_parser():
         help="finetune: train all weights (10 epochs); freeze: a linear head on frozen features (100 epochs)",
     )  # fmt: skip
     optim = groups["optim"]
+    optim.add_argument(
+        "--optimizer", choices=["adam", "adamw", "sgd"], default="adam",
+        help="finetune: adam decays all weights by way of their gradients; adamw (--lr 0.001 --wd 0.05) and sgd "
+        "(momentum 0.9) leave biases and norms alone",
+    )  # fmt: skip
     optim.add_argument("--label-smoothing", type=float, default=0.0, help="share of the target spread over all classes")
     optim.add_argument("--lr-head", type=float, nargs="+", default=list(RATES), help="frozen: rates to choose from")
     optim.add_argument("--wd-head", type=float, default=1e-6, help="frozen: weight decay")
@@ -89,7 +94,7 @@ def main(args):
 
     torch.manual_seed(args.seed)
     model = Classifier(backbone, Heads(1, backbone.num_features, len(train.classes)), frozen)
-    make_optimizer = functools.partial(optimizer_for, weight_decay=args.wd)
+    make_optimizer = functools.partial(optimizer_for, args.optimizer, weight_decay=args.wd)
     model, optimizer, begin = place(model, device, earlier, make_optimizer)
     plan = transfer.plan_steps(args, len(train), device, TASK) | {"image_size": size}
     say(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {split}")
@@ -123,13 +128,15 @@ def read_scenes(args):
     return *(data.decode(part, side, args.workers, bar) for part in (train, val)), split
 
 
-def optimizer_for(model, weight_decay):
-    """Adam on all weights, fused; its rate is set at each step."""
+def optimizer_for(name, model, weight_decay):
+    """Adam on all weights, fused, or one of ``vicreg.resume.optimizer_for``; the rate is set at each step."""
+    if name != "adam":
+        return resume.optimizer_for(name, model, weight_decay)
     return torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
 
 
 def finetune(args, plan, model, optimizer, train, val, look, about, earlier):
-    """Train all weights with Adam on a one-cycle rate; returns the last and the best epoch's figures."""
+    """Train all weights on a one-cycle rate; returns the last and the best epoch's figures."""
     view = looking.view_named(args.augment, args.augment_set)
     device, begin = look["device"], earlier.get("step", 0)
     batches = CountedBatches(len(train), args.batch_size, args.seed, plan["steps"], begin)
