@@ -12,7 +12,7 @@ import torch
 
 from preprocessing import make_sn7_csv
 from preprocessing import overlap as module
-from preprocessing.overlap import describe, digest, overlap, place_keys, seen
+from preprocessing.overlap import describe, digest, overlap, overlap_of_images, place_keys, seen
 from preprocessing.sn7 import SN7Patches
 
 
@@ -109,7 +109,7 @@ def test_images_one_by_one_are_compared_by_shape_and_pixels():
         np.full((2, 2), 2, np.uint8),
         np.ones((2, 2), np.uint8),
     ]
-    found = overlap.overlap_of_images(iter(train), iter(val))
+    found = overlap_of_images(iter(train), iter(val))
     assert found == {"samples": 4, "places_seen": None, "pixels_seen": 0.5}
     with pytest.raises(ValueError, match="no validation images"):
-        overlap.overlap_of_images(train, [])
+        overlap_of_images(train, [])

@@ -208,9 +208,7 @@ def conclude(args, plan, model, copies, judge, predict, about, last, best):
     result |= {"constant": base, "train_images": len(copies["train"]), "val_images": len(copies["val"])}
     if "test" in copies:
         result["test"] = judge(copies["test"])
-    shared = overlap_of_images(
-        *((part.image(n) for n in range(len(part))) for part in (copies["train"], copies["val"]))
-    )
+    shared = overlap_of_images(*(map(copies[part].image, range(len(copies[part]))) for part in ("train", "val")))
     say(overlap_in_words(shared))
     result |= {"overlap": shared, "steps": plan["steps"], "last": last, "best": best, "args": plain(vars(args))}
     write_json(args.exp_dir / "result.json", result)
