@@ -4,7 +4,8 @@
 #   bash exp/eurosat.sh random supervised=exp/supervised/trained_model.pth vicreg=exp/sn7/trained_model.pth
 #   DATA=EuroSAT/2750 RUNS=exp/eurosat ARCH=resnet18 HOW=freeze bash exp/eurosat.sh random imagenet
 #
-# Each backbone is NAME=FILE, or random or imagenet. Started again, it goes on where it was.
+# Each backbone is NAME=FILE, or random or imagenet. TTA=1 judges over eight positions too. Started again, it goes on
+# where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -20,7 +21,7 @@ for how in ${HOW:-freeze finetune}; do
         OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $python downstream/eurosat_landcover_clsf_task/train_eurosat.py \
             --data-dir "$data" --pretrained "${backbone#*=}" "${arch[@]}" --weights "$how" \
             --lr "${LR:-0.002}" --batch-size "${BATCH:-128}" --image-size "${SIZE:-64}" --precision "${PRECISION:-bf16}" --seed "${SEED:-0}" \
-            --exp-dir "$runs/${backbone%%=*}_$how"
+            ${TTA:+--tta} --exp-dir "$runs/${backbone%%=*}_$how"
     done
 done
 $python exp/report.py "$runs"

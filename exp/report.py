@@ -24,7 +24,7 @@ from vicreg.run_log import read_stats  # noqa: E402
 
 CURVES = ("loss", "repr_loss", "std_loss", "cov_loss", "embedding_std", "effective_rank", "knn20_top1")
 
-FIGURES = ("top1", "top5", "best_top1", "knn20_top1", "lr_head", "train_samples", "mean_iou", "accuracy")
+FIGURES = ("top1", "tta_top1", "top5", "best_top1", "knn20_top1", "lr_head", "train_samples", "mean_iou", "accuracy")
 
 
 def get_parser():

@@ -134,6 +134,16 @@ def test_one_image_gets_the_same_answer_alone_as_among_others(trained, eurosat_t
     assert [float(p) for p in found[0][2:]] == pytest.approx([float(p) for p in found[1][2:]], abs=1e-5)
 
 
+def test_over_eight_positions_a_turned_image_gets_the_same_answer(trained, eurosat_tree, tmp_path):
+    with Image.open(eurosat_tree / "Forest" / "Forest_1.jpg") as image:
+        image.save(tmp_path / "a.png")
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.png")
+    for words in ((), ("--tta",)):
+        predict(trained, tmp_path / "out", "--image", tmp_path / "a.png", tmp_path / "b.png", *words)
+        rows = [list(map(float, row[2:])) for row in list(csv.reader((tmp_path / "out/predictions.csv").open()))[1:]]
+        assert (rows[0] == pytest.approx(rows[1], abs=2e-6)) == bool(words)
+
+
 def test_a_small_tiff_is_an_image_unless_it_is_to_be_mapped(trained, tmp_path):
     path = write_raster(tmp_path / "scene.tif", [[2]])
     predict(trained, tmp_path, "--image", path)

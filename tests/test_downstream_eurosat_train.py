@@ -12,6 +12,7 @@ from PIL import Image
 from downstream.eurosat_landcover_clsf_task import data, looking, train_eurosat
 from vicreg import checkpoint
 from vicreg.backbone import create_backbone
+from vicreg.classifier import Classifier, Heads
 
 SCRIPT = "downstream/eurosat_landcover_clsf_task/train_eurosat.py"
 TOY = "--pretrained random --arch test_resnet --batch-size 8 --epochs 4 --device cpu --workers 1 --lr 0.01".split()
@@ -193,6 +194,32 @@ def test_turns_show_all_eight_positions_of_a_scene_and_nothing_else():
     assert {tuple(view.flatten().tolist()) for view in seen} == expected
     again = looking.training_view(scene.repeat(64, 1, 1, 1), looking.TURNS, plan, 0, 0, torch.device("cpu"))
     assert torch.equal(seen, again)
+
+
+def test_the_average_over_eight_positions_does_not_depend_on_how_an_image_lies():
+    torch.manual_seed(0)
+    backbone = create_backbone("test_resnet")
+    model = Classifier(backbone, Heads(1, backbone.num_features, 3), frozen=True).eval()
+    torch.nn.init.normal_(model.heads.weight[0])
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    laid = list(looking.positions(images))
+    assert torch.equal(laid[0], images) and len({tuple(one.flatten().tolist()) for one in laid}) == 8
+    look = {"size": 32, "mean": [0.4] * 3, "std": [0.2] * 3, "device": torch.device("cpu")}
+    plain = torch.stack([looking.shares_of(model, one, look, False) for one in laid])
+    assert (plain - plain[0]).abs().max() > 1e-4
+    for one in laid:
+        found = looking.shares_of(model, one, look, False, tta=True)
+        torch.testing.assert_close(found, plain.mean(0), atol=1e-6, rtol=0)
+
+
+def test_a_finished_run_can_be_judged_again_over_eight_positions(finetuned, eurosat_tree, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finetuned[0], folder)
+    before = json.loads((folder / "result.json").read_text())
+    result = train(eurosat_tree, folder, "--tta")
+    assert "tta_top1" not in before and result["tta_top1"] == 1.0 and result["tta_macro_f1"] == 1.0
+    assert result["last"] == before["last"] and result["best"] == before["best"]
+    assert all(torch.equal(value, weights(finetuned[0])[key]) for key, value in weights(folder).items())
 
 
 def test_statistics_are_those_of_all_pixels():

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from downstream.eurosat_landcover_clsf_task.looking import logits_of, per_class_table
+from downstream.eurosat_landcover_clsf_task.looking import averaged, judged, logits_of, per_class_table
 from preprocessing.overlap import describe, overlap
 from vicreg import checkpoint
 from vicreg.judge import draw_confusion
@@ -24,6 +24,9 @@ def conclude(args, model, train, val, look, bf16, last, best, about, more):
         about: what the checkpoints say. more: plain values for the result.
     """
     result = {name: last[name] for name in SHOWN} | {f"best_{name}": best[name] for name in (*SHOWN, "epoch")}
+    if args.tta:
+        together = judged(averaged(model, val, look, bf16), val.labels, val.classes)
+        result |= {f"tta_{name}": together[name] for name in SHOWN}
     result |= more | {"val_samples": len(val), "overlap": overlap(train, val), "classes": train.classes}
     result |= {"last": last, "best": best, "args": plain(vars(args))}
     say(f"validation after the last epoch\n{per_class_table(last['per_class'])}")
@@ -32,9 +35,10 @@ def conclude(args, model, train, val, look, bf16, last, best, about, more):
     draw_examples(args, model, val, look, bf16)
     write_json(args.exp_dir / "result.json", result)
     checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described(args, about))
+    tta = f"  (over eight positions {result['tta_top1']:.4f})" if args.tta else ""
     say(
-        f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  (best top-1 {best['top1']:.4f} in epoch {best['epoch']});"
-        f" {args.exp_dir / 'result.json'}"
+        f"top-1 {last['top1']:.4f}{tta}  top-5 {last['top5']:.4f}"
+        f"  (best top-1 {best['top1']:.4f} in epoch {best['epoch']}); {args.exp_dir / 'result.json'}"
     )
 
 

@@ -46,6 +46,10 @@ def get_parser():
     parser.add_argument("--batch-size", type=int, default=256, help="images or windows at a time")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
+    parser.add_argument(
+        "--tta", action="store_true",
+        help="average the probabilities over the eight flips and quarter turns: surer, and eight times as slow",
+    )  # fmt: skip
     rasters = parser.add_argument_group("GeoTIFFs")
     rasters.add_argument(
         "--treat-as", choices=["auto", "image", "map"], default="auto", help="auto: TIFFs of two windows are mapped"
@@ -74,8 +78,11 @@ def main(args):
         raise ValueError(f"several rasters are named {twice[0]}, and their maps would be too; give them one at a time")
     args.out.mkdir(parents=True, exist_ok=True)
 
+    def shares_of(images):
+        return looking.shares_of(model, torch.from_numpy(images), look, bf16, args.tta)
+
     def classify(images):
-        return looking.shares_of(model, torch.from_numpy(images), look, bf16).argmax(1).numpy()
+        return shares_of(images).argmax(1).numpy()
 
     for path in mapped:
         bar = tqdm(desc=path.name, leave=False, disable=None)
@@ -86,7 +93,7 @@ def main(args):
         shares = sorted(found.items(), key=lambda item: -item[1])
         say(f"{path}: {', '.join(f'{name} {share:.1%}' for name, share in shares if share)}; {out}.tif, .png")
     if loose := [path for path in paths if path not in set(mapped)]:
-        found = shares_of_files(loose, model, look, bf16, task["patch_size"], args.batch_size)
+        found = shares_of_files(loose, shares_of, task["patch_size"], args.batch_size)
         write_table(args.out / "predictions.csv", loose, torch.cat(found), task["classes"])
     distributed.stop()
 
@@ -136,8 +143,11 @@ def with_bar(rows, bar):
     bar.close()
 
 
-def shares_of_files(paths, model, look, bf16, side, batch_size):
+def shares_of_files(paths, shares_of, side, batch_size):
     """Probabilities of image files, as a list of tensors (n, classes), a batch at a time.
+
+    Args:
+        shares_of: function (uint8 (n, 3, side, side)) -> float (n, classes).
 
     Raises:
         ValueError: one cannot be read.
@@ -152,7 +162,7 @@ def shares_of_files(paths, model, look, bf16, side, batch_size):
                 raise
             except Exception as error:  # every decoder of PIL has its own
                 raise ValueError(f"{path} cannot be read ({reason(error, path)})") from error
-        found.append(looking.shares_of(model, torch.from_numpy(np.stack(images)), look, bf16))
+        found.append(shares_of(np.stack(images)))
     return found
 
 

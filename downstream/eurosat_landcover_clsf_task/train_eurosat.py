@@ -70,6 +70,10 @@ def get_parser():
     scenes.add_argument(
         "--augment-set", nargs="+", default=[], metavar="NUMBER=VALUE", help="change numbers of the view: scale=0.3,1"
     )
+    scenes.add_argument(
+        "--tta", action="store_true",
+        help="judge the last weights also by probabilities averaged over the eight flips and quarter turns (tta_top1)",
+    )  # fmt: skip
     scenes.add_argument("--views", type=int, default=2, help="frozen: views of each sample, the first one plain")
     return parser
 
