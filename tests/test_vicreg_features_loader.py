@@ -1,6 +1,9 @@
 """kNN, accuracy and rank are what they are by hand and elsewhere; batches are counted, whole and can be made again."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ from vicreg import features, loader
 from vicreg.augmentations import PROBE_VIEW, counted_generator
 from vicreg.features import accuracy, effective_rank, extract, knn_predict
 from vicreg.loader import CountedBatches, epoch_keys
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def directions(*degrees, length=1.0):
@@ -232,3 +237,23 @@ def test_loader_hands_each_batch_of_keys_to_the_data_set_whole(workers):
     batches = CountedBatches(5, 2, seed=0, steps=4)
     found = list(loader.loader_for(Keys(), batches, workers, torch.device("cpu")))
     assert [batch.tolist() for batch in found] == [[list(key) for key in batch] for batch in batches]
+
+
+def test_a_process_that_fails_ends_although_its_workers_ignore_the_signal_to_end():
+    code = """
+import torch
+from vicreg import loader
+
+class Keys(torch.utils.data.Dataset):
+    def __getitems__(self, keys):
+        return torch.tensor(keys)
+
+def train():
+    batches = iter(loader.loader_for(Keys(), loader.CountedBatches(5, 2, seed=0, steps=40), 2, torch.device("cpu")))
+    next(batches)
+    raise RuntimeError("out of memory, say")  # its traceback holds the batches until the very end
+
+train()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 1 and ran.stderr.splitlines()[-1] == "RuntimeError: out of memory, say"

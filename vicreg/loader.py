@@ -1,6 +1,8 @@
 """Which samples make up which step: counted from (seed, epoch), so that any step can be made again."""
 
+import atexit
 import signal
+import weakref
 
 import numpy as np
 import torch
@@ -62,9 +64,28 @@ def _outlive_signals(worker):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the training process saves first, and then ends its workers
 
 
+class _Loader(torch.utils.data.DataLoader):
+    """A DataLoader whose workers end when the process does, even if an error's traceback still holds the iterator.
+
+    At exit Python only sends them SIGTERM, which they ignore, and would wait for them forever.
+    """
+
+    def __iter__(self):
+        found = super().__iter__()
+        if self.num_workers:  # last registered, first called: before torch's own farewell, which takes 5 s a worker
+            atexit.register(_end_workers, weakref.ref(found))
+        return found
+
+
+def _end_workers(reference):
+    iterator = reference()
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
 def loader_for(dataset, batches, workers, device):
     """A DataLoader over a data set whose ``__getitems__(keys)`` returns joined tensors."""
-    return torch.utils.data.DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
