@@ -2,9 +2,12 @@
 
 import errno
 import os
+import re
 import sys
 import threading
 import traceback
+
+import torch
 
 from vicreg import distributed, heartbeat
 
@@ -17,11 +20,19 @@ ADVICE = {
     errno.EPERM: "change its permissions, or choose another",
 }
 
+SAVERS = {  # what lowers the memory of a step, where a script has it and does not do it yet
+    "batch_size": "a smaller --batch-size",
+    "accumulate": "--accumulate K (the same batch in K parts)",
+    "image_size": "a smaller --image-size",
+    "store": "--store disk",
+}
+
 
 def run(main, args):
     """Call ``main(args)``; turn errors that name a wrong input into a message on stderr and exit code 1.
 
-    ``ValueError`` and ``OSError`` are what modules raise for bad input; set ``TRACEBACK=1`` to see where one came from.
+    ``ValueError`` and ``OSError`` are what modules raise for bad input; used up memory is told in the same way. Set
+    ``TRACEBACK=1`` to see where one came from.
     Of several processes that find the same mistake only the first prints. Where one process fails by itself, or is
     lost, all others end with it.
     """
@@ -32,7 +43,7 @@ def run(main, args):
         distributed.stop()  # in order, on a signal: all processes together
         raise
     except BaseException as error:
-        expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or out_of_memory(error)
         cut_off = distributed.lost_contact(error)
         if os.environ.get("TRACEBACK") or not (expected or cut_off):
             if heartbeat.running() is None:
@@ -42,20 +53,35 @@ def run(main, args):
         elif cut_off:
             _end_cut_off(cut_off)
         else:
-            _complain(explain(error, getattr(args, "exp_dir", None)))
+            _complain(explain(error, args))
         sys.exit(1)
 
 
-def explain(error, exp_dir=None):
-    """An error's message, with what to do where the operating system does not say it.
+def explain(error, args):
+    """An error's message, with what to do where it does not say it.
 
     Args:
-        error: the exception. exp_dir: where the run writes, for errors that do not name a file.
+        error: the exception. args: of the script; ``exp_dir`` is where it writes, for errors that do not name a file.
     """
+    if out_of_memory(error):
+        given = getattr(args, "__dict__", {})
+        savers = [words for name, words in SAVERS.items() if name in given and not words.endswith(f" {given[name]}")]
+        return f"{out_of_memory(error)}; less is needed with {', '.join(savers) or 'smaller batches or images'}"
     advice = ADVICE.get(getattr(error, "errno", None))
     if advice is None:
         return str(error)
-    return f"{error.strerror}: {error.filename or exp_dir}; {advice}"
+    return f"{error.strerror}: {error.filename or getattr(args, 'exp_dir', None)}; {advice}"
+
+
+def out_of_memory(error):
+    """Which memory an error says is used up, and what was asked for, in one line; None for another error."""
+    words = str(error).partition("\n")[0]
+    asked = re.search(r"Tried to allocate [\d.]+ \w+|tried to allocate \d+ bytes|Unable to allocate .*", words)
+    on_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
+    if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in words):
+        return None
+    memory = "the GPU's memory" if on_gpu else "this machine's memory"
+    return f"{memory} does not suffice{f' ({asked[0]})' if asked else ''}"
 
 
 def _thread_failed(failure):
