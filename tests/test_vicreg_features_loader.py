@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from vicreg import features, loader
 from vicreg.augmentations import PROBE_VIEW, counted_generator
 from vicreg.features import accuracy, effective_rank, extract, knn_predict
 from vicreg.loader import CountedBatches, epoch_keys
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def directions(*degrees, length=1.0):
@@ -239,7 +236,7 @@ def test_loader_hands_each_batch_of_keys_to_the_data_set_whole(workers):
     assert [batch.tolist() for batch in found] == [[list(key) for key in batch] for batch in batches]
 
 
-def test_a_process_that_fails_ends_although_its_workers_ignore_the_signal_to_end():
+def test_a_process_that_fails_ends_although_its_workers_ignore_the_signal_to_end(repo_root):
     code = """
 import torch
 from vicreg import loader
@@ -255,5 +252,5 @@ def train():
 
 train()
 """
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 1 and ran.stderr.splitlines()[-1] == "RuntimeError: out of memory, say"

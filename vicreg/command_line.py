@@ -31,10 +31,9 @@ SAVERS = {  # what lowers the memory of a step, where a script has it and does n
 def run(main, args):
     """Call ``main(args)``; turn errors that name a wrong input into a message on stderr and exit code 1.
 
-    ``ValueError`` and ``OSError`` are what modules raise for bad input; used up memory is told in the same way. Set
-    ``TRACEBACK=1`` to see where one came from.
-    Of several processes that find the same mistake only the first prints. Where one process fails by itself, or is
-    lost, all others end with it.
+    ``ValueError`` and ``OSError`` are what modules raise for bad input; memory that does not suffice is told in the
+    same way. Set ``TRACEBACK=1`` to see where one came from. Of several processes that find the same mistake only the
+    first prints. Where one process fails by itself, or is lost, all others end with it.
     """
     threading.excepthook = _thread_failed
     try:
