@@ -21,12 +21,13 @@ COLOURS = [(30, 90, 40), (150, 140, 130), (20, 40, 120)]  # of the tree's classe
 @pytest.fixture(scope="module")
 def trained(eurosat_tree, tmp_path_factory):
     """best_model.pth of a run on the tiny tree."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    words = (
-        "--pretrained random --arch test_resnet --batch-size 8 --epochs 4 --device cpu --workers 1 --lr 0.01".split()
-    )
-    words += ["--data-dir", str(eurosat_tree), "--exp-dir", str(folder)]
-    train_eurosat.main(train_eurosat.get_parser().parse_args(words))
+    return train(eurosat_tree, tmp_path_factory.mktemp("trained") / "run")
+
+
+def train(data_dir, folder, *more):
+    words = "--pretrained random --arch test_resnet --batch-size 8 --epochs 4 --device cpu --workers 1 --lr 0.01"
+    words = [*words.split(), "--data-dir", data_dir, "--exp-dir", folder, *more]
+    train_eurosat.main(train_eurosat.get_parser().parse_args(list(map(str, words))))
     return folder / "best_model.pth"
 
 
@@ -150,6 +151,29 @@ def test_a_small_tiff_is_an_image_unless_it_is_to_be_mapped(trained, tmp_path):
     assert (tmp_path / "predictions.csv").exists() and not (tmp_path / "scene_classes.tif").exists()
     predict(trained, tmp_path, "--image", path, "--treat-as", "map")
     assert (tmp_path / "scene_classes.tif").exists()
+
+
+def test_bands_and_levels_count_for_a_small_tiff_too(trained, tmp_path):
+    def row(path, *words):
+        predict(trained, tmp_path / "out", "--image", path, *words)
+        return list(csv.reader((tmp_path / "out/predictions.csv").open()))[1][1:]
+
+    as_it_is = row(path := write_raster(tmp_path / "scene.tif", [[2]]))
+    with rasterio.open(path) as raster, rasterio.open(tmp_path / "bgr.tif", "w", **raster.profile) as other:
+        other.write(raster.read()[::-1])
+    assert row(tmp_path / "bgr.tif", "--bands", 3, 2, 1) == as_it_is != row(tmp_path / "bgr.tif")
+    deep = write_raster(tmp_path / "deep.tif", [[2]], dtype="uint16", factor=10)
+    assert row(deep, "--levels", 0, 2550) == as_it_is
+    with pytest.raises(ValueError, match="holds uint16, not 8-bit colours; .*--levels"):
+        row(deep)
+
+
+def test_a_network_trained_on_reduced_images_is_shown_windows_of_their_full_ground(eurosat_tree, tmp_path):
+    reduced = train(eurosat_tree, tmp_path / "run", "--image-size", 16)
+    cells = [[0, 1, 2], [2, 2, 0]]  # each as large on the ground as an image of the tree, 32 pixels
+    predict(reduced, tmp_path, "--image", write_raster(tmp_path / "scene.tif", cells))
+    with rasterio.open(tmp_path / "scene_classes.tif") as found:
+        assert found.read(1).tolist() == cells
 
 
 def test_a_backbone_or_a_pretraining_run_is_no_checkpoint_to_predict_with(run_script, trained, tmp_path):

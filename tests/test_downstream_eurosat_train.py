@@ -157,11 +157,25 @@ def test_a_wrong_list_ends_with_one_line_and_exit_code_1(run_script, eurosat_tre
 
 
 @pytest.mark.parametrize(
-    "more", [["--pretrained", "stats"], ["--augment-set", "scale=0.3,1"], ["--train-percent", "0"]]
+    ("more", "message"),
+    [
+        (["--pretrained", "stats"], "stats has no weights"),
+        (["--augment-set", "scale=0.3,1"], "--augment-set"),
+        (["--train-percent", "0"], "--train-percent 0"),
+        (["--epochs", "0"], "--epochs 0"),
+        (["--weights", "freeze", "--max-steps", "3"], "--max-steps cuts a finetuning short"),
+    ],
 )
-def test_arguments_that_cannot_work_are_refused(eurosat_tree, tmp_path, more):
-    with pytest.raises(ValueError, match=r"stats has no weights|--augment-set|--train-percent 0"):
+def test_arguments_that_cannot_work_are_refused(eurosat_tree, tmp_path, more, message):
+    with pytest.raises(ValueError, match=message):
         train(eurosat_tree, tmp_path / "run", *more)
+
+
+def test_a_backbone_of_four_channels_is_refused(eurosat_tree, tmp_path):
+    file, about = tmp_path / "four.pth", {"mean": [0.5] * 4, "std": [0.2] * 4, "source": "a test"}
+    checkpoint.save_backbone(file, create_backbone("test_resnet", 4), arch="test_resnet", in_chans=4, **about)
+    with pytest.raises(ValueError, match="four.pth takes 4 channels; these images have 3"):
+        train(eurosat_tree, tmp_path / "run", "--pretrained", str(file))
 
 
 def test_few_labels_a_regime_and_a_larger_view_train_in_bf16(eurosat_tree, tmp_path):
@@ -220,6 +234,30 @@ def test_a_finished_run_can_be_judged_again_over_eight_positions(finetuned, euro
     assert "tta_top1" not in before and result["tta_top1"] == 1.0 and result["tta_macro_f1"] == 1.0
     assert result["last"] == before["last"] and result["best"] == before["best"]
     assert all(torch.equal(value, weights(finetuned[0])[key]) for key, value in weights(folder).items())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lr", "0.5"], "holds a finished run with --lr 0.01, not 0.5; choose another --exp-dir"),
+        (["--split-seed", "9"], "holds a run with other training or validation samples; choose another --exp-dir"),
+        (["--train-percent", "50"], "other training or validation samples"),
+    ],
+)
+def test_a_finished_run_is_not_told_of_what_did_not_make_it(finetuned, eurosat_tree, tmp_path, more, message):
+    folder = tmp_path / "run"
+    shutil.copytree(finetuned[0], folder)
+    before = (folder / "result.json").read_text()
+    with pytest.raises(ValueError, match=message):
+        train(eurosat_tree, folder, *more)
+    assert (folder / "result.json").read_text() == before
+
+
+def test_a_run_goes_on_where_its_data_has_moved(finetuned, eurosat_tree, tmp_path):
+    shutil.copytree(finetuned[0], tmp_path / "run")
+    shutil.copytree(eurosat_tree, tmp_path / "moved")
+    before = json.loads((finetuned[0] / "result.json").read_text())
+    assert train(tmp_path / "moved", tmp_path / "run")["last"] == before["last"]
 
 
 def test_statistics_are_those_of_all_pixels():

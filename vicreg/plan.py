@@ -17,6 +17,7 @@ PATH = (
     + ("augment", "augment_set", "image_size", "positives", "max_months_apart")
     + ("sim_coeff", "std_coeff", "cov_coeff", "accumulate", "init_from")
 )
+LENGTH = ("epochs", "max_steps")  # what makes a finished run longer
 
 
 def add_run_arguments(parser, settled):
@@ -159,14 +160,16 @@ def say_progress(begin, steps):
         say(f"  resume  from step {begin}")
 
 
-def check_same_run(earlier, now, exp_dir, weights=WEIGHTS, path=PATH):
+def check_same_run(earlier, now, exp_dir, weights=WEIGHTS, path=PATH, finished=False):
     """Compare the arguments of a folder's run with today's.
 
     Args:
         earlier, now: dicts. weights, path: names of arguments that must agree, and of those whose change is noted.
+        finished: whether the run came to its end. Then those of ``path`` have to agree too, but for its length: there
+            is nothing left that a change could act on, and the figures would be put down to what did not make them.
 
     Raises:
-        ValueError: the weights would not fit.
+        ValueError: the weights would not fit, or the run is finished and was another one.
     """
     for name in weights:
         if name in earlier and earlier[name] != now[name]:
@@ -177,6 +180,11 @@ def check_same_run(earlier, now, exp_dir, weights=WEIGHTS, path=PATH):
     for name in path:
         if name in earlier and earlier[name] != plain(now).get(name):
             flag = f"--{name.replace('_', '-')}"
+            if finished and name not in LENGTH:
+                raise ValueError(
+                    f"{exp_dir} holds a finished run with {flag} {earlier[name]}, not {now.get(name)}; choose another "
+                    "--exp-dir or the same value"
+                )
             say(f"note: {flag} was {earlier[name]} when this run began and is {now.get(name)} now")
 
 

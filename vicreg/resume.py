@@ -10,6 +10,8 @@ from vicreg.model import VICReg, parse_mlp
 from vicreg.plan import PATH, WEIGHTS, check_same_run, plain
 from vicreg.run_log import say
 
+TODAYS = ("weight_decay", "momentum")  # what a run that goes on takes from its arguments, as it does the rate
+
 
 def read_earlier(args, device, kind="pretraining", mark="mlp", weights=WEIGHTS, path_names=PATH):
     """The run that is to go on in ``args.exp_dir``: its checkpoint, with its ``batch_size``; empty for a new run.
@@ -25,7 +27,8 @@ def read_earlier(args, device, kind="pretraining", mark="mlp", weights=WEIGHTS, 
         return {}
     if not {"model", "optimizer", "step", "args"} <= state.keys() or mark not in state["args"]:
         raise ValueError(f"{path} is no checkpoint of a {kind} run; choose another --exp-dir")
-    check_same_run(state["args"], vars(args), args.exp_dir, weights, path_names)
+    finished = state["step"] >= state.get("steps", state["step"] + 1)
+    check_same_run(state["args"], vars(args), args.exp_dir, weights, path_names, finished)
     if state["args"]["batch_size"] != args.batch_size:
         state.pop("batch_size", None)  # another one is wanted now
     return state
@@ -58,7 +61,10 @@ def place(model, device, earlier, make_optimizer, compiled=False):
     if not earlier:
         return model, optimizer, 0
     model.load_state_dict(without_prefix(earlier["model"]))
+    today = [{name: group[name] for name in TODAYS if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(earlier["optimizer"])
+    for group, numbers in zip(optimizer.param_groups, today, strict=True):
+        group.update(numbers)
     return model, optimizer, earlier["step"]
 
 
@@ -87,7 +93,8 @@ def save(args, plan, model, optimizer, dataset, step, **more):
         return
     described = {"arch": args.arch, "in_chans": args.in_chans, "mean": dataset.mean, "std": dataset.std}
     described["source"] = f"{plan['source']}, {args.augment} views, step {step} of {plan['steps']}"
-    save_state(args, model, optimizer, step, batch_size=plan["batch_size"], backbone=described, **more)
+    more |= {"batch_size": plan["batch_size"], "steps": plan["steps"], "backbone": described}
+    save_state(args, model, optimizer, step, **more)
     if step == plan["steps"]:
         checkpoint.save_backbone(args.exp_dir / checkpoint.BACKBONE_FILE, model.backbone, **described)
 

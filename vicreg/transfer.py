@@ -3,6 +3,7 @@
 A task brings its data, its model and three functions (a batch's loss, a judgement, the rate); the rest is here, once.
 """
 
+import hashlib
 import sys
 import time
 
@@ -75,6 +76,27 @@ def open_run(args, task, weights=WEIGHTS, path_names=PATH):
     if earlier and earlier.get("task", {}).get("name") != task:
         raise ValueError(f"{args.exp_dir} holds a run of another task; choose another --exp-dir")
     return device, lock, earlier
+
+
+def samples_digest(train, val):
+    """Fingerprint of a division: lists of names (without the folder of the data, which may move) -> hexadecimal str."""
+    return hashlib.sha256("\n".join([*train, "", *val]).encode()).hexdigest()[:16]
+
+
+def check_samples(earlier, digest, exp_dir):
+    """Refuse to go on with other samples: figures would be told of images that the weights were trained on.
+
+    Args:
+        earlier: of ``open_run``. digest: of ``samples_digest``, which the ``task`` of a checkpoint keeps as ``samples``.
+
+    Raises:
+        ValueError: the folder's run had other samples, or divided them otherwise.
+    """
+    if earlier and earlier["task"].get("samples", digest) != digest:
+        raise ValueError(
+            f"{exp_dir} holds a run with other training or validation samples; choose another --exp-dir, or the same "
+            "data and split"
+        )
 
 
 def backbone_for(args, earlier):
@@ -155,7 +177,7 @@ def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, a
     model.train()
     for step in range(begin or 0, plan["steps"]):
         if interrupted := watch.check():  # what the step before showed
-            save_state(args, model, optimizer, step, last=last, best=best, **about)
+            save_state(args, model, optimizer, step, steps=plan["steps"], last=last, best=best, **about)
             say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
             sys.exit(leave_note(args.exp_dir, interrupted, step))
         tick = time.perf_counter()
@@ -190,7 +212,7 @@ def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, a
             log.restart_clock()
         if done == plan["steps"] or done % plan["checkpoint_every"] == 0:
             watch.check()  # never keep weights of a loss that is not finite
-            save_state(args, model, optimizer, done, last=last, best=best, **about)
+            save_state(args, model, optimizer, done, steps=plan["steps"], last=last, best=best, **about)
     watch.close()
     log.close()
     return last, best

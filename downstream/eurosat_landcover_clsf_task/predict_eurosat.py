@@ -10,6 +10,7 @@ larger than what the network was trained on, ``<name>_classes.tif`` (georeferenc
 import argparse
 import collections
 import csv
+import functools
 import sys
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def get_parser():
     )
     rasters.add_argument("--window", type=int, help="side of the window in pixels (default: the training images')")
     rasters.add_argument("--stride", type=int, help="pixels between windows (default: a window), a cell of the map")
-    rasters.add_argument("--bands", type=int, nargs=3, default=[1, 2, 3], help="red, green, blue, counted from 1")
+    rasters.add_argument("--bands", type=int, nargs=3, default=list(scene_map.RGB), help="red, green, blue, counted from 1")
     rasters.add_argument("--levels", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values of black and white")
     return parser
 
@@ -69,7 +70,7 @@ def main(args):
     device = distributed.start(args.device)
     model, task = read_model(args.checkpoint, device)
     look = {"size": task["image_size"], "mean": task["mean"], "std": task["std"], "device": device}
-    bf16, window = wants_bf16(args.precision, device), args.window or task["patch_size"]
+    bf16, window = wants_bf16(args.precision, device), args.window or task.get("window", task["patch_size"])
     sliding = scene_map.Sliding(window, args.stride or window, tuple(args.bands), args.levels and tuple(args.levels))
     paths = image_paths(args.image)
     mapped = [path for path in paths if as_map(args.treat_as, path, window)]
@@ -81,8 +82,8 @@ def main(args):
     def shares_of(images):
         return looking.shares_of(model, torch.from_numpy(images), look, bf16, args.tta)
 
-    def classify(images):
-        return shares_of(images).argmax(1).numpy()
+    def classify(windows):
+        return shares_of(scene_map.resized(windows, task["patch_size"])).argmax(1).numpy()
 
     for path in mapped:
         bar = tqdm(desc=path.name, leave=False, disable=None)
@@ -93,7 +94,8 @@ def main(args):
         shares = sorted(found.items(), key=lambda item: -item[1])
         say(f"{path}: {', '.join(f'{name} {share:.1%}' for name, share in shares if share)}; {out}.tif, .png")
     if loose := [path for path in paths if path not in set(mapped)]:
-        found = shares_of_files(loose, shares_of, task["patch_size"], args.batch_size)
+        read = functools.partial(read_image, side=task["patch_size"], sliding=sliding)
+        found = shares_of_files(loose, shares_of, read, args.batch_size)
         write_table(args.out / "predictions.csv", loose, torch.cat(found), task["classes"])
     distributed.stop()
 
@@ -143,26 +145,38 @@ def with_bar(rows, bar):
     bar.close()
 
 
-def shares_of_files(paths, shares_of, side, batch_size):
+def read_image(path, side, sliding):
+    """The largest square in the middle of an image: uint8 (3, side, side).
+
+    TIFFs that are no plain 8-bit colours, or of which other ``--bands`` or ``--levels`` are wanted, are read as rasters.
+
+    Raises:
+        ValueError: it cannot be read, or the raster does not fit ``sliding``.
+    """
+    if path.suffix.lower() in scene_map.TIFF:
+        asked = sliding.bands != scene_map.RGB or sliding.levels is not None
+        if asked or scene_map.kind(path) != "uint8":
+            return scene_map.read_square(path, sliding, side)
+    try:
+        return read_crops(path, [(WHOLE, 0)], side)[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # every decoder of PIL has its own
+        raise ValueError(f"{path} cannot be read ({reason(error, path)})") from error
+
+
+def shares_of_files(paths, shares_of, read, batch_size):
     """Probabilities of image files, as a list of tensors (n, classes), a batch at a time.
 
     Args:
-        shares_of: function (uint8 (n, 3, side, side)) -> float (n, classes).
+        shares_of: function (uint8 (n, 3, side, side)) -> float (n, classes). read: function (path) -> uint8 (3, S, S).
 
     Raises:
         ValueError: one cannot be read.
     """
     found = []
     for begin in tqdm(range(0, len(paths), batch_size), "images", leave=False, disable=None):
-        images = []
-        for path in paths[begin : begin + batch_size]:
-            try:
-                images += read_crops(path, [(WHOLE, 0)], side)
-            except MemoryError:
-                raise
-            except Exception as error:  # every decoder of PIL has its own
-                raise ValueError(f"{path} cannot be read ({reason(error, path)})") from error
-        found.append(shares_of(np.stack(images)))
+        found.append(shares_of(np.stack([read(path) for path in paths[begin : begin + batch_size]])))
     return found
 
 

@@ -4,11 +4,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from preprocessing.scan import coarser, quiet_georeference
 from vicreg import files
 from vicreg.pictures import class_colours, save_class_map
 
+RGB = (1, 2, 3)
+TIFF = (".tif", ".tiff")
 NODATA = 255
 _PICTURE = 1500  # pixels of the picture's longer side
 
@@ -19,7 +22,7 @@ class Sliding(NamedTuple):
 
     window: int
     stride: int
-    bands: tuple = (1, 2, 3)
+    bands: tuple = RGB
     levels: tuple | None = None
 
 
@@ -34,10 +37,47 @@ def starts(length, window, stride):
 
 def is_map(path, window):
     """Whether a file is a TIFF so large that it is to be mapped: a window fits, and twice along one side at least."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
+    if path.suffix.lower() not in TIFF:
         return False
     width, height = _open(path, lambda raster: (raster.width, raster.height))
     return min(width, height) >= window and max(width, height) >= 2 * window
+
+
+def kind(path):
+    """Type of a raster's values, such as ``uint8``.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    return _open(path, lambda raster: raster.dtypes[0])
+
+
+def read_square(path, sliding, side):
+    """The largest square in the middle of a raster: uint8 (3, side, side).
+
+    Args:
+        path: of the raster. sliding: ``Sliding``, of which bands and levels are taken. side: of the result in pixels.
+
+    Raises:
+        ValueError: the raster cannot be read or does not fit ``sliding``.
+    """
+    from rasterio.windows import Window
+
+    def read(raster):
+        whole = min(raster.shape)
+        _check(raster, path, sliding._replace(window=whole))
+        place = Window((raster.width - whole) // 2, (raster.height - whole) // 2, whole, whole)
+        return resized(_levelled(raster.read(list(sliding.bands), window=place), sliding)[None], side)[0]
+
+    return _open(path, read)
+
+
+def resized(windows, side):
+    """Windows as the network saw its images: uint8 (n, 3, S, S) -> (n, 3, side, side), antialiased like those."""
+    if windows.shape[-1] == side:
+        return windows
+    pictures = (Image.fromarray(window.transpose(1, 2, 0)) for window in windows)
+    return np.stack([np.asarray(p.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for p in pictures])
 
 
 def write_map(path, out, sliding, classify, classes, batch_size, progress=lambda rows: rows):
@@ -120,10 +160,7 @@ def _row(raster, top, lefts, sliding, classify, batch_size):
     from rasterio.windows import Window
 
     side, place = sliding.window, Window(0, top, raster.width, sliding.window)
-    band = raster.read(list(sliding.bands), window=place)
-    if sliding.levels:
-        low, high = sliding.levels
-        band = ((band.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
+    band = _levelled(raster.read(list(sliding.bands), window=place), sliding)
     columns = (raster.dataset_mask(window=place) > 0).sum(0).cumsum()  # of data, up to each column
     data = columns[lefts + side - 1] - np.where(lefts > 0, columns[lefts - 1], 0)
     codes = np.full(len(lefts), NODATA, np.uint8)
@@ -132,6 +169,14 @@ def _row(raster, top, lefts, sliding, classify, batch_size):
         if len(cells):
             codes[cells] = classify(np.stack([band[:, :, left : left + side] for left in lefts[cells]]))
     return codes
+
+
+def _levelled(pixels, sliding):
+    """Values of a raster as uint8, from black to white where ``sliding`` has levels."""
+    if not sliding.levels:
+        return pixels
+    low, high = sliding.levels
+    return ((pixels.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
 
 
 def _draw(out, classes, colours, path):

@@ -35,8 +35,9 @@ from vicreg.sweep import RATES  # noqa: E402
 
 TASK = "EuroSAT"
 WEIGHTS = (*transfer.WEIGHTS, "weights", "optimizer")
-SAMPLES = ("data_dir", "train_list", "val_list", "val_share", "split_seed", "train_percent", "image_size")
-PATH = (*transfer.PATH, *SAMPLES, "augment", "augment_set", "label_smoothing", "views", "lr_head", "wd_head")
+VIEWS = ("image_size", "augment", "augment_set", "views")
+PATH = (*transfer.PATH, *VIEWS, "label_smoothing", "lr_head", "wd_head")
+CHANNELS = 3
 
 
 def get_parser():
@@ -82,18 +83,22 @@ def main(args):
     """Train on the training images, judge on the others, leave what the docstring names."""
     args.weights = "freeze" if args.weights == "frozen" else args.weights
     started, frozen = time.perf_counter(), args.weights == "freeze"
-    args.epochs = args.epochs or (100 if frozen else 10)
+    args.epochs = (100 if frozen else 10) if args.epochs is None else args.epochs
     check(args)
-    train, val, split = read_scenes(args)
+    train, val, how = read_scenes(args)
     device, lock, earlier = transfer.open_run(args, TASK, WEIGHTS, PATH)
+    transfer.check_samples(earlier, how["samples"], args.exp_dir)
     if earlier and earlier["task"]["classes"] != train.classes:
         raise ValueError(f"{args.exp_dir} holds a run with other classes; choose another --exp-dir or its --data-dir")
     backbone, about = transfer.backbone_for(args, earlier)
+    if about["in_chans"] != CHANNELS:
+        raise ValueError(f"{args.pretrained} takes {about['in_chans']} channels; these images have {CHANNELS}")
     if about["mean"] is None:
         about["mean"], about["std"] = train.statistics()
     size = args.image_size or train.patch_size
     look = {"size": size, "mean": about["mean"], "std": about["std"], "device": device}
     kept = {"name": TASK, "classes": train.classes, "image_size": size, "patch_size": train.patch_size}
+    kept |= {"window": how["side"], "samples": how["samples"]}
     about = {"backbone": about, "task": kept | {"mean": about["mean"], "std": about["std"]}}
 
     torch.manual_seed(args.seed)
@@ -101,11 +106,11 @@ def main(args):
     make_optimizer = functools.partial(optimizer_for, args.optimizer, weight_decay=args.wd)
     model, optimizer, begin = place(model, device, earlier, make_optimizer)
     plan = transfer.plan_steps(args, len(train), device, TASK) | {"image_size": size}
-    say(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {split}")
+    say(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {how['split']}")
     transfer.announce_steps(plan, args.exp_dir, begin)
     work = freeze if frozen else finetune
     last, best, more = work(args, plan, model, optimizer, train, val, look, about, earlier)
-    more |= {"arch": about["backbone"]["arch"], "source": about["backbone"]["source"], "split": split}
+    more |= {"arch": about["backbone"]["arch"], "source": about["backbone"]["source"], "split": how["split"]}
     more |= {"protocol": f"{TASK} {'linear' if frozen else 'finetune'}", "train_samples": len(train)}
     more |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
     outcome.conclude(args, model, train, val, look, plan["bf16"], last, best, about, more)
@@ -120,16 +125,25 @@ def check(args):
     if not 0 <= args.label_smoothing < 1 or args.wd_head < 0:
         raise ValueError("--label-smoothing must be 0 or more and below 1, --wd-head 0 or more")
     looking.view_named(args.augment, args.augment_set)
+    if args.weights == "freeze" and args.max_steps:
+        raise ValueError("--max-steps cuts a finetuning short; a head on frozen features takes --epochs")
 
 
 def read_scenes(args):
-    """Training and validation ``Scenes``, decoded, and a line on how they were divided."""
+    """Training and validation ``Scenes``, decoded.
+
+    Returns:
+        train, val, and a dict of ``split`` (how they were divided, in words), ``samples`` (its fingerprint) and
+        ``side`` (of the files' images in pixels; those in memory may be reduced).
+    """
     listings = data.find_scenes(args.data_dir, args.val_share, args.split_seed, args.train_list, args.val_list)
     train, val, split = listings
     train = train.take(stratified_subset(train.labels, args.train_percent / 100, args.seed))
-    side = min(data.side_of(train.paths[0]), args.image_size or 2**31)
+    names = [[f"{path.parent.name}/{path.name}" for path in map(Path, part.paths)] for part in (train, val)]
+    how = {"split": split, "samples": transfer.samples_digest(*names), "side": data.side_of(train.paths[0])}
+    side = min(how["side"], args.image_size or how["side"])
     bar = functools.partial(tqdm, desc="decoding", leave=False, disable=None)
-    return *(data.decode(part, side, args.workers, bar) for part in (train, val)), split
+    return *(data.decode(part, side, args.workers, bar) for part in (train, val)), how
 
 
 def optimizer_for(name, model, weight_decay):
