@@ -3,6 +3,10 @@
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,8 +22,10 @@ FOLDER = "downstream/detectron2_crowdai_detection_task"
 need_detectron2()
 
 from downstream.detectron2_crowdai_detection_task import (  # noqa: E402
+    coco,
     convert_to_detectron2,
     detector,
+    judging,
     settings,
     train_crowdai,
     training,
@@ -118,7 +124,7 @@ def test_the_script_says_what_it_loaded_and_leaves_the_record_of_its_run(trained
     assert list((folder / "tensorboard").iterdir()) and (folder / "config.yaml").is_file()
 
 
-def test_figures_agree_with_pycocotools_on_the_corrected_boxes(trained):
+def test_the_truth_that_figures_are_made_of_has_the_corrected_boxes(trained):
     truth = json.loads((trained[0] / "ground_truth_val.json").read_text())
     for found in truth["annotations"]:
         xs, ys = found["segmentation"][0][::2], found["segmentation"][0][1::2]
@@ -152,6 +158,113 @@ def test_a_finished_run_is_not_trained_again_and_eval_only_finds_the_same_figure
     train(words(trained[0], "--eval-only", "--eval-on", "both"))
     after = json.loads(result.read_text())
     assert after["val"] == before["val"] and after["train"] == before["train"] and after["step"] == 4
+
+
+def test_a_run_that_was_cut_off_while_it_was_judged_is_judged(trained, tmp_path, words):
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    train(words(tmp_path / "run", "--eval-on", "both"))
+    results = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", trained[0])]
+    assert results[0]["val"] == results[1]["val"] and results[0]["step"] == 4
+
+
+def test_another_rate_and_decay_count_for_a_run_that_goes_on(trained, tmp_path, words, toy):
+    shutil.copytree(trained[0], tmp_path / "run")
+    numbers = ["SOLVER.MAX_ITER", 6, "SOLVER.STEPS", "(5,)", "SOLVER.BASE_LR", 0.002, "SOLVER.WEIGHT_DECAY", 0.25]
+    train(words(tmp_path / "run", *numbers))
+    groups = checkpoint.load(tmp_path / "run" / "model.pth")["optimizer"]["param_groups"]
+    assert groups[0]["lr"] == pytest.approx(0.0002) and groups[0]["initial_lr"] == 0.002  # past the fall at step 5
+    assert {group["weight_decay"] for group in groups} == {0.25, 1e-6}  # norms have their own
+
+
+def test_other_weights_to_begin_with_are_another_run(trained, words):
+    before = (trained[0] / "args.json").read_text()
+    with pytest.raises(ValueError, match="holds a run with --pretrained random, not imagenet"):
+        train([word.replace("random", "imagenet") for word in words(trained[0])])
+    assert (trained[0] / "args.json").read_text() == before
+
+
+def test_the_seed_settles_the_random_backbone_too(tmp_path, words):
+    for seed in (3, 4):
+        train(words(tmp_path / str(seed), "--seed", seed, "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 1e-9))
+    one, other = (checkpoint.load(tmp_path / seed / "model.pth")["model"] for seed in "34")
+    key = next(key for key in one if "res2" in key and key.endswith("conv1.weight"))
+    assert (one[key] - other[key]).abs().mean() > 0.01
+
+
+class Knowing(torch.nn.Module):
+    """Finds what is there, in boxes that are shifted by a share of their width."""
+
+    def __init__(self, split, shift):
+        super().__init__()
+        self.records, self.shift = {record["image_id"]: record for record in split.records}, shift
+
+    def forward(self, inputs):
+        return [{"instances": self.found(self.records[one["image_id"]])} for one in inputs]
+
+    def found(self, record):
+        import pycocotools.mask
+        from detectron2.structures import Boxes, Instances, PolygonMasks
+
+        rings = [one["segmentation"] for one in record["annotations"]]
+        height, width = record["height"], record["width"]
+        boxes = PolygonMasks(rings).get_bounding_boxes().tensor
+        boxes[:, ::2] += self.shift * (boxes[:, 2:3] - boxes[:, :1])
+        masks = [pycocotools.mask.decode(pycocotools.mask.frPyObjects(ring, height, width)).any(2) for ring in rings]
+        scores, kinds = torch.ones(len(rings)), torch.zeros(len(rings), dtype=torch.int64)
+        of_image = {"pred_boxes": Boxes(boxes), "pred_masks": torch.from_numpy(np.stack(masks))}
+        return Instances((height, width), scores=scores, pred_classes=kinds, **of_image)
+
+
+def figures_of(part, toy, out, shift):
+    split = coco.read_split(part, "annotation.json")
+    cfg, _ = settings.read(toy, [])
+    return judging.judge(Knowing(split, shift), split, part.name, cfg, out, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("shift", "box"), [
+    (0.0, {"AP": 1.0, "AP50": 1.0, "AP75": 1.0}),
+    (0.235, {"AP": 0.3, "AP50": 1.0, "AP75": 0.0}),  # IoU (1 - 0.235) / (1 + 0.235) = 0.62: 0.50, 0.55, 0.60 of the ten
+    (0.5, {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}),
+])  # fmt: skip
+def test_figures_are_those_of_what_was_found(data, toy, tmp_path, shift, box):
+    found = figures_of(data / "train", toy, tmp_path, shift)
+    assert {name: found["box"][name] for name in box} == pytest.approx(box)
+    assert [found["mask"][name] for name in box] == pytest.approx([1.0, 1.0, 1.0])
+
+
+SHARED = """
+import json
+from pathlib import Path
+from tests.test_downstream_crowdai_training import figures_of
+from vicreg import distributed
+distributed.start("cpu")
+print("figures", json.dumps(figures_of(Path({part!r}), Path({toy!r}), Path({out!r}), 0.235)))
+distributed.stop()
+"""
+
+
+def test_two_processes_share_three_images_and_find_what_one_finds(data, toy, tmp_path, fork):
+    alone = figures_of(data / "val", toy, tmp_path, 0.235)
+    run = fork(SHARED.format(part=str(data / "val"), toy=str(toy), out=str(tmp_path)), tmp_path / "out", 2)
+    assert [run.wait(rank) for rank in (0, 1)] == [0, 0], run.text(0) + run.text(1)
+    told = [json.loads(run.text(rank).rpartition("figures ")[2]) for rank in (0, 1)]
+    assert told == [alone, {}] and alone["box"]["AP"] == pytest.approx(0.3) and alone["mask"]["AP"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_command_reaches_the_processes_that_can_save(tmp_path, repo_root, words):
+    given = words(tmp_path, "--num-gpus", 2, "SOLVER.MAX_ITER", 5000, "SOLVER.CHECKPOINT_PERIOD", 5000)
+    command = [sys.executable, repo_root / FOLDER / "train_crowdai.py", *given]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        until = time.monotonic() + 300
+        while not (tmp_path / "stats.txt").is_file() and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.2)
+        run.terminate()
+        said, _ = run.communicate(timeout=120)
+    step = checkpoint.load(tmp_path / "model.pth")["step"]
+    assert run.returncode == 128 + signal.SIGTERM and 0 < step < 5000, said
+    assert (tmp_path / "interrupted").read_text() == f"SIGTERM at step {step}\n"
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])

@@ -14,7 +14,17 @@ from tests.flood_samples import write_harvey, write_raster, write_tile
 
 
 def make(data_dir, out_dir, *more):
-    words = ["--data-dir", str(data_dir), "--out-dir", str(out_dir), "--patch-size", "32", "--workers", "1", *more]
+    words = [
+        "--data-dir",
+        str(data_dir),
+        "--out-dir",
+        str(out_dir),
+        "--patch-size",
+        "32",
+        "--workers",
+        "1",
+        *map(str, more),
+    ]
     make_harvey_patches.main(make_harvey_patches.get_parser().parse_args(words))
     return json.loads((out_dir / "meta.json").read_text())
 
@@ -222,6 +232,17 @@ def test_patches_larger_than_a_tile_and_gaps_are_refused(tmp_path):
         make(harvey, tmp_path / "out", "--patch-size", "80")
     with pytest.raises(ValueError, match="--stride 40 leaves gaps"):
         make(harvey, tmp_path / "out", "--stride", "40")
+
+
+def test_patches_of_which_none_were_held_out_are_split_by_whole_tiles(tmp_path):
+    make(write_harvey(tmp_path / "harvey"), tmp_path / "out", "--val-percent", 0, "--stride", 8)
+    for seed in range(3):
+        parts, words = find_parts(tmp_path / "out", "building", 50, seed)
+        train, val = ({pair.image.name[:17] for pair in parts[part]} for part in ("train", "val"))
+        assert len(train) == len(val) == 2 and not train & val and "50 % of whole tiles held out" in words
+    make(write_harvey(tmp_path / "one", tiles=1), tmp_path / "single", "--val-percent", 0)
+    with pytest.raises(ValueError, match="cannot be split into training and validation; two tiles"):
+        find_parts(tmp_path / "single", "building")
 
 
 def test_patches_are_found_with_the_mask_of_their_task(tmp_path):

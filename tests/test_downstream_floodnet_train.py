@@ -156,6 +156,16 @@ def test_a_finished_run_started_again_does_nothing_more(floodnet, tmp_path, caps
     assert "nothing left to do" in capsys.readouterr().out
 
 
+def test_a_finished_run_is_not_told_of_another_split_or_rate(floodnet, tmp_path):
+    train(floodnet, tmp_path / "run", "--epochs", 1)
+    before = (tmp_path / "run" / "result.json").read_text()
+    with pytest.raises(ValueError, match="other training or validation samples"):
+        train(floodnet, tmp_path / "run", "--epochs", 1, "--val-percent", 50)
+    with pytest.raises(ValueError, match="holds a finished run with --lr .*, not 0.5"):
+        train(floodnet, tmp_path / "run", "--epochs", 1, "--lr", 0.5)
+    assert (tmp_path / "run" / "result.json").read_text() == before
+
+
 def test_a_test_part_is_judged_with_the_best_weights(tmp_path):
     data = write_supervised(tmp_path / "data")
     result = train(data, tmp_path / "run", "--epochs", 1)
@@ -198,6 +208,8 @@ def test_a_wrong_value_ends_the_script_with_one_line(tmp_path, run_script):
 def test_wrong_checkpoints_and_folders_are_refused(floodnet, tmp_path, backbone):
     train(floodnet, tmp_path / "run", "--max-steps", 1)
     best = tmp_path / "run" / "best_model.pth"
+    with pytest.raises(ValueError, match="a network over resnet18, not resnet50; leave --arch out"):
+        train(floodnet, tmp_path / "next", weights=("--init-from", best, "--arch", "resnet50"))
     with pytest.raises(ValueError, match=r"is a unet of 10 classes \(floodnet\); it cannot begin a unet of 2"):
         train(floodnet, tmp_path / "b", task="building", weights=("--init-from", best))
     with pytest.raises(ValueError, match="cannot begin a fpn of 10"):

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
-from vicreg.slurm import hosts, process
+from vicreg import distributed
+from vicreg.slurm import TASK, hosts, process
 
 STEP = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8",
@@ -37,11 +39,44 @@ def test_what_is_no_list_of_hosts_is_refused_with_the_text(text):
 def test_a_task_of_srun_learns_what_torchrun_would_have_told_it():
     told = process(STEP)
     port = told.pop("MASTER_PORT")
-    assert told == {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "gpu07"}
+    where = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "gpu07"}
+    assert told == where | {TASK: "1"}
     assert 1024 < int(port) < 32768
     assert process(STEP | {"SLURM_PROCID": "0"})["MASTER_PORT"] == port  # all tasks find the same
     assert process(STEP | {"SLURM_STEP_ID": "1"})["MASTER_PORT"] != port  # another step of the job does not
     assert process(STEP | {"SLURM_JOB_ID": "4712"})["MASTER_PORT"] != port
+
+
+@pytest.mark.parametrize(("node", "tasks"), [("0", "4"), ("1", "4"), ("2", "3")])
+def test_a_task_knows_how_many_share_its_host(node, tasks):
+    told = process(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": node})
+    assert told["LOCAL_WORLD_SIZE"] == tasks
+
+
+def test_a_task_that_sees_its_own_gpu_only_finds_it_each_time_it_asks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    with pytest.raises(ValueError, match="process 3 of this machine has no GPU: 1 visible"):
+        distributed._choose_device("cuda", 3)
+    monkeypatch.setenv(TASK, "1")
+    assert {distributed._choose_device("auto", 3) for _ in range(2)} == {torch.device("cuda", 0)}
+
+
+LAUNCHED = """
+import os, torch.distributed as dist
+from vicreg import distributed
+os.environ["LOCAL_RANK"] = "3"
+dist.init_process_group("gloo", rank=0, world_size=1, init_method="tcp://127.0.0.1:29713")
+distributed.start("cpu")
+print(os.environ["LOCAL_RANK"], "RANK" in os.environ)
+distributed.stop()
+"""
+
+
+def test_where_another_launcher_has_made_the_group_slurm_says_nothing(fork, tmp_path):
+    run = fork(LAUNCHED, tmp_path / "out", 1, None, **STEP)
+    assert run.wait(0) == 0 and run.text(0).split() == ["3", "False"]
 
 
 def test_the_users_address_and_port_win():

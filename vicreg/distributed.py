@@ -49,8 +49,8 @@ def start(device="auto", local_rank=0, timeout_minutes=10.0, lost_after=40.0):
     """
     if not timeout_minutes > 0 or not (lost_after == 0 or lost_after >= 1):
         raise ValueError("--timeout-minutes must be positive, --lost-after 0 or a second at least")
-    by_srun = slurm.process(os.environ)
-    os.environ.update(by_srun)  # as torchrun leaves it, for everything that reads RANK
+    if not dist.is_initialized():  # else it is settled already who is who, here or by another launcher
+        os.environ.update(slurm.process(os.environ))  # as torchrun leaves it, for everything that reads RANK
     timeout, group = timedelta(minutes=timeout_minutes), {}
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
         store, number, processes, name = meet(timeout_minutes)
@@ -58,19 +58,19 @@ def start(device="auto", local_rank=0, timeout_minutes=10.0, lost_after=40.0):
         if processes > 1 and lost_after:
             heartbeat.start(store, number, processes, lost_after, name)
         group = {"store": store, "rank": number, "world_size": processes}
-    place = _choose_device(device, int(os.environ.get("LOCAL_RANK", local_rank)), bool(by_srun))
+    place = _choose_device(device, int(os.environ.get("LOCAL_RANK", local_rank)))
     if group:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout, **group)
     return place
 
 
-def _choose_device(device, local_rank, by_srun):
+def _choose_device(device, local_rank):
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no GPU is visible to PyTorch; use --device cpu or check nvidia-smi")
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     visible = torch.cuda.device_count()
-    if by_srun and visible == 1:
+    if slurm.TASK in os.environ and visible == 1:
         local_rank = 0  # srun --gpus-per-task=1 shows each task its own GPU only
     if local_rank >= visible:
         raise ValueError(

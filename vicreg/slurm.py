@@ -1,9 +1,11 @@
 """Processes that ``srun`` starts without torchrun: SLURM's variables, told in the words that PyTorch reads."""
 
+import math
 import re
 from itertools import product
 
 HOST = r"(?:[^,\[\]\s]|\[[^\[\]\s]+\])+"  # such as node[01-04,07]
+TASK = "VICREG_SRUN_TASK"  # set in a process that srun started by itself, without torchrun
 NOT_OF_SRUN = 0xFFFFFFF0  # step numbers from here on are the batch script, an interactive shell and the like
 
 
@@ -52,8 +54,8 @@ def process(environment):
             host of the step, and a port that follows from the numbers of job and step.
 
     Returns:
-        dict of str ``RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT``; empty where there is no such step, it
-        has one task only, or torchrun has set RANK already.
+        dict of str ``RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT`` and ``TASK``; empty
+        where there is no such step, it has one task only, or torchrun has set RANK already.
 
     Raises:
         ValueError: a list of hosts that cannot be read.
@@ -75,5 +77,16 @@ def process(environment):
         "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
         "WORLD_SIZE": str(tasks),
         "MASTER_ADDR": environment.get("MASTER_ADDR") or (nodes[0] if len(nodes) > 1 else "127.0.0.1"),
+        "LOCAL_WORLD_SIZE": str(_tasks_here(environment, math.ceil(tasks / len(nodes)))),
+        TASK: "1",
         "MASTER_PORT": environment.get("MASTER_PORT") or str(port),
     }
+
+
+def _tasks_here(environment, share):
+    """Tasks of the step on this host: of ``4(x2),3`` on three hosts, SLURM_NODEID says which; else ``share``."""
+    counts = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        counts += [int(count)] * int(times or 1)
+    here = environment.get("SLURM_NODEID", "")
+    return counts[int(here)] if here.isdigit() and int(here) < len(counts) else share

@@ -87,7 +87,7 @@ def check_samples(earlier, digest, exp_dir):
     """Refuse to go on with other samples: figures would be told of images that the weights were trained on.
 
     Args:
-        earlier: of ``open_run``. digest: of ``samples_digest``, which the ``task`` of a checkpoint keeps as ``samples``.
+        earlier: of ``open_run``. digest: of ``samples_digest``, which a checkpoint's ``task`` keeps as ``samples``.
 
     Raises:
         ValueError: the folder's run had other samples, or divided them otherwise.

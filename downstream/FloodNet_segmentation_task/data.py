@@ -34,6 +34,11 @@ class Pair(NamedTuple):
     group: str
     classes: int
 
+    @property
+    def tile(self):
+        """What must not be divided: a patch's tile (all of its name but the place), an image of FloodNet by itself."""
+        return self.image.stem.rpartition("__")[0] if self.classes == 2 else self.image
+
 
 def palette(classes):
     """Colours of a task's classes: uint8 array (len(classes), 3)."""
@@ -82,14 +87,15 @@ def find_parts(data_dir, task, val_percent=20.0, seed=0):
             "train/train-org-img with train/train-label-img, or what make_harvey_patches.py writes"
         )
     if "val" not in parts:
-        layout += f", {val_percent:g} % of each group held out (seed {seed})"
+        what = "whole tiles" if layout == PATCHES else "each group"
+        layout += f", {val_percent:g} % of {what} held out (seed {seed})"
         parts["train"], parts["val"] = split_pairs(parts["train"], val_percent, seed)
     counts = ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)
     return parts, f"{data_dir}: {counts} pairs ({layout})"
 
 
 def split_pairs(pairs, val_percent, seed):
-    """Hold out a share of each group, at least one pair of each that has two.
+    """Hold out a share of each group, at least one image of each that has two; patches of one tile stay together.
 
     Args:
         pairs: list of ``Pair``. val_percent: share. seed: of the choice.
@@ -98,21 +104,21 @@ def split_pairs(pairs, val_percent, seed):
         two lists, each in the order of ``pairs``.
 
     Raises:
-        ValueError: a share that is none, or too few pairs to have both parts.
+        ValueError: a share that is none, or too few images or tiles to have both parts.
     """
     if not 0 < val_percent < 100:
         raise ValueError(f"--val-percent {val_percent:g}: more than 0 and less than 100 is needed")
-    groups, held_out = np.array([pair.group for pair in pairs]), set()
-    random = np.random.default_rng([seed, 3])
-    for group in np.unique(groups):
-        members = random.permutation(np.flatnonzero(groups == group))
-        count = min(max(1, round(val_percent / 100 * len(members))), len(members) - 1)
-        held_out.update(members[:count].tolist())
+    random, held_out = np.random.default_rng([seed, 3]), set()
+    for group in sorted({pair.group for pair in pairs}):
+        tiles = list(dict.fromkeys(pair.tile for pair in pairs if pair.group == group))
+        count = min(max(1, round(val_percent / 100 * len(tiles))), len(tiles) - 1)
+        held_out.update(tiles[n] for n in random.permutation(len(tiles))[:count])
     if not held_out:
+        one = "tile" if pairs and pairs[0].tile != pairs[0].image else "image"
         raise ValueError(
-            f"{len(pairs)} pair(s) cannot be split into training and validation; two of a group are needed"
+            f"{len(pairs)} pair(s) cannot be split into training and validation; two {one}s of a group are needed"
         )
-    return [p for n, p in enumerate(pairs) if n not in held_out], [p for n, p in enumerate(pairs) if n in held_out]
+    return [p for p in pairs if p.tile not in held_out], [p for p in pairs if p.tile in held_out]
 
 
 def match(images, masks, group, classes=10):

@@ -45,14 +45,13 @@ FLOODED_BUILDING = {"floodnet": "building flooded", "flooded": "flooded building
 WEIGHTS = (*transfer.WEIGHTS, "task", "decoder", "init_from")  # what a folder's run cannot change
 PATH = (
     *transfer.PATH,
-    "data_dir",
     "image_size",
     "scale",
     "crop",
     "repeats",
     "schedule",
     "cross_entropy",
-    "val_percent",
+    "overlap",
 )
 
 
@@ -92,7 +91,8 @@ def main(args):
     check(args)
     device, lock, earlier = transfer.open_run(args, NAME, WEIGHTS, PATH)
     names = TASKS[args.task]
-    copies, side = prepare_data(args)
+    copies, side, samples = prepare_data(args)
+    transfer.check_samples(earlier, samples, args.exp_dir)
     model, backbone = build(args, names, earlier)
     make_optimizer = functools.partial(torch.optim.Adam, lr=args.lr, weight_decay=args.wd)
     model, optimizer, begin = place(model, device, earlier, lambda placed: make_optimizer(placed.parameters()))
@@ -111,6 +111,7 @@ def main(args):
     predict = predictor(model, device, plan["bf16"])
     judge = functools.partial(measures.judge, predict, names=names, side=side, overlap=args.overlap)
     about = {"backbone": backbone, "task": describe(args, names, side, model, copies["train"])}
+    about["task"]["samples"] = samples
     transfer.announce_steps(plan, args.exp_dir, begin)
     last, best = transfer.fit(
         args, plan, model, optimizer, loader_for(squares, batches, args.workers, device), rate_at, loss_of,
@@ -136,8 +137,11 @@ def check(args):
     if args.cross_entropy < 0 or args.examples < 0:
         raise ValueError("--cross-entropy and --examples must be 0 or more")
     if args.init_from:
-        kept = transfer.load_task(args.init_from, NAME)[1]["task"]
+        about = transfer.load_task(args.init_from, NAME)[1]
+        kept, arch = about["task"], about["backbone"]["arch"]
         args.decoder = args.decoder or kept["decoder"]
+        if args.arch not in (None, arch):
+            raise ValueError(f"{args.init_from} is a network over {arch}, not {args.arch}; leave --arch out")
         if args.decoder != kept["decoder"] or len(kept["classes"]) != len(TASKS[args.task]):
             raise ValueError(
                 f"{args.init_from} is a {kept['decoder']} of {len(kept['classes'])} classes ({kept['kind']}); it "
@@ -149,7 +153,7 @@ def check(args):
 
 
 def prepare_data(args):
-    """Working copies of each part, and the side of the squares."""
+    """Working copies of each part, the side of the squares, and the fingerprint of the split."""
     parts, words = find_parts(args.data_dir, args.task, args.val_percent, args.seed)
     say(words)
     folder = args.cache_dir or args.exp_dir / "working_copies"
@@ -163,7 +167,8 @@ def prepare_data(args):
             f"the smallest image is {smallest} pixels at its working size, squares of {args.crop or 32} do not fit; "
             "lower --crop, or raise --image-size or --scale"
         )
-    return copies, args.crop or default_side(copies["train"].sizes)
+    names = [[f"{pair.group}/{pair.image.name}" for pair in parts[part]] for part in ("train", "val")]
+    return copies, args.crop or default_side(copies["train"].sizes), transfer.samples_digest(*names)
 
 
 def build(args, names, earlier):

@@ -1,5 +1,6 @@
 """What a detection run says, and what it leaves in its folder."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -64,6 +65,7 @@ class Run:
             "scheduler": self.scheduler.state_dict(),
             "step": step,
             "backbone": self.backbone,
+            "pretrained": self.args.pretrained,
             "categories": self.splits["train"].categories,
             "image_size": list(sizes.most_common(1)[0][0]),
             "settings": self.cfg.dump(),
@@ -106,6 +108,15 @@ class Run:
         return overlap.overlap_of_images(*((np.asarray(Image.open(path)) for path in paths) for paths in (train, val)))
 
 
+def concluded(exp_dir, step, device):
+    """Whether a folder's ``result.json`` is of this step; the same answer on all processes."""
+    try:
+        found = json.loads((exp_dir / "result.json").read_text())["step"] == step
+    except (OSError, ValueError, KeyError):
+        found = False
+    return bool(distributed.all_reduce(torch.tensor(float(found), device=device), "max"))
+
+
 def flatten(figures):
     """{"val": {"box": {"AP": …}}} -> {"val_box_AP": …}, without what is not known."""
     return {
@@ -128,6 +139,11 @@ def check_same(earlier, cfg, categories, args):
     """
     if not {"optimizer", "scheduler", "settings"} <= earlier.keys() or earlier["categories"] != categories:
         raise ValueError(f"{args.exp_dir} holds another kind of run, or other categories; choose another --exp-dir")
+    before = earlier.get("pretrained", args.pretrained)
+    if before != args.pretrained:
+        raise ValueError(
+            f"{args.exp_dir} holds a run with --pretrained {before}, not {args.pretrained}; choose another --exp-dir"
+        )
     if args.arch and args.arch != earlier["backbone"]["arch"]:
         raise ValueError(f"{args.exp_dir} holds a run with {earlier['backbone']['arch']}, not {args.arch}")
     before, now = yaml.safe_load(earlier["settings"]), yaml.safe_load(cfg.dump())

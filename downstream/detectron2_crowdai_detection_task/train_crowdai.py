@@ -12,6 +12,7 @@ the end: ``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2:
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -76,10 +77,24 @@ def main(args):
     gpus = torch.cuda.device_count()
     if gpus and args.num_gpus > gpus:
         raise ValueError(f"--num-gpus {args.num_gpus}: {gpus} visible on this machine")
+    if args.num_gpus > 1:
+        pass_on_signals()
     try:
         launch(one_process, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
     except torch.multiprocessing.ProcessExitedException as error:  # which has said why
         sys.exit(error.exit_code or 1)
+
+
+def pass_on_signals():
+    """Hand what a scheduler sends to this process, which only waits, on to those that train and can save."""
+    import multiprocessing
+
+    def pass_on(number, frame):
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, pass_on)
 
 
 def one_process(args):

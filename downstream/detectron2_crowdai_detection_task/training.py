@@ -43,7 +43,10 @@ def train(args):
     earlier, _ = checkpoint.load_latest(args.exp_dir, device)
     if args.resume and not earlier:
         raise ValueError(f"--resume: {args.exp_dir} holds no run to go on with")
-    backbone, info = (None, earlier.get("backbone")) if earlier else load_backbone(args.pretrained, args.arch)
+    if earlier:
+        backbone, info = None, earlier.get("backbone")
+    else:
+        backbone, info = load_backbone(args.pretrained, args.arch, seed=args.seed)
     if not info:
         raise ValueError(f"{args.exp_dir} holds a run of another kind; choose another --exp-dir")
     cfg, remarks = settings.read(args.config_file, args.changes)
@@ -59,21 +62,36 @@ def train(args):
     begin = 0
     if earlier:
         model.load_state_dict(earlier["model"])
+        decays = [group["weight_decay"] for group in optimizer.param_groups]
         optimizer.load_state_dict(earlier["optimizer"])
-        scheduler.load_state_dict(earlier["scheduler"])
+        take_up(scheduler, earlier["scheduler"], optimizer, decays)
         begin = earlier["step"]
     del backbone, earlier
-    bf16 = wants_bf16(args.precision, device)
+    bf16, concluded = wants_bf16(args.precision, device), record.concluded(args.exp_dir, begin, device)
     run = record.Run(args, cfg, splits, info, model, optimizer, scheduler)
     run.announce(remarks, begin, device, bf16)
     if begin < cfg.SOLVER.MAX_ITER:
         loop(run, begin, device, bf16)
+    if begin < cfg.SOLVER.MAX_ITER or not concluded:  # it may have been cut off while it was judged
         run.conclude(device)
     else:
         say(f"done already; --eval-only computes the figures anew ({args.exp_dir / 'result.json'})")
     if lock:
         lock.close()
     distributed.stop()
+
+
+def take_up(scheduler, earlier, optimizer, decays):
+    """Go on with an earlier run's schedule where it stood, at today's rates and weight decay.
+
+    Args:
+        scheduler: of today's settings, new. earlier: state of the other. optimizer: loaded. decays: of its groups, new.
+    """
+    rates = scheduler.base_lrs
+    scheduler.load_state_dict(earlier)
+    scheduler.base_lrs = rates
+    for group, rate, base, decay in zip(optimizer.param_groups, scheduler.get_lr(), rates, decays, strict=True):
+        group.update(lr=rate, initial_lr=base, weight_decay=decay)
 
 
 def loop(run, begin, device, bf16):
@@ -94,6 +112,7 @@ def loop(run, begin, device, bf16):
             interrupted = watch.check()  # what the step before showed
             if interrupted:
                 run.keep(step)
+                distributed.all_reduce(torch.zeros(1, device=device))  # nobody ends before the checkpoint is written
                 say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
                 sys.exit(leave_note(run.args.exp_dir, interrupted, step))
             tick = time.perf_counter()

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from shapely.affinity import translate
 from torchvision.ops import nms
 
 from downstream.detectron2_crowdai_detection_task import judging, outlines
-from preprocessing.image_crops import reason
+from preprocessing.image_crops import open_image, reason
 from preprocessing.scan import quiet_georeference
 from vicreg import files
 
@@ -49,7 +48,7 @@ def open_picture(path):
     if path.suffix.lower() in GEOTIFF:
         return _open_raster(path)
     try:
-        pixels = np.asarray(Image.open(path).convert("RGB"))
+        pixels = np.asarray(open_image(path).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {reason(error, path)}") from error
     return Picture(*pixels.shape[:2], lambda top, left, high, wide: pixels[top : top + high, left : left + wide])

@@ -57,7 +57,9 @@ def get_parser():
     )
     rasters.add_argument("--window", type=int, help="side of the window in pixels (default: the training images')")
     rasters.add_argument("--stride", type=int, help="pixels between windows (default: a window), a cell of the map")
-    rasters.add_argument("--bands", type=int, nargs=3, default=list(scene_map.RGB), help="red, green, blue, counted from 1")
+    rasters.add_argument(
+        "--bands", type=int, nargs=3, default=list(scene_map.RGB), help="red, green, blue, counted from 1"
+    )
     rasters.add_argument("--levels", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values of black and white")
     return parser
 
@@ -148,7 +150,7 @@ def with_bar(rows, bar):
 def read_image(path, side, sliding):
     """The largest square in the middle of an image: uint8 (3, side, side).
 
-    TIFFs that are no plain 8-bit colours, or of which other ``--bands`` or ``--levels`` are wanted, are read as rasters.
+    TIFFs that are no 8-bit colours, or of which other ``--bands`` or ``--levels`` are wanted, are read as rasters.
 
     Raises:
         ValueError: it cannot be read, or the raster does not fit ``sliding``.

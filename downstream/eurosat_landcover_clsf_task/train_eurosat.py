@@ -86,6 +86,7 @@ def main(args):
     args.epochs = (100 if frozen else 10) if args.epochs is None else args.epochs
     check(args)
     train, val, how = read_scenes(args)
+    split = how["split"]
     device, lock, earlier = transfer.open_run(args, TASK, WEIGHTS, PATH)
     transfer.check_samples(earlier, how["samples"], args.exp_dir)
     if earlier and earlier["task"]["classes"] != train.classes:
@@ -106,11 +107,11 @@ def main(args):
     make_optimizer = functools.partial(optimizer_for, args.optimizer, weight_decay=args.wd)
     model, optimizer, begin = place(model, device, earlier, make_optimizer)
     plan = transfer.plan_steps(args, len(train), device, TASK) | {"image_size": size}
-    say(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {how['split']}")
+    say(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {split}")
     transfer.announce_steps(plan, args.exp_dir, begin)
     work = freeze if frozen else finetune
     last, best, more = work(args, plan, model, optimizer, train, val, look, about, earlier)
-    more |= {"arch": about["backbone"]["arch"], "source": about["backbone"]["source"], "split": how["split"]}
+    more |= {"arch": about["backbone"]["arch"], "source": about["backbone"]["source"], "split": split}
     more |= {"protocol": f"{TASK} {'linear' if frozen else 'finetune'}", "train_samples": len(train)}
     more |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
     outcome.conclude(args, model, train, val, look, plan["bf16"], last, best, about, more)
