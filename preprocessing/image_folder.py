@@ -70,9 +70,10 @@ def image_folder(data_dir, share=NO_VAL_SHARE):
     if not data_dir.is_dir():
         raise FileNotFoundError(f"no folder {data_dir}; --data-dir is the folder that holds train/, or train/ itself")
     folder = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
-    beside = folder.resolve().with_name("val")
+    folder_here = folder.absolute()  # not resolved: a link's own neighbour is meant
+    beside = folder_here.with_name("val")
     train = list_images(folder)
-    if folder.resolve().name.startswith("train") and beside.is_dir():
+    if folder_here.name.startswith("train") and beside.is_dir():
         val = list_images(beside)
         _check_same_classes(train.classes, folder, val.classes, beside)
         return train, val, f"validation: {len(val.paths)} images in {beside}"

@@ -12,12 +12,12 @@ from supervised.recipe import PATH, WEIGHTS, announce, class_weights, one_view, 
 from vicreg import augmentations, distributed
 from vicreg.backbone import create_backbone
 from vicreg.classifier import Classifier, Heads, Labelled, check_percent, stratified_subset
-from vicreg.interruption import Watch, heed_note, leave_note
+from vicreg.interruption import Watch, leave_note
 from vicreg.judge import draw_confusion, judge
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.plan import add_run_arguments, plain
-from vicreg.resume import optimizer_for, read_earlier, save, settle, spread
-from vicreg.run_log import RunLog, claim, say, write_json
+from vicreg.resume import open_run, optimizer_for, read_earlier, save, settle, spread
+from vicreg.run_log import RunLog, say, write_json
 from vicreg.views import count_randomness, counted_view
 
 
@@ -78,14 +78,13 @@ def train(args, dataset, val, split=None, source="supervised"):
         ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
-    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
-    heed_note(args.exp_dir)
+    device, lock = open_run(args)
+    share_classes(dataset, val)
     view = one_view(args.augment, args.augment_set)
     check_percent(args.train_percent)
     earlier = earlier_run(args, dataset.classes, device)
     chosen = stratified_subset(dataset.labels, args.train_percent / 100, args.seed)
     plan = plan_training(args, len(chosen), dataset.patch_size, device, source, earlier.get("batch_size"))
-    lock = claim(args.exp_dir) if distributed.is_main() else None
     model, optimizer, begin = build(args, len(dataset.classes), device, earlier)
     best = earlier.get("best")
     del earlier
@@ -94,7 +93,7 @@ def train(args, dataset, val, split=None, source="supervised"):
     weights = class_weights(args.class_weights, dataset.labels[chosen], len(dataset.classes)).to(device)
     look = {"size": plan["image_size"], "mean": dataset.mean, "std": dataset.std, "device": device}
     samples = Labelled(dataset, chosen, view, plan["image_size"])
-    watch = Watch(device, rate_flag="--lr")
+    watch = Watch(device, "--lr", args.exp_dir)
     batches = CountedBatches(
         len(samples), plan["batch_size"], args.seed, plan["steps"], begin, distributed.rank(), distributed.world_size()
     )
@@ -152,6 +151,19 @@ def train(args, dataset, val, split=None, source="supervised"):
     if lock:
         lock.close()
     distributed.stop()
+
+
+def share_classes(dataset, val):
+    """Give both parts the same classes: lists without names know of no class beyond their own largest label.
+
+    Raises:
+        ValueError: the names do not agree.
+    """
+    most = max(dataset.classes, val.classes, key=len)
+    for part in (dataset, val):
+        if list(part.classes) != list(most[: len(part.classes)]):
+            raise ValueError("the training and the validation list name different classes; make both in one go")
+        part.classes = list(most)
 
 
 def earlier_run(args, classes, device):

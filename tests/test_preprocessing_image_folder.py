@@ -27,6 +27,14 @@ def test_the_root_and_its_training_folder_name_the_same_data(tmp_path, which):
     assert train.paths[10].endswith("train/bee/bee_0.JPEG") and val.paths[5].endswith("val/cat/cat_1.JPEG")
 
 
+def test_the_val_beside_a_link_is_meant_not_one_beside_its_target(tmp_path):
+    write_tree(tmp_path / "elsewhere" / "train")
+    write_tree(tmp_path / "elsewhere" / "val", images=5)
+    write_tree(tmp_path / "here" / "val", images=2)
+    (tmp_path / "here" / "train").symlink_to(tmp_path / "elsewhere" / "train")
+    assert len(image_folder(tmp_path / "here")[1].paths) == 6
+
+
 def test_without_a_val_a_tenth_of_every_class_is_set_aside_the_same_each_time(tmp_path):
     write_tree(tmp_path / "EuroSAT")
     write_tree(tmp_path / "val", ["something", "else"])  # beside it, but of another data set

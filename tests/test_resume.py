@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from vicreg import checkpoint
 from vicreg.run_log import claim
 
 TOY = (
@@ -43,8 +44,8 @@ def last_step(exp_dir):
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=-1)
 
 
-def weights(exp_dir):
-    return torch.load(exp_dir / "model.pth", weights_only=True)
+def weights(exp_dir, name="model.pth"):
+    return torch.load(exp_dir / name, weights_only=True)
 
 
 def assert_same_run(first, second):
@@ -116,7 +117,10 @@ def test_a_finished_run_started_again_does_nothing(pretrain, undisturbed):
 
 def test_a_folder_that_another_run_is_writing_to_is_refused(pretrain, tmp_path):
     with claim(tmp_path / "run"):
+        half_written = tmp_path / "run" / ".model.pth.1.partial"
+        half_written.touch()
         ran = pretrain(tmp_path / "run")
+    assert half_written.exists()
     assert ran.returncode == 1
     assert "another run" in ran.stderr and "Traceback" not in ran.stderr
 
@@ -134,5 +138,29 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     ran = pretrain(run, "--base-lr", "1e20", "--checkpoint-every", "1")
     assert ran.returncode == 1
     assert "--base-lr" in ran.stderr and "Traceback" not in ran.stderr
-    assert all(torch.isfinite(value).all() for value in weights(run)["model"].values())
+    assert all(torch.isfinite(value).all() for value in weights(run, "model.diverged.pth")["model"].values())
     assert not (run / "trained_model.pth").exists()
+    ran = pretrain(run)  # not from the weights whose loss is no number
+    assert ran.returncode == 0 and "nothing left" not in ran.stdout, ran.stderr
+    assert (run / "trained_model.pth").exists()
+
+
+def test_of_several_checkpoints_the_one_whose_weights_gave_no_loss_is_put_aside(tmp_path):
+    for step in (4, 6):
+        checkpoint.save({"step": step}, tmp_path / "model.pth", checkpoint.PREVIOUS_FILE)
+    checkpoint.put_aside(tmp_path, 7)  # weights that came later, in no file
+    assert checkpoint.load_latest(tmp_path)[0]["step"] == 6
+    checkpoint.put_aside(tmp_path, 6)
+    assert checkpoint.load_latest(tmp_path)[0]["step"] == 4 and weights(tmp_path, "model.diverged.pth")["step"] == 6
+
+
+def test_deterministic_algorithms_change_nothing_on_a_cpu(pretrain, undisturbed, tmp_path):
+    ran = pretrain(tmp_path / "run", "--positives", "temporal", "--deterministic")
+    assert ran.returncode == 0, ran.stderr
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_a_finished_run_is_not_taken_for_one_with_other_positives(pretrain, undisturbed):
+    ran = pretrain(undisturbed, "--positives", "same")
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert "holds a finished run with --positives temporal, not same; choose another --exp-dir" in ran.stderr

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from supervised import recipe
+from supervised import classify, recipe
 from supervised.main_supervised_sn7 import get_parser
 from vicreg import judge
 from vicreg.backbone import load_backbone
@@ -176,3 +176,16 @@ def test_a_folder_of_another_kind_of_run_is_refused(supervise, train, tmp_path):
 def test_the_defaults_are_the_earlier_works():
     args = get_parser().parse_args(["--exp-dir", "x"])
     assert (args.arch, args.epochs, args.batch_size, args.lr) == ("resnet18", 100, 64, 0.01)
+
+
+class Part:
+    def __init__(self, *classes):
+        self.classes = list(classes)
+
+
+def test_lists_without_names_share_the_longer_ones_classes():
+    train, val = Part("0", "1", "2"), Part("0", "1")
+    classify.share_classes(train, val)
+    assert train.classes == val.classes == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="name different classes"):
+        classify.share_classes(Part("Peru", "Chad"), Part("Chad"))

@@ -228,6 +228,21 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_is_expected(change, why)
     assert repr(change) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("crop=resize", "crop is resized, fixed or centre"), ("scale=1,0.3", "the smaller first"),
+        ("scale=0,1", "scale is two shares"), ("ratio=0,1", "ratio is two positive"), ("fraction=2", "1 at most"),
+        ("2.flip=1.5", "from 0 to 1"), ("jitter=0.4,0.4,0.4,0.6", "hue 0.5 at most"), ("jitter=-1,0,0,0", "negative"),
+        ("blur_sigma=0,1", "blur_sigma"), ("blur_kernel=-1", "blur_kernel"), ("grey_p=nan", "from 0 to 1"),
+    ],
+)  # fmt: skip
+def test_a_value_that_means_nothing_is_refused(change, why):
+    with pytest.raises(ValueError, match=why) as error:
+        regime("sn7", [change])
+    assert repr(change) in str(error.value)
+
+
 def test_an_unknown_regime_is_refused_with_the_regimes_there_are():
     with pytest.raises(ValueError, match="regime 'simclr'; there are vicreg, sn7, temporal, fmow, crop, none"):
         augmentations.regime("simclr")

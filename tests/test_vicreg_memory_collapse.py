@@ -76,6 +76,22 @@ def test_free_memory_is_a_real_figure_and_is_shared_by_the_processes_of_a_machin
     assert memory.available(torch.device("cpu")) == pytest.approx(alone / 4, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "cache"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ],
+)
+def test_files_that_a_container_has_read_are_no_memory_that_is_taken(tmp_path, monkeypatch, limit, used, stat, cache):
+    (tmp_path / "memory").mkdir()
+    for name, text in ((limit, "800000"), (used, "790000"), (stat, f"anon 90000\n{cache} 700000\n")):
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(memory, "_CGROUP", str(tmp_path))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert memory.available(torch.device("cpu")) == 710000
+
+
 def test_a_collapse_is_named_with_advice_and_a_healthy_run_is_not():
     assert find_collapse(0.5, 80.0, 256, 512) is None
     assert "hardly differ" in find_collapse(0.01, 80.0, 256, 512)

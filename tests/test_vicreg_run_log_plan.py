@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg import command_line, distributed, plan, run_log
+from vicreg import command_line, distributed, plan, resume, run_log
+from vicreg.backbone import create_backbone
 from vicreg.classifier import Classifier, Heads, stratified_subset
 from vicreg.interruption import Watch
 from vicreg.model import expander, parse_mlp
@@ -143,6 +144,7 @@ UNFIT = {
     "--batch-size 16 --accumulate 9": "--accumulate 9 cuts 16 samples a process too small",
     "--batch-size 8 --mlp 8-x": "--mlp 8-x: widths joined by hyphens",
     "--batch-size 8 --augment-set zoom=2": "cannot read 'zoom=2'",
+    "--batch-size 8 --in-chans 4": "--in-chans: 4 channels, but these images have 3",
 }
 
 
@@ -178,6 +180,33 @@ def test_other_numbers_than_the_folders_are_only_noted(tmp_path, capsys):
     earlier = plan.plain(vars(arguments(tmp_path)))
     plan.check_same_run(earlier, vars(arguments(tmp_path, "--batch-size", 64, "--probe-every", 3)), tmp_path)
     assert capsys.readouterr().out == "note: --batch-size was 256 when this run began and is 64 now\n"
+
+
+def test_a_finished_run_may_become_longer_but_not_another_one(tmp_path, capsys):
+    earlier = plan.plain(vars(arguments(tmp_path)))
+    plan.check_same_run(earlier, vars(arguments(tmp_path, "--epochs", 200)), tmp_path, finished=True)
+    assert capsys.readouterr().out == "note: --epochs was 100 when this run began and is 200 now\n"
+    with pytest.raises(
+        ValueError, match="holds a finished run with --batch-size 256, not 64; choose another --exp-dir"
+    ):
+        plan.check_same_run(earlier, vars(arguments(tmp_path, "--batch-size", 64)), tmp_path, finished=True)
+
+
+@pytest.mark.parametrize(("capability", "bf16"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bf16_is_chosen_where_a_gpu_computes_in_it(monkeypatch, capability, bf16):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert plan.wants_bf16("auto", torch.device("cuda")) is bf16
+    assert plan.wants_bf16("bf16", torch.device("cuda")) and not plan.wants_bf16("fp32", torch.device("cuda"))
+    assert not plan.wants_bf16("auto", CPU)
+
+
+def test_processes_that_share_statistics_keep_the_activations_of_fused_norm_layers():
+    backbone = create_backbone("test_efficientnet").eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = backbone(images)
+    converted = resume.convert_sync_batchnorm(backbone)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+    torch.testing.assert_close(converted(images), before)
 
 
 @pytest.mark.parametrize("text", ["", "-", "8-", "8--8", "8,8", "8-x", "0", "8-0", "-8", "8.5"])

@@ -91,7 +91,25 @@ def regime(name, changes=()):
             raise ValueError(f"cannot read {change!r}: NUMBER=VALUE with NUMBER one of {', '.join(known)}")
         for which in (0, 1) if not number else (int(number) - 1,):
             views[which] = dataclasses.replace(views[which], **{field: _parse(value, known[field].default, change)})
+            _check(views[which], change)
     return tuple(views)
+
+
+def _check(view, change):
+    """Raise ValueError where a view's numbers mean nothing."""
+    shares = (view.flip, view.vertical_flip, view.jitter_p, view.grey_p, view.blur_p, view.solarise_p)
+    for right, needed in (
+        (view.crop in ("resized", "fixed", "centre"), "crop is resized, fixed or centre"),
+        (0 < view.scale[0] <= view.scale[1] <= 1, "scale is two shares of the area, the smaller first"),
+        (0 < view.ratio[0] <= view.ratio[1], "ratio is two positive numbers, the smaller first"),
+        (0 < view.fraction <= 1, "fraction is above 0 and 1 at most"),
+        (all(0 <= share <= 1 for share in shares), "probabilities are from 0 to 1"),
+        (min(view.jitter) >= 0 and view.jitter[3] <= 0.5, "jitter is not negative, and its hue 0.5 at most"),
+        (0 < view.blur_sigma[0] <= view.blur_sigma[1], "blur_sigma is two positive numbers, the smaller first"),
+        (view.blur_kernel >= 0, "blur_kernel is not negative"),
+    ):
+        if not right:
+            raise ValueError(f"cannot use {change!r}: {needed}")
 
 
 def _parse(text, like, change):

@@ -12,6 +12,7 @@ from vicreg.run_log import say
 
 MODEL_FILE = "model.pth"  # everything needed to go on
 PREVIOUS_FILE = "model.previous.pth"  # the one before, should a power cut spoil the last one
+DIVERGED_FILE = "model.diverged.pth"  # the last one, where its weights gave a loss that is no number
 BACKBONE_FILE = "trained_model.pth"  # the backbone alone, for everybody else
 
 
@@ -56,6 +57,19 @@ def _keep(path, previous):
         os.replace(path, previous)
     else:
         os.replace(beside, previous)
+
+
+def put_aside(folder, step):
+    """Rename a run's last checkpoint if it is of this step, so that the one before counts. For the main process.
+
+    The loss at a step is that of the weights which the checkpoint of this step holds.
+
+    Args:
+        folder: of the run. step: at which the loss was not finite.
+    """
+    path = Path(folder) / MODEL_FILE
+    if path.is_file() and load(path)["step"] == step:
+        os.replace(path, path.with_name(DIVERGED_FILE))
 
 
 def load_latest(folder, map_location="cpu"):

@@ -11,6 +11,7 @@ import torch
 
 from vicreg import checkpoint, features, files
 from vicreg.backbone import BASELINES, UNTRAINABLE, arch_of, load_backbone
+from vicreg.plan import check_channels
 from vicreg.run_log import say, write_json
 
 DTYPES = ("float32", "float16")
@@ -139,6 +140,7 @@ class FeatureCache:
     def _extract(self, source, dataset):
         if self._backbone[0] != source.digest:
             backbone, info = load_backbone(source.pretrained, source.arch, self.in_chans, self.seed)
+            check_channels(info["in_chans"], dataset, source.name)
             say(f"  {info['report']}")
             # convolutions on a CPU and bf16 ones on a GPU are faster with the channels innermost
             backbone = backbone.to(self.device, memory_format=torch.channels_last)

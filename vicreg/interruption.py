@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from vicreg import checkpoint
 from vicreg.distributed import all_reduce, is_main
 
 NOTE_FILE = "interrupted"  # in a run's folder, while a run that a signal ended waits to be started again
@@ -21,10 +22,11 @@ class Watch:
 
     Args:
         device: of this process. rate_flag: what the user would lower if the loss were no number.
+        folder: of the run, whose checkpoint is put aside if the very weights in it gave such a loss.
     """
 
-    def __init__(self, device, rate_flag="--base-lr"):
-        self._device, self._signal, self._rate_flag = device, 0, rate_flag
+    def __init__(self, device, rate_flag="--base-lr", folder=None):
+        self._device, self._signal, self._rate_flag, self._folder = device, 0, rate_flag, folder
         self._pending = self._copied = None
         self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
 
@@ -57,6 +59,8 @@ class Watch:
         step, values = self._pending
         loss, number = values.tolist()
         if not math.isfinite(loss):
+            if self._folder is not None and is_main():
+                checkpoint.put_aside(self._folder, step)
             raise FloatingPointError(
                 f"the loss is {loss} at step {step}; the last good checkpoint is kept. A lower {self._rate_flag} or a "
                 "longer warm-up (more --epochs) helps most"

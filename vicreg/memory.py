@@ -62,6 +62,9 @@ def estimate(pair, weights, share, batch_size, dim, accumulate=1, processes=1, b
     return fixed + micro * pair + embeddings + 2 * 4 * min(batch_size, dim) ** 2
 
 
+_CGROUP = "/sys/fs/cgroup"
+
+
 def available(device):
     """Bytes that this process may still take: free GPU memory, or its share of the machine's (or the container's)."""
     if device.type == "cuda":
@@ -74,13 +77,15 @@ def _free_main_memory():
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             free = 1024 * int(line.split()[1])
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
-        most, now = _read(limit).strip(), _read(used).strip()
+        most, now = (_read(f"{_CGROUP}/{name}").strip() for name in (limit, used))
         if most.isdigit() and now.isdigit():
-            free = min(free, int(most) - int(now))
+            counts = dict(line.split() for line in _read(f"{_CGROUP}/{stat}").splitlines() if len(line.split()) == 2)
+            reclaimed = int(counts.get(cache, 0))  # pages of files that were read, which count as used until needed
+            free = min(free, int(most) - int(now) + reclaimed)
     return free
 
 

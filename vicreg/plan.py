@@ -1,5 +1,6 @@
 """What a run is going to do, worked out and said before its first step."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ PATH = (
     + ("augment", "augment_set", "image_size", "positives", "max_months_apart")
     + ("sim_coeff", "std_coeff", "cov_coeff", "accumulate", "init_from")
 )
+_BF16_SINCE = (8, 0)  # compute capability (Ampere); older ones compute in float32 and round
 LENGTH = ("epochs", "max_steps")  # what makes a finished run longer
 
 
@@ -31,8 +33,23 @@ def add_run_arguments(parser, settled):
     run.add_argument("--seed", type=int, default=0, help=f"settles {settled}")
     run.add_argument("--max-steps", type=int, help="shorten the run to this many steps")
     run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default: an epoch)")
+    run.add_argument(
+        "--deterministic", action="store_true",
+        help="on GPUs: algorithms that give the same bits each time, somewhat slower (on CPUs they do anyhow)",
+    )  # fmt: skip
     run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
     return run
+
+
+def settle_algorithms(deterministic):
+    """Choose GPU algorithms that give the same bits each time, if that is wanted; to be called before the first one.
+
+    An operation that has none warns and goes on.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def plan_run(args, dataset, device, source, earlier_batch=None):
@@ -61,6 +78,7 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
     if dataset.mean is None:
         raise ValueError("the data set names no channel mean and std (meta.json); write it with make_sn7_csv.py")
     augmentations.regime(args.augment, args.augment_set)
+    check_channels(args.in_chans, dataset, "--in-chans")
     widths = parse_mlp(args.mlp)
     floor = loss_floor(batch_size, widths[-1], args.std_coeff, args.cov_coeff)
     on_gpu = device.type == "cuda"
@@ -111,9 +129,17 @@ def count_steps(samples, batch_size, epochs, max_steps=None):
     return per_epoch, min(epochs * per_epoch, max_steps or epochs * per_epoch)
 
 
+def check_channels(in_chans, dataset, who):
+    """Raise ValueError where a network takes images of another number of channels than a data set has."""
+    if dataset.mean is not None and len(dataset.mean) != in_chans:
+        raise ValueError(f"{who}: {in_chans} channels, but these images have {len(dataset.mean)}")
+
+
 def wants_bf16(precision, device):
-    """Whether ``--precision`` means autocast to bfloat16 on this device."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    """Whether ``--precision`` means autocast to bfloat16 on this device; ``auto`` does not where it is emulated."""
+    if precision != "auto" or device.type != "cuda":
+        return precision == "bf16"
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _BF16_SINCE
 
 
 def share_of(args, processes, earlier_batch):

@@ -10,13 +10,13 @@ import torch
 from vicreg import augmentations, distributed, features
 from vicreg.accumulate import backward
 from vicreg.collapse import find_collapse
-from vicreg.interruption import Watch, heed_note, leave_note
+from vicreg.interruption import Watch, leave_note
 from vicreg.loader import CountedBatches, loader_for
 from vicreg.loss import vicreg_loss
 from vicreg.pictures import save_view_pairs
 from vicreg.plan import add_run_arguments, announce, plan_run
-from vicreg.resume import build, read_earlier, save, spread
-from vicreg.run_log import RunLog, claim, clock, say
+from vicreg.resume import build, open_run, read_earlier, save, spread
+from vicreg.run_log import RunLog, clock, say
 from vicreg.schedule import learning_rate
 from vicreg.views import count_randomness, counted_views
 
@@ -80,11 +80,9 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
-    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    device, lock = open_run(args)
     earlier = read_earlier(args, device)
     plan = plan_run(args, dataset, device, source, earlier.get("batch_size"))
-    lock = claim(args.exp_dir) if distributed.is_main() else None
-    heed_note(args.exp_dir)
     model, optimizer, begin = build(args, plan, device, earlier)
     del earlier
     if distributed.is_main():
@@ -97,7 +95,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
     if hasattr(dataset, "cut_views"):  # image files: each crop comes from the whole image, where that is decoded
         dataset.cut_views(views, plan["image_size"])
         views = tuple(augmentations.already_cut(view) for view in views)
-    watch = Watch(device)
+    watch = Watch(device, folder=args.exp_dir)
     share = (distributed.rank(), distributed.world_size())
     batches = CountedBatches(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
     if args.store == "device":

@@ -15,7 +15,7 @@ from vicreg.backbone import UNTRAINABLE, load_backbone
 from vicreg.classifier import Classifier, Heads, Labelled
 from vicreg.label_efficiency import FrozenFeatures, plan_runs, summarise
 from vicreg.loader import CountedBatches, loader_for
-from vicreg.plan import plain
+from vicreg.plan import check_channels, plain
 from vicreg.run_log import RunLog, say, write_json
 
 
@@ -81,6 +81,7 @@ def probe(args, train, val, chosen=None):
     _check(args, protocol == "freeze")
     device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
+    check_channels(info["in_chans"], train, f"--pretrained {args.pretrained}")
     say(info["report"])
     size = args.image_size or max(1, round(train.patch_size * 7 / 8))
     look = {"size": size, "mean": info["mean"] or train.mean, "std": info["std"] or train.std, "device": device}
@@ -131,6 +132,7 @@ def _evaluate(args, run, backbone, known, train, val, look, quiet):
         """Top-1 and top-5 of every head on the validation samples, and on those held out."""
         if known:
             return [_accuracies(heads, found, labels) for found, labels in known.judged(run)]
+        distributed.share_buffers(model.backbone)
         found = features.extract(model.backbone, val, **look)
         return [_accuracies(heads, found, val.labels.to(device))]
 

@@ -1,16 +1,31 @@
 """What a training run is made of, new or as its folder has it, and how it is kept."""
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import checkpoint, distributed
 from vicreg.backbone import create_backbone, initialise
+from vicreg.interruption import heed_note
 from vicreg.lars import LARS
 from vicreg.model import VICReg, parse_mlp
-from vicreg.plan import PATH, WEIGHTS, check_same_run, plain
-from vicreg.run_log import say
+from vicreg.plan import PATH, WEIGHTS, check_same_run, plain, settle_algorithms
+from vicreg.run_log import claim, say
 
 TODAYS = ("weight_decay", "momentum")  # what a run that goes on takes from its arguments, as it does the rate
+
+
+def open_run(args):
+    """Join the other processes and claim the run's folder, before anything there is read: reading tidies up.
+
+    Returns:
+        torch.device of this process, and the lock, to be closed at the end; None but on the main process.
+    """
+    settle_algorithms(args.deterministic)
+    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    lock = claim(args.exp_dir) if distributed.is_main() else None
+    heed_note(args.exp_dir)
+    return device, lock
 
 
 def read_earlier(args, device, kind="pretraining", mark="mlp", weights=WEIGHTS, path_names=PATH):
@@ -52,9 +67,9 @@ def place(model, device, earlier, make_optimizer, compiled=False):
     """Bring a model to its device, with the earlier run's weights and optimizer if there was one; see ``build``."""
     model = model.to(device, memory_format=torch.channels_last)  # faster for convolutions, on CPUs too
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         if distributed.world_size() > 1:
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of timm's fused norm layers
     if compiled:
         model.compile()
     optimizer = make_optimizer(model)

@@ -12,7 +12,15 @@ import torch
 from vicreg import checkpoint, distributed
 from vicreg.backbone import UNTRAINABLE, create_backbone, load_backbone
 from vicreg.interruption import Watch, heed_note, leave_note
-from vicreg.plan import add_run_arguments, check_positive, count_steps, plain, say_progress, wants_bf16
+from vicreg.plan import (
+    add_run_arguments,
+    check_positive,
+    count_steps,
+    plain,
+    say_progress,
+    settle_algorithms,
+    wants_bf16,
+)
 from vicreg.resume import read_earlier, save_state, with_prefix, without_prefix
 from vicreg.run_log import RunLog, claim, say, write_json
 from vicreg.views import count_randomness
@@ -67,6 +75,7 @@ def open_run(args, task, weights=WEIGHTS, path_names=PATH):
     check_positive(args, ("epochs", "batch_size", "lr", "max_steps", "checkpoint_every"))
     if args.wd < 0 or args.grad_clip < 0 or args.workers < 0:
         raise ValueError("--wd, --grad-clip and --workers must be 0 or more")
+    settle_algorithms(args.deterministic)
     device = distributed.start(args.device)
     if distributed.world_size() > 1:
         raise ValueError(f"{task} is trained by one process; start it without torchrun, or with --nproc-per-node 1")
@@ -172,7 +181,7 @@ def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, a
     """
     device = next(model.parameters()).device
     begin, last, best = (earlier.get(key) for key in ("step", "last", "best"))
-    watch, log = Watch(device, rate_flag="--lr"), RunLog(args.exp_dir, begin or 0, plan["steps"])
+    watch, log = Watch(device, "--lr", args.exp_dir), RunLog(args.exp_dir, begin or 0, plan["steps"])
     batches = iter(loader)
     model.train()
     for step in range(begin or 0, plan["steps"]):

@@ -103,7 +103,7 @@ def loop(run, begin, device, bf16):
     cfg, model = run.cfg, run.model
     steps, processes = cfg.SOLVER.MAX_ITER, distributed.world_size()
     parallel = spread(model.train(), device)
-    watch = Watch(device, rate_flag="SOLVER.BASE_LR")
+    watch = Watch(device, "SOLVER.BASE_LR", run.args.exp_dir)
     records = run.splits["train"].records
     batches = iter(training_batches(records, cfg, run.args.seed, begin, distributed.rank(), processes, device))
     log = RunLog(run.args.exp_dir, begin, steps)
