@@ -23,10 +23,12 @@ endif
 INSTALL_DETECTRON2 := downstream/detectron2_crowdai_detection_task/install_detectron2.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format
+.PHONY: help install quickstart test lint format
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 22
+
+install: $(READY) $(DETECTRON2)  ## the environment alone (.venv, or VENV=/elsewhere), with Detectron2's Python
 
 quickstart: $(READY)  ## the main job, from a made-up sample (or SN7_DIR=/path/to/SN7/train) to a table of results
 	PYTHON='$(RUN)' SN7_DIR='$(SN7_DIR)' bash exp/quickstart.sh

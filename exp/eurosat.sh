@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # EuroSAT with several backbones: a linear head on frozen features, then 10 epochs of all weights; the table of both.
 #
-#   bash exp/eurosat.sh random supervised=exp/supervised/trained_model.pth vicreg=exp/sn7/trained_model.pth
+#   bash exp/eurosat.sh random supervised=exp/sn7_transfer/supervised/trained_model.pth
 #   DATA=EuroSAT/2750 RUNS=exp/eurosat ARCH=resnet18 HOW=freeze bash exp/eurosat.sh random imagenet
 #
 # Each backbone is NAME=FILE, or random or imagenet. TTA=1 judges over eight positions too. Started again, it goes on
 # where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-.venv/bin/python}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 runs=${RUNS:-exp/eurosat}
 data=${DATA:-data/EuroSAT/2750}
 [ $# -gt 0 ] || { echo "eurosat: name backbones, such as: random vicreg=exp/sn7/trained_model.pth" >&2; exit 1; }

@@ -8,7 +8,7 @@
 # (N - 1) / D, which makes the covariance term weigh as much as at D = N - 1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-.venv/bin/python}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 patches=${CSV_DIR:-data/sn7}
 runs=${RUNS:-exp/expander_study}
 

@@ -8,9 +8,9 @@
 # are nearly left alone, because they tell places apart. AdamW, because the run is short and the batch small.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-.venv/bin/python}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 patches=${CSV_DIR:-data/sn7}
-run=${RUN:-exp/sn7_resnet18}
+run=${RUN:-exp/sn7_resnet18${POSITIVES:+_$POSITIVES}}
 
 $python vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 \
     --positives "${POSITIVES:-neighbour}" --augment temporal \

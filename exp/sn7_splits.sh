@@ -9,7 +9,7 @@
 # two views of one image (same) or of one place in two months (temporal).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-.venv/bin/python}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 patches=${CSV_DIR:-data/sn7}
 runs=${RUNS:-exp/sn7_splits}
 views=(crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 grey_p=0 blur_p=0)

@@ -10,7 +10,7 @@
 # network that can tell patches by their colour alone has no need of shapes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-.venv/bin/python}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 patches=${CSV_DIR:-data/sn7_64}
 runs=${RUNS:-exp/sn7_transfer}
 precision=${PRECISION:-fp32}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from preprocessing.overlap import describe, overlap
 from vicreg import features, figures, files, pictures, result_table
 from vicreg.distributed import world_size
 from vicreg.embeddings import dataset_digest
@@ -37,13 +38,16 @@ def compare(exp_dir, backbones, protocols, cache, settings, args=None):
     for number, protocol in enumerate(protocols, 1):
         if protocol:
             say(f"protocol {number}: {protocol.line}")
+    first = protocols[0]
+    shared = overlap(first.train.dataset, first.test.dataset)
+    say(describe(shared))
     for source in backbones:
         started = time.perf_counter()
         say(f"{source.name} ({source.pretrained})")
         own = folder / source.name
         own.mkdir(parents=True, exist_ok=True)
         result = {"pretrained": source.pretrained, "arch": source.arch or source.pretrained, "source": source.name}
-        result |= {"image_size": cache.size, "dtype": cache.dtype}
+        result |= {"image_size": cache.size, "dtype": cache.dtype, "overlap": shared}
         for number, protocol in enumerate(protocols, 1):
             if protocol is None:
                 continue
