@@ -12,6 +12,15 @@ from vicreg.sweep import rank_classes, sweep
 HELD_OUT = 0.1  # of the training samples of each class, to choose the rate on
 
 
+def best_place(scores):
+    """Place of the best score; of several that are equally good the middle one, since few samples often tie.
+
+    The first would be the smallest rate, whose head has hardly left its random beginning.
+    """
+    best = np.flatnonzero(np.asarray(scores) == max(scores))
+    return int(best[len(best) // 2])
+
+
 def fit_head(args, model, train, look, bf16):
     """Give a frozen classifier its head: the best of several rates on held-out training samples, fitted again on all.
 
@@ -46,7 +55,7 @@ def fit_head(args, model, train, look, bf16):
         rest = np.setdiff1d(np.arange(len(train)), aside)
         ranked = rank_classes(*heads(rest, args.lr_head), views[0, aside])
         scores = [features.accuracy(found, labels[aside])["top1"] for found in ranked]
-        rate = args.lr_head[int(np.argmax(scores))]
+        rate = args.lr_head[best_place(scores)]
         shown = "  ".join(f"{rate:g}: {score:.4f}" for rate, score in zip(args.lr_head, scores, strict=True))
         say(f"top-1 on {len(aside)} held-out training samples by rate\n  {shown}\nrate {rate:g}")
     weight, bias = heads(np.arange(len(train)), [rate])
