@@ -40,7 +40,7 @@ def undisturbed(train, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, 2, 4])
 def test_killed_ten_times_at_random_moments_the_weights_are_those_of_an_undisturbed_run(
     train, undisturbed, tmp_path, processes
 ):

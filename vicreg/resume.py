@@ -83,12 +83,34 @@ def place(model, device, earlier, make_optimizer, compiled=False):
     return model, optimizer, earlier["step"]
 
 
+class _Asked(torch.nn.Module):
+    """A network that answers a call without input with a sum over its parameters, whose gradient is 0."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs):
+        if inputs:
+            return self.network(*inputs)
+        return 0.0 * sum(p.sum() for p in self.network.parameters() if p.requires_grad)
+
+
 def spread(model, device):
-    """The model as all processes train it together: gradients are averaged over them."""
+    """The model as all processes train it together: gradients are averaged over them.
+
+    After its first backward pass DistributedDataParallel sorts the gradients into buckets anew, and from three
+    processes on a number's place in its bucket decides in which order it is added up. A run that is started again would
+    then take its first step with other sums than the undisturbed run; so that pass is made here, before any step.
+    """
     if distributed.world_size() == 1:
         return model
     on_gpu = {"device_ids": [device]} if device.type == "cuda" else {}
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, **on_gpu)
+    parallel = DistributedDataParallel(_Asked(model), gradient_as_bucket_view=True, **on_gpu)
+    parallel().backward()
+    for parameter in model.parameters():
+        parameter.grad = None
+    return parallel
 
 
 def optimizer_for(name, model, weight_decay, momentum=0.9):
