@@ -48,8 +48,9 @@ def serve():
 if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     import timm  # noqa: F401
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-    from vicreg import main_vicreg_sn7  # noqa: F401
+    from vicreg import main_vicreg_sn7, run_log  # noqa: F401
+
+    run_log.summary_writer()
 
     serve()

@@ -26,9 +26,8 @@ def bytes_of_one_pair(arch, in_chans, size, widths, bf16=False):
         ValueError: the backbone does not take views of this size.
     """
     samples, kept = 2, {}
-    with torch.device("meta"):
-        network = VICReg(create_backbone(arch, in_chans), widths)
-        views = torch.empty(samples, in_chans, size, size)
+    network = _without_numbers(arch, in_chans, widths)
+    views = torch.empty(samples, in_chans, size, size, device="meta")
     parameters = {p.untyped_storage()._cdata for p in network.parameters()}
 
     def note(tensor):
@@ -45,6 +44,15 @@ def bytes_of_one_pair(arch, in_chans, size, widths, bf16=False):
     del outputs
     activations = sum(storage.nbytes() for storage in kept.values()) / samples
     return activations * (0.5 if bf16 else 1.0), sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def _without_numbers(arch, in_chans, widths):
+    """The network on the meta device; by way of the CPU where timm reads numbers as it builds (Swin before 1.0.22)."""
+    try:
+        with torch.device("meta"):
+            return VICReg(create_backbone(arch, in_chans), widths)
+    except NotImplementedError:
+        return VICReg(create_backbone(arch, in_chans), widths).to("meta")
 
 
 def estimate(pair, weights, share, batch_size, dim, accumulate=1, processes=1, bf16=False):

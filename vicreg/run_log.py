@@ -4,6 +4,7 @@ import fcntl
 import json
 import sys
 import time
+import types
 from pathlib import Path
 
 import torch
@@ -11,6 +12,18 @@ from tqdm import tqdm
 
 from vicreg import files
 from vicreg.distributed import is_main
+
+
+def summary_writer():
+    """PyTorch's ``SummaryWriter``, which is slow to import and of use to the main process alone.
+
+    TensorBoard then writes files by itself even where TensorFlow is installed, which would take seconds to import, take
+    GPU memory, and raise other errors than OSErrors.
+    """
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter
 
 
 def write_json(path, content):
@@ -70,14 +83,13 @@ class RunLog:
         self._bar = tqdm(total=total_steps, initial=step, unit=unit, disable=hidden, dynamic_ncols=True)
         if not is_main():
             return
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, of use here only
 
         exp_dir = Path(exp_dir)
         path = exp_dir / "stats.txt"
         kept = [line for line in read_stats(path) if line.get("step", 0) <= step] if step else []
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
-        self._board = SummaryWriter(exp_dir / "tensorboard", purge_step=step + 1 if step else None)
+        self._board = summary_writer()(exp_dir / "tensorboard", purge_step=step + 1 if step else None)
 
     def add(self, values, waited=0.0):
         """Count one step: dict of scalar tensors (not read until the line is written), seconds waited for data."""
