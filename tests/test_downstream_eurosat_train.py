@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.eurosat_landcover_clsf_task import data, linear, looking, train_eurosat
+from downstream.eurosat_landcover_clsf_task import data, looking, train_eurosat
 from vicreg import checkpoint
 from vicreg.backbone import create_backbone
 from vicreg.classifier import Classifier, Heads
@@ -92,11 +92,6 @@ def test_a_linear_head_on_frozen_features_leaves_the_backbone_as_it_was(eurosat_
     capsys.readouterr()
     again = train(eurosat_tree, tmp_path / "run", *more, "--weights", "frozen")  # the same, in other words
     assert "nothing left to do" in capsys.readouterr().out and again["last"] == result["last"]
-
-
-def test_of_rates_that_are_equally_good_the_middle_one_is_taken():
-    assert linear.best_place([0.2, 0.5, 0.4]) == 1
-    assert linear.best_place([1.0, 1.0, 1.0, 0.3, 0.1]) == 1 and linear.best_place([0.1, 1.0, 1.0, 1.0, 0.1]) == 2
 
 
 def test_lists_choose_the_images_whatever_their_suffix(eurosat_tree, tmp_path):

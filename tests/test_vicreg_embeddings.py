@@ -304,3 +304,8 @@ def test_a_map_separates_what_is_separate(tmp_path):
     middles = np.stack([found[labels == label].mean(0) for label in (0, 1)])
     nearer = ((found[:, None] - middles) ** 2).sum(2).argmin(1)
     assert (nearer == labels).all() and (tmp_path / "map.png").stat().st_size > 5000
+
+
+def test_of_rates_that_are_equally_good_the_middle_one_is_taken():
+    assert sweep.best_place([0.2, 0.5, 0.4]) == 1
+    assert sweep.best_place([1.0, 1.0, 1.0, 0.3, 0.1]) == 1 and sweep.best_place([0.1, 1.0, 1.0, 1.0, 0.1]) == 2

@@ -56,6 +56,18 @@ def test_an_architecture_that_cannot_take_the_views_is_refused_with_the_flag():
         memory.bytes_of_one_pair("swin_tiny_patch4_window7_224", 3, 40, [8])
 
 
+def test_a_network_that_reads_numbers_as_it_is_built_is_estimated_all_the_same(monkeypatch):
+    expected, create = memory.bytes_of_one_pair("test_resnet", 3, 32, [8]), memory.create_backbone
+
+    def reading(*args):
+        if torch.get_default_device().type == "meta":
+            raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+        return create(*args)
+
+    monkeypatch.setattr(memory, "create_backbone", reading)
+    assert memory.bytes_of_one_pair("test_resnet", 3, 32, [8]) == expected
+
+
 NUMBERS = {"pair": 1e6, "weights": 1e8, "batch_size": 1024, "dim": 100, "processes": 1}
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from contextlib import closing
 from types import SimpleNamespace
@@ -31,6 +32,17 @@ class Patches(list):
 
 def arguments(tmp_path, *words):
     return get_parser("a test").parse_args(["--exp-dir", str(tmp_path / "run"), *map(str, words)])
+
+
+def test_tensorflow_is_left_alone_even_where_it_is_installed(repo_root, tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('TensorFlow was imported')")
+    code = f"from vicreg.run_log import RunLog; log = RunLog({str(tmp_path)!r}); "
+    code += "log.write({'step': 1, 'loss': 2.0}); log.close()"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=repo_root, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
 def test_a_line_averages_over_all_steps_since_the_line_before_in_training_time(tmp_path, monkeypatch):

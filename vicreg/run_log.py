@@ -70,7 +70,7 @@ class RunLog:
     """Averages over intervals, written as lines. Silent in all processes but the main one.
 
     Args:
-        exp_dir: the run's folder, made if missing.
+        exp_dir: the run's folder, see ``claim``.
         step: where the run starts; lines of a run cut off after that step are dropped, they will come again.
         total_steps: for the progress bar. unit: what one step counts in.
     """

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 RATES = tuple(float(f"{10 ** (n / 2 - 3):.3g}") for n in range(13))  # 0.001 to 1000, two a decade
@@ -55,3 +56,12 @@ def rank_classes(weight, bias, features, most=5, chunk=4096):
         falling = -torch.arange(classes, device=logits.device, dtype=logits.dtype)
         found.append(torch.where(finite, logits, falling).topk(min(most, classes), dim=2).indices)
     return torch.cat(found).transpose(0, 1)
+
+
+def best_place(scores):
+    """Place of the best score; of several that are equally good the middle one, since few samples often tie.
+
+    The first would be the smallest rate, whose head has hardly left its random beginning.
+    """
+    best = np.flatnonzero(np.asarray(scores) == max(scores))
+    return int(best[len(best) // 2])

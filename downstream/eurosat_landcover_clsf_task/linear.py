@@ -7,18 +7,9 @@ from downstream.eurosat_landcover_clsf_task.looking import TURNS, extract
 from vicreg import augmentations, features
 from vicreg.classifier import hold_out
 from vicreg.run_log import say
-from vicreg.sweep import rank_classes, sweep
+from vicreg.sweep import best_place, rank_classes, sweep
 
 HELD_OUT = 0.1  # of the training samples of each class, to choose the rate on
-
-
-def best_place(scores):
-    """Place of the best score; of several that are equally good the middle one, since few samples often tie.
-
-    The first would be the smallest rate, whose head has hardly left its random beginning.
-    """
-    best = np.flatnonzero(np.asarray(scores) == max(scores))
-    return int(best[len(best) // 2])
 
 
 def fit_head(args, model, train, look, bf16):
