@@ -53,7 +53,8 @@ def run_script():
 
     def run(script, *arguments, cwd=ROOT, timeout=300):
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as ``fork``: sums depend on how many threads share them
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run
 
