@@ -19,11 +19,14 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+from PIL import Image
 
-from preprocessing import fingerprints, parts  # noqa: E402
-from preprocessing.findings import fingerprint  # noqa: E402
+from preprocessing.audit import (
+    phash,
+    samples,
+)
+from preprocessing.audit.compare import fingerprint
 
 THRESHOLDS = (20, 24, 28)
 CONTRASTS = (0.0, 2.0, 3.0)
@@ -83,11 +86,11 @@ def measure(train, val, planted, workers):
     """Print the tables of one data set; returns the rates at the default thresholds."""
     clock = time.perf_counter()
     stored = fingerprint(train, (0,), False, workers, plain)
-    queries = fingerprint(val, fingerprints.SHIFTS, True, workers, plain)
+    queries = fingerprint(val, phash.SHIFTS, True, workers, plain)
     hashed = time.perf_counter()
     words = stored.words[:, 0]
-    usable, asked = stored.contrast >= fingerprints.MIN_CONTRAST, queries.contrast >= fingerprints.MIN_CONTRAST
-    fingerprints.nearest(queries.words[asked], words[usable], fingerprints.MOST, workers)
+    usable, asked = stored.contrast >= phash.MIN_CONTRAST, queries.contrast >= phash.MIN_CONTRAST
+    phash.nearest(queries.words[asked], words[usable], phash.MOST, workers)
     searched = time.perf_counter()
     pairs = len(val.samples) * len(train.samples)
     print(
@@ -100,25 +103,25 @@ def measure(train, val, planted, workers):
     print("|---" * (len(THRESHOLDS) + 2) + "|")
     for contrast in CONTRASTS:
         kept, rows = stored.contrast >= contrast, queries.contrast >= contrast
-        found = [fingerprints.nearest(queries.words[rows], words[kept], most, workers)[0] for most in THRESHOLDS]
+        found = [phash.nearest(queries.words[rows], words[kept], most, workers)[0] for most in THRESHOLDS]
         shares = [float((index >= 0).mean()) for index in found]
         print(f"| {contrast:g} | {rows.mean():.1%} | " + " | ".join(f"{share:.2%}" for share in shares) + " |")
-        if contrast == fingerprints.MIN_CONTRAST:
-            rates["unrelated"] = shares[THRESHOLDS.index(fingerprints.MOST)]
+        if contrast == phash.MIN_CONTRAST:
+            rates["unrelated"] = shares[THRESHOLDS.index(phash.MOST)]
     rng = np.random.default_rng(1)
     chosen = np.sort(rng.choice(np.flatnonzero(usable), min(planted, int(usable.sum())), replace=False))
     print("| planted copies found | " + " | ".join(f"{most} bits" for most in THRESHOLDS) + " |")
     print("|---" * (len(THRESHOLDS) + 1) + "|")
     for name, change in PLANTS.items():
-        copies = parts.Part("", [""] * len(chosen), lambda n, c=change: c(train.pixels(chosen[n])), None, None)
-        prints = fingerprint(copies, fingerprints.SHIFTS, True, workers, plain)
+        copies = samples.Part("", [""] * len(chosen), lambda n, c=change: c(train.pixels(chosen[n])), None, None)
+        prints = fingerprint(copies, phash.SHIFTS, True, workers, plain)
         own = words[chosen][:, None] ^ prints.words
-        bits = fingerprints.ones(own).sum(-1, dtype=np.int64)
-        low = fingerprints.ones(own[..., 0])
-        seen = prints.contrast >= fingerprints.MIN_CONTRAST  # the copy has to pass, too
+        bits = phash.ones(own).sum(-1, dtype=np.int64)
+        low = phash.ones(own[..., 0])
+        seen = prints.contrast >= phash.MIN_CONTRAST  # the copy has to pass, too
         shares = [float((seen & ((bits <= most) & (low <= most // 2)).any(1)).mean()) for most in THRESHOLDS]
         print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
-        rates[name] = shares[THRESHOLDS.index(fingerprints.MOST)]
+        rates[name] = shares[THRESHOLDS.index(phash.MOST)]
     return rates
 
 
@@ -127,11 +130,11 @@ def main(args):
     rates = {}
     if args.sn7:
         print(f"\nSN7, {args.sn7}")
-        train, val = (parts.from_list(args.sn7 / f"{name}.csv") for name in ("train", "val"))
+        train, val = (samples.from_list(args.sn7 / f"{name}.csv") for name in ("train", "val"))
         rates["sn7"] = measure(train, val, args.planted, args.workers)
     if args.eurosat:
         print(f"\nEuroSAT, {args.eurosat}")
-        rates["eurosat"] = measure(*random_halves(parts.from_folder(args.eurosat)), args.planted, args.workers)
+        rates["eurosat"] = measure(*random_halves(samples.from_folder(args.eurosat)), args.planted, args.workers)
     print(json.dumps(rates))
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vicreg.loss import vicreg_loss  # noqa: E402
+from vicreg.losses.vicreg import vicreg_loss
 
 
 def textbook_loss(z1, z2):

@@ -17,10 +17,13 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
+import numpy as np
+import pandas as pd
 
-from preprocessing.temporal import TemporalPairs, month_number  # noqa: E402
+from vicreg.data.pairs import (
+    TemporalPairs,
+    month_number,
+)
 
 
 def get_parser():

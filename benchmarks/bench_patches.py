@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from preprocessing.sn7 import SN7Patches  # noqa: E402
+from vicreg.data.sn7 import SN7Patches
 
 TARGET = 500
 

@@ -17,10 +17,10 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import pandas as pd  # noqa: E402
+import pandas as pd
 
-from vicreg import command_line  # noqa: E402
-from vicreg.run_log import read_stats  # noqa: E402
+from vicreg.common import cli
+from vicreg.common.logger import read_stats
 
 CURVES = ("loss", "repr_loss", "std_loss", "cov_loss", "embedding_std", "effective_rank", "knn20_top1")
 
@@ -126,4 +126,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -14,7 +14,11 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from vicreg import command_line, files, result_table  # noqa: E402
+from vicreg.common import (
+    cli,
+    files,
+)
+from vicreg.eval import tables
 
 COLUMNS = ("top1", "top5", "label1_top1", "label10_top1", "knn20_top1", "kmeans_accuracy")
 
@@ -50,10 +54,10 @@ def main(args):
     """Print the table and keep it."""
     results = read(args.folder)
     kept = {name: {key: result.get(key) for key in (*args.columns, "intervals")} for name, result in results.items()}
-    table = result_table.as_markdown(kept)
+    table = tables.as_markdown(kept)
     files.write_text(args.folder / "splits.md", table + "\n")
     print(f"{table}\n\n{args.folder / 'splits.md'}")
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -19,9 +19,14 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from preprocessing import findings, findings_text, fingerprints, parts  # noqa: E402
+from preprocessing.audit import (
+    compare,
+    phash,
+    samples,
+    text_report,
+)
 
 
 def get_parser():
@@ -36,15 +41,15 @@ def get_parser():
     add(
         "--max-bits",
         type=int,
-        default=fingerprints.MOST,
-        help=f"bits of {fingerprints.HASH_SIZE**2} in which the hashes may differ (default: {fingerprints.MOST})",
+        default=phash.MOST,
+        help=f"bits of {phash.HASH_SIZE**2} in which the hashes may differ (default: {phash.MOST})",
     )
     add(
         "--min-contrast",
         type=float,
-        default=fingerprints.MIN_CONTRAST,
+        default=phash.MIN_CONTRAST,
         help="images with less texture (grey levels of 255, in half of their area) are left out of the near "
-        f"duplicates: water and cloud all look alike (default: {fingerprints.MIN_CONTRAST:g})",
+        f"duplicates: water and cloud all look alike (default: {phash.MIN_CONTRAST:g})",
     )
     add("--no-turns", action="store_true", help="do not look for flips and quarter turns (8 times as fast)")
     add("--no-shifts", action="store_true", help="do not look for shifts up to 1/16 of the side (25 times as fast)")
@@ -77,31 +82,31 @@ def check(parser, args):
 def open_parts(args):
     """Training and validation part, as the arguments name them."""
     if args.coco:
-        return [parts.from_coco(*pair) for pair in zip(args.coco, args.coco_images or (None, None), strict=True)]
+        return [samples.from_coco(*pair) for pair in zip(args.coco, args.coco_images or (None, None), strict=True)]
     paths = [args.paths[0] / f"{name}.csv" for name in args.parts] if len(args.paths) == 1 else args.paths
     return [
-        parts.from_list(path, args.data_dir) if path.suffix == ".csv" else parts.from_folder(path) for path in paths
+        samples.from_list(path, args.data_dir) if path.suffix == ".csv" else samples.from_folder(path) for path in paths
     ]
 
 
 def main(args):
     """Audit, print, and return the exit code."""
     train, val = open_parts(args)
-    shifts = (0,) if args.no_shifts else fingerprints.SHIFTS
+    shifts = (0,) if args.no_shifts else phash.SHIFTS
 
     def bar(iterator, description, total):
         return tqdm(iterator, description, total, disable=None)  # none without a terminal
 
-    found = findings.compare(train, val, not args.no_pixels, args.max_bits, args.min_contrast, shifts,
+    found = compare.compare(train, val, not args.no_pixels, args.max_bits, args.min_contrast, shifts,
                              not args.no_turns, args.workers, bar)  # fmt: skip
-    found = findings.shorten(found, args.examples)
-    named = findings.with_names(found, train, val)
+    found = compare.shorten(found, args.examples)
+    named = compare.with_names(found, train, val)
     if args.json:
         content = json.dumps(named, indent=1, ensure_ascii=False)
         print(content) if args.json == "-" else Path(args.json).write_text(content + "\n", encoding="utf-8")
     if args.json != "-":
-        print(findings_text.text(named, not args.no_turns, not args.no_shifts))
-    if args.picture and not findings_text.draw(args.picture, found, train, val):
+        print(text_report.text(named, not args.no_turns, not args.no_shifts))
+    if args.picture and not text_report.draw(args.picture, found, train, val):
         print("nothing to draw: no pairs", file=sys.stderr)
     if args.max_overlap is not None and found["overlap"]["share"] * 100 > args.max_overlap:
         print(f"audit_split: more than --max-overlap {args.max_overlap:g} % overlap", file=sys.stderr)

@@ -18,9 +18,12 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from preprocessing import fmow_scan, outputs, scan  # noqa: E402
+from preprocessing import problems as problem_report
+from preprocessing.fmow import index
+from preprocessing.sn7 import writer
+from vicreg.common import files
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "data" / "fmow"
 
@@ -54,20 +57,20 @@ def main(args):
     if args.seed < 0 or len(set(args.splits)) < len(args.splits):
         raise ValueError("--seed must be 0 or more, and every one of --splits another")
     bar = functools.partial(tqdm, desc="checking files", disable=None)  # none without a terminal
-    table, problems = fmow_scan.scan_tree(args.data_dir, args.splits, args.workers, bar)
+    table, problems = index.scan_tree(args.data_dir, args.splits, args.workers, bar)
     if problems:
-        print(scan.report(problems), file=sys.stderr)
+        print(problem_report.report(problems), file=sys.stderr)
     if problems and args.on_error == "stop":
         raise ValueError(f"nothing written: the problems in {args.data_dir} are listed above; mend them, or leave "
                          "the bad files out with --on-error skip")  # fmt: skip
     empty = [split for split in args.splits if not (table.split == split).any()]
     if empty:
         raise ValueError(f"no usable image in {args.data_dir / empty[0]}")
-    table, meta = fmow_scan.describe(table, args.data_dir, args.stats_images, args.seed)
-    with outputs.beside(args.out_dir) as partial:
-        names = fmow_scan.write_lists(table, meta, partial)
-        outputs.publish(partial, args.out_dir, names)
-    print(fmow_scan.summary(meta, problems, args.out_dir, time.perf_counter() - started))
+    table, meta = index.describe(table, args.data_dir, args.stats_images, args.seed)
+    with files.beside(args.out_dir) as partial:
+        names = index.write_lists(table, meta, partial)
+        writer.publish(partial, args.out_dir, names)
+    print(index.summary(meta, problems, args.out_dir, time.perf_counter() - started))
 
 
 if __name__ == "__main__":

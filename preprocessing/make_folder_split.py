@@ -23,13 +23,15 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
 
-from preprocessing import outputs, splits  # noqa: E402
-from preprocessing.image_folder import list_images  # noqa: E402
-from preprocessing.scan import quiet_georeference  # noqa: E402
+from preprocessing.sn7 import writer
+from vicreg.common import files
+from vicreg.data import subsets
+from vicreg.data.image_folder import list_images
+from vicreg.inference.rasters import quiet_georeference
 
 RULES = ("image", "location", "block")
 NAMES = ("train.txt", "val.txt", "train.csv", "val.csv", "meta.json")
@@ -98,9 +100,9 @@ def hold_out(rule, paths, labels, locations, longitudes, fraction, seed):
         fraction: share of the images (of the locations for location). seed: of the draw.
     """
     if rule == "image":
-        return splits.held_out_images(labels, fraction, seed)
+        return subsets.held_out_images(labels, fraction, seed)
     if rule == "location":
-        return np.isin(locations, splits.held_out_locations(locations, fraction, seed))
+        return np.isin(locations, subsets.held_out_locations(locations, fraction, seed))
     border = np.quantile(longitudes, 1 - fraction)
     held_out = longitudes > border
     if not held_out.any():
@@ -111,7 +113,7 @@ def hold_out(rule, paths, labels, locations, longitudes, fraction, seed):
 def main(args):
     """List, split, write."""
     started = time.perf_counter()
-    splits.check_fraction(args.val_fraction)
+    subsets.check_fraction(args.val_fraction)
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; 0 or more is needed")
     if not args.data_dir.is_dir():
@@ -128,12 +130,12 @@ def main(args):
     split = {"rule": args.split, "val_fraction": args.val_fraction, "achieved": float(held_out.mean())}
     split |= {"seed": None if args.split == "block" else args.seed, "location_pattern": args.location_pattern}
     meta = {"classes": listing.classes, "source": str(args.data_dir.resolve()), "split": split}
-    with outputs.beside(args.out_dir) as partial:
+    with files.beside(args.out_dir) as partial:
         for name, part in parts.items():
             part.to_csv(partial / f"{name}.csv", index=False)
             (partial / f"{name}.txt").write_text("".join(f"{path}\n" for path in part.path), encoding="utf-8")
         (partial / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        outputs.publish(partial, args.out_dir, NAMES)
+        writer.publish(partial, args.out_dir, NAMES)
     places = len(set(parts["val"].location) & set(parts["train"].location))
     print(f"{len(table)} images of {len(listing.classes)} classes; split {args.split}: {len(parts['train'])} to train, "
           f"{len(parts['val'])} to validate ({held_out.mean():.3f})")  # fmt: skip

@@ -18,9 +18,17 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from preprocessing import geocode, outputs, pack, scan, splits  # noqa: E402
+from preprocessing import problems as problem_report
+from preprocessing.sn7 import (
+    geocode,
+    index,
+    pack,
+    splits,
+    writer,
+)
+from vicreg.common import files
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "data" / "sn7"
 
@@ -62,34 +70,34 @@ def main(args):
     fraction = splits.check_arguments(args.split, args.grid, args.val_fraction, args.seed)
     if args.val_fraction is not None and fraction is None:
         print("--val-fraction is ignored: the published lists settle what is held out", file=sys.stderr)
-    mosaics, problems = scan.scan_tree(args.data_dir, args.workers)
+    mosaics, problems = index.scan_tree(args.data_dir, args.workers)
     known = geocode.read_places(geocode.SHIPPED_PLACES)
     if args.labels_override:
-        known |= geocode.read_places(args.labels_override, {path.name for path in scan.list_aois(args.data_dir)})
-    places, wrong = scan.locate_aois(mosaics, known)
+        known |= geocode.read_places(args.labels_override, {path.name for path in index.list_aois(args.data_dir)})
+    places, wrong = index.locate_aois(mosaics, known)
     problems += wrong
     if mosaics:
         pack.check_grid(args.grid, mosaics[0].width)
         if fraction is None:  # before the pixels are read
             splits.published_parts([mosaic.name.aoi for mosaic in mosaics])
     give_up = args.on_error == "stop"
-    with outputs.beside(args.out_dir) as partial:
+    with files.beside(args.out_dir) as partial:
         bar = functools.partial(tqdm, desc="mosaics", total=len(mosaics), disable=None)  # none without a terminal
         target = None if args.no_pack or (give_up and problems) else partial / "patches.npy"
         packed = pack.pack_patches(mosaics, args.grid, args.workers, target, bar)
         problems += packed.problems
         if problems:
-            print(scan.report(problems), file=sys.stderr)
+            print(problem_report.report(problems), file=sys.stderr)
         if problems and give_up:
             raise ValueError(f"nothing written: the problems in {args.data_dir} are listed above; mend them, or leave "
                              "the bad files out with --on-error skip")  # fmt: skip
         if not packed.mosaics:
             raise ValueError(f"no usable mosaic in {args.data_dir}")
         split = {"rule": args.split, "fraction": fraction, "seed": args.seed}
-        table, meta = outputs.describe(packed, places, args.label, args.grid, split, args.data_dir)
-        outputs.write_lists(table, meta, partial)
-        outputs.publish(partial, args.out_dir)
-    print(outputs.summary(meta, problems, args.out_dir, time.perf_counter() - started))
+        table, meta = writer.describe(packed, places, args.label, args.grid, split, args.data_dir)
+        writer.write_lists(table, meta, partial)
+        writer.publish(partial, args.out_dir)
+    print(writer.summary(meta, problems, args.out_dir, time.perf_counter() - started))
 
 
 if __name__ == "__main__":

@@ -25,11 +25,14 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from tqdm import tqdm
 
-from preprocessing.geocode import xyz_tile_bounds  # noqa: E402
-from preprocessing.scenery import build_scene, draw_mosaic  # noqa: E402
+from preprocessing.sn7.geocode import xyz_tile_bounds
+from preprocessing.sn7.synthetic import (
+    build_scene,
+    draw_mosaic,
+)
 
 # The 60 training AOIs of SpaceNet-7 as web-mercator tiles x_y of zoom 13, each with the land cover it is drawn with:
 # first 12 countries with 12 covers, then the other 19 countries, then the rest.

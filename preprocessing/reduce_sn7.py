@@ -19,9 +19,11 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from preprocessing import scan  # noqa: E402
+from preprocessing import problems as problem_report
+from preprocessing.sn7 import index
+from vicreg.inference import rasters
 
 
 def get_parser():
@@ -40,9 +42,9 @@ def get_parser():
 def main(args):
     if args.out_dir.resolve() == args.data_dir.resolve():
         raise ValueError(f"--out-dir {args.out_dir} is --data-dir; the reduced mosaics need a folder of their own")
-    mosaics, problems = scan.scan_tree(args.data_dir, args.workers)
+    mosaics, problems = index.scan_tree(args.data_dir, args.workers)
     if problems:
-        print(scan.report(problems), file=sys.stderr)
+        print(problem_report.report(problems), file=sys.stderr)
         raise ValueError(f"nothing written: mend or remove what is listed above in {args.data_dir}")
     side = mosaics[0].width
     if not 0 < args.size <= side or side % args.size:
@@ -51,11 +53,11 @@ def main(args):
     todo = [(mosaic, target) for mosaic, target in zip(mosaics, targets, strict=True) if not target.exists()]
     for folder in {target.parent for target in targets}:
         folder.mkdir(parents=True, exist_ok=True)
-    for aoi in scan.list_aois(args.data_dir):
+    for aoi in index.list_aois(args.data_dir):
         for newest in sorted((aoi / "labels").glob("*_Buildings.geojson"))[-1:]:
             (args.out_dir / aoi.name / "labels").mkdir(parents=True, exist_ok=True)
             shutil.copy2(newest, args.out_dir / aoi.name / "labels" / newest.name)
-    with scan.quiet_georeference(), ThreadPoolExecutor(args.workers) as pool:
+    with rasters.quiet_georeference(), ThreadPoolExecutor(args.workers) as pool:
         running = [pool.submit(reduce_mosaic, mosaic, target, args.size) for mosaic, target in todo]
         try:
             for job in tqdm(running, desc="mosaics", disable=None):
@@ -85,7 +87,7 @@ def reduce_mosaic(mosaic, target, size):
             profile |= {"compress": "deflate", "photometric": "RGB", "crs": raster.crs}
             if not raster.transform.is_identity:
                 across, down = raster.width / size, raster.height / size
-                profile["transform"] = scan.coarser(raster.transform, across, down)
+                profile["transform"] = rasters.coarser(raster.transform, across, down)
     except rasterio.errors.RasterioError as error:
         raise ValueError(f"{mosaic.path} cannot be read ({error}); fetch it again or remove it") from error
     partial = target.with_name(f".{target.stem}.{os.getpid()}.partial")

@@ -15,14 +15,17 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing.sn7 import SN7Patches, read_meta  # noqa: E402
-from supervised import classify  # noqa: E402
-from vicreg import command_line  # noqa: E402
+from supervised import train as supervised_training
+from vicreg.common import cli
+from vicreg.data.sn7 import (
+    SN7Patches,
+    read_meta,
+)
 
 
 def get_parser():
     """Arguments of supervised training, and those of the SN7 patches."""
-    parser = classify.get_parser(__doc__.split("\n")[0])
+    parser = supervised_training.get_parser(__doc__.split("\n")[0])
     data = parser.add_argument_group("SN7")
     data.add_argument(
         "--csv-dir", type=Path, default=Path(__file__).resolve().parents[1] / "data" / "sn7",
@@ -37,8 +40,8 @@ def main(args):
     train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     has_meta = (args.csv_dir / "meta.json").is_file()  # lists of the project's first version come without one
     split = read_meta(args.csv_dir).get("split") if has_meta else None
-    classify.train(args, train, val, split, f"supervised, {args.arch}, SN7")
+    supervised_training.train(args, train, val, split, f"supervised, {args.arch}, SN7")
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -153,9 +153,9 @@ def train(fork, sn7_prepared):
         words = "--arch test_resnet --mlp 16-16 --batch-size 16 --image-size 16 --workers 0 --device cpu --epochs 5 "
         words += "--seed 3 --checkpoint-every 2 --log-freq-time 0 --probe-every 0"
         words = ["--csv-dir", str(sn7_prepared), "--exp-dir", str(folder), *words.split(), *map(str, more)]
-        code = f"{before}\nimport sys; from vicreg import command_line, main_vicreg_sn7 as script\n"
+        code = f"{before}\nimport sys; from vicreg.common import cli; from vicreg import main_vicreg_sn7 as script\n"
         code += f"sys.argv = ['main_vicreg_sn7.py', *{words}]\n"
-        code += "command_line.run(script.main, script.get_parser().parse_args())"
+        code += "cli.run(script.main, script.get_parser().parse_args())"
         forked = fork(code, out or Path(f"{folder}.out"), processes, launcher, **variables)
         forked.folder = folder
         return forked
@@ -165,10 +165,10 @@ def train(fork, sn7_prepared):
 
 def need_detectron2():
     """Skip the module that calls this where Detectron2 is missing."""
-    from downstream.detectron2_crowdai_detection_task import library
+    from downstream.detectron2_crowdai_detection_task import detectron2_setup
 
     try:
-        library.need()
+        detectron2_setup.need()
     except ValueError as error:
         pytest.skip(str(error), allow_module_level=True)
 
@@ -177,7 +177,7 @@ def write_tif(path, pixels, bounds=None):
     """Write uint8 (channels, height, width); bounds in EPSG:3857, None for no georeference."""
     import rasterio
 
-    from preprocessing.scan import quiet_georeference
+    from vicreg.inference.rasters import quiet_georeference
 
     channels, height, width = pixels.shape
     profile = {"driver": "GTiff", "width": width, "height": height, "count": channels, "dtype": "uint8"}
@@ -204,8 +204,8 @@ def write_geojson(path, positions):
 
 def write_tiny_tree(folder, aois=TINY_AOIS, side=32):
     """Write a tree of small RGB mosaics: each AOI has its own colour and each month its own noise."""
-    from preprocessing.geocode import xyz_tile_bounds
-    from preprocessing.sn7 import parse_aoi_name
+    from preprocessing.sn7.geocode import xyz_tile_bounds
+    from vicreg.data.sn7 import parse_aoi_name
 
     rng = np.random.default_rng(0)
     for aoi, months, rows in aois:

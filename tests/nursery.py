@@ -49,8 +49,9 @@ if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     import timm  # noqa: F401
 
-    from vicreg import main_vicreg_sn7, run_log  # noqa: F401
+    from vicreg import main_vicreg_sn7  # noqa: F401
+    from vicreg.common import logger
 
-    run_log.summary_writer()
+    logger.summary_writer()
 
     serve()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-LAYERS = {"preprocessing": 0, "vicreg": 1, "supervised": 2, "downstream": 2, "exp": 2, "benchmarks": 2}
+LAYERS = {"vicreg": 0, "preprocessing": 1, "supervised": 1, "downstream": 1, "exp": 1, "benchmarks": 1}
 SCRIPT = re.compile(r"main_|train_|evaluate|make_|predict_|convert_|audit_|bench_|export$|report$")
 HEAVY = {"rasterio", "geopandas", "detectron2", "segmentation_models_pytorch", "matplotlib", "onnx"}
 

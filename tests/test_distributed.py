@@ -7,14 +7,14 @@ import sys
 import pytest
 import torch
 
-from vicreg.loss import vicreg_loss
+from vicreg.losses.vicreg import vicreg_loss
 
 # Each process takes its rows of one joined batch through a linear layer under DistributedDataParallel.
 WORKER = """
 import json, sys, torch
 from torch.nn.parallel import DistributedDataParallel
 from vicreg import distributed
-from vicreg.loss import vicreg_loss
+from vicreg.losses.vicreg import vicreg_loss
 
 rows, dim, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 distributed.start("cpu")

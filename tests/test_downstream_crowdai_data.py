@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from downstream.detectron2_crowdai_detection_task import coco, library
+from downstream.detectron2_crowdai_detection_task import coco, detectron2_setup
 
 
 def square(left, top, side):
@@ -110,7 +110,7 @@ def test_no_json_and_no_usable_polygon_say_so(tmp_path):
 def test_missing_detectron2_names_the_script_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2.model_zoo", None)
     with pytest.raises(ValueError, match="install_detectron2.sh"):
-        library.need()
+        detectron2_setup.need()
 
 
 @pytest.mark.real_data

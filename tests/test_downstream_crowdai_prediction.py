@@ -13,17 +13,17 @@ FOLDER = "downstream/detectron2_crowdai_detection_task"
 
 need_detectron2()
 
-from detectron2.structures import Boxes, Instances  # noqa: E402
+from detectron2.structures import Boxes, Instances
 
-from downstream.detectron2_crowdai_detection_task import (  # noqa: E402
-    detector,
-    outlines,
+from downstream.detectron2_crowdai_detection_task import (
+    config,
+    experiment,
+    model,
     predict_crowdai,
-    record,
-    settings,
-    windows,
+    tiled_detection,
 )
-from vicreg.backbone import load_backbone  # noqa: E402
+from vicreg.inference import polygons
+from vicreg.models.backbones import load_backbone
 
 
 def bright_spots(inputs):
@@ -43,7 +43,7 @@ def bright_spots(inputs):
 def cfg(repo_root):
     """Settings with which windows of 32 pixels are not resized."""
     path = repo_root / FOLDER / "configs" / "smoke.yaml"
-    return settings.read(path, ["INPUT.MIN_SIZE_TEST", "32"])[0]
+    return config.read(path, ["INPUT.MIN_SIZE_TEST", "32"])[0]
 
 
 @pytest.fixture
@@ -57,15 +57,17 @@ def spots(tmp_path):
 
 
 def test_windows_cover_everything_and_end_where_it_ends():
-    assert windows.starts(100, 32, 8) == [0, 24, 48, 68]
-    assert windows.starts(32, 32, 8) == [0] and windows.starts(10, 32, 8) == [0]
+    assert tiled_detection.starts(100, 32, 8) == [0, 24, 48, 68]
+    assert tiled_detection.starts(32, 32, 8) == [0] and tiled_detection.starts(10, 32, 8) == [0]
     with pytest.raises(ValueError, match="must be smaller"):
-        windows.starts(100, 32, 32)
+        tiled_detection.starts(100, 32, 32)
 
 
 def test_each_building_is_found_once_and_whole_wherever_windows_cut(spots, cfg):
     path, corners = spots
-    found = windows.search(bright_spots, windows.open_picture(path), cfg, window=32, overlap=10, threshold=0.1)
+    found = tiled_detection.search(
+        bright_spots, tiled_detection.open_picture(path), cfg, window=32, overlap=10, threshold=0.1
+    )
     boxes = sorted((top, left, top + 8, left + 6) for top, left in corners)
     assert sorted((one.box[1], one.box[0], one.box[3], one.box[2]) for one in found) == boxes
     assert all(one.shape.bounds == one.box and one.shape.area == 48 for one in found)
@@ -73,9 +75,9 @@ def test_each_building_is_found_once_and_whole_wherever_windows_cut(spots, cfg):
 
 def test_polygons_lie_where_the_raster_says(tmp_path, spots, cfg):
     path, corners = spots
-    picture = windows.open_picture(path)
-    found = windows.search(bright_spots, picture, cfg, window=32, overlap=10, threshold=0.1)
-    windows.write_geojson(tmp_path / "spots.geojson", found, picture)
+    picture = tiled_detection.open_picture(path)
+    found = tiled_detection.search(bright_spots, picture, cfg, window=32, overlap=10, threshold=0.1)
+    tiled_detection.write_geojson(tmp_path / "spots.geojson", found, picture)
     table = geopandas.read_file(tmp_path / "spots.geojson")
     assert table.crs == "EPSG:4326"
     metres = sorted(tuple(round(v, 3) for v in shape.bounds) for shape in table.to_crs("EPSG:3857").geometry)
@@ -90,19 +92,19 @@ def test_a_picture_smaller_than_a_window_keeps_its_scale(tmp_path, cfg):
     pixels = np.zeros((20, 12, 3), np.uint8)
     pixels[5:10, 3:9] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    (found,) = windows.search(bright_spots, windows.open_picture(tmp_path / "a.png"), cfg, 32, 8, 0.1)
+    (found,) = tiled_detection.search(bright_spots, tiled_detection.open_picture(tmp_path / "a.png"), cfg, 32, 8, 0.1)
     assert found.box == (3, 5, 9, 10)
 
 
 def test_masks_with_holes_and_parts_become_polygons_of_the_same_area():
     mask = np.zeros((9, 9), bool)
     mask[1:6, 1:6], mask[3, 3], mask[7:9, 7] = True, False, True
-    assert outlines.from_mask(mask).area == mask.sum() == 26
+    assert polygons.from_mask(mask).area == mask.sum() == 26
 
 
 def test_drawing_changes_pixels_inside_a_shape_only():
     image = np.zeros((10, 10, 3), np.uint8)
-    drawn = outlines.draw(image, [outlines.from_rings([[2, 2, 6, 2, 6, 6, 2, 6]])])
+    drawn = polygons.draw(image, [polygons.from_rings([[2, 2, 6, 2, 6, 6, 2, 6]])])
     assert drawn[4, 4].any() and not drawn[8:].any() and not image.any()
 
 
@@ -112,19 +114,19 @@ def test_rasters_that_the_model_cannot_see_are_refused(tmp_path, bands, complain
     if bands == 3:
         (tmp_path / "a.tif").write_bytes(b"II*\0 and no more")
     with pytest.raises(ValueError, match=complaint):
-        windows.open_picture(tmp_path / "a.tif")
+        tiled_detection.open_picture(tmp_path / "a.tif")
 
 
 def test_the_script_draws_folders_and_writes_polygons_of_georeferenced_images(tmp_path, spots, cfg, run_script):
     backbone, info = load_backbone("random", "resnet18")
     cfg = cfg.clone()
-    settings.fit(cfg, {**info, "mean": [0.4] * 3, "std": [0.2] * 3}, 1, torch.device("cpu"), 1)
+    config.fit(cfg, {**info, "mean": [0.4] * 3, "std": [0.2] * 3}, 1, torch.device("cpu"), 1)
     run, images = tmp_path / "run", tmp_path / "images"
     images.mkdir(), run.mkdir()
     spots[0].rename(images / "spots.tif")
     Image.new("RGB", (40, 30)).save(images / "plain.jpg")
-    state = {"model": detector.build(cfg).state_dict(), "step": 1, "categories": [], "image_size": [48, 48]}
-    record.checkpoint.save(state, run / "model.pth")
+    state = {"model": model.build(cfg).state_dict(), "step": 1, "categories": [], "image_size": [48, 48]}
+    experiment.checkpoint.save(state, run / "model.pth")
     (run / "config.yaml").write_text(cfg.dump())
     done = run_script(
         f"{FOLDER}/predict_crowdai.py", "--checkpoint", run, "--image", images, "--out", tmp_path / "out",

@@ -14,22 +14,23 @@ import torch
 from PIL import Image
 
 from tests.conftest import need_detectron2
-from vicreg import checkpoint
-from vicreg.backbone import load_backbone
+from vicreg.common import checkpoint_io
+from vicreg.engine import checkpoint
+from vicreg.models.backbones import load_backbone
 
 FOLDER = "downstream/detectron2_crowdai_detection_task"
 
 need_detectron2()
 
-from downstream.detectron2_crowdai_detection_task import (  # noqa: E402
+from downstream.detectron2_crowdai_detection_task import (
     coco,
+    config,
     convert_to_detectron2,
-    detector,
-    judging,
-    settings,
+    evaluation,
     train_crowdai,
-    training,
+    trainer,
 )
+from downstream.detectron2_crowdai_detection_task import model as detection_model
 
 TOY = """
 _BASE_: {smoke}
@@ -103,7 +104,7 @@ def trained(tmp_path_factory, run_script, words):
 
 def train(words):
     """Train in this process."""
-    training.train(train_crowdai.get_parser().parse_args(words))
+    trainer.train(train_crowdai.get_parser().parse_args(words))
 
 
 def test_the_script_says_what_it_loaded_and_leaves_the_record_of_its_run(trained):
@@ -134,19 +135,19 @@ def test_the_truth_that_figures_are_made_of_has_the_corrected_boxes(trained):
 
 def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path, words, monkeypatch):
     with monkeypatch.context() as patch:
-        real = training.count_randomness
+        real = trainer.count_randomness
 
         def die(seed, step):
             if step == 3:
                 raise KeyboardInterrupt
             real(seed, step)
 
-        patch.setattr(training, "count_randomness", die)
+        patch.setattr(trainer, "count_randomness", die)
         with pytest.raises(KeyboardInterrupt):
             train(words(tmp_path, "--eval-on", "both"))
-    assert checkpoint.load(tmp_path / "model.pth")["step"] == 2
+    assert checkpoint_io.load(tmp_path / "model.pth")["step"] == 2
     train(words(tmp_path, "--eval-on", "both", "--resume"))
-    ours, theirs = (checkpoint.load(folder / "model.pth")["model"] for folder in (tmp_path, trained[0]))
+    ours, theirs = (checkpoint_io.load(folder / "model.pth")["model"] for folder in (tmp_path, trained[0]))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert [json.loads(line)["step"] for line in (tmp_path / "stats.txt").read_text().splitlines()] == [4]
 
@@ -172,7 +173,7 @@ def test_another_rate_and_decay_count_for_a_run_that_goes_on(trained, tmp_path, 
     shutil.copytree(trained[0], tmp_path / "run")
     numbers = ["SOLVER.MAX_ITER", 6, "SOLVER.STEPS", "(5,)", "SOLVER.BASE_LR", 0.002, "SOLVER.WEIGHT_DECAY", 0.25]
     train(words(tmp_path / "run", *numbers))
-    groups = checkpoint.load(tmp_path / "run" / "model.pth")["optimizer"]["param_groups"]
+    groups = checkpoint_io.load(tmp_path / "run" / "model.pth")["optimizer"]["param_groups"]
     assert groups[0]["lr"] == pytest.approx(0.0002) and groups[0]["initial_lr"] == 0.002  # past the fall at step 5
     assert {group["weight_decay"] for group in groups} == {0.25, 1e-6}  # norms have their own
 
@@ -187,7 +188,7 @@ def test_other_weights_to_begin_with_are_another_run(trained, words):
 def test_the_seed_settles_the_random_backbone_too(tmp_path, words):
     for seed in (3, 4):
         train(words(tmp_path / str(seed), "--seed", seed, "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 1e-9))
-    one, other = (checkpoint.load(tmp_path / seed / "model.pth")["model"] for seed in "34")
+    one, other = (checkpoint_io.load(tmp_path / seed / "model.pth")["model"] for seed in "34")
     key = next(key for key in one if "res2" in key and key.endswith("conv1.weight"))
     assert (one[key] - other[key]).abs().mean() > 0.01
 
@@ -218,8 +219,8 @@ class Knowing(torch.nn.Module):
 
 def figures_of(part, toy, out, shift):
     split = coco.read_split(part, "annotation.json")
-    cfg, _ = settings.read(toy, [])
-    return judging.judge(Knowing(split, shift), split, part.name, cfg, out, torch.device("cpu"))
+    cfg, _ = config.read(toy, [])
+    return evaluation.judge(Knowing(split, shift), split, part.name, cfg, out, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("shift", "box"), [
@@ -262,7 +263,7 @@ def test_a_signal_to_the_command_reaches_the_processes_that_can_save(tmp_path, r
             time.sleep(0.2)
         run.terminate()
         said, _ = run.communicate(timeout=120)
-    step = checkpoint.load(tmp_path / "model.pth")["step"]
+    step = checkpoint_io.load(tmp_path / "model.pth")["step"]
     assert run.returncode == 128 + signal.SIGTERM and 0 < step < 5000, said
     assert (tmp_path / "interrupted").read_text() == f"SIGTERM at step {step}\n"
 
@@ -272,11 +273,11 @@ def test_the_model_sees_what_the_backbone_sees(arch, toy):
     import torchvision
 
     backbone, info = load_backbone("random", arch)
-    cfg, _ = settings.read(toy)
-    settings.fit(cfg, {**info, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}, 1, torch.device("cpu"), 1)
+    cfg, _ = config.read(toy)
+    config.fit(cfg, {**info, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}, 1, torch.device("cpu"), 1)
     assert cfg.MODEL.PIXEL_MEAN == pytest.approx([25.5, 51, 76.5]) and cfg.INPUT.FORMAT == "RGB"
-    model = detector.build(cfg)
-    detector.take_backbone(model, backbone, info)
+    model = detection_model.build(cfg)
+    detection_model.take_backbone(model, backbone, info)
     reference = getattr(torchvision.models, arch)(weights=None).eval()
     reference.load_state_dict({**reference.state_dict(), **backbone.state_dict()})
     images = torch.randn(1, 3, 64, 64)
@@ -290,23 +291,23 @@ def test_the_model_sees_what_the_backbone_sees(arch, toy):
 
 def test_a_half_load_is_refused(toy):
     backbone, info = load_backbone("random", "resnet18")
-    cfg, _ = settings.read(toy)
-    settings.fit(cfg, info, 1, torch.device("cpu"), 1)
-    model = detector.build(cfg)
+    cfg, _ = config.read(toy)
+    config.fit(cfg, info, 1, torch.device("cpu"), 1)
+    model = detection_model.build(cfg)
     del backbone.layer4[1].bn2
     with pytest.raises(ValueError, match=r"4 tensors missing \['res5.1.conv2.norm.bias'"):
-        detector.take_backbone(model, backbone, info)
+        detection_model.take_backbone(model, backbone, info)
 
 
 def test_another_batch_scales_the_rate_unless_a_rate_is_given(toy):
-    cfg, remarks = settings.read(toy, ["SOLVER.IMS_PER_BATCH", "1"])
+    cfg, remarks = config.read(toy, ["SOLVER.IMS_PER_BATCH", "1"])
     assert cfg.SOLVER.BASE_LR == pytest.approx(0.01) and "0.02 x 1 / 2 = 0.01" in remarks[0]
-    cfg, remarks = settings.read(toy, ["SOLVER.IMS_PER_BATCH", "1", "SOLVER.BASE_LR", "0.5"])
+    cfg, remarks = config.read(toy, ["SOLVER.IMS_PER_BATCH", "1", "SOLVER.BASE_LR", "0.5"])
     assert cfg.SOLVER.BASE_LR == 0.5 and not remarks
 
 
 def test_the_recipe_is_the_published_one(repo_root):
-    cfg, _ = settings.read(repo_root / FOLDER / "configs" / "train_config.yaml")
+    cfg, _ = config.read(repo_root / FOLDER / "configs" / "train_config.yaml")
     solver = cfg.SOLVER
     assert (solver.MAX_ITER, solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY) == (90000, 16, 0.01, 1e-6)
     assert (solver.STEPS, solver.WARMUP_ITERS, solver.WARMUP_METHOD) == ((60000, 80000), 1500, "linear")

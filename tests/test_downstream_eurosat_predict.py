@@ -8,10 +8,11 @@ import rasterio
 import torch
 from PIL import Image
 
-from downstream.eurosat_landcover_clsf_task import predict_eurosat, scene_map, train_eurosat
-from preprocessing.scan import quiet_georeference
-from vicreg import checkpoint
-from vicreg.backbone import create_backbone
+from downstream.eurosat_landcover_clsf_task import class_map, predict_eurosat, train_eurosat
+from vicreg.common import checkpoint_io
+from vicreg.inference import sliding_window
+from vicreg.inference.rasters import quiet_georeference
+from vicreg.models.backbones import create_backbone
 
 SCRIPT = "downstream/eurosat_landcover_clsf_task/predict_eurosat.py"
 CLASSES = ["Forest", "Residential", "SeaLake"]
@@ -71,8 +72,8 @@ def test_a_smaller_stride_makes_more_cells_whose_windows_are_centred_on_them(tra
         codes = found.read(1)
         assert codes.shape == (4, 8) and found.res == (80, 80) and found.bounds[:2] == (500000, 5400000 - 320)
     assert (codes[:, :2] == 0).all() and (codes[:, -2:] == 2).all()
-    assert scene_map.starts(64, 32, 8).tolist() == [0, 0, 4, 12, 20, 28, 32, 32]
-    assert scene_map.starts(70, 32, 32).tolist() == [0, 32, 38]  # the last cell has six pixels: moved inside
+    assert sliding_window.starts(64, 32, 8).tolist() == [0, 0, 4, 12, 20, 28, 32, 32]
+    assert sliding_window.starts(70, 32, 32).tolist() == [0, 32, 38]  # the last cell has six pixels: moved inside
 
 
 def test_cells_without_data_stay_without_a_class(trained, tmp_path):
@@ -103,9 +104,9 @@ def test_a_raster_without_a_georeference_is_mapped_without_one(trained, tmp_path
 def test_no_more_than_a_band_of_rows_is_read_at_once(trained, tmp_path, monkeypatch):
     path, read = write_raster(tmp_path / "scene.tif", [[0], [1], [2], [0]]), []
     with rasterio.open(path) as raster:
-        sliding = scene_map.Sliding(32, 16)
-        for top in scene_map.starts(raster.height, 32, 16):
-            scene_map._row(raster, int(top), scene_map.starts(raster.width, 32, 16), sliding, spy(read), 5)
+        sliding = class_map.Sliding(32, 16)
+        for top in sliding_window.starts(raster.height, 32, 16):
+            class_map._row(raster, int(top), sliding_window.starts(raster.width, 32, 16), sliding, spy(read), 5)
     assert len(read) == 8 and all(shape == (2, 3, 32, 32) for shape in read)
 
 
@@ -181,7 +182,7 @@ def test_a_backbone_or_a_pretraining_run_is_no_checkpoint_to_predict_with(run_sc
     ran = run_script(SCRIPT, "--checkpoint", backbone, "--image", tmp_path, "--out", tmp_path / "out")
     assert ran.returncode == 1 and "no checkpoint of EuroSAT" in ran.stderr and "Traceback" not in ran.stderr
     state = {f"module.backbone.{key}": value for key, value in create_backbone("test_resnet").state_dict().items()}
-    checkpoint.save({"model": state, "args": {}, "backbone": {"arch": "test_resnet"}}, tmp_path / "model.pth")
+    checkpoint_io.save({"model": state, "args": {}, "backbone": {"arch": "test_resnet"}}, tmp_path / "model.pth")
     with pytest.raises(ValueError, match="best_model.pth or model.pth that training on EuroSAT wrote"):
         predict(tmp_path / "model.pth", tmp_path, "--image", tmp_path)
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.eurosat_landcover_clsf_task import data, looking, train_eurosat
-from vicreg import checkpoint
-from vicreg.backbone import create_backbone
-from vicreg.classifier import Classifier, Heads
+from downstream.eurosat_landcover_clsf_task import dataset, inference, train_eurosat, transforms
+from vicreg.common import checkpoint_io
+from vicreg.engine import checkpoint
+from vicreg.models.backbones import create_backbone
+from vicreg.models.heads import Classifier, Heads
 
 SCRIPT = "downstream/eurosat_landcover_clsf_task/train_eurosat.py"
 TOY = "--pretrained random --arch test_resnet --batch-size 8 --epochs 4 --device cpu --workers 1 --lr 0.01".split()
@@ -53,17 +54,17 @@ def test_finetuning_leaves_figures_pictures_checkpoints_and_the_backbone(finetun
     for name in ("confusion.png", "examples.png"):
         assert Image.open(folder / name).size[0] > 300
     last, best = weights(folder), weights(folder, "best_model.pth")
-    backbone = checkpoint.load(folder / "trained_model.pth")
+    backbone = checkpoint_io.load(folder / "trained_model.pth")
     assert backbone["arch"] == "test_resnet" and len(backbone["mean"]) == 3
     assert all(torch.equal(value, last[f"module.backbone.{key}"]) for key, value in backbone["state_dict"].items())
     assert last.keys() == best.keys() and any((folder / "tensorboard").iterdir())
 
 
 def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(finetuned, eurosat_tree, fork, tmp_path):
-    code = "import sys; from vicreg import command_line\n"
+    code = "import sys; from vicreg.common import cli\n"
     code += "from downstream.eurosat_landcover_clsf_task import train_eurosat as script\n"
     given = words(eurosat_tree, tmp_path / "run", "--checkpoint-every", 2, "--log-freq-time", 0)
-    code += f"command_line.run(script.main, script.get_parser().parse_args({given!r}))"
+    code += f"cli.run(script.main, script.get_parser().parse_args({given!r}))"
     first = fork(code, tmp_path / "first.out", launcher=None, OMP_NUM_THREADS="1")
     first.folder = tmp_path / "run"
     first.reach(5)
@@ -86,7 +87,7 @@ def test_a_linear_head_on_frozen_features_leaves_the_backbone_as_it_was(eurosat_
     result = train(eurosat_tree, tmp_path / "run", *more)
     assert result["top1"] == 1.0 and result["knn20_top1"] == 1.0 and result["lr_head"] in train_eurosat.RATES
     assert result["source"] == "a toy" and result["protocol"] == "EuroSAT linear"
-    kept = checkpoint.load(tmp_path / "run" / "trained_model.pth")
+    kept = checkpoint_io.load(tmp_path / "run" / "trained_model.pth")
     assert all(torch.equal(value, kept["state_dict"][key]) for key, value in backbone.state_dict().items())
     assert kept["mean"] == [0.4] * 3  # what the weights were trained with, not what EuroSAT has
     capsys.readouterr()
@@ -98,7 +99,7 @@ def test_lists_choose_the_images_whatever_their_suffix(eurosat_tree, tmp_path):
     (tmp_path / "train.txt").write_text("".join(f"{c}_{n}.tif\n" for c in data_classes(eurosat_tree) for n in (1, 2)))
     (tmp_path / "val.txt").write_text("Forest/Forest_3.jpg\nSeaLake_10.jpg\n")
     lists = tmp_path / "train.txt", tmp_path / "val.txt"
-    trained, judged, line = data.find_scenes(eurosat_tree, 0.2, 0, *lists)
+    trained, judged, line = dataset.find_scenes(eurosat_tree, 0.2, 0, *lists)
     assert [path.rpartition("/")[2] for path in judged.paths] == ["Forest_3.jpg", "SeaLake_10.jpg"]
     assert len(trained.paths) == 6 and trained.labels.tolist() == [0, 0, 1, 1, 2, 2] and "train.txt" in line
 
@@ -121,11 +122,11 @@ def test_lists_that_do_not_fit_are_refused(eurosat_tree, tmp_path, train_names, 
     (tmp_path / "val.txt").write_text(val_names or "")
     lists = tmp_path / "train.txt", tmp_path / "val.txt" if val_names else None
     with pytest.raises(ValueError, match=message):
-        data.find_scenes(eurosat_tree, 0.2, 0, *lists)
+        dataset.find_scenes(eurosat_tree, 0.2, 0, *lists)
 
 
 def test_the_split_is_stratified_and_follows_its_own_seed(eurosat_tree):
-    parts = [data.find_scenes(eurosat_tree, 0.2, seed) for seed in (0, 0, 1)]
+    parts = [dataset.find_scenes(eurosat_tree, 0.2, seed) for seed in (0, 0, 1)]
     assert [np.bincount(val.labels).tolist() for _, val, _ in parts] == [[2, 2, 2]] * 3
     assert parts[0][1].paths == parts[1][1].paths != parts[2][1].paths
     assert not set(parts[0][0].paths) & set(parts[0][1].paths) and len(parts[0][0].paths) == 24
@@ -202,11 +203,11 @@ def test_other_optimizers_leave_biases_and_norms_undecayed_and_adam_stays_adam(e
 def test_turns_show_all_eight_positions_of_a_scene_and_nothing_else():
     scene = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(1, 3, 4, 4)
     plan = {"batch_size": 64, "share": 64, "image_size": 4}
-    seen = looking.training_view(scene.repeat(64, 1, 1, 1), looking.TURNS, plan, 0, 0, torch.device("cpu"))
+    seen = transforms.training_view(scene.repeat(64, 1, 1, 1), transforms.TURNS, plan, 0, 0, torch.device("cpu"))
     turned = [torch.rot90(s, k, (2, 3)) for s in (scene, scene.flip(3)) for k in range(4)]
     expected = {tuple((t.float() / 255).flatten().tolist()) for t in turned}
     assert {tuple(view.flatten().tolist()) for view in seen} == expected
-    again = looking.training_view(scene.repeat(64, 1, 1, 1), looking.TURNS, plan, 0, 0, torch.device("cpu"))
+    again = transforms.training_view(scene.repeat(64, 1, 1, 1), transforms.TURNS, plan, 0, 0, torch.device("cpu"))
     assert torch.equal(seen, again)
 
 
@@ -216,13 +217,13 @@ def test_the_average_over_eight_positions_does_not_depend_on_how_an_image_lies()
     model = Classifier(backbone, Heads(1, backbone.num_features, 3), frozen=True).eval()
     torch.nn.init.normal_(model.heads.weight[0])
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    laid = list(looking.positions(images))
+    laid = list(inference.positions(images))
     assert torch.equal(laid[0], images) and len({tuple(one.flatten().tolist()) for one in laid}) == 8
     look = {"size": 32, "mean": [0.4] * 3, "std": [0.2] * 3, "device": torch.device("cpu")}
-    plain = torch.stack([looking.shares_of(model, one, look, False) for one in laid])
+    plain = torch.stack([inference.shares_of(model, one, look, False) for one in laid])
     assert (plain - plain[0]).abs().max() > 1e-4
     for one in laid:
-        found = looking.shares_of(model, one, look, False, tta=True)
+        found = inference.shares_of(model, one, look, False, tta=True)
         torch.testing.assert_close(found, plain.mean(0), atol=1e-6, rtol=0)
 
 
@@ -262,7 +263,7 @@ def test_a_run_goes_on_where_its_data_has_moved(finetuned, eurosat_tree, tmp_pat
 
 def test_statistics_are_those_of_all_pixels():
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    mean, std = data.Scenes(pixels, torch.zeros(5), ["a"]).statistics()
+    mean, std = dataset.Scenes(pixels, torch.zeros(5), ["a"]).statistics()
     whole = pixels.double().div(255)
     assert mean == pytest.approx(whole.mean((0, 2, 3)).tolist(), abs=1e-4)
     assert std == pytest.approx(whole.std((0, 2, 3), unbiased=False).tolist(), abs=1e-4)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.FloodNet_segmentation_task.data import FLOODNET, Pair, find_parts, label_map, match
-from downstream.FloodNet_segmentation_task.pixels import read_pair, same_shape
-from downstream.FloodNet_segmentation_task.working_copies import Squares, WorkingCopies, default_side
+from downstream.FloodNet_segmentation_task.cached_dataset import Squares, WorkingCopies, default_side
+from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, Pair, find_parts, label_map, match
+from downstream.FloodNet_segmentation_task.image_mask_io import read_pair, same_shape
 from tests.flood_samples import paint, write_labeled, write_pair, write_supervised
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from downstream.FloodNet_segmentation_task import make_harvey_patches
-from downstream.FloodNet_segmentation_task.data import find_parts
+from downstream.FloodNet_segmentation_task.floodnet import find_parts
 from downstream.FloodNet_segmentation_task.harvey import Tile, find_tiles, patch_places, read_tile, split_tiles
 from tests.flood_samples import write_harvey, write_raster, write_tile
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.FloodNet_segmentation_task import measures
+from downstream.FloodNet_segmentation_task import metrics
 from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, fill_encoder, predictor
-from downstream.FloodNet_segmentation_task.window import label_blocks, label_image, places
-from vicreg.backbone import create_backbone
+from vicreg.inference.sliding_window import label_blocks, label_image, places
+from vicreg.models.backbones import create_backbone
 
 ABC = ["a", "b", "c"]
 
@@ -15,9 +15,9 @@ ABC = ["a", "b", "c"]
 def test_iou_and_dice_are_those_counted_by_hand():
     truth = np.array([[0, 0, 0, 1], [1, 1, 0, 0]])
     guess = np.array([[0, 0, 1, 1], [1, 0, 0, 0]])
-    counts = measures.confusion(truth, guess, 3)
+    counts = metrics.confusion(truth, guess, 3)
     assert counts.tolist() == [[4, 1, 0], [1, 2, 0], [0, 0, 0]]
-    found = measures.figures(counts, ABC)
+    found = metrics.figures(counts, ABC)
     assert found["iou"] == {"a": pytest.approx(4 / 6, abs=1e-6), "b": 0.5, "c": None}
     assert found["dice"] == {"a": 0.8, "b": pytest.approx(4 / 6, abs=1e-6), "c": None}
     assert found["mean_iou"] == pytest.approx((4 / 6 + 0.5) / 2, abs=1e-6)
@@ -25,23 +25,23 @@ def test_iou_and_dice_are_those_counted_by_hand():
 
 
 def test_a_class_that_is_only_guessed_has_an_iou_of_nought_and_does_not_count_in_the_mean():
-    found = measures.figures(measures.confusion([0, 0, 1, 1], [0, 2, 1, 1], 3), ABC)
+    found = metrics.figures(metrics.confusion([0, 0, 1, 1], [0, 2, 1, 1], 3), ABC)
     assert found["iou"]["c"] == 0.0
     assert found["mean_iou"] == 0.75
 
 
 def test_of_two_classes_the_second_alone_counts():
-    found = measures.figures(measures.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2), ABC[:2])
+    found = metrics.figures(metrics.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2), ABC[:2])
     assert found["mean_iou"] == 0.5
-    assert measures.figures(measures.confusion([0, 0], [0, 0], 2), ABC[:2])["mean_iou"] == 0.0
+    assert metrics.figures(metrics.confusion([0, 0], [0, 0], 2), ABC[:2])["mean_iou"] == 0.0
 
 
 def test_the_constant_guess_is_the_commonest_class_of_the_training_masks():
-    counts = measures.confusion([0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 2], 3)
-    found = measures.constant_guess(np.array([5, 9, 1]), counts, ABC)
+    counts = metrics.confusion([0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 2], 3)
+    found = metrics.constant_guess(np.array([5, 9, 1]), counts, ABC)
     assert (found["class"], found["mean_iou"]) == ("b", pytest.approx(2 / 6 / 3, abs=1e-6))
-    binary = measures.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2)
-    assert measures.constant_guess(np.array([9, 1]), binary, ABC[:2])["mean_iou"] == 0.25  # all of it: better than none
+    binary = metrics.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2)
+    assert metrics.constant_guess(np.array([9, 1]), binary, ABC[:2])["mean_iou"] == 0.25  # all of it: better than none
 
 
 def brightness(images):

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from downstream.FloodNet_segmentation_task import predict_floodnet
-from downstream.FloodNet_segmentation_task.data import FLOODNET, palette
+from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, palette
 from downstream.FloodNet_segmentation_task.model import Segmenter
-from preprocessing.scan import coarser
 from tests.flood_samples import scene, write_pair, write_raster
-from vicreg import checkpoint
+from vicreg.common import checkpoint_io
+from vicreg.inference.rasters import coarser
 
 SCRIPT = "downstream/FloodNet_segmentation_task/predict_floodnet.py"
 
@@ -33,7 +33,7 @@ def network(tmp_path_factory):
     task = {"name": "flood segmentation", "kind": "floodnet", "classes": list(FLOODNET), "decoder": "unet", "side": 32}
     task |= {"mean": model.mean, "std": model.std, "image_size": 64, "scale": 0.5}
     weights = {f"module.{key}": value for key, value in model.state_dict().items()}
-    checkpoint.save({"model": weights, "task": task, "backbone": {"arch": "resnet18"}, "args": {}}, path)
+    checkpoint_io.save({"model": weights, "task": task, "backbone": {"arch": "resnet18"}, "args": {}}, path)
     return path
 
 
@@ -109,7 +109,7 @@ def test_pixels_without_data_get_no_class(network, tmp_path, by_brightness):
 
 
 def test_a_large_geotiff_is_read_a_window_at_a_time(network, tmp_path, by_brightness, monkeypatch):
-    from downstream.FloodNet_segmentation_task.rasters import Raster
+    from vicreg.inference.rasters import Raster
 
     most, read = [], Raster.read
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from downstream.FloodNet_segmentation_task import make_harvey_patches, train_floodnet
 from tests.flood_samples import write_harvey, write_labeled, write_supervised
-from vicreg import checkpoint
-from vicreg.backbone import create_backbone
-from vicreg.run_log import read_stats
+from vicreg.common import checkpoint_io
+from vicreg.common.logger import read_stats
+from vicreg.engine import checkpoint
+from vicreg.models.backbones import create_backbone
 
 SCRIPT = "downstream/FloodNet_segmentation_task/train_floodnet.py"
 TOY = [
@@ -89,8 +90,8 @@ def test_the_script_trains_ten_classes_and_leaves_a_whole_record(floodnet, tmp_p
 
 def test_the_first_weights_are_the_backbones_and_its_normalisation(floodnet, tmp_path, backbone):
     train(floodnet, tmp_path / "run", "--max-steps", 1, "--lr", 1e-12, weights=("--pretrained", backbone))
-    kept = checkpoint.load(tmp_path / "run" / "model.pth")
-    first = checkpoint.load(backbone)["state_dict"]
+    kept = checkpoint_io.load(tmp_path / "run" / "model.pth")
+    first = checkpoint_io.load(backbone)["state_dict"]
     for key, weight in first.items():
         if "running" not in key and "tracked" not in key:
             assert torch.allclose(kept["model"][f"module.network.encoder.{key}"], weight, atol=1e-9), key
@@ -117,7 +118,7 @@ def test_the_second_stage_begins_with_all_weights_of_the_first(patches, tmp_path
     stage = tmp_path / "a" / "best_model.pth"
     more = ("--max-steps", 1, "--lr", 1e-12)
     train(patches, tmp_path / "b", *more, task="flooded", weights=("--init-from", stage))
-    first, second = (checkpoint.load(path)["model"] for path in (stage, tmp_path / "b" / "model.pth"))
+    first, second = (checkpoint_io.load(path)["model"] for path in (stage, tmp_path / "b" / "model.pth"))
     for key in first:
         if "running" not in key and "tracked" not in key:
             assert torch.allclose(first[key], second[key], atol=1e-9), key
@@ -139,9 +140,9 @@ def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one_bit_for_bit(floodnet,
     with pytest.raises(KeyboardInterrupt):
         train(floodnet, tmp_path / "cut", *more)
     monkeypatch.undo()
-    assert checkpoint.load(tmp_path / "cut" / "model.pth")["step"] == 3
+    assert checkpoint_io.load(tmp_path / "cut" / "model.pth")["step"] == 3
     resumed = train(floodnet, tmp_path / "cut", *more)
-    states = [checkpoint.load(tmp_path / name / "model.pth") for name in ("whole", "cut")]
+    states = [checkpoint_io.load(tmp_path / name / "model.pth") for name in ("whole", "cut")]
     assert states[0]["step"] == states[1]["step"] == 6
     assert states[0]["model"].keys() == states[1]["model"].keys()
     assert all(torch.equal(states[0]["model"][key], states[1]["model"][key]) for key in states[0]["model"])

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from vicreg.run_log import read_stats
+from vicreg.common.logger import read_stats
 
 SCRIPTS = ["pretrain_sn7", "pretrain_torchrun", "evaluate_sn7"]
 TOY = "--batch-size 16 --epochs 5 --image-size 16 --workers 0 --device cpu --arch test_resnet"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from preprocessing import findings, parts
+from preprocessing.audit import compare, samples
 
 SCRIPT = "preprocessing/audit_split.py"
 MAKE = "preprocessing/make_sn7_csv.py"
@@ -158,10 +158,10 @@ def test_patch_lists_share_no_place_by_block_and_every_place_by_image(run_script
 
 def test_patches_come_from_the_tree_where_there_is_no_pack(run_script, sn7_tree, tmp_path):
     assert run_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "published").returncode == 0
-    packed = parts.from_list(tmp_path / "test.csv")
+    packed = samples.from_list(tmp_path / "test.csv")
     expected = [packed.pixels(index).copy() for index in range(64)]
     (tmp_path / "patches.npy").unlink()
-    unpacked = parts.from_list(tmp_path / "test.csv")
+    unpacked = samples.from_list(tmp_path / "test.csv")
     assert all((unpacked.pixels(index) == pixels).all() for index, pixels in enumerate(expected))
     found = audit(run_script, tmp_path, "--parts", "train", "test")
     assert found["val"]["samples"] == 64 and found["classes"]["only_val"] == ["United Kingdom"]
@@ -235,8 +235,8 @@ def real_images(real_data, kind):
     if kind == "EuroSAT":
         files = [path for folder in sorted((real_data / "EuroSAT" / "2750").glob("*")) for path in
                  sorted(folder.glob("*.jpg"))[:40]]  # fmt: skip
-        return [parts.open_image(path) for path in files]
-    from preprocessing.sn7 import cut_patches, read_mosaic
+        return [samples.open_image(path) for path in files]
+    from vicreg.data.sn7 import cut_patches, read_mosaic
 
     firsts = [min(folder.glob("images/*.tif")) for folder in sorted((real_data / "sn7_128" / "train").glob("L15*"))]
     patches = [patch for path in firsts[:25] for patch in cut_patches(read_mosaic(path))]
@@ -249,17 +249,17 @@ def test_planted_copies_of_real_images_are_found_at_the_rates_the_readme_states(
     images = real_images(real_data, kind)
     if not images:
         pytest.skip(f"no {kind} images at {real_data}")
-    train = parts.Part("train", ["t"] * len(images), images.__getitem__, None, None)
-    kept = findings.fingerprint(train, (0,), False, 1, lambda iterator, _: iterator).contrast >= 2
+    train = samples.Part("train", ["t"] * len(images), images.__getitem__, None, None)
+    kept = compare.fingerprint(train, (0,), False, 1, lambda iterator, _: iterator).contrast >= 2
     for name, (change, rate) in PLANTS.items():
         copies = [np.ascontiguousarray(change(image)) for image in images]
-        val = parts.Part("val", ["v"] * len(images), copies.__getitem__, None, None)
-        found = findings.compare(train._replace(classes={}), val._replace(classes={}))
+        val = samples.Part("val", ["v"] * len(images), copies.__getitem__, None, None)
+        found = compare.compare(train._replace(classes={}), val._replace(classes={}))
         right = [v == t for v, t, _ in found["near"]["pairs"] + found["exact"]["pairs"] if kept[v]]
         assert sum(right) >= rate * kept.sum(), name
-    new = parts.Part("val", ["v"] * 200, images[::2].__getitem__, {}, None)
-    others = parts.Part("train", ["t"] * 200, images[1::2].__getitem__, {}, None)
-    assert findings.compare(others, new)["near"]["share"] <= 0.01
+    new = samples.Part("val", ["v"] * 200, images[::2].__getitem__, {}, None)
+    others = samples.Part("train", ["t"] * 200, images[1::2].__getitem__, {}, None)
+    assert compare.compare(others, new)["near"]["share"] <= 0.01
 
 
 @pytest.mark.real_data

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing import fingerprints
-from preprocessing.fingerprints import (
+from preprocessing.audit import phash
+from preprocessing.audit.phash import (
     HASH_SIZE,
     SHIFTS,
     SIDE,
@@ -62,7 +62,7 @@ def test_the_eight_orientations_are_those_of_the_image_itself():
 @pytest.mark.parametrize("shift", [(1, 0), (-2, 1), (2, 2)])
 def test_a_shift_of_the_image_leaves_one_of_its_hashes_as_it_was(shift):
     big = thumbnails(textures(1, seed=3))[0]
-    moved = np.roll(big, [step * fingerprints.STEP for step in shift], (0, 1))  # what comes in is outside the window
+    moved = np.roll(big, [step * phash.STEP for step in shift], (0, 1))  # what comes in is outside the window
     own = hash_words(spectra(big[None])[0, 0])
     distances = ones(all_hashes(moved[None], SHIFTS, turned=False)[0] ^ own).sum(1)
     assert distances.min() == 0 and distances[len(distances) // 2] > 0  # not without shifts

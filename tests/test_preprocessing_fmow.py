@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from preprocessing import make_fmow_csv
-from preprocessing.fmow import COLUMNS, fmow_images, parse_image_name, read_image_list, read_timestamp
-from preprocessing.fmow_scan import channel_statistics
-from preprocessing.image_files import ImageFiles
+from preprocessing.fmow.index import channel_statistics
+from vicreg.data.fmow import COLUMNS, fmow_images, parse_image_name, read_image_list, read_timestamp
+from vicreg.data.image_dataset import ImageFiles
 
 
 def write_image(tree, split, kind, place, k, colour=(60, 120, 180), month="2016-02", position=None):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from preprocessing import geocode, scan
-from preprocessing.geocode import Place, footprint_points, locate, read_places, tile_points, xyz_tile_bounds
+from preprocessing.sn7 import geocode, index
+from preprocessing.sn7.geocode import Place, footprint_points, locate, read_places, tile_points, xyz_tile_bounds
 
 DARTFORD = "L15-1025E-1366N_4102_2726_13"
 HENGQIN = "L15-1669E-1153N_6678_3579_13"
@@ -134,13 +134,13 @@ def test_a_label_file_that_is_empty_or_broken_is_refused_with_its_path(tmp_path,
 
 
 def test_footprints_outvote_the_raster_and_the_raster_outvotes_the_name(sn7_tree):
-    mosaics, _ = scan.scan_tree(sn7_tree, workers=1)
+    mosaics, _ = index.scan_tree(sn7_tree, workers=1)
     first = {mosaic.name.aoi: mosaic for mosaic in mosaics}
     dartford, california = first[DARTFORD], first["L15-0331E-1257N_1327_3160_13"]
     assert dartford.crs is None and california.crs is not None
     in_paris = dartford._replace(crs="EPSG:4326", transform=(1e-4, 0, 2.35, 0, -1e-4, 48.86))
-    assert scan.locate_aois([dartford], {})[0][DARTFORD].country == "United Kingdom"
-    assert scan.locate_aois([in_paris], {})[0][DARTFORD].country == "France"
+    assert index.locate_aois([dartford], {})[0][DARTFORD].country == "United Kingdom"
+    assert index.locate_aois([in_paris], {})[0][DARTFORD].country == "France"
     # California's raster is moved to Paris, but it has a label file in California.
     moved = california._replace(crs="EPSG:4326", transform=in_paris.transform)
-    assert scan.locate_aois([moved], {})[0][moved.name.aoi].country == "United States"
+    assert index.locate_aois([moved], {})[0][moved.name.aoi].country == "United States"

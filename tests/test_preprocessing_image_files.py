@@ -9,14 +9,14 @@ import torch
 import torchvision
 from PIL import Image, ImageOps
 
-from preprocessing import image_files
-from preprocessing.image_crops import WHOLE, Crop, draw_box, read_crops
-from preprocessing.image_files import ImageFiles, side_for
-from vicreg import augmentations
-from vicreg.classifier import Labelled
-from vicreg.features import extract
-from vicreg.image_ops import crop_resize
-from vicreg.loader import CountedBatches, loader_for
+from vicreg.augmentations import batch, presets
+from vicreg.augmentations.functional import crop_resize
+from vicreg.data import image_dataset
+from vicreg.data.image_dataset import ImageFiles, side_for
+from vicreg.data.image_io import WHOLE, Crop, draw_box, read_crops
+from vicreg.data.sampler import CountedBatches, loader_for
+from vicreg.data.subsets import Labelled
+from vicreg.eval.features import extract
 
 RANDOM = Crop("resized", (0.08, 1.0), (3 / 4, 4 / 3))
 
@@ -172,7 +172,7 @@ def test_a_pair_is_two_crops_of_one_image_decoded_once(files, monkeypatch):
     dataset = dataset_of(files)
     dataset.cut_views((RANDOM, RANDOM), 16)
     opened = []
-    monkeypatch.setattr(image_files, "read_crops", lambda path, *more: opened.append(path) or read_crops(path, *more))
+    monkeypatch.setattr(image_dataset, "read_crops", lambda path, *more: opened.append(path) or read_crops(path, *more))
     first, second = dataset.__getitems__([(3, 11), (8, 12)])
     assert sorted(opened) == sorted([files[3], files[8]])
     assert first.shape == second.shape == (2, 3, 16, 16) and first.dtype == torch.uint8
@@ -266,10 +266,10 @@ def left_is_red(path):
 def test_the_probes_training_crops_come_from_the_whole_image(tmp_path):
     dataset = left_is_red(tmp_path / "a.png")
     assert dataset.images([0]).sum() == 0
-    labelled = Labelled(dataset, np.array([0]), augmentations.PROBE_VIEW, 16)
+    labelled = Labelled(dataset, np.array([0]), presets.PROBE_VIEW, 16)
     images, labels = labelled.__getitems__([(0, draw) for draw in range(40)])
     assert (images[:, 0].flatten(1).max(1).values > 128).sum() > 5 and labels.tolist() == [0] * 40
-    assert labelled.view == dataclasses.replace(augmentations.PROBE_VIEW, crop="centre", fraction=1.0)
+    assert labelled.view == dataclasses.replace(presets.PROBE_VIEW, crop="centre", fraction=1.0)
 
     class Mean(torch.nn.Module):
         num_features = 3
@@ -278,15 +278,15 @@ def test_the_probes_training_crops_come_from_the_whole_image(tmp_path):
             return x.mean((2, 3))
 
     look = {"size": 14, "mean": [0.0] * 3, "std": [1.0] * 3, "device": torch.device("cpu"), "indices": [0] * 40}
-    random = augmentations.counted_generator(0)
+    random = batch.counted_generator(0)
     assert extract(Mean(), dataset, **look).sum() == 0
-    assert (extract(Mean(), dataset, **look, view=augmentations.PROBE_VIEW, random=random)[:, 0] > 0.1).sum() > 5
+    assert (extract(Mean(), dataset, **look, view=presets.PROBE_VIEW, random=random)[:, 0] > 0.1).sum() > 5
 
 
 def test_what_is_cut_already_is_flipped_and_not_cropped_again():
     images = torch.rand(6, 3, 8, 8)
-    view = augmentations.already_cut(augmentations.regime("vicreg")[0])
-    numbers = augmentations.draw(view, 6, 8, 8, augmentations.counted_generator(1))
+    view = presets.already_cut(presets.regime("vicreg")[0])
+    numbers = batch.draw(view, 6, 8, 8, batch.counted_generator(1))
     assert set(numbers["flip"].tolist()) == {True, False}
     found = crop_resize(images, numbers["boxes"], 8, numbers["flip"])
     for image, out, flipped in zip(images, found, numbers["flip"], strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing.image_folder import choose_files, find_broken, image_folder, list_images
+from vicreg.data.image_folder import choose_files, find_broken, image_folder, list_images
 
 
 def write_tree(folder, classes=("bee", "ant", "cat"), images=10):

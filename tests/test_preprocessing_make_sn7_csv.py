@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 import rasterio
 
-from preprocessing import make_sn7_csv, pack, scan
-from preprocessing.sn7 import COLUMNS, SN7Patches, cut_patches, read_mosaic
+from preprocessing import make_sn7_csv
+from preprocessing import problems as problem_report
+from preprocessing.sn7 import pack
+from vicreg.data.sn7 import COLUMNS, SN7Patches, cut_patches, read_mosaic
+from vicreg.inference import rasters
 
 SCRIPT = "preprocessing/make_sn7_csv.py"
 US, BIRMINGHAM, DARTFORD, HENGQIN = (
@@ -36,7 +39,7 @@ def mosaic(tree, aoi, month):
 def write(path, pixels):
     channels, height, width = pixels.shape
     profile = {"driver": "GTiff", "count": channels, "height": height, "width": width, "dtype": pixels.dtype}
-    with scan.quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
+    with rasters.quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
         raster.write(pixels)
 
 
@@ -274,8 +277,8 @@ def test_all_problems_of_a_tree_are_found_in_one_run_with_exit_code_1(sn7_tree, 
 
 
 def test_a_long_report_is_capped_with_a_count():
-    problems = [scan.Problem("wrong size", f"path{k}", "what") for k in range(33)]
-    lines = scan.report(problems).splitlines()
+    problems = [problem_report.Problem("wrong size", f"path{k}", "what") for k in range(33)]
+    lines = problem_report.report(problems).splitlines()
     assert lines[0] == "33 problems: 33 x wrong size" and len(lines) == 22 and lines[-1].endswith("13 more")
 
 

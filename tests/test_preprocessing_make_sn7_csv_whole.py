@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from preprocessing import make_sn7_csv, outputs
-from preprocessing.sn7 import SN7Patches
+from preprocessing import make_sn7_csv
+from preprocessing.sn7 import writer
+from vicreg.data.sn7 import SN7Patches
 
 SCRIPT = "preprocessing/make_sn7_csv.py"
 
@@ -33,7 +34,7 @@ def test_a_failing_run_leaves_the_old_folder_as_it_was(sn7_tree, tmp_path, monke
         assert any(path.name.startswith(".partial-") for path in (tmp_path / "out").iterdir())
         raise failure
 
-    monkeypatch.setattr(outputs, "write_lists", fail)
+    monkeypatch.setattr(writer, "write_lists", fail)
     with pytest.raises(failure):
         prepare(sn7_tree, tmp_path / "out", "--split", "image")
     assert contents(tmp_path / "out") == before
@@ -43,7 +44,7 @@ def killed(code, tree, out, repo_root):
     """Run the script with some of it replaced by ``code`` -> its exit status."""
     program = (
         "import os, signal, sys, time\n"
-        "from preprocessing import make_sn7_csv, outputs\n"
+        "from preprocessing import make_sn7_csv\nfrom preprocessing.sn7 import writer\n"
         f"{code}\n"
         "make_sn7_csv.main(make_sn7_csv.get_parser().parse_args(sys.argv[1:]))\n"
     )
@@ -55,7 +56,7 @@ def test_a_killed_run_leaves_the_old_files_and_the_next_run_tidies_up(sn7_tree, 
     out = tmp_path / "out"
     prepare(sn7_tree, out)
     before = contents(out)
-    kill = "outputs.write_lists = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    kill = "writer.write_lists = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
     assert killed(kill, sn7_tree, out, repo_root) == -signal.SIGKILL
     left_over = [path for path in out.iterdir() if path.name not in before]
     assert len(left_over) == 1 and left_over[0].name.startswith(".partial-")
@@ -83,8 +84,8 @@ def test_a_terminated_run_removes_what_it_began(sn7_tree, tmp_path, repo_root):
     slow.write_text(
         "import runpy, sys, time\n"
         f"sys.path.insert(0, {str(repo_root)!r})\n"
-        "from preprocessing import outputs\n"
-        "outputs.write_lists = lambda *_: time.sleep(60)\n"
+        "from preprocessing.sn7 import writer\n"
+        "writer.write_lists = lambda *_: time.sleep(60)\n"
         f"sys.argv[0] = {str(repo_root / SCRIPT)!r}\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )

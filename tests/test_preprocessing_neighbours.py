@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from preprocessing.neighbours import NeighbourPairs
-from preprocessing.sn7 import SN7Patches
+from vicreg.data.pairs import NeighbourPairs
+from vicreg.data.sn7 import SN7Patches
 
 
 def chosen(pairs, index):

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from preprocessing import make_sn7_csv
-from preprocessing import overlap as module
-from preprocessing.overlap import describe, digest, overlap, overlap_of_images, place_keys, seen
-from preprocessing.sn7 import SN7Patches
+from vicreg.data import leakage
+from vicreg.data.leakage import describe, digest, overlap, overlap_of_images, place_keys, seen
+from vicreg.data.sn7 import SN7Patches
 
 
 class Images:
@@ -66,7 +66,7 @@ def test_locations_are_told_apart_by_class_because_their_numbers_may_start_anew(
 
 
 def test_too_many_bytes_are_not_compared_and_the_line_does_not_claim_they_were(monkeypatch):
-    monkeypatch.setattr(module, "MOST_BYTES", 3 * 4 * 4 - 1)
+    monkeypatch.setattr(leakage, "MOST_BYTES", 3 * 4 * 4 - 1)
     places = {"aoi": ["A", "B"], "patch": [0, 0]}
     found = overlap(Images([1, 2], places), Images([1, 2], places))
     assert found == {"samples": 2, "places_seen": 1.0, "pixels_seen": None}

@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from preprocessing.sn7 import SN7Patches
+from vicreg.data.sn7 import SN7Patches
 
 SCRIPT = "preprocessing/make_sn7_csv.py"
 # of the tiny tree: two AOIs for training, one for validation, one for testing

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from preprocessing.sn7 import (
+from vicreg.data.sn7 import (
     COLUMNS,
     SN7Patches,
     cut_patches,
@@ -182,7 +182,7 @@ def test_a_pack_shorter_than_the_list_is_refused(sn7_prepared, tmp_path):
 def test_training_from_the_pack_imports_no_geo_library(sn7_prepared, repo_root):
     code = (
         "import json, sys\n"
-        "from preprocessing.sn7 import SN7Patches\n"
+        "from vicreg.data.sn7 import SN7Patches\n"
         "SN7Patches(sys.argv[1], 'temporal').__getitems__([(0, 1)])\n"
         "print(json.dumps(sorted({'rasterio', 'geopandas', 'reverse_geocode'} & set(sys.modules))))\n"
     )

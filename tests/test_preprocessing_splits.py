@@ -4,16 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from preprocessing.splits import (
+from preprocessing.sn7.splits import (
     PUBLISHED,
     block_positions,
     check_arguments,
-    held_out_images,
-    held_out_locations,
     published_parts,
     split_facts,
     split_parts,
 )
+from vicreg.data.subsets import held_out_images, held_out_locations
 
 AOIS = [name for name in "ABCDEFGH" for _ in range(6)]
 LABELS = [int(index) for index in np.repeat([0, 0, 0, 1, 1, 2, 3, 4], 6)]

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from preprocessing.sn7 import SN7Patches
-from preprocessing.temporal import TemporalPairs, month_number, pairs_for
+from vicreg.data.pairs import TemporalPairs, month_number, pairs_for
+from vicreg.data.sn7 import SN7Patches
 
 DRAWS = np.random.default_rng(0).integers(2**63 - 1, size=600).tolist()
 

@@ -10,8 +10,9 @@ import time
 import pytest
 import torch
 
-from vicreg import checkpoint
-from vicreg.run_log import claim
+from vicreg.common import checkpoint_io
+from vicreg.common.logger import claim
+from vicreg.engine import checkpoint
 
 TOY = (
     "--arch test_resnet --mlp 16-16 --batch-size 16 --image-size 16 --workers 0 --device cpu --seed 3 --epochs 5 "
@@ -147,7 +148,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 
 def test_of_several_checkpoints_the_one_whose_weights_gave_no_loss_is_put_aside(tmp_path):
     for step in (4, 6):
-        checkpoint.save({"step": step}, tmp_path / "model.pth", checkpoint.PREVIOUS_FILE)
+        checkpoint_io.save({"step": step}, tmp_path / "model.pth", checkpoint.PREVIOUS_FILE)
     checkpoint.put_aside(tmp_path, 7)  # weights that came later, in no file
     assert checkpoint.load_latest(tmp_path)[0]["step"] == 6
     checkpoint.put_aside(tmp_path, 6)

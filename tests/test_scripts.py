@@ -9,8 +9,8 @@ import pytest
 import torch
 import torchvision
 
-from vicreg.backbone import load_backbone
-from vicreg.run_log import read_stats
+from vicreg.common.logger import read_stats
+from vicreg.models.backbones import load_backbone
 
 SCRIPTS = ["vicreg/main_vicreg_sn7.py", "vicreg/evaluate_sn7.py", "exp/report.py"]
 LAUNCH = "-m torch.distributed.launch --nproc_per_node=2"

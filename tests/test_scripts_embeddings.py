@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vicreg import checkpoint
-from vicreg.backbone import load_backbone
+from vicreg.engine import checkpoint
+from vicreg.models.backbones import load_backbone
 
 # From the README, to be typed in vicreg/. Tests append toy sizes: of a flag given twice, the last counts.
 COMPARE = (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vicreg.run_log import read_stats
+from vicreg.common.logger import read_stats
 
 # From the README, to be typed in vicreg/. Tests append toy sizes: of a flag given twice, the last counts.
 IMAGENET = "--data-dir /path/to/imagenet/train --exp-dir path/to/exp"

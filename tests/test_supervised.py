@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from supervised import classify, recipe
+from supervised import train as supervised_training
 from supervised.main_supervised_sn7 import get_parser
-from vicreg import judge
-from vicreg.backbone import load_backbone
-from vicreg.run_log import read_stats
+from vicreg.common.logger import read_stats
+from vicreg.eval import classification
+from vicreg.models.backbones import load_backbone
 
 # From the README, to be typed in supervised/. Tests append toy sizes: of a flag given twice, the last counts.
 TRAIN = (
@@ -34,9 +34,9 @@ def supervise(fork, sn7_prepared):
     def run(folder, *more, processes=1):
         words = ["--csv-dir", str(sn7_prepared), "--exp-dir", str(folder), *TOY.split()]
         words += ["--checkpoint-every", "1", *map(str, more)]
-        code = "import sys; from vicreg import command_line; from supervised import main_supervised_sn7 as script\n"
+        code = "import sys; from vicreg.common import cli; from supervised import main_supervised_sn7 as script\n"
         code += f"sys.argv = ['main_supervised_sn7.py', *{words}]\n"
-        code += "command_line.run(script.main, script.get_parser().parse_args())"
+        code += "cli.run(script.main, script.get_parser().parse_args())"
         forked = fork(code, f"{folder}.out", processes)
         forked.folder = folder
         return forked
@@ -112,37 +112,39 @@ def test_killed_and_started_again_the_weights_are_those_of_an_undisturbed_run(su
 def test_the_rate_at_its_corners():
     plan = {"steps": 100, "warmup_steps": 10, "peak_lr": 2.0, "drops": [50, 80], "gamma": 0.1}
     step = {**plan, "schedule": "step"}
-    found = [recipe.rate_at(n, step) for n in (0, 5, 10, 49, 50, 79, 80)]
+    found = [supervised_training.rate_at(n, step) for n in (0, 5, 10, 49, 50, 79, 80)]
     assert found == pytest.approx([0, 1, 2, 2, 0.2, 0.2, 0.02])
     cosine = {**plan, "schedule": "cosine", "drops": []}
-    assert [recipe.rate_at(n, cosine) for n in (0, 10, 55, 100)] == pytest.approx([0, 2, 1.001, 0.002])
+    assert [supervised_training.rate_at(n, cosine) for n in (0, 10, 55, 100)] == pytest.approx([0, 2, 1.001, 0.002])
     constant = {**plan, "schedule": "constant", "drops": [], "warmup_steps": 0}
-    assert {recipe.rate_at(n, constant) for n in range(100)} == {2.0}
+    assert {supervised_training.rate_at(n, constant) for n in range(100)} == {2.0}
 
 
 def test_weights_of_classes_by_hand():
     labels = [0] * 8 + [1] * 2
-    assert recipe.class_weights("none", labels, 3).tolist() == [1, 1, 0]
-    assert recipe.class_weights("inverse", labels, 3).tolist() == pytest.approx([10 / 16, 10 / 4, 0])
-    root = recipe.class_weights("sqrt", labels, 3)
+    assert supervised_training.class_weights("none", labels, 3).tolist() == [1, 1, 0]
+    assert supervised_training.class_weights("inverse", labels, 3).tolist() == pytest.approx([10 / 16, 10 / 4, 0])
+    root = supervised_training.class_weights("sqrt", labels, 3)
     assert (root[1] / root[0]).item() == pytest.approx(2) and (8 * root[0] + 2 * root[1]).item() == pytest.approx(10)
 
 
 def test_the_loss_is_the_weighted_mean_of_smoothed_cross_entropies():
     logits, labels = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
     first, second = -math.log(3 / 4), math.log(2)
-    assert recipe.weighted_loss(logits, labels, torch.ones(2)).item() == pytest.approx((first + second) / 2)
-    assert recipe.weighted_loss(logits, labels, torch.tensor([0.5, 2.0])).item() == pytest.approx(
+    assert supervised_training.weighted_loss(logits, labels, torch.ones(2)).item() == pytest.approx(
+        (first + second) / 2
+    )
+    assert supervised_training.weighted_loss(logits, labels, torch.tensor([0.5, 2.0])).item() == pytest.approx(
         (0.5 * first + 2 * second) / 2
     )
     smooth = 0.9 * first + 0.1 * (first + math.log(4)) / 2
-    found = recipe.weighted_loss(logits[:1], labels[:1], torch.ones(2), smoothing=0.1)
+    found = supervised_training.weighted_loss(logits[:1], labels[:1], torch.ones(2), smoothing=0.1)
     assert found.item() == pytest.approx(smooth)
 
 
 def test_recall_and_confusion_by_hand():
     ranked = torch.tensor([[0, 1, 2], [0, 1, 2], [1, 0, 2], [0, 1, 2], [0, 1, 2]])
-    found = judge.figures(ranked, torch.tensor([0, 0, 0, 1, 1]), ["a", "b", "c"])
+    found = classification.figures(ranked, torch.tensor([0, 0, 0, 1, 1]), ["a", "b", "c"])
     assert found["top1"] == pytest.approx(2 / 5) and found["balanced_accuracy"] == pytest.approx(1 / 3, abs=1e-6)
     assert found["recall"] == {"a": pytest.approx(2 / 3, abs=1e-6), "b": 0, "c": None}
     assert found["confusion"] == [[2, 1, 0], [2, 0, 0], [0, 0, 0]]
@@ -185,7 +187,7 @@ class Part:
 
 def test_lists_without_names_share_the_longer_ones_classes():
     train, val = Part("0", "1", "2"), Part("0", "1")
-    classify.share_classes(train, val)
+    supervised_training.share_classes(train, val)
     assert train.classes == val.classes == ["0", "1", "2"]
     with pytest.raises(ValueError, match="name different classes"):
-        classify.share_classes(Part("Peru", "Chad"), Part("Chad"))
+        supervised_training.share_classes(Part("Peru", "Chad"), Part("Chad"))

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from vicreg.run_log import read_stats
+from vicreg.common.logger import read_stats
 
 KILLS = 10
 HERE = ("--standalone", "--nproc_per_node=2")

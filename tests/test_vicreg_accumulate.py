@@ -5,10 +5,10 @@ import functools
 import pytest
 import torch
 
-from vicreg.accumulate import backward, running_statistics_kept
-from vicreg.backbone import create_backbone
-from vicreg.loss import vicreg_loss
-from vicreg.model import VICReg
+from vicreg.engine.grad_cache import backward, running_statistics_kept
+from vicreg.losses.vicreg import vicreg_loss
+from vicreg.models.backbones import create_backbone
+from vicreg.models.vicreg import VICReg
 
 
 def gradients(network, images, parts, before_forward=None):

@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
-from vicreg import augmentations, distributed
-from vicreg.augmentations import PLAIN, PROBE_VIEW, REGIMES, View, apply, counted_generator, draw, normalise, regime
-from vicreg.views import counted_views
+from vicreg import distributed
+from vicreg.augmentations import presets
+from vicreg.augmentations.batch import apply, counted_generator, counted_views, draw, normalise
+from vicreg.augmentations.presets import PLAIN, PROBE_VIEW, REGIMES, View, regime
 
 MANY = 20_000
 RESIZED = {"crop": "resized", "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
@@ -245,7 +246,7 @@ def test_a_value_that_means_nothing_is_refused(change, why):
 
 def test_an_unknown_regime_is_refused_with_the_regimes_there_are():
     with pytest.raises(ValueError, match="regime 'simclr'; there are vicreg, sn7, temporal, fmow, crop, none"):
-        augmentations.regime("simclr")
+        presets.regime("simclr")
 
 
 def test_normalise_takes_each_channels_mean_and_divides_by_its_deviation():

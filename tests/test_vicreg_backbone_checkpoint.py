@@ -12,9 +12,10 @@ import timm
 import torch
 import torchvision
 
-from vicreg import checkpoint
-from vicreg.backbone import IMAGENET_MEAN, IMAGENET_STD, create_backbone, initialise, load_backbone
-from vicreg.model import VICReg
+from vicreg.common import checkpoint_io
+from vicreg.engine import checkpoint
+from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone, initialise, load_backbone
+from vicreg.models.vicreg import VICReg
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 SAYS = {"arch": "resnet18", "in_chans": 3, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "source": "a test"}
@@ -144,7 +145,7 @@ def test_an_unknown_architecture_is_refused_with_the_nearest_names(asked, meant)
     assert all(timm.is_model(name) for name in named)
 
 
-@pytest.mark.parametrize("read", [checkpoint.load, load_backbone], ids=["load", "load_backbone"])
+@pytest.mark.parametrize("read", [checkpoint_io.load, load_backbone], ids=["load", "load_backbone"])
 def test_a_file_that_is_not_there_is_named(tmp_path, read):
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(FileNotFoundError, match=f"no checkpoint at {re.escape(str(path))}$"):
@@ -155,7 +156,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path, read):
 def test_a_file_that_is_no_pytorch_file_is_refused_with_its_path(tmp_path, content):
     (tmp_path / "stats.pth").write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / "stats.pth"))):
-        checkpoint.load(tmp_path / "stats.pth")
+        checkpoint_io.load(tmp_path / "stats.pth")
 
 
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
@@ -195,7 +196,7 @@ def test_a_pickled_object_is_refused_and_does_not_run(tmp_path, write):
 @pytest.mark.parametrize("fails", ["torch.save", "os.fsync", "os.replace"])
 def test_only_a_write_that_succeeds_replaces_the_old_file_and_none_leaves_another(tmp_path, monkeypatch, fails):
     path = tmp_path / "model.pth"
-    checkpoint.save({"step": 1}, path)
+    checkpoint_io.save({"step": 1}, path)
 
     def full(*arguments):
         if fails == "torch.save":
@@ -205,12 +206,12 @@ def test_only_a_write_that_succeeds_replaces_the_old_file_and_none_leaves_anothe
 
     monkeypatch.setattr(torch if fails == "torch.save" else os, fails.partition(".")[2], full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save({"step": 2}, path)
+        checkpoint_io.save({"step": 2}, path)
     monkeypatch.undo()
-    assert checkpoint.load(path) == {"step": 1}
+    assert checkpoint_io.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
-    checkpoint.save({"step": 2}, path)
-    assert checkpoint.load(path) == {"step": 2}
+    checkpoint_io.save({"step": 2}, path)
+    assert checkpoint_io.load(path) == {"step": 2}
 
 
 def test_random_weights_depend_on_the_seed_and_leave_the_global_generator_alone():
@@ -257,7 +258,7 @@ def test_imagenet_weights_come_with_their_normalisation(monkeypatch):
 
 def test_a_run_may_begin_with_a_files_weights_and_inflates_the_first_convolution(tmp_path):
     given = create_backbone("test_resnet")
-    checkpoint.save(given.state_dict(), tmp_path / "weights.pth")
+    checkpoint_io.save(given.state_dict(), tmp_path / "weights.pth")
     same, more = create_backbone("test_resnet"), create_backbone("test_resnet", in_chans=4)
     initialise(same, tmp_path / "weights.pth", "test_resnet", 3)
     assert all(torch.equal(value, same.state_dict()[key]) for key, value in given.state_dict().items())
@@ -276,7 +277,7 @@ def test_a_run_cannot_begin_with_a_baseline_that_has_no_weights(name):
 
 def test_a_file_that_names_an_unknown_architecture_is_named_with_it(tmp_path):
     payload = {"arch": "resnet_18", "in_chans": 3, "mean": None, "std": None, "source": "", "state_dict": {}}
-    checkpoint.save(payload, tmp_path / "odd.pth")
+    checkpoint_io.save(payload, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=r"odd.pth: no backbone named 'resnet_18' in timm; nearest: .*resnet18"):
         load_backbone(tmp_path / "odd.pth")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vicreg import checkpoint
-from vicreg.checkpoint import MODEL_FILE, PREVIOUS_FILE, load_latest, save
+from vicreg.common import checkpoint_io
+from vicreg.common.checkpoint_io import MODEL_FILE, save
+from vicreg.engine.checkpoint import PREVIOUS_FILE, load_latest
 
 NAMES = {MODEL_FILE, PREVIOUS_FILE}
 
@@ -33,7 +34,7 @@ def test_the_checkpoint_before_is_kept(tmp_path):
     assert names(tmp_path) == {MODEL_FILE}
     save_steps(tmp_path, 2, 3)
     assert names(tmp_path) == NAMES
-    assert checkpoint.load(tmp_path / PREVIOUS_FILE)["step"] == 2
+    assert checkpoint_io.load(tmp_path / PREVIOUS_FILE)["step"] == 2
     assert load_latest(tmp_path)[0]["step"] == 3 and load_latest(tmp_path)[1] == tmp_path / MODEL_FILE
 
 
@@ -68,7 +69,7 @@ def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_used_and_said(tm
     said = capsys.readouterr().out
     assert str(tmp_path / MODEL_FILE) in said and "model.pth.broken" in said and "checkpoint before" in said
     save_steps(tmp_path, 3)  # must not push the good one out by the broken one
-    assert checkpoint.load(tmp_path / PREVIOUS_FILE)["step"] == 2 and load_latest(tmp_path)[0]["step"] == 3
+    assert checkpoint_io.load(tmp_path / PREVIOUS_FILE)["step"] == 2 and load_latest(tmp_path)[0]["step"] == 3
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -87,7 +88,7 @@ def test_a_power_cut_between_the_two_renames_of_a_file_system_without_links_leav
 
     monkeypatch.setattr(os, "link", no_links)
     save_steps(tmp_path, 1, 2, 3)
-    assert checkpoint.load(tmp_path / PREVIOUS_FILE)["step"] == 2 and load_latest(tmp_path)[0]["step"] == 3
+    assert checkpoint_io.load(tmp_path / PREVIOUS_FILE)["step"] == 2 and load_latest(tmp_path)[0]["step"] == 3
     (tmp_path / MODEL_FILE).unlink()
     assert load_latest(tmp_path)[0]["step"] == 2
 
@@ -110,7 +111,7 @@ def test_at_every_moment_of_saving_there_is_a_good_file(tmp_path, monkeypatch, c
 
 def load_step(folder):
     return next(
-        checkpoint.load(folder / name)["step"] for name in (MODEL_FILE, PREVIOUS_FILE) if (folder / name).exists()
+        checkpoint_io.load(folder / name)["step"] for name in (MODEL_FILE, PREVIOUS_FILE) if (folder / name).exists()
     )
 
 

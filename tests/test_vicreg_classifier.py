@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vicreg.classifier import hold_out
+from vicreg.data.subsets import hold_out
 
 
 def test_whole_places_of_every_class_are_held_out():

@@ -5,11 +5,14 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from vicreg import checkpoint, clustering, embeddings, figures, geometry, intervals, pictures, protocols, sweep
-from vicreg.augmentations import counted_generator
-from vicreg.backbone import create_backbone, load_backbone
-from vicreg.features import effective_rank, nearest
-from vicreg.result_table import as_markdown, as_text, cells
+from vicreg.augmentations.batch import counted_generator
+from vicreg.common import plots
+from vicreg.engine import checkpoint
+from vicreg.eval import benchmark, clustering, feature_cache, lr_sweep, metrics, splits
+from vicreg.eval.knn import nearest
+from vicreg.eval.metrics import effective_rank
+from vicreg.eval.tables import as_markdown, as_text, cells
+from vicreg.models.backbones import create_backbone, load_backbone
 
 
 class Toy:
@@ -38,17 +41,17 @@ def problem():
 
 def toy_protocol(train_labels, test_labels, places=None):
     parts = [
-        protocols.Part(None, np.arange(len(labels)), np.asarray(labels), np.arange(len(labels)))
+        splits.Part(None, np.arange(len(labels)), np.asarray(labels), np.arange(len(labels)))
         for labels in (train_labels, test_labels)
     ]
     if places is not None:
         parts[1] = parts[1]._replace(places=np.asarray(places))
-    return protocols.Protocol(*parts, [str(label) for label in range(max(train_labels) + 1)], "toy")
+    return splits.Protocol(*parts, [str(label) for label in range(max(train_labels) + 1)], "toy")
 
 
 def test_every_k_gives_what_scikit_learn_gives_on_cosine_distance(problem):
     features, labels = problem
-    found, right = figures.of_neighbours(
+    found, right = benchmark.of_neighbours(
         toy_protocol(labels[:200].tolist(), labels[200:].tolist()), features[:200], features[200:], [1, 7, 200]
     )
     for k in (1, 7, 200):
@@ -82,7 +85,7 @@ def test_clusters_of_separate_directions_are_the_classes_whatever_the_lengths():
     angles = np.deg2rad([0, 3, -3, 90, 93, 87, 180, 183, 177])
     features = np.stack([np.cos(angles), np.sin(angles)], 1) * np.array([[1], [50], [3]] * 3)
     labels = np.array([2, 2, 2, 0, 0, 0, 1, 1, 1])
-    found, right = figures.of_clusters(toy_protocol(labels.tolist(), labels.tolist()), torch.tensor(features))
+    found, right = benchmark.of_clusters(toy_protocol(labels.tolist(), labels.tolist()), torch.tensor(features))
     assert found == {"kmeans_accuracy": 1.0, "kmeans_nmi": pytest.approx(1), "kmeans_ari": pytest.approx(1)}
     assert right["kmeans_accuracy"].all()
     with pytest.raises(ValueError, match="9 samples cannot make 10"):
@@ -93,39 +96,39 @@ def test_rank_looks_at_the_whole_matrix():
     features = torch.zeros(3000, 2)
     features[:2500, 0], features[2500:, 1] = 1, 5**0.5  # two equal singular values, the second in the last rows
     assert effective_rank(features) == pytest.approx(1, abs=1e-3)  # of the first 2,048
-    found = figures.of_geometry(toy_protocol([0, 0], [0, 0], [0, 0]), features, torch.eye(2))
+    found = benchmark.of_geometry(toy_protocol([0, 0], [0, 0], [0, 0]), features, torch.eye(2))
     assert found["effective_rank"] == pytest.approx(2, rel=1e-4)
 
 
 def test_alignment_and_uniformity_by_hand():
     unit = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, -1.0]])
-    assert geometry.alignment(unit, np.array([[0, 1], [0, 2]])) == pytest.approx((2 + 4) / 2)
+    assert metrics.alignment(unit, np.array([[0, 1], [0, 2]])) == pytest.approx((2 + 4) / 2)
     # six pairs: four at right angles (squared distance 2), two opposite (4)
     expected = np.log((4 * np.exp(-4) + 2 * np.exp(-8)) / 6)
-    assert geometry.uniformity(unit, chunk=3) == pytest.approx(expected, rel=1e-5)
-    assert geometry.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-6)
+    assert metrics.uniformity(unit, chunk=3) == pytest.approx(expected, rel=1e-5)
+    assert metrics.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-6)
 
 
 def test_positives_are_of_one_place_and_loners_have_none():
     places = np.array([0, 1, 0, 2, 0, 1])
-    pairs = geometry.positive_pairs(places)
+    pairs = metrics.positive_pairs(places)
     assert pairs[:, 0].tolist() == [0, 1, 2, 4, 5] and (places[pairs[:, 0]] == places[pairs[:, 1]]).all()
-    assert len(geometry.positive_pairs(np.arange(4))) == 0
+    assert len(metrics.positive_pairs(np.arange(4))) == 0
 
 
 def test_thirteen_rates_in_one_pass_are_thirteen_separate_runs(problem):
     features, labels = problem[0].double(), problem[1]  # large rates amplify the rounding of single precision
-    assert len(sweep.RATES) == 13 and sweep.RATES[0] == 0.001 and sweep.RATES[-1] == 1000
-    weight, bias = sweep.sweep(features, labels, 3, epochs=4, batch_size=64)
-    for head, rate in enumerate(sweep.RATES):
-        alone, its_bias = sweep.sweep(features, labels, 3, (rate,), epochs=4, batch_size=64)
+    assert len(lr_sweep.RATES) == 13 and lr_sweep.RATES[0] == 0.001 and lr_sweep.RATES[-1] == 1000
+    weight, bias = lr_sweep.sweep(features, labels, 3, epochs=4, batch_size=64)
+    for head, rate in enumerate(lr_sweep.RATES):
+        alone, its_bias = lr_sweep.sweep(features, labels, 3, (rate,), epochs=4, batch_size=64)
         torch.testing.assert_close(weight[head], alone[0], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(bias[head], its_bias[0], rtol=1e-9, atol=1e-9)
 
 
 def test_a_head_is_trained_as_torch_trains_a_linear_layer(problem):
     features, labels = problem
-    weight, bias = sweep.sweep(features, labels, 3, (0.01, 0.3), epochs=3, batch_size=128, weight_decay=1e-2, seed=5)
+    weight, bias = lr_sweep.sweep(features, labels, 3, (0.01, 0.3), epochs=3, batch_size=128, weight_decay=1e-2, seed=5)
     random = torch.Generator().manual_seed(5)
     layer = torch.nn.Linear(6, 3)
     with torch.no_grad():
@@ -145,11 +148,11 @@ def test_a_head_is_trained_as_torch_trains_a_linear_layer(problem):
 
 def test_a_rate_that_diverges_does_not_touch_the_others(problem):
     features, labels = problem
-    weight, bias = sweep.sweep(features, labels, 3, (0.1, 1e38), epochs=2)
-    alone, _ = sweep.sweep(features, labels, 3, (0.1,), epochs=2)
+    weight, bias = lr_sweep.sweep(features, labels, 3, (0.1, 1e38), epochs=2)
+    alone, _ = lr_sweep.sweep(features, labels, 3, (0.1,), epochs=2)
     assert not weight[1].isfinite().all()
     torch.testing.assert_close(weight[0], alone[0], rtol=1e-5, atol=1e-6)
-    ranked = sweep.rank_classes(weight, bias, features)
+    ranked = lr_sweep.rank_classes(weight, bias, features)
     assert ranked.shape == (2, 300, 3) and (ranked[1] == torch.tensor([0, 1, 2])).all()
 
 
@@ -158,8 +161,8 @@ def test_the_rate_is_chosen_on_held_out_samples_even_where_another_judges_better
     train = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]] * 5)
     test = -train[[0, 2]]  # judged samples contradict the training samples
     heads = torch.tensor([[[1.0], [-1.0]], [[-1.0], [1.0]]]), torch.zeros(2, 2)
-    monkeypatch.setattr(sweep, "sweep", lambda *given, **more: heads)
-    found, _ = figures.of_linear_heads(toy_protocol(train_labels, test_labels), train, test, (0.1, 0.2))
+    monkeypatch.setattr(lr_sweep, "sweep", lambda *given, **more: heads)
+    found, _ = benchmark.of_linear_heads(toy_protocol(train_labels, test_labels), train, test, (0.1, 0.2))
     assert found["lr_head"] == 0.1 and found["top1"] == 0
     assert found["rates"] == {"0.1": {"held_out_top1": 1.0, "top1": 0.0}, "0.2": {"held_out_top1": 0.0, "top1": 1.0}}
 
@@ -170,8 +173,8 @@ def test_all_labels_as_a_share_give_the_linear_head_and_draws_give_mean_and_spre
     train = torch.randn(120, 4, generator=random) + torch.eye(4)[labels]
     protocol = toy_protocol(labels[:80].tolist(), labels[80:].tolist())
     given = (protocol, train[:80], train[80:])
-    whole, _ = figures.of_linear_heads(*given, (0.1, 1), 5, 16)
-    found, right = figures.of_few_labels(*given, [30, 100], 3, (0.1, 1), 5, 16)
+    whole, _ = benchmark.of_linear_heads(*given, (0.1, 1), 5, 16)
+    found, right = benchmark.of_few_labels(*given, [30, 100], 3, (0.1, 1), 5, 16)
     assert found["label100_top1_seeds"][0] == whole["top1"] and right["label100_top1"].shape == (40,)
     for percent in (30, 100):
         draws = found[f"label{percent}_top1_seeds"]
@@ -183,64 +186,64 @@ def test_all_labels_as_a_share_give_the_linear_head_and_draws_give_mean_and_spre
 
 def test_no_place_to_hold_out_is_refused():
     with pytest.raises(ValueError, match="no class has two"):
-        figures.of_linear_heads(toy_protocol([0, 1], [0, 1]), torch.eye(2), torch.eye(2))
+        benchmark.of_linear_heads(toy_protocol([0, 1], [0, 1]), torch.eye(2), torch.eye(2))
 
 
 def test_an_interval_is_the_binomials():
     right = np.arange(400) < 100
-    low, high = intervals.bootstrap(right, resamples=4000)
+    low, high = metrics.bootstrap(right, resamples=4000)
     spread = 1.96 * (0.25 * 0.75 / 400) ** 0.5
     assert low == pytest.approx(0.25 - spread, abs=0.004) and high == pytest.approx(0.25 + spread, abs=0.004)
-    assert intervals.bootstrap(np.ones(5)).tolist() == [1, 1]
-    np.testing.assert_array_equal(intervals.bootstrap(right), intervals.bootstrap(right))
-    both = intervals.bootstrap(np.stack([right, ~right], 1))
+    assert metrics.bootstrap(np.ones(5)).tolist() == [1, 1]
+    np.testing.assert_array_equal(metrics.bootstrap(right), metrics.bootstrap(right))
+    both = metrics.bootstrap(np.stack([right, ~right], 1))
     np.testing.assert_allclose(both[:, 0], 1 - both[::-1, 1])  # the same draws
     with pytest.raises(ValueError, match="no samples"):
-        intervals.bootstrap([])
+        metrics.bootstrap([])
 
 
 def test_whole_places_make_wider_intervals_where_their_samples_are_alike():
     right, places = np.repeat(np.arange(40) % 4 == 0, 25), np.repeat(np.arange(40), 25)
-    naive, whole = intervals.bootstrap(right), intervals.bootstrap(right, places)
+    naive, whole = metrics.bootstrap(right), metrics.bootstrap(right, places)
     assert np.ptp(whole) / np.ptp(naive) == pytest.approx(5, rel=0.15)  # the root of 25 copies
-    np.testing.assert_allclose(whole, intervals.bootstrap(right[::25]))  # what the places alone say
-    uneven = intervals.bootstrap(np.array([1, 1, 1, 0]), np.array([0, 0, 0, 1]))
+    np.testing.assert_allclose(whole, metrics.bootstrap(right[::25]))  # what the places alone say
+    uneven = metrics.bootstrap(np.array([1, 1, 1, 0]), np.array([0, 0, 0, 1]))
     assert uneven.tolist() == [0, 1]  # two draws of two places: 0, 3/4 or 1
 
 
 def test_the_output_says_what_was_resampled():
     right = {"top1": np.array([True, True, False, False])}
-    found = figures.with_intervals(toy_protocol([0, 1], [0, 1, 0, 1], [0, 0, 1, 1]), {"top1": 0.5}, right)
+    found = benchmark.with_intervals(toy_protocol([0, 1], [0, 1, 0, 1], [0, 0, 1, 1]), {"top1": 0.5}, right)
     assert "2 whole places" in found["intervals_of"] and found["intervals"]["top1"] == [0, 1]
-    found = figures.with_intervals(toy_protocol([0, 1], [0, 1, 0, 1]), {"top1": 0.5}, right)
+    found = benchmark.with_intervals(toy_protocol([0, 1], [0, 1, 0, 1]), {"top1": 0.5}, right)
     assert "4 samples, one by one" in found["intervals_of"]
 
 
 def test_features_are_extracted_once_and_again_only_where_something_changed(tmp_path, capsys, monkeypatch):
-    (source,) = embeddings.sources(["random"], "test_resnet")
-    cache = embeddings.FeatureCache(tmp_path, 8, torch.device("cpu"))
-    first = cache.get(source, Toy(), embeddings.dataset_digest(Toy()))
+    (source,) = feature_cache.sources(["random"], "test_resnet")
+    cache = feature_cache.FeatureCache(tmp_path, 8, torch.device("cpu"))
+    first = cache.get(source, Toy(), feature_cache.dataset_digest(Toy()))
     assert "extracted and kept as float32" in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr(embeddings, "load_backbone", lambda *given: pytest.fail("the features were there"))
-        again = embeddings.FeatureCache(tmp_path, 8, torch.device("cpu")).get(
-            source, Toy(), embeddings.dataset_digest(Toy())
+        patch.setattr(feature_cache, "load_backbone", lambda *given: pytest.fail("the features were there"))
+        again = feature_cache.FeatureCache(tmp_path, 8, torch.device("cpu")).get(
+            source, Toy(), feature_cache.dataset_digest(Toy())
         )
     assert torch.equal(first, again) and "of an earlier start" in capsys.readouterr().out
     other = Toy()
     other.pixels[7, 0, 0, 0] += 1
-    assert embeddings.dataset_digest(other) != embeddings.dataset_digest(Toy())
-    assert len({source.digest, embeddings.sources(["random"], "test_resnet", seed=1)[0].digest}) == 2
+    assert feature_cache.dataset_digest(other) != feature_cache.dataset_digest(Toy())
+    assert len({source.digest, feature_cache.sources(["random"], "test_resnet", seed=1)[0].digest}) == 2
     (file,) = tmp_path.glob("*.npy")
     file.write_bytes(file.read_bytes()[:200])  # cut short by something else than us
-    assert torch.equal(cache.get(source, Toy(), embeddings.dataset_digest(Toy())), first)
+    assert torch.equal(cache.get(source, Toy(), feature_cache.dataset_digest(Toy())), first)
     assert "cannot be read" in capsys.readouterr().out
     assert {path.suffix for path in tmp_path.iterdir()} == {".npy", ".json"}
 
 
 def test_half_precision_gives_the_same_features_at_both_starts(tmp_path):
-    (source,) = embeddings.sources(["pixels"])
-    cache = embeddings.FeatureCache(tmp_path, 8, torch.device("cpu"), dtype="float16")
+    (source,) = feature_cache.sources(["pixels"])
+    cache = feature_cache.FeatureCache(tmp_path, 8, torch.device("cpu"), dtype="float16")
     first, again = (cache.get(source, Toy(), "digest") for _ in range(2))
     assert torch.equal(first, again) and first.dtype == torch.float32 and first.shape == (8, 192)
     assert np.load(next(tmp_path.glob("*.npy"))).dtype == np.float16
@@ -250,9 +253,9 @@ def test_features_that_are_not_finite_are_refused(tmp_path):
     backbone = create_backbone("test_resnet")
     next(backbone.parameters()).data.fill_(torch.nan)
     checkpoint.save_backbone(tmp_path / "diverged.pth", backbone, "test_resnet", 3, [0.5] * 3, [0.2] * 3, "test")
-    (source,) = embeddings.sources([tmp_path / "diverged.pth"])
+    (source,) = feature_cache.sources([tmp_path / "diverged.pth"])
     with pytest.raises(ValueError, match=r"diverged.pth: 8 of 8 features are not finite"):
-        embeddings.FeatureCache(tmp_path, 8, torch.device("cpu")).get(source, Toy(), "digest")
+        feature_cache.FeatureCache(tmp_path, 8, torch.device("cpu")).get(source, Toy(), "digest")
     assert not list(tmp_path.glob("*.npy"))
 
 
@@ -262,17 +265,17 @@ def test_names_are_the_runs_folders_or_the_files_and_never_twice_the_same(tmp_pa
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save_backbone(tmp_path / name, backbone, "test_resnet", 3, [0.5] * 3, [0.2] * 3, "test")
-    found = embeddings.sources([*(tmp_path / name for name in names), "random", "stats"])
+    found = feature_cache.sources([*(tmp_path / name for name in names), "random", "stats"])
     shown = [source.name for source in found]
     assert shown[2:] == ["mine", "other", "random", "stats"] and len(set(shown)) == 6
     assert shown[0].endswith("a-run-trained_model") and shown[1].endswith("b-run-trained_model")
     assert found[4].arch == "test_resnet" and found[5].arch is None  # random weights of the files' architecture
     with pytest.raises(ValueError, match="twice"):
-        embeddings.sources(["stats", "stats"])
+        feature_cache.sources(["stats", "stats"])
     with pytest.raises(ValueError, match="--arch"):
-        embeddings.sources(["stats", "random"])
+        feature_cache.sources(["stats", "random"])
     with pytest.raises(FileNotFoundError, match="nothing.pth"):
-        embeddings.sources(["stats", tmp_path / "nothing.pth"])
+        feature_cache.sources(["stats", tmp_path / "nothing.pth"])
 
 
 def test_pixels_are_means_of_an_eighth_of_the_side():
@@ -300,12 +303,12 @@ def test_a_table_has_a_row_a_backbone_and_intervals_where_there_are_any():
 def test_a_map_separates_what_is_separate(tmp_path):
     labels = np.arange(60) % 2
     features = np.random.default_rng(0).normal(size=(60, 5)) + 30 * np.eye(5)[labels]
-    found = pictures.save_map(tmp_path / "map.png", features, labels, ["a", "b"], "two")
+    found = plots.save_map(tmp_path / "map.png", features, labels, ["a", "b"], "two")
     middles = np.stack([found[labels == label].mean(0) for label in (0, 1)])
     nearer = ((found[:, None] - middles) ** 2).sum(2).argmin(1)
     assert (nearer == labels).all() and (tmp_path / "map.png").stat().st_size > 5000
 
 
 def test_of_rates_that_are_equally_good_the_middle_one_is_taken():
-    assert sweep.best_place([0.2, 0.5, 0.4]) == 1
-    assert sweep.best_place([1.0, 1.0, 1.0, 0.3, 0.1]) == 1 and sweep.best_place([0.1, 1.0, 1.0, 1.0, 0.1]) == 2
+    assert lr_sweep.best_place([0.2, 0.5, 0.4]) == 1
+    assert lr_sweep.best_place([1.0, 1.0, 1.0, 0.3, 0.1]) == 1 and lr_sweep.best_place([0.1, 1.0, 1.0, 1.0, 0.1]) == 2

@@ -10,8 +10,13 @@ import pytest
 import timm
 import torch
 
-from vicreg import checkpoint, detectron2_format, export, exports, onnx_format, parity
-from vicreg.backbone import create_backbone, load_backbone
+from vicreg import export
+from vicreg.common import checkpoint_io
+from vicreg.engine import checkpoint
+from vicreg.exporters import detectron2 as detectron2_exporter
+from vicreg.exporters import formats, verify
+from vicreg.exporters import onnx as onnx_exporter
+from vicreg.models.backbones import create_backbone, load_backbone
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
@@ -103,7 +108,7 @@ def test_detectron2_normalises_raw_pixels_as_the_weights_want(trained, tmp_path)
     from detectron2 import model_zoo
     from detectron2.modeling import build_model
 
-    detectron2_format.save(tmp_path / "r18.pkl", *load_backbone(trained()))
+    detectron2_exporter.save(tmp_path / "r18.pkl", *load_backbone(trained()))
     cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml")
     cfg.merge_from_file(str(tmp_path / "r18.pkl.yaml"))
     assert cfg.MODEL.WEIGHTS == str(tmp_path / "r18.pkl")
@@ -115,7 +120,7 @@ def test_detectron2_normalises_raw_pixels_as_the_weights_want(trained, tmp_path)
     torch.testing.assert_close(given, (image / 255 - mean) / std)
 
 
-@pytest.mark.parametrize("arch", detectron2_format.RESNETS)
+@pytest.mark.parametrize("arch", detectron2_exporter.RESNETS)
 def test_every_resnet_has_the_weights_that_each_library_asks_for(arch):
     """Names and shapes, on the meta device, where the largest cost nothing."""
     detectron2 = pytest.importorskip("detectron2.modeling")
@@ -125,20 +130,20 @@ def test_every_resnet_has_the_weights_that_each_library_asks_for(arch):
     from detectron2.layers import ShapeSpec
 
     info = {"arch": f"{arch}.tag", "in_chans": 3}
-    exports.TARGETS["smp"].check(info)
+    formats.TARGETS["smp"].check(info)
     cfg = get_cfg()
-    cfg.merge_from_list(detectron2_format.flat(detectron2_format.config(info)))
+    cfg.merge_from_list(detectron2_exporter.flat(detectron2_exporter.config(info)))
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
     with torch.device("meta"):
         mine = {key: value.shape for key, value in create_backbone(arch).state_dict().items()}
         theirs = detectron2.build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
         assert {key: value.shape for key, value in theirs.items()} == {
-            detectron2_format.rename(key): shape for key, shape in mine.items()
+            detectron2_exporter.rename(key): shape for key, shape in mine.items()
         }
         model = getattr(torchvision.models, arch)()
         model.fc = torch.nn.Identity()
         assert {key: value.shape for key, value in model.state_dict().items()} == mine
-        name = exports._smp_encoder(info)
+        name = formats._smp_encoder(info)
         encoder = smp.encoders.get_encoder(name, weights=None).state_dict()
         prefix = "model." if name.startswith("tu-") else ""
         assert {key: value.shape for key, value in encoder.items()} == {f"{prefix}{k}": v for k, v in mine.items()}
@@ -159,7 +164,7 @@ def test_arch_normalisation_and_source_travel_with_every_format(trained, tmp_pat
     for said in (words, props):
         assert [said["arch"], said["source"]] == ["test_resnet", "a test"]
         assert [json.loads(said[key]) for key in ("in_chans", "mean", "std")] == [3, MEAN, STD]
-    payload = detectron2_format.convert(*load_backbone(trained()))
+    payload = detectron2_exporter.convert(*load_backbone(trained()))
     assert payload["metadata"] == expected | {"arch": "resnet18"} and payload["matching_heuristics"] is True
     assert all(isinstance(value, np.ndarray) for value in payload["model"].values())
 
@@ -217,34 +222,34 @@ def test_a_file_that_gives_other_features_is_removed_and_the_old_one_stays(to, t
     with torch.no_grad():
         changed.bn1.bias += 0.01
     if to == "onnx":
-        real = onnx_format.encode
-        monkeypatch.setattr(onnx_format, "encode", lambda _, *rest: real(changed, *rest))
+        real = onnx_exporter.encode
+        monkeypatch.setattr(onnx_exporter, "encode", lambda _, *rest: real(changed, *rest))
     elif to == "detectron2":
-        real = detectron2_format.convert
-        monkeypatch.setattr(detectron2_format, "convert", lambda _, info: real(changed, info))
+        real = detectron2_exporter.convert
+        monkeypatch.setattr(detectron2_exporter, "convert", lambda _, info: real(changed, info))
     else:
-        monkeypatch.setattr(exports, "_state", lambda *_: changed.state_dict())
+        monkeypatch.setattr(formats, "_state", lambda *_: changed.state_dict())
     with pytest.raises(ValueError, match=r"finds other features.*largest difference .*0\.0001 allowed"):
-        exports.export(to, out, backbone, info)
+        formats.export(to, out, backbone, info)
     assert out.read_bytes() == b"old" and list(tmp_path.iterdir()) == [out]
 
 
 def test_a_weight_that_detectron2_does_not_find_shows(trained, tmp_path, monkeypatch):
     pytest.importorskip("detectron2")
-    monkeypatch.setattr(detectron2_format, "_RENAMES", detectron2_format._RENAMES[:-1])  # downsample.1 stays
+    monkeypatch.setattr(detectron2_exporter, "_RENAMES", detectron2_exporter._RENAMES[:-1])  # downsample.1 stays
     with pytest.raises(ValueError, match="largest difference nan"):
-        detectron2_format.save(tmp_path / "a.pkl", *load_backbone(trained()))
+        detectron2_exporter.save(tmp_path / "a.pkl", *load_backbone(trained()))
     assert not list(tmp_path.iterdir())
 
 
 def test_features_that_are_not_finite_are_no_agreement():
     bad = [torch.tensor([[1.0, torch.nan]])]
     with pytest.raises(ValueError, match="other features"):
-        parity.verify("a", "torch", bad, lambda path: bad)
+        verify.verify("a", "torch", bad, lambda path: bad)
     with pytest.raises(ValueError, match="other features"):  # in a later stage
-        parity.verify("a", "torch", [torch.zeros(1, 2), *bad], lambda path: [torch.zeros(1, 2), *bad])
-    assert parity.largest_difference([torch.tensor([0.5, 0.0])], [torch.tensor([0.5, 0.25])]) == 0.25
-    assert parity.largest_difference([torch.tensor([100.0, 0.0])], [torch.tensor([100.0, 1.0])]) == pytest.approx(0.01)
+        verify.verify("a", "torch", [torch.zeros(1, 2), *bad], lambda path: [torch.zeros(1, 2), *bad])
+    assert verify.largest_difference([torch.tensor([0.5, 0.0])], [torch.tensor([0.5, 0.25])]) == 0.25
+    assert verify.largest_difference([torch.tensor([100.0, 0.0])], [torch.tensor([100.0, 1.0])]) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("to", ["detectron2", "smp", "onnx"])
@@ -266,7 +271,7 @@ def test_a_format_whose_package_is_missing_names_it(to, package, trained, tmp_pa
 
 
 def test_mean_and_std_can_be_said_where_the_file_does_not(trained, tmp_path, capsys):
-    state = checkpoint.load(trained())["state_dict"]
+    state = checkpoint_io.load(trained())["state_dict"]
     torch.save(state, tmp_path / "plain.pth")
     base = [
         "--pretrained",

@@ -9,10 +9,14 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from vicreg import features, loader
-from vicreg.augmentations import PROBE_VIEW, counted_generator
-from vicreg.features import accuracy, effective_rank, extract, knn_predict
-from vicreg.loader import CountedBatches, epoch_keys
+from vicreg.augmentations.batch import counted_generator
+from vicreg.augmentations.presets import PROBE_VIEW
+from vicreg.data import sampler
+from vicreg.data.sampler import CountedBatches, epoch_keys
+from vicreg.eval import features
+from vicreg.eval.features import extract
+from vicreg.eval.knn import knn_predict
+from vicreg.eval.metrics import accuracy, effective_rank
 
 
 def directions(*degrees, length=1.0):
@@ -232,7 +236,7 @@ def test_loader_hands_each_batch_of_keys_to_the_data_set_whole(workers):
             return torch.tensor(keys)
 
     batches = CountedBatches(5, 2, seed=0, steps=4)
-    found = list(loader.loader_for(Keys(), batches, workers, torch.device("cpu")))
+    found = list(sampler.loader_for(Keys(), batches, workers, torch.device("cpu")))
     assert [batch.tolist() for batch in found] == [[list(key) for key in batch] for batch in batches]
 
 

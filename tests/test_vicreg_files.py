@@ -2,7 +2,7 @@
 
 import pytest
 
-from vicreg import files
+from vicreg.common import files
 
 
 def test_a_file_takes_its_name_when_it_is_whole_and_keeps_its_ending_before(tmp_path):

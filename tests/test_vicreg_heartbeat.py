@@ -9,7 +9,8 @@ import pytest
 # A run that reduces a number for ever, or until {steps}; {first} and {second} are what either process does on its way.
 WORKER = """
 import sys, time, torch
-from vicreg import command_line, distributed
+from vicreg import distributed
+from vicreg.common import cli as command_line
 
 def main(args):
     distributed.start("cpu", 0, {timeout}, {lost_after})
@@ -25,7 +26,7 @@ def main(args):
     distributed.stop()
 
 sys.argv = ["worker.py"]
-command_line.run(main, None)
+cli.run(main, None)
 """
 FOREVER = 10**9
 

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from vicreg import image_ops
+from vicreg.augmentations import functional
 
 ORDERS = list(itertools.permutations(range(4)))
 
@@ -29,7 +29,7 @@ def test_crop_and_resize_are_torchvisions_antialiased_bicubic(channels, size):
     images = pictures(6, channels, 16, 13)
     # the whole image, its four corners, a single pixel; shrunk and enlarged, each axis by its own factor
     boxes = [(0, 0, 16, 13), (0, 0, 4, 9), (9, 0, 7, 13), (0, 8, 16, 5), (11, 5, 5, 8), (15, 12, 1, 1)]
-    found = image_ops.crop_resize(images, torch.tensor(boxes, dtype=torch.float32), size)
+    found = functional.crop_resize(images, torch.tensor(boxes, dtype=torch.float32), size)
     expected = [
         reference.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
         for image, box in zip(images, boxes, strict=True)
@@ -40,7 +40,7 @@ def test_crop_and_resize_are_torchvisions_antialiased_bicubic(channels, size):
 def test_bicubic_overshoot_is_clipped():
     edge = torch.zeros(1, 1, 8, 8)
     edge[..., 4:] = 1
-    found = image_ops.crop_resize(edge, torch.tensor([[0.0, 0, 8, 8]]), 16)
+    found = functional.crop_resize(edge, torch.tensor([[0.0, 0, 8, 8]]), 16)
     raw = reference.resize(edge, [16, 16], InterpolationMode.BICUBIC, antialias=True)
     assert raw.min() < 0 and raw.max() > 1
     assert found.min() == 0 and found.max() == 1
@@ -49,7 +49,7 @@ def test_bicubic_overshoot_is_clipped():
 def test_each_sample_is_flipped_by_its_own_flags():
     images, boxes = pictures(4, height=9), torch.tensor([[1.0, 2, 6, 4]]).repeat(4, 1)
     horizontal, vertical = torch.tensor([False, True, False, True]), torch.tensor([False, False, True, True])
-    found = image_ops.crop_resize(images, boxes, 7, horizontal, vertical)
+    found = functional.crop_resize(images, boxes, 7, horizontal, vertical)
     expected = []
     for image, across, down in zip(images, horizontal, vertical, strict=True):
         view = reference.resized_crop(image, 1, 2, 6, 4, [7, 7], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
@@ -60,19 +60,19 @@ def test_each_sample_is_flipped_by_its_own_flags():
 
 def test_crop_without_resize_is_the_very_pixels():
     images = torch.randint(0, 256, (3, 3, 12, 12), generator=torch.Generator().manual_seed(0)).float() / 255
-    whole = image_ops.crop_resize(images, torch.tensor([[0.0, 0, 12, 12]]).repeat(3, 1), 12)
+    whole = functional.crop_resize(images, torch.tensor([[0.0, 0, 12, 12]]).repeat(3, 1), 12)
     assert torch.equal(whole, images)
-    parts = image_ops.crop_resize(images, torch.tensor([[0.0, 0, 7, 7], [5, 5, 7, 7], [2, 4, 7, 7]]), 7)
+    parts = functional.crop_resize(images, torch.tensor([[0.0, 0, 7, 7], [5, 5, 7, 7], [2, 4, 7, 7]]), 7)
     expected = [images[0, :, :7, :7], images[1, :, 5:, 5:], images[2, :, 2:9, 4:11]]
     assert torch.equal(parts, torch.stack(expected))
-    flipped = image_ops.crop_resize(images, torch.tensor([[0.0, 0, 12, 12]]).repeat(3, 1), 12, torch.ones(3).bool())
+    flipped = functional.crop_resize(images, torch.tensor([[0.0, 0, 12, 12]]).repeat(3, 1), 12, torch.ones(3).bool())
     assert torch.equal(flipped, images.flip(3))
 
 
 def test_blur_with_three_taps_is_torchvisions():
     images, sigma = pictures(4), torch.tensor([0.1, 0.5, 1.3, 2.0])
     expected = [reference.gaussian_blur(x, [3, 3], [s, s]) for x, s in zip(images, sigma.tolist(), strict=True)]
-    assert_equal_per_sample(image_ops.gaussian_blur(images, sigma, 3), expected)
+    assert_equal_per_sample(functional.gaussian_blur(images, sigma, 3), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4], ids="{} channels".format)
@@ -82,32 +82,32 @@ def test_whole_blur_is_torchvisions_with_four_of_the_images_own_sigma_to_each_si
     expected = [
         reference.gaussian_blur(x, [k, k], [s, s]) for x, k, s in zip(images, taps, sigma.tolist(), strict=True)
     ]
-    assert_equal_per_sample(image_ops.gaussian_blur(images, sigma), expected)
+    assert_equal_per_sample(functional.gaussian_blur(images, sigma), expected)
 
 
 def test_blur_of_an_image_does_not_depend_on_its_neighbours_sigma():
     images, sigma = pictures(2, height=30), torch.tensor([1.75, 4.0])
-    alone = image_ops.gaussian_blur(images[:1], sigma[:1])
-    together = image_ops.gaussian_blur(images, sigma)[:1]
+    alone = functional.gaussian_blur(images[:1], sigma[:1])
+    together = functional.gaussian_blur(images, sigma)[:1]
     assert (alone - together).abs().max() <= 1e-6
 
 
 def test_blur_wider_than_the_image_stops_at_one_reflection():
     images = pictures(2, height=5)
     expected = [reference.gaussian_blur(x, [9, 9], [3.0, 3.0]) for x in images]
-    assert_equal_per_sample(image_ops.gaussian_blur(images, torch.tensor([3.0, 3.0])), expected)
+    assert_equal_per_sample(functional.gaussian_blur(images, torch.tensor([3.0, 3.0])), expected)
 
 
 def test_grey_is_torchvisions():
     images = pictures(2)
-    assert_equal_per_sample(image_ops.grey(images), [reference.rgb_to_grayscale(x) for x in images])
+    assert_equal_per_sample(functional.grey(images), [reference.rgb_to_grayscale(x) for x in images])
 
 
 def test_solarise_is_torchvisions_with_the_threshold_itself_inverted():
     images = pictures(2)
     images[0, 0, 0, :3] = torch.tensor([0.5, 0.75, 1.0])
-    assert_equal_per_sample(image_ops.solarise(images), [reference.solarize(x, 0.5) for x in images])
-    raised = image_ops.solarise(images, 0.75)
+    assert_equal_per_sample(functional.solarise(images), [reference.solarize(x, 0.5) for x in images])
+    raised = functional.solarise(images, 0.75)
     assert_equal_per_sample(raised, [reference.solarize(x, 0.75) for x in images])
     assert raised[0, 0, 0, :3].tolist() == [0.5, 0.25, 0.0]
 
@@ -119,12 +119,12 @@ def test_hue_is_torchvisions_on_random_pure_and_grey_pixels(turns):
     tied = torch.tensor([[0.5, 0.5, 0.5], [0.7, 0.7, 0.2], [0.2, 0.6, 0.6], [0.9, 0.1, 0.9]])
     images[0, :, 0, :8], images[0, :, 1, :4] = pure.T, tied.T
     expected = [reference.adjust_hue(x, turns) for x in images]
-    assert_equal_per_sample(image_ops.shift_hue(images, torch.full((2,), turns)), expected)
+    assert_equal_per_sample(functional.shift_hue(images, torch.full((2,), turns)), expected)
 
 
 def test_a_third_of_a_turn_makes_red_green_and_green_blue():
     colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])[:, :, None, None]
-    found = image_ops.shift_hue(colours, torch.full((3,), 1 / 3))
+    found = functional.shift_hue(colours, torch.full((3,), 1 / 3))
     assert (found - colours[[1, 2, 0]]).abs().max() <= 1e-5
 
 
@@ -135,7 +135,7 @@ def test_colour_jitter_is_torchvisions_in_every_order(strength):
     spread = 0.2 if strength == "weak" else 0.8  # strong: clipping on the way
     factors = [1 + spread * (2 * torch.rand(24, generator=random) - 1) for _ in range(3)]
     hue = spread * (torch.rand(24, generator=random) - 0.5)
-    found = image_ops.colour_jitter(images, torch.tensor(ORDERS), *factors, hue)
+    found = functional.colour_jitter(images, torch.tensor(ORDERS), *factors, hue)
     operations = [
         reference.adjust_brightness,
         reference.adjust_contrast,
@@ -155,5 +155,5 @@ def test_colour_jitter_leaves_its_input_alone():
     images = pictures(24)
     before = images.clone()
     half = torch.full((24,), 0.5)
-    image_ops.colour_jitter(images, torch.tensor(ORDERS), half, half, half, half)
+    functional.colour_jitter(images, torch.tensor(ORDERS), half, half, half, half)
     assert torch.equal(images, before)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg import probe
-from vicreg.label_efficiency import FrozenFeatures, plan_runs, summarise
+from vicreg.eval import linear_probe
+from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarise
 
 
 class Blocks:
@@ -105,7 +105,7 @@ def test_mean_and_standard_deviation_are_those_of_the_seeds(tmp_path):
 
 
 def test_a_repeated_evaluation_gives_what_single_ones_give(sn7_prepared, tmp_path):
-    from preprocessing.sn7 import SN7Patches
+    from vicreg.data.sn7 import SN7Patches
 
     train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
     words = "--pretrained random --arch test_resnet --image-size 16 --batch-size 16 --epochs 2 --views 1 --device cpu"
@@ -113,7 +113,7 @@ def test_a_repeated_evaluation_gives_what_single_ones_give(sn7_prepared, tmp_pat
 
     def evaluate(folder, *more):
         words_of_run = [*words.split(), "--exp-dir", str(tmp_path / folder), *map(str, more)]
-        return probe.probe(probe.get_parser("toy").parse_args(words_of_run), train, val)
+        return linear_probe.probe(linear_probe.get_parser("toy").parse_args(words_of_run), train, val)
 
     rows = evaluate("all", "--train-percent", 10, 100, "--seeds", 2)
     singles = [evaluate(f"single{n}", "--train-percent", n, "--seed", 0) for n in (10, 100)]
@@ -123,7 +123,7 @@ def test_a_repeated_evaluation_gives_what_single_ones_give(sn7_prepared, tmp_pat
 
 
 def test_finetuning_begins_each_seed_with_the_same_backbone(sn7_prepared, tmp_path):
-    from preprocessing.sn7 import SN7Patches
+    from vicreg.data.sn7 import SN7Patches
 
     train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
     words = "--pretrained random --arch test_resnet --image-size 16 --batch-size 8 --epochs 1 --device cpu --workers 0"
@@ -131,7 +131,7 @@ def test_finetuning_begins_each_seed_with_the_same_backbone(sn7_prepared, tmp_pa
 
     def losses(folder, *more):
         words_of_run = [*words.split(), str(tmp_path / folder), *more]
-        probe.probe(probe.get_parser("toy").parse_args(words_of_run), train, val)
+        linear_probe.probe(linear_probe.get_parser("toy").parse_args(words_of_run), train, val)
         found = sorted((tmp_path / folder).rglob("stats.txt"))
         return [json.loads(path.read_text().splitlines()[0])["loss"] for path in found]
 

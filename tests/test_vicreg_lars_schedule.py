@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.lars import LARS
-from vicreg.schedule import learning_rate, warmup_epochs
+from vicreg.engine.optim import LARS, learning_rate, warmup_epochs
 
 SHAPES = {"matrix": (3, 4), "kernel": (2, 3, 2, 2), "column": (3, 1), "vector": (5,), "scalar": ()}
 SETTINGS = {"weight_decay": 0.01, "momentum": 0.9, "eta": 0.02}  # eta larger than usual, so that weights move

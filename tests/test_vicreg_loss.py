@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vicreg.loss import loss_floor, vicreg_loss
+from vicreg.losses.vicreg import loss_floor, vicreg_loss
 
 TERMS = ("loss", "repr_loss", "std_loss", "cov_loss")
 SHAPES = [(5, 12), (12, 5), (7, 7), (8, 7), (3, 9)]  # narrower, wider, N = D, N = D + 1, a tiny batch

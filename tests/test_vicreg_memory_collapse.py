@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from vicreg import memory
-from vicreg.collapse import ADVICE, find_collapse
-from vicreg.plan import share_of
-from vicreg.run_log import clock
+from vicreg.common.logger import clock
+from vicreg.engine.config import share_of
+from vicreg.eval.metrics import ADVICE, find_collapse
 
 
 def test_weights_and_kept_activations_are_counted_without_computing():
     pair, weights = memory.bytes_of_one_pair("test_resnet", 3, 32, [8])
     wider, heavier = memory.bytes_of_one_pair("test_resnet", 3, 32, [16])
-    from vicreg.backbone import create_backbone
+    from vicreg.models.backbones import create_backbone
 
     backbone = create_backbone("test_resnet")
     assert weights == 4 * (sum(p.numel() for p in backbone.parameters()) + 8 * backbone.num_features)
@@ -31,8 +31,8 @@ def test_four_times_the_pixels_keep_about_four_times_the_activations():
 
 
 def test_the_estimate_covers_what_autograd_really_keeps():
-    from vicreg.backbone import create_backbone
-    from vicreg.model import VICReg
+    from vicreg.models.backbones import create_backbone
+    from vicreg.models.vicreg import VICReg
 
     kept, network = {}, VICReg(create_backbone("test_resnet"), [32, 32])
     parameters = {p.data_ptr() for p in network.parameters()}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from preprocessing.sn7 import SN7Patches
-from vicreg.protocols import areas, second, seen_and_unseen, training_and_validation
+from vicreg.data.sn7 import SN7Patches
+from vicreg.eval.splits import areas, second, seen_and_unseen, training_and_validation
 
 AOI, OTHER = "L15-0331E-1257N_1327_3160_13", "L15-1014E-1375N_4056_2688_13"
 

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg import command_line, distributed, plan, resume, run_log
-from vicreg.backbone import create_backbone
-from vicreg.classifier import Classifier, Heads, stratified_subset
-from vicreg.interruption import Watch
-from vicreg.model import expander, parse_mlp
-from vicreg.pretrain import get_parser
-from vicreg.run_log import RunLog, read_stats
+from vicreg import distributed
+from vicreg.common import cli, logger
+from vicreg.common.logger import RunLog, read_stats
+from vicreg.data.subsets import stratified_subset
+from vicreg.distributed import process_group
+from vicreg.engine import checkpoint, config, run
+from vicreg.engine.config import get_parser
+from vicreg.engine.run import Watch
+from vicreg.models.backbones import create_backbone
+from vicreg.models.heads import Classifier, Heads
+from vicreg.models.vicreg import expander, parse_mlp
 
 CPU = torch.device("cpu")
 SIGNALS = [signal.SIGUSR1, signal.SIGTERM]
@@ -37,7 +41,7 @@ def arguments(tmp_path, *words):
 def test_tensorflow_is_left_alone_even_where_it_is_installed(repo_root, tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('TensorFlow was imported')")
-    code = f"from vicreg.run_log import RunLog; log = RunLog({str(tmp_path)!r}); "
+    code = f"from vicreg.common.logger import RunLog; log = RunLog({str(tmp_path)!r}); "
     code += "log.write({'step': 1, 'loss': 2.0}); log.close()"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     ran = subprocess.run([sys.executable, "-c", code], cwd=repo_root, env=environment, capture_output=True, text=True)
@@ -47,7 +51,7 @@ def test_tensorflow_is_left_alone_even_where_it_is_installed(repo_root, tmp_path
 
 def test_a_line_averages_over_all_steps_since_the_line_before_in_training_time(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(run_log, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(logger, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     log = RunLog(tmp_path)
     for loss in (1.0, 2.0, 6.0):
         log.add({"loss": torch.tensor(loss), "std": torch.tensor(loss / 2)}, waited=0.5)
@@ -85,11 +89,11 @@ def test_lines_after_the_resumed_step_and_a_half_written_one_are_dropped(tmp_pat
 
 
 def test_other_processes_write_and_print_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(process_group, "rank", lambda: 1)
     log = RunLog(tmp_path)
     log.add({"loss": torch.tensor(1.0)})
     log.write({"step": 1, **log.averages(1)})
-    run_log.say("hello")
+    logger.say("hello")
     log.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
     assert read_stats(tmp_path / "stats.txt") == []
@@ -124,19 +128,19 @@ def test_a_closed_watch_gives_the_signals_back():
 
 @pytest.fixture(autouse=True)
 def plenty_of_memory(monkeypatch):
-    monkeypatch.setattr(plan.memory, "available", lambda device: 1e15)
+    monkeypatch.setattr(config.memory, "available", lambda device: 1e15)
 
 
 def test_a_batch_that_does_not_divide_is_rounded_down_said_and_sets_the_rate(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     args = arguments(tmp_path, "--batch-size", 512, "--base-lr", 0.3, "--epochs", 200, "--mlp", "64-64")
-    made = plan.plan_run(args, Patches(range(5200)), CPU, "a test")
+    made = config.plan_run(args, Patches(range(5200)), CPU, "a test")
     assert (made["batch_size"], made["share"], made["processes"]) == (510, 170, 3)
     assert made["peak_lr"] == pytest.approx(0.3 * 510 / 256)
     assert (made["steps_per_epoch"], made["steps"], made["warmup_steps"]) == (10, 2000, 100)
     model = SimpleNamespace(backbone=torch.nn.Linear(2, 2), expander=torch.nn.Linear(2, 2))
     args.exp_dir.mkdir()
-    plan.announce(args, made, model, 0)
+    config.announce(args, made, model, 0)
     assert "batch   510 (of 512 asked for) = 170 x 3 process(es)" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "args.json").read_text())["plan"] == made
 
@@ -162,7 +166,7 @@ UNFIT = {
 
 @pytest.mark.parametrize(("words", "expected"), PLANS.items(), ids=PLANS)
 def test_plan_follows_from_the_arguments(tmp_path, words, expected):
-    made = plan.plan_run(arguments(tmp_path, *words.split()), Patches(range(1100)), CPU, "a test")
+    made = config.plan_run(arguments(tmp_path, *words.split()), Patches(range(1100)), CPU, "a test")
     assert {key: made[key] for key in expected} == expected
 
 
@@ -170,53 +174,53 @@ def test_plan_follows_from_the_arguments(tmp_path, words, expected):
 def test_numbers_that_must_be_positive_are_refused_with_their_flag(tmp_path, flag):
     for value in (0, -3):
         with pytest.raises(ValueError, match=rf"--{flag} {value}(\.0)?: must be positive"):
-            plan.plan_run(arguments(tmp_path, f"--{flag}", value), Patches(range(300)), CPU, "a test")
+            config.plan_run(arguments(tmp_path, f"--{flag}", value), Patches(range(300)), CPU, "a test")
 
 
 @pytest.mark.parametrize(("words", "message"), UNFIT.items(), ids=UNFIT)
 def test_numbers_that_do_not_fit_are_refused_with_their_flag(tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
-        plan.plan_run(arguments(tmp_path, *words.split()), Patches(range(100)), CPU, "a test")
+        config.plan_run(arguments(tmp_path, *words.split()), Patches(range(100)), CPU, "a test")
 
 
 @pytest.mark.parametrize(("name", "now"), [("arch", "resnet34"), ("mlp", "8-4"), ("in_chans", 4)])
 def test_a_folder_with_other_weights_is_refused_with_flag_and_both_values(tmp_path, name, now):
-    earlier = plan.plain(vars(arguments(tmp_path)))
-    plan.check_same_run(earlier, vars(arguments(tmp_path)), tmp_path)
+    earlier = cli.plain(vars(arguments(tmp_path)))
+    checkpoint.check_same_run(earlier, vars(arguments(tmp_path)), tmp_path)
     flag = f"--{name.replace('_', '-')}"
     with pytest.raises(ValueError, match=f"{tmp_path} holds a run with {flag} {earlier[name]}, not {now}; .*--exp-dir"):
-        plan.check_same_run(earlier, earlier | {name: now}, tmp_path)
+        checkpoint.check_same_run(earlier, earlier | {name: now}, tmp_path)
 
 
 def test_other_numbers_than_the_folders_are_only_noted(tmp_path, capsys):
-    earlier = plan.plain(vars(arguments(tmp_path)))
-    plan.check_same_run(earlier, vars(arguments(tmp_path, "--batch-size", 64, "--probe-every", 3)), tmp_path)
+    earlier = cli.plain(vars(arguments(tmp_path)))
+    checkpoint.check_same_run(earlier, vars(arguments(tmp_path, "--batch-size", 64, "--probe-every", 3)), tmp_path)
     assert capsys.readouterr().out == "note: --batch-size was 256 when this run began and is 64 now\n"
 
 
 def test_a_finished_run_may_become_longer_but_not_another_one(tmp_path, capsys):
-    earlier = plan.plain(vars(arguments(tmp_path)))
-    plan.check_same_run(earlier, vars(arguments(tmp_path, "--epochs", 200)), tmp_path, finished=True)
+    earlier = cli.plain(vars(arguments(tmp_path)))
+    checkpoint.check_same_run(earlier, vars(arguments(tmp_path, "--epochs", 200)), tmp_path, finished=True)
     assert capsys.readouterr().out == "note: --epochs was 100 when this run began and is 200 now\n"
     with pytest.raises(
         ValueError, match="holds a finished run with --batch-size 256, not 64; choose another --exp-dir"
     ):
-        plan.check_same_run(earlier, vars(arguments(tmp_path, "--batch-size", 64)), tmp_path, finished=True)
+        checkpoint.check_same_run(earlier, vars(arguments(tmp_path, "--batch-size", 64)), tmp_path, finished=True)
 
 
 @pytest.mark.parametrize(("capability", "bf16"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_bf16_is_chosen_where_a_gpu_computes_in_it(monkeypatch, capability, bf16):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert plan.wants_bf16("auto", torch.device("cuda")) is bf16
-    assert plan.wants_bf16("bf16", torch.device("cuda")) and not plan.wants_bf16("fp32", torch.device("cuda"))
-    assert not plan.wants_bf16("auto", CPU)
+    assert config.wants_bf16("auto", torch.device("cuda")) is bf16
+    assert config.wants_bf16("bf16", torch.device("cuda")) and not config.wants_bf16("fp32", torch.device("cuda"))
+    assert not config.wants_bf16("auto", CPU)
 
 
 def test_processes_that_share_statistics_keep_the_activations_of_fused_norm_layers():
     backbone = create_backbone("test_efficientnet").eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     before = backbone(images)
-    converted = resume.convert_sync_batchnorm(backbone)
+    converted = run.convert_sync_batchnorm(backbone)
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
     torch.testing.assert_close(converted(images), before)
 
@@ -245,11 +249,11 @@ def test_an_error_of_the_user_is_one_line_and_exit_code_1(monkeypatch, capsys, k
     for rank, said in (("", "main_vicreg_sn7: a reason\n"), ("0", "main_vicreg_sn7: a reason\n"), ("1", "")):
         monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
         with pytest.raises(SystemExit) as end:
-            command_line.run(main, None)
+            cli.run(main, None)
         assert end.value.code == 1 and capsys.readouterr().err == said
     monkeypatch.setenv("TRACEBACK", "1")
     with pytest.raises(kind):
-        command_line.run(main, None)
+        cli.run(main, None)
 
 
 GPU_FULL = torch.cuda.OutOfMemoryError(
@@ -270,7 +274,7 @@ GPU_FULL = torch.cuda.OutOfMemoryError(
 )  # fmt: skip
 def test_memory_that_does_not_suffice_is_told_with_what_needs_less(tmp_path, capsys, more, fail, told):
     with pytest.raises(SystemExit) as end:
-        command_line.run(lambda args: fail(), arguments(tmp_path, *more))
+        cli.run(lambda args: fail(), arguments(tmp_path, *more))
     said = capsys.readouterr().err
     assert end.value.code == 1 and told in said and len(said.splitlines()) == 1
 
@@ -281,8 +285,8 @@ def raises(error):
 
 def test_an_error_of_ours_keeps_its_traceback_and_a_result_is_returned():
     with pytest.raises(ZeroDivisionError):
-        command_line.run(lambda args: 1 / args, 0)
-    assert command_line.run(lambda args: 1 / args, 2) == 0.5
+        cli.run(lambda args: 1 / args, 0)
+    assert cli.run(lambda args: 1 / args, 2) == 0.5
 
 
 def test_one_percent_is_one_percent_of_each_class_and_at_least_one():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vicreg import distributed
-from vicreg.slurm import TASK, hosts, process
+from vicreg.distributed.slurm import TASK, hosts, process
 
 STEP = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8",

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from vicreg import checkpoint, transfer
-from vicreg.loader import CountedBatches, loader_for
-from vicreg.resume import place
-from vicreg.schedule import one_cycle
+from vicreg.common import checkpoint_io
+from vicreg.data.sampler import CountedBatches, loader_for
+from vicreg.engine import checkpoint, finetune
+from vicreg.engine.optim import one_cycle
+from vicreg.engine.run import place
 
 
 @pytest.mark.parametrize("total", [7, 10, 100])
@@ -43,7 +44,7 @@ class Points(torch.utils.data.Dataset):
 
 def arguments(folder, *more):
     parser = argparse.ArgumentParser()
-    transfer.add_arguments(parser, epochs=4, batch_size=8, lr=0.01, grad_clip=0.1)
+    finetune.add_arguments(parser, epochs=4, batch_size=8, lr=0.01, grad_clip=0.1)
     words = ["--exp-dir", str(folder), "--pretrained", "random", "--workers", "0", "--device", "cpu", *more]
     return parser.parse_args(words)
 
@@ -51,13 +52,13 @@ def arguments(folder, *more):
 def train(folder, *more, at=None, what=None, task="points"):
     """Train a toy with dropout; call ``what`` in step ``at``."""
     args = arguments(folder, *more)
-    device, lock, earlier = transfer.open_run(args, task)
+    device, lock, earlier = finetune.open_run(args, task)
     data, about = Points(), {"backbone": {"arch": None}, "task": {"name": task, "classes": ["left", "right"]}}
     torch.manual_seed(args.seed)
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2))
     model, optimizer, begin = place(model, device, earlier, lambda m: torch.optim.Adam(m.parameters(), lr=0))
-    plan = transfer.plan_steps(args, len(data), device, task)
-    transfer.announce_steps(plan, args.exp_dir, begin)
+    plan = finetune.plan_steps(args, len(data), device, task)
+    finetune.announce_steps(plan, args.exp_dir, begin)
     batches = CountedBatches(len(data), args.batch_size, args.seed, plan["steps"], begin)
 
     def loss_of(batch, step):
@@ -70,7 +71,7 @@ def train(folder, *more, at=None, what=None, task="points"):
         return {"top1": float((model(data.x).argmax(1) == data.labels).double().mean()), "names": ["not logged"]}
 
     try:
-        return transfer.fit(
+        return finetune.fit(
             args, plan, model, optimizer, loader_for(data, batches, 0, device),
             lambda step: one_cycle(step, plan["steps"], args.lr), loss_of, judge, "top1", about, earlier,
         )  # fmt: skip
@@ -95,7 +96,7 @@ def undisturbed(tmp_path_factory):
 
 
 def test_last_and_best_are_kept_with_what_prediction_needs(undisturbed):
-    weights, about = transfer.load_task(undisturbed / "best_model.pth", "points")
+    weights, about = checkpoint.load_task(undisturbed / "best_model.pth", "points")
     assert weights["0.weight"].shape == (8, 3) and about["task"]["classes"] == ["left", "right"]
     lines = [json.loads(line) for line in (undisturbed / "stats.txt").read_text().splitlines()]
     figures = torch.load(undisturbed / "best_model.pth", weights_only=True)["figures"]
@@ -139,25 +140,25 @@ def test_a_folder_of_another_task_or_with_other_weights_is_refused(undisturbed):
 
 
 def test_a_checkpoint_of_something_else_is_refused_by_prediction(undisturbed, tmp_path):
-    checkpoint.save({"model": {}, "step": 1, "args": {}}, tmp_path / "model.pth")
+    checkpoint_io.save({"model": {}, "step": 1, "args": {}}, tmp_path / "model.pth")
     with pytest.raises(ValueError, match="no checkpoint of points.*best_model.pth"):
-        transfer.load_task(tmp_path / "model.pth", "points")
+        checkpoint.load_task(tmp_path / "model.pth", "points")
     with pytest.raises(ValueError, match="checkpoint of points, not of lines"):
-        transfer.load_task(undisturbed / "model.pth", "lines")
+        checkpoint.load_task(undisturbed / "model.pth", "lines")
 
 
 def test_numbers_that_cannot_work_name_their_flag(tmp_path):
     with pytest.raises(ValueError, match="--lr"):
-        transfer.open_run(arguments(tmp_path, "--lr", "0"), "points")
+        finetune.open_run(arguments(tmp_path, "--lr", "0"), "points")
     with pytest.raises(ValueError, match="--grad-clip"):
-        transfer.open_run(arguments(tmp_path, "--grad-clip", "-1"), "points")
+        finetune.open_run(arguments(tmp_path, "--grad-clip", "-1"), "points")
     with pytest.raises(ValueError, match="'random' or 'imagenet'"):
-        transfer.backbone_for(arguments(tmp_path, "--pretrained", "pixels"), {})
+        finetune.backbone_for(arguments(tmp_path, "--pretrained", "pixels"), {})
 
 
 def test_a_new_run_takes_the_named_backbone_and_a_resumed_one_asks_no_file(tmp_path):
     args = arguments(tmp_path, "--pretrained", str(tmp_path / "gone.pth"))
-    backbone, about = transfer.backbone_for(args, {"backbone": {"arch": "test_resnet", "in_chans": 3}})
+    backbone, about = finetune.backbone_for(args, {"backbone": {"arch": "test_resnet", "in_chans": 3}})
     assert backbone.num_features == 96 and about["arch"] == "test_resnet"
     with pytest.raises(FileNotFoundError, match="gone.pth"):
-        transfer.backbone_for(args, {})
+        finetune.backbone_for(args, {})

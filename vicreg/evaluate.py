@@ -14,14 +14,17 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from vicreg import command_line, distributed, image_data, probe  # noqa: E402
+from vicreg import distributed
+from vicreg.common import cli
+from vicreg.data import image_folder
+from vicreg.eval import linear_probe
 
 
 def get_parser():
     """Arguments of the probe, and those of a folder of images."""
-    parser = probe.get_parser(__doc__.split("\n")[0])
+    parser = linear_probe.get_parser(__doc__.split("\n")[0])
     parser.set_defaults(image_size=224)
-    image_data.add_arguments(parser).add_argument(
+    image_folder.add_arguments(parser).add_argument(
         "--train-files", type=Path, metavar="FILE",
         help="train on the images of this list, one name a line (n01440764_10026.JPEG), in place of --train-percent",
     )  # fmt: skip
@@ -31,11 +34,11 @@ def get_parser():
 def main(args):
     """Train on the training images, or those of a list; judge on the validation images."""
     device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
-    train, val, chosen = image_data.load_folder(
+    train, val, chosen = image_folder.load_folder(
         args.data_dir, device, args.image_size, not args.no_check, args.train_files
     )
-    probe.probe(args, train, val, chosen)
+    linear_probe.probe(args, train, val, chosen)
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

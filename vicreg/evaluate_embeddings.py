@@ -16,13 +16,23 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing.sn7 import SN7Patches  # noqa: E402
-from vicreg import command_line, comparison, distributed, image_data, protocols  # noqa: E402
-from vicreg.classifier import check_percent  # noqa: E402
-from vicreg.embeddings import DTYPES, FeatureCache, sources  # noqa: E402
-from vicreg.intervals import RESAMPLES  # noqa: E402
-from vicreg.plan import plain  # noqa: E402
-from vicreg.sweep import RATES  # noqa: E402
+from vicreg import distributed
+from vicreg.common import cli
+from vicreg.common.cli import plain
+from vicreg.data import image_folder
+from vicreg.data.sn7 import SN7Patches
+from vicreg.data.subsets import check_percent
+from vicreg.eval import (
+    benchmark,
+    splits,
+)
+from vicreg.eval.feature_cache import (
+    DTYPES,
+    FeatureCache,
+    sources,
+)
+from vicreg.eval.lr_sweep import RATES
+from vicreg.eval.metrics import RESAMPLES
 
 
 def get_parser():
@@ -51,7 +61,7 @@ def get_parser():
     data.add_argument("--no-check", action="store_true", help="class folders: do not look for broken files first")
     more = parser.add_argument_group("protocol 2: other AOIs, each one a class (kNN and k-means)")
     more.add_argument("--test-csv", type=Path, metavar="DIR", help="folder of those AOIs, written by make_sn7_csv.py")
-    more.add_argument("--test-split", choices=protocols.SPLITS, default="patches",
+    more.add_argument("--test-split", choices=splits.SPLITS, default="patches",
                       help="what of each AOI is seen: half its patch positions, or half its mosaics")  # fmt: skip
     more.add_argument("--seen", type=Path, metavar="CSV", help="patch list to learn from, in place of --test-csv")
     more.add_argument("--unseen", type=Path, metavar="CSV", help="patch list to judge on")
@@ -76,7 +86,7 @@ def get_parser():
 
 def main(args):
     """Read the lists, make sure of the backbones, compare them."""
-    command_line.positive(args, "image_size", "feature_batch", "knn", "lr_head", "epochs", "batch_size", "resamples",
+    cli.positive(args, "image_size", "feature_batch", "knn", "lr_head", "epochs", "batch_size", "resamples",
                           "seeds")  # fmt: skip
     for percent in args.train_percent:
         check_percent(percent)
@@ -88,11 +98,11 @@ def main(args):
         lists = [SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val")]
     elif args.data_dir:
         share = args.val_percent / 100
-        lists = image_data.load_folder(args.data_dir, device, args.image_size, not args.no_check, share=share)[:2]
+        lists = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check, share=share)[:2]
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")
-    first = protocols.training_and_validation(*lists)
-    second = protocols.second(args.test_csv, args.seen, args.unseen, args.test_split, args.seed, args.test_data_dir)
+    first = splits.training_and_validation(*lists)
+    second = splits.second(args.test_csv, args.seen, args.unseen, args.test_split, args.seed, args.test_data_dir)
     size = args.image_size or max(1, round(lists[0].patch_size * 7 / 8))
     cache = FeatureCache(
         args.exp_dir / "features", size, device, args.feature_batch, args.dtype, args.in_chans, args.seed
@@ -100,8 +110,8 @@ def main(args):
     settings = {"knn": args.knn, "rates": args.lr_head, "epochs": args.epochs, "batch_size": args.batch_size}
     settings |= {"percents": args.train_percent, "seeds": args.seeds}
     settings |= {"resamples": args.resamples, "map_samples": args.map_samples, "seed": args.seed}
-    comparison.compare(args.exp_dir, backbones, (first, second), cache, settings, plain(vars(args)))
+    benchmark.compare(args.exp_dir, backbones, (first, second), cache, settings, plain(vars(args)))
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

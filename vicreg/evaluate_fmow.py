@@ -14,16 +14,17 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing.fmow import fmow_images  # noqa: E402
-from preprocessing.image_files import side_for  # noqa: E402
-from vicreg import command_line, probe  # noqa: E402
+from vicreg.common import cli
+from vicreg.data.fmow import fmow_images
+from vicreg.data.image_dataset import side_for
+from vicreg.eval import linear_probe
 
 CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "fmow"
 
 
 def get_parser():
     """Arguments of the probe, and those of fMoW."""
-    parser = probe.get_parser(__doc__.split("\n")[0])
+    parser = linear_probe.get_parser(__doc__.split("\n")[0])
     parser.set_defaults(image_size=224)
     data = parser.add_argument_group("fMoW")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_fmow_csv.py")
@@ -37,8 +38,8 @@ def main(args):
     train, val = (
         fmow_images(args.csv_dir / f"{split}.csv", data_dir=args.data_dir, side=side) for split in ("train", "val")
     )
-    probe.probe(args, train, val)
+    linear_probe.probe(args, train, val)
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

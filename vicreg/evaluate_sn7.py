@@ -14,13 +14,14 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing.sn7 import SN7Patches  # noqa: E402
-from vicreg import command_line, probe  # noqa: E402
+from vicreg.common import cli
+from vicreg.data.sn7 import SN7Patches
+from vicreg.eval import linear_probe
 
 
 def get_parser():
     """Arguments of the probe, and those of the SN7 patches."""
-    parser = probe.get_parser(__doc__.split("\n")[0])
+    parser = linear_probe.get_parser(__doc__.split("\n")[0])
     data = parser.add_argument_group("SN7")
     data.add_argument(
         "--csv-dir", type=Path, default=Path(__file__).resolve().parents[1] / "data" / "sn7",
@@ -33,8 +34,8 @@ def get_parser():
 def main(args):
     """Train on the training list, judge on the validation list."""
     train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
-    probe.probe(args, train, val)
+    linear_probe.probe(args, train, val)
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

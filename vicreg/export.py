@@ -17,8 +17,13 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from vicreg import command_line, detectron2_format, exports  # noqa: E402
-from vicreg.backbone import UNTRAINABLE, load_backbone  # noqa: E402
+from vicreg.common import cli
+from vicreg.exporters import detectron2 as detectron2_exporter
+from vicreg.exporters import formats
+from vicreg.models.backbones import (
+    UNTRAINABLE,
+    load_backbone,
+)
 
 
 def get_parser():
@@ -40,7 +45,7 @@ def get_parser():
     weights.add_argument("--std", type=float, nargs="+", metavar="S", help="standard deviation, likewise")
     file = parser.add_argument_group("what is written")
     file.add_argument(
-        "--to", required=True, choices=exports.NAMES,
+        "--to", required=True, choices=formats.NAMES,
         help="torchvision, detectron2 and smp know ResNets (wide ones and ResNeXt too); the others anything of timm",
     )  # fmt: skip
     file.add_argument(
@@ -57,7 +62,7 @@ def get_parser():
 
 def main(args):
     """Load, write, verify, and say how to go on."""
-    command_line.positive(args, "image_size", "in_chans", "std")
+    cli.positive(args, "image_size", "in_chans", "std")
     if args.image_size and args.to != "onnx":
         raise ValueError(f"--image-size is for --to onnx; --to {args.to} holds weights, which take any size")
     if args.pretrained in UNTRAINABLE:
@@ -67,13 +72,13 @@ def main(args):
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans)
     print(info["report"], flush=True)
     info |= normalisation(info, args.mean, args.std)
-    verified, recipe = exports.export(args.to, args.out, backbone, info, args.image_size)
+    verified, recipe = formats.export(args.to, args.out, backbone, info, args.image_size)
     print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB): {verified}")
     print(pixels(args.to, info))
     print("\nload it with\n  " + "\n  ".join(recipe))
     if args.to == "detectron2":
         print(f"\nsettings that it needs, {args.out}.yaml:")
-        print(detectron2_format.as_yaml(detectron2_format.config(info, args.out)), end="")
+        print(detectron2_exporter.as_yaml(detectron2_exporter.config(info, args.out)), end="")
 
 
 def pixels(to, info):
@@ -107,4 +112,4 @@ def normalisation(info, mean, std):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -14,22 +14,26 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing import temporal  # noqa: E402
-from preprocessing.fmow import fmow_images  # noqa: E402
-from preprocessing.image_files import side_for  # noqa: E402
-from vicreg import command_line, pretrain  # noqa: E402
+from vicreg.common import cli
+from vicreg.data import pairs
+from vicreg.data.fmow import fmow_images
+from vicreg.data.image_dataset import side_for
+from vicreg.engine import (
+    config,
+    pretrain,
+)
 
 CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "fmow"
 
 
 def get_parser():
     """Arguments of pretraining, and those of fMoW."""
-    parser = pretrain.get_parser(__doc__.split("\n")[0], augment="fmow")
+    parser = config.get_parser(__doc__.split("\n")[0], augment="fmow")
     parser.set_defaults(image_size=224)
     data = parser.add_argument_group("fMoW")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_fmow_csv.py")
     data.add_argument("--data-dir", type=Path, help="fMoW tree, where it has moved since")
-    temporal.add_arguments(data, positives="temporal")
+    pairs.add_arguments(data, positives="temporal")
     return parser
 
 
@@ -45,4 +49,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -14,9 +14,13 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing import temporal  # noqa: E402
-from preprocessing.sn7 import SN7Patches  # noqa: E402
-from vicreg import command_line, pretrain  # noqa: E402
+from vicreg.common import cli
+from vicreg.data import pairs
+from vicreg.data.sn7 import SN7Patches
+from vicreg.engine import (
+    config,
+    pretrain,
+)
 
 CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "sn7"
 HOW_TO_PREPARE = (
@@ -29,11 +33,11 @@ HOW_TO_PREPARE = (
 
 def get_parser():
     """Arguments of pretraining, and those of the SN7 patches."""
-    parser = pretrain.get_parser(__doc__.split("\n")[0], augment="sn7")
+    parser = config.get_parser(__doc__.split("\n")[0], augment="sn7")
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, where the folder has no patches.npy")
-    temporal.add_arguments(data, neighbours=True)
+    pairs.add_arguments(data, neighbours=True)
     return parser
 
 
@@ -50,4 +54,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -15,24 +15,30 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from vicreg import command_line, distributed, image_data, pretrain  # noqa: E402
+from vicreg import distributed
+from vicreg.common import cli
+from vicreg.data import image_folder
+from vicreg.engine import (
+    config,
+    pretrain,
+)
 
 
 def get_parser():
     """Arguments of pretraining, and those of a folder of images."""
-    parser = pretrain.get_parser(__doc__.split("\n")[0], augment="vicreg")
+    parser = config.get_parser(__doc__.split("\n")[0], augment="vicreg")
     parser.set_defaults(image_size=224)
-    image_data.add_arguments(parser)
+    image_folder.add_arguments(parser)
     return parser
 
 
 def main(args):
     """Pretrain on the training images; probe against the validation images."""
     device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
-    train, val, _ = image_data.load_folder(args.data_dir, device, args.image_size, not args.no_check)
+    train, val, _ = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check)
     probe_sets = (train, val) if args.probe_every else None
     pretrain.pretrain(args, train, probe_sets, f"VICReg, {args.arch}, images of {args.data_dir.resolve()}")
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

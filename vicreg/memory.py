@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from vicreg.backbone import create_backbone
-from vicreg.model import VICReg
+from vicreg.models.backbones import create_backbone
+from vicreg.models.vicreg import VICReg
 
 _MARGIN = 1.2  # an estimate; only a plan that misses by more than this is refused
 

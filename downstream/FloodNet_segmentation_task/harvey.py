@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from downstream.FloodNet_segmentation_task.pixels import same_shape
-from downstream.FloodNet_segmentation_task.window import places
-from preprocessing.scan import quiet_georeference
+from downstream.FloodNet_segmentation_task.image_mask_io import same_shape
+from vicreg.inference.rasters import quiet_georeference
+from vicreg.inference.sliding_window import places
 
 IMAGE, MASKS = "vhr.tif", {"building": "buildings1m.tif", "flooded": "flooded1m.tif"}
 _COVERED = 0.9  # share of an image that its masks have to cover; two projections never agree at the corners

@@ -23,11 +23,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from downstream.FloodNet_segmentation_task.data import PATCHES
+from downstream.FloodNet_segmentation_task.floodnet import PATCHES
 from downstream.FloodNet_segmentation_task.harvey import MASKS, find_tiles, patch_places, read_tile, split_tiles
-from preprocessing.outputs import beside
-from vicreg import command_line
-from vicreg.run_log import say, write_json
+from vicreg.common import cli
+from vicreg.common.files import beside, write_json
+from vicreg.common.logger import say
 
 OUTPUTS = ("train", "val")
 
@@ -53,7 +53,7 @@ def get_parser():
 
 def main(args):
     """Cut all tiles, then let the finished folder appear."""
-    command_line.positive(args, "patch_size", "stride", "workers")
+    cli.positive(args, "patch_size", "stride", "workers")
     if (args.out_dir / "meta.json").exists() and not args.overwrite:
         raise ValueError(f"{args.out_dir} holds finished patches; --overwrite replaces them")
     side, stride = args.patch_size, args.stride or args.patch_size
@@ -139,4 +139,4 @@ def publish(partial, out_dir):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -4,8 +4,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from vicreg.augmentations import normalise
-from vicreg.backbone import IMAGENET_MEAN, IMAGENET_STD
+from vicreg.augmentations.batch import normalise
+from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
 DECODERS = {
     "unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus, "fpn": smp.FPN, "deeplabv3plus": smp.DeepLabV3Plus,
@@ -41,7 +41,7 @@ def fill_encoder(model, backbone):
     """Copy a backbone's weights into the encoder.
 
     Args:
-        model: ``Segmenter``. backbone: of ``vicreg.backbone.load_backbone``, of the same architecture.
+        model: ``Segmenter``. backbone: of ``vicreg.models.backbones.load_backbone``, of the same architecture.
 
     Returns:
         what was copied, in words.

@@ -22,14 +22,17 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 import numpy as np
 from tqdm import tqdm
 
-from downstream.FloodNet_segmentation_task.drawing import save_overlay
+from downstream.FloodNet_segmentation_task import floodnet
+from downstream.FloodNet_segmentation_task.image_mask_io import working_scale
 from downstream.FloodNet_segmentation_task.model import Segmenter, predictor
-from downstream.FloodNet_segmentation_task.pixels import working_scale
-from downstream.FloodNet_segmentation_task.rasters import Picture, Raster, find_images
-from downstream.FloodNet_segmentation_task.window import label_blocks
-from vicreg import command_line, distributed, transfer
-from vicreg.plan import wants_bf16
-from vicreg.run_log import say
+from downstream.FloodNet_segmentation_task.plots import save_overlay
+from vicreg import distributed
+from vicreg.common import cli
+from vicreg.common.logger import say
+from vicreg.engine import checkpoint
+from vicreg.engine.config import wants_bf16
+from vicreg.inference.rasters import Picture, Raster, find_images
+from vicreg.inference.sliding_window import label_blocks
 
 NAME = "flood segmentation"  # as train_floodnet.py's checkpoints have it
 
@@ -53,11 +56,11 @@ def get_parser():
 
 def main(args):
     """Label all images; those that cannot be read are named at the end."""
-    command_line.positive(args, "image_size", "scale")
+    cli.positive(args, "image_size", "scale")
     if not 0 <= args.overlap <= 0.9:
         raise ValueError(f"--overlap {args.overlap:g}: 0 to 0.9 is needed")
     device = distributed.start(args.device)
-    weights, about = transfer.load_task(args.checkpoint, NAME, device)
+    weights, about = checkpoint.load_task(args.checkpoint, NAME, device)
     task = about["task"]
     model = Segmenter(about["backbone"]["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"])
     model.load_state_dict(weights)
@@ -89,7 +92,7 @@ def label(path, args, task, predict):
     source = (Raster if is_tiff else Picture)(path, scale)
     try:
         blocks = label_blocks(source.read, source.height, source.width, predict, task["side"], args.overlap)
-        file, image, labels = source.write(args.out, blocks, task["classes"])
+        file, image, labels = source.write(args.out, blocks, task["classes"], floodnet.palette(task["classes"]))
     finally:
         source.close()
     save_overlay(args.out / f"{path.stem}_overlay.png", image, labels, task["classes"], path.name)
@@ -100,4 +103,4 @@ def label(path, args, task, predict):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -25,26 +25,29 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 import numpy as np
 import torch
 
-from downstream.FloodNet_segmentation_task import measures
-from downstream.FloodNet_segmentation_task.data import TASKS, find_parts
-from downstream.FloodNet_segmentation_task.drawing import save_examples
+from downstream.FloodNet_segmentation_task import metrics
+from downstream.FloodNet_segmentation_task.cached_dataset import Squares, WorkingCopies, default_side
+from downstream.FloodNet_segmentation_task.floodnet import TASKS, find_parts
 from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, fill_encoder, predictor
-from downstream.FloodNet_segmentation_task.window import label_image
-from downstream.FloodNet_segmentation_task.working_copies import Squares, WorkingCopies, default_side
-from preprocessing.overlap import describe as overlap_in_words
-from preprocessing.overlap import overlap_of_images
-from vicreg import checkpoint, command_line, transfer
-from vicreg.loader import CountedBatches, loader_for
-from vicreg.plan import plain
-from vicreg.resume import place, without_prefix
-from vicreg.run_log import say, write_json
-from vicreg.schedule import learning_rate
+from downstream.FloodNet_segmentation_task.plots import save_examples
+from vicreg.common import checkpoint_io, cli
+from vicreg.common.cli import plain
+from vicreg.common.files import write_json
+from vicreg.common.logger import say
+from vicreg.data.leakage import describe as overlap_in_words
+from vicreg.data.leakage import overlap_of_images
+from vicreg.data.sampler import CountedBatches, loader_for
+from vicreg.engine import checkpoint, finetune
+from vicreg.engine.checkpoint import without_prefix
+from vicreg.engine.optim import learning_rate
+from vicreg.engine.run import place
+from vicreg.inference.sliding_window import label_image
 
 NAME = "flood segmentation"
 FLOODED_BUILDING = {"floodnet": "building flooded", "flooded": "flooded building"}
-WEIGHTS = (*transfer.WEIGHTS, "task", "decoder", "init_from")  # what a folder's run cannot change
+WEIGHTS = (*finetune.WEIGHTS, "task", "decoder", "init_from")  # what a folder's run cannot change
 PATH = (
-    *transfer.PATH,
+    *finetune.PATH,
     "image_size",
     "scale",
     "crop",
@@ -61,7 +64,7 @@ def get_parser():
         description="Train a segmentation network over a backbone.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    groups = transfer.add_arguments(parser, epochs=40, batch_size=8, lr=1e-4, wd=0.0, pretrained_required=False)
+    groups = finetune.add_arguments(parser, epochs=40, batch_size=8, lr=1e-4, wd=0.0, pretrained_required=False)
     groups["backbone"].add_argument(
         "--init-from", help="best_model.pth of another run of this script: all its weights, instead of --pretrained"
     )
@@ -89,15 +92,15 @@ def get_parser():
 def main(args):
     """Prepare data and network, train, judge."""
     check(args)
-    device, lock, earlier = transfer.open_run(args, NAME, WEIGHTS, PATH)
+    device, lock, earlier = finetune.open_run(args, NAME, WEIGHTS, PATH)
     names = TASKS[args.task]
     copies, side, samples = prepare_data(args)
-    transfer.check_samples(earlier, samples, args.exp_dir)
+    checkpoint.check_samples(earlier, samples, args.exp_dir)
     model, backbone = build(args, names, earlier)
     make_optimizer = functools.partial(torch.optim.Adam, lr=args.lr, weight_decay=args.wd)
     model, optimizer, begin = place(model, device, earlier, lambda placed: make_optimizer(placed.parameters()))
     squares = Squares(copies["train"], side, args.repeats)
-    plan = transfer.plan_steps(args, len(squares), device, f"{NAME}, {args.task}")
+    plan = finetune.plan_steps(args, len(squares), device, f"{NAME}, {args.task}")
     batches = CountedBatches(len(squares), plan["batch_size"], args.seed, plan["steps"], begin)
     loss = SegmentationLoss(len(names), args.cross_entropy)
 
@@ -109,11 +112,11 @@ def main(args):
         return learning_rate(step, plan["steps"], 0, args.lr) if args.schedule == "cosine" else args.lr
 
     predict = predictor(model, device, plan["bf16"])
-    judge = functools.partial(measures.judge, predict, names=names, side=side, overlap=args.overlap)
+    judge = functools.partial(metrics.judge, predict, names=names, side=side, overlap=args.overlap)
     about = {"backbone": backbone, "task": describe(args, names, side, model, copies["train"])}
     about["task"]["samples"] = samples
-    transfer.announce_steps(plan, args.exp_dir, begin)
-    last, best = transfer.fit(
+    finetune.announce_steps(plan, args.exp_dir, begin)
+    last, best = finetune.fit(
         args, plan, model, optimizer, loader_for(squares, batches, args.workers, device), rate_at, loss_of,
         lambda: judge(copies["val"]), "mean_iou", about, earlier,
     )  # fmt: skip
@@ -125,7 +128,7 @@ def check(args):
     """Refuse arguments that cannot work, and settle the defaults that depend on others."""
     if (args.pretrained is None) == (args.init_from is None):
         raise ValueError("one of --pretrained (a backbone) and --init-from (a whole earlier run) is needed")
-    command_line.positive(args, "image_size", "scale", "crop", "repeats")
+    cli.positive(args, "image_size", "scale", "crop", "repeats")
     if args.scale > 1:
         raise ValueError(f"--scale {args.scale:g}: 1 or less; images are reduced, never enlarged")
     if args.crop and args.crop % 32:
@@ -137,7 +140,7 @@ def check(args):
     if args.cross_entropy < 0 or args.examples < 0:
         raise ValueError("--cross-entropy and --examples must be 0 or more")
     if args.init_from:
-        about = transfer.load_task(args.init_from, NAME)[1]
+        about = checkpoint.load_task(args.init_from, NAME)[1]
         kept, arch = about["task"], about["backbone"]["arch"]
         args.decoder = args.decoder or kept["decoder"]
         if args.arch not in (None, arch):
@@ -168,19 +171,19 @@ def prepare_data(args):
             "lower --crop, or raise --image-size or --scale"
         )
     names = [[f"{pair.group}/{pair.image.name}" for pair in parts[part]] for part in ("train", "val")]
-    return copies, args.crop or default_side(copies["train"].sizes), transfer.samples_digest(*names)
+    return copies, args.crop or default_side(copies["train"].sizes), checkpoint.samples_digest(*names)
 
 
 def build(args, names, earlier):
     """The network with its first weights, or one of the earlier run's shape; and what its backbone was."""
     if args.init_from and not earlier:
-        weights, kept = transfer.load_task(args.init_from, NAME)
+        weights, kept = checkpoint.load_task(args.init_from, NAME)
         backbone = kept["backbone"]
         model = Segmenter(backbone["arch"], args.decoder, len(names), kept["task"]["mean"], kept["task"]["std"])
         model.load_state_dict(weights)
         say(f"{args.decoder} over {backbone['arch']} from {args.init_from}: all {len(weights)} tensors")
         return model, backbone
-    backbone, about = transfer.backbone_for(args, earlier)
+    backbone, about = finetune.backbone_for(args, earlier)
     if about["in_chans"] != 3:
         raise ValueError(f"the backbone takes {about['in_chans']} channels; these images have 3")
     torch.manual_seed(args.seed)
@@ -199,12 +202,10 @@ def describe(args, names, side, model, copies):
 
 def conclude(args, plan, model, copies, judge, predict, about, last, best):
     """Write examples.png and result.json, both of the best epoch, and say what came out."""
-    weights = checkpoint.load(args.exp_dir / transfer.BEST_FILE, next(model.parameters()).device)["model"]
+    weights = checkpoint_io.load(args.exp_dir / checkpoint.BEST_FILE, next(model.parameters()).device)["model"]
     model.load_state_dict(without_prefix(weights))
     names = TASKS[args.task]
-    base = measures.constant_guess(
-        measures.class_pixels(copies["train"], len(names)), np.array(best["confusion"]), names
-    )
+    base = metrics.constant_guess(metrics.class_pixels(copies["train"], len(names)), np.array(best["confusion"]), names)
     result = {key: best[key] for key in ("mean_iou", "mean_dice", "accuracy", "iou", "dice")}
     result |= {"task": args.task, "arch": about["backbone"]["arch"], "decoder": args.decoder, "epoch": best["epoch"]}
     result |= {"source": about["backbone"]["source"], "init_from": args.init_from, "scale": about["task"]["scale"]}
@@ -238,4 +239,4 @@ def _number(value):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -14,8 +14,9 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from vicreg import command_line, detectron2_format  # noqa: E402
-from vicreg.backbone import load_backbone  # noqa: E402
+from vicreg.common import cli
+from vicreg.exporters import detectron2
+from vicreg.models.backbones import load_backbone
 
 
 def get_parser():
@@ -33,9 +34,9 @@ def main(args):
     """Load, write, and say what was verified."""
     backbone, info = load_backbone(args.pretrained, args.arch)
     print(info["report"])
-    print(detectron2_format.save(args.out, backbone, info))
+    print(detectron2.save(args.out, backbone, info))
     print(f"{args.out}, and its settings for cfg.merge_from_file: {args.out}.yaml")
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -15,12 +15,16 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from tqdm import tqdm
 
-from downstream.detectron2_crowdai_detection_task import library  # noqa: E402
-from vicreg import command_line, distributed, files  # noqa: E402
-from vicreg.plan import wants_bf16  # noqa: E402
+from downstream.detectron2_crowdai_detection_task import detectron2_setup
+from vicreg import distributed
+from vicreg.common import (
+    cli,
+    files,
+)
+from vicreg.engine.config import wants_bf16
 
 LARGEST = 4096  # side of the pictures that are written, in pixels
 
@@ -43,26 +47,27 @@ def get_parser():
 
 def main(args):
     """Search every image, one after the other."""
-    library.need()
-    from downstream.detectron2_crowdai_detection_task import detector, windows
+    detectron2_setup.need()
+    from downstream.detectron2_crowdai_detection_task import model as detection_model
+    from downstream.detectron2_crowdai_detection_task import tiled_detection
 
     if not 0 <= args.overlap < 1 or (args.window is not None and args.window < 1):
         raise ValueError("--overlap is a share from 0 to less than 1, --window a number of pixels")
-    paths = find_images(args.image, windows.SUFFIXES)
+    paths = find_images(args.image, tiled_detection.SUFFIXES)
     device = distributed.start(args.device)
-    model, cfg, state = detector.load(args.checkpoint, device)
+    model, cfg, state = detection_model.load(args.checkpoint, device)
     window = args.window or min(state["image_size"])
     args.out.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        picture = windows.open_picture(path)
+        picture = tiled_detection.open_picture(path)
         bar = functools.partial(tqdm, desc=path.name, unit="window", leave=False, disable=None)
         with torch.autocast(device.type, torch.bfloat16, enabled=wants_bf16(args.precision, device)):
-            found = windows.search(model, picture, cfg, window, int(args.overlap * window), args.threshold, bar)
+            found = tiled_detection.search(model, picture, cfg, window, int(args.overlap * window), args.threshold, bar)
         written = [draw(args.out / f"{path.stem}.png", picture, found)]
         if picture.crs:
             written.append(args.out / f"{path.stem}.geojson")
-            windows.write_geojson(written[-1], found, picture)
-        elif path.suffix.lower() in windows.GEOTIFF:
+            tiled_detection.write_geojson(written[-1], found, picture)
+        elif path.suffix.lower() in tiled_detection.GEOTIFF:
             print(f"note: {path} has no georeference, so there are no polygons of it")
         print(f"{path}: {len(found)} buildings -> {', '.join(map(str, written))}", flush=True)
 
@@ -87,17 +92,17 @@ def draw(path, picture, found):
     import numpy as np
     from PIL import Image
 
-    from downstream.detectron2_crowdai_detection_task import outlines
+    from vicreg.inference import polygons
 
     shrink = -(-max(picture.height, picture.width) // LARGEST)
     strips = [
         picture.read(top, 0, min(256 * shrink, picture.height - top), picture.width)[::shrink, ::shrink]
         for top in range(0, picture.height, 256 * shrink)
     ]
-    image = outlines.draw(np.concatenate(strips), [one.shape for one in found], scale=1 / shrink)
+    image = polygons.draw(np.concatenate(strips), [one.shape for one in found], scale=1 / shrink)
     files.replace(path, Image.fromarray(image).save)
     return path
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -19,8 +19,8 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from downstream.detectron2_crowdai_detection_task import library  # noqa: E402
-from vicreg import command_line  # noqa: E402
+from downstream.detectron2_crowdai_detection_task import detectron2_setup
+from vicreg.common import cli
 
 HERE = Path(__file__).resolve().parent
 
@@ -68,7 +68,7 @@ def main(args):
         raise ValueError("--pretrained is missing: trained_model.pth, random, imagenet, or a torchvision file")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("several machines need --dist-url tcp://first-machine:port, the same on all")
-    library.need()
+    detectron2_setup.need()
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # launch would take GPUs for its messages
     import torch
@@ -101,12 +101,12 @@ def one_process(args):
     """Train in one of the processes."""
     from detectron2.utils import comm
 
-    from downstream.detectron2_crowdai_detection_task import training
+    from downstream.detectron2_crowdai_detection_task import trainer
 
     if comm.get_world_size() > 1:
         os.environ["LOCAL_RANK"] = str(comm.get_local_rank())
-    command_line.run(training.train, args)
+    cli.run(trainer.train, args)
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

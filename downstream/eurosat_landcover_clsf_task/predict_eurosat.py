@@ -17,18 +17,34 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+import torch
+from tqdm import tqdm
 
-from downstream.eurosat_landcover_clsf_task import looking, scene_map  # noqa: E402
-from preprocessing.image_crops import WHOLE, read_crops, reason  # noqa: E402
-from preprocessing.image_folder import SUFFIXES  # noqa: E402
-from vicreg import command_line, distributed, files, transfer  # noqa: E402
-from vicreg.backbone import create_backbone  # noqa: E402
-from vicreg.classifier import Classifier, Heads  # noqa: E402
-from vicreg.plan import wants_bf16  # noqa: E402
-from vicreg.run_log import say  # noqa: E402
+from downstream.eurosat_landcover_clsf_task import (
+    class_map,
+    inference,
+)
+from vicreg import distributed
+from vicreg.common import (
+    cli,
+    files,
+)
+from vicreg.common.logger import say
+from vicreg.data.image_folder import SUFFIXES
+from vicreg.data.image_io import (
+    WHOLE,
+    read_crops,
+    reason,
+)
+from vicreg.engine import checkpoint
+from vicreg.engine.config import wants_bf16
+from vicreg.inference import rasters as raster_io
+from vicreg.models.backbones import create_backbone
+from vicreg.models.heads import (
+    Classifier,
+    Heads,
+)
 
 TASK = "EuroSAT"
 SHOWN = 20  # images named on the screen
@@ -58,7 +74,7 @@ def get_parser():
     rasters.add_argument("--window", type=int, help="side of the window in pixels (default: the training images')")
     rasters.add_argument("--stride", type=int, help="pixels between windows (default: a window), a cell of the map")
     rasters.add_argument(
-        "--bands", type=int, nargs=3, default=list(scene_map.RGB), help="red, green, blue, counted from 1"
+        "--bands", type=int, nargs=3, default=list(raster_io.RGB), help="red, green, blue, counted from 1"
     )
     rasters.add_argument("--levels", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values of black and white")
     return parser
@@ -66,14 +82,14 @@ def get_parser():
 
 def main(args):
     """Classify each image, map each large TIFF."""
-    command_line.positive(args, "batch_size", "window", "stride", "bands")
+    cli.positive(args, "batch_size", "window", "stride", "bands")
     if args.levels and args.levels[0] >= args.levels[1]:
         raise ValueError(f"--levels {args.levels[0]:g} {args.levels[1]:g}: the second must be larger")
     device = distributed.start(args.device)
     model, task = read_model(args.checkpoint, device)
     look = {"size": task["image_size"], "mean": task["mean"], "std": task["std"], "device": device}
     bf16, window = wants_bf16(args.precision, device), args.window or task.get("window", task["patch_size"])
-    sliding = scene_map.Sliding(window, args.stride or window, tuple(args.bands), args.levels and tuple(args.levels))
+    sliding = class_map.Sliding(window, args.stride or window, tuple(args.bands), args.levels and tuple(args.levels))
     paths = image_paths(args.image)
     mapped = [path for path in paths if as_map(args.treat_as, path, window)]
     twice = [name for name, count in collections.Counter(path.stem for path in mapped).items() if count > 1]
@@ -82,15 +98,15 @@ def main(args):
     args.out.mkdir(parents=True, exist_ok=True)
 
     def shares_of(images):
-        return looking.shares_of(model, torch.from_numpy(images), look, bf16, args.tta)
+        return inference.shares_of(model, torch.from_numpy(images), look, bf16, args.tta)
 
     def classify(windows):
-        return shares_of(scene_map.resized(windows, task["patch_size"])).argmax(1).numpy()
+        return shares_of(class_map.resized(windows, task["patch_size"])).argmax(1).numpy()
 
     for path in mapped:
         bar = tqdm(desc=path.name, leave=False, disable=None)
         out = args.out / f"{path.stem}_classes"
-        found = scene_map.write_map(
+        found = class_map.write_map(
             path, out, sliding, classify, task["classes"], args.batch_size, lambda rows, bar=bar: with_bar(rows, bar)
         )
         shares = sorted(found.items(), key=lambda item: -item[1])
@@ -108,7 +124,7 @@ def read_model(path, device):
     Raises:
         FileNotFoundError, ValueError: no such file, or no checkpoint of train_eurosat.py.
     """
-    weights, about = transfer.load_task(path, TASK, device)
+    weights, about = checkpoint.load_task(path, TASK, device)
     backbone, task = create_backbone(about["backbone"]["arch"], about["backbone"]["in_chans"]), about["task"]
     model = Classifier(backbone, Heads(1, backbone.num_features, len(task["classes"])), frozen=True)
     model.load_state_dict(weights)
@@ -135,7 +151,7 @@ def image_paths(given):
 
 def as_map(treat_as, path, window):
     """Whether a file is to be mapped."""
-    return scene_map.is_map(path, window) if treat_as == "auto" else treat_as == "map"
+    return raster_io.is_map(path, window) if treat_as == "auto" else treat_as == "map"
 
 
 def with_bar(rows, bar):
@@ -155,10 +171,10 @@ def read_image(path, side, sliding):
     Raises:
         ValueError: it cannot be read, or the raster does not fit ``sliding``.
     """
-    if path.suffix.lower() in scene_map.TIFF:
-        asked = sliding.bands != scene_map.RGB or sliding.levels is not None
-        if asked or scene_map.kind(path) != "uint8":
-            return scene_map.read_square(path, sliding, side)
+    if path.suffix.lower() in raster_io.TIFF:
+        asked = sliding.bands != raster_io.RGB or sliding.levels is not None
+        if asked or raster_io.kind(path) != "uint8":
+            return class_map.read_square(path, sliding, side)
     try:
         return read_crops(path, [(WHOLE, 0)], side)[0]
     except MemoryError:
@@ -203,4 +219,4 @@ def write_table(path, images, shares, classes):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

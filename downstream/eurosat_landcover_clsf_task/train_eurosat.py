@@ -18,25 +18,54 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import torch  # noqa: E402
-from torch.nn.functional import cross_entropy  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
-from downstream.eurosat_landcover_clsf_task import data, linear, looking, outcome  # noqa: E402
-from vicreg import command_line, distributed, resume, transfer  # noqa: E402
-from vicreg.augmentations import normalise  # noqa: E402
-from vicreg.classifier import Classifier, Heads, Labelled, check_percent, stratified_subset  # noqa: E402
-from vicreg.features import accuracy, knn_predict  # noqa: E402
-from vicreg.loader import CountedBatches, loader_for  # noqa: E402
-from vicreg.resume import place, save_state  # noqa: E402
-from vicreg.run_log import RunLog, say  # noqa: E402
-from vicreg.schedule import one_cycle  # noqa: E402
-from vicreg.sweep import RATES  # noqa: E402
+from downstream.eurosat_landcover_clsf_task import (
+    dataset,
+    inference,
+    linear_probe,
+    results,
+    transforms,
+)
+from vicreg import distributed
+from vicreg.augmentations.batch import normalise
+from vicreg.common import cli
+from vicreg.common.logger import (
+    RunLog,
+    say,
+)
+from vicreg.data.sampler import (
+    CountedBatches,
+    loader_for,
+)
+from vicreg.data.subsets import (
+    Labelled,
+    check_percent,
+    stratified_subset,
+)
+from vicreg.engine import (
+    checkpoint,
+    finetune,
+    optim,
+)
+from vicreg.engine.checkpoint import save_state
+from vicreg.engine.optim import one_cycle
+from vicreg.engine.run import place
+from vicreg.eval import classification
+from vicreg.eval.knn import knn_predict
+from vicreg.eval.lr_sweep import RATES
+from vicreg.eval.metrics import accuracy
+from vicreg.models.heads import (
+    Classifier,
+    Heads,
+)
 
 TASK = "EuroSAT"
-WEIGHTS = (*transfer.WEIGHTS, "weights", "optimizer")
+WEIGHTS = (*finetune.WEIGHTS, "weights", "optimizer")
 VIEWS = ("image_size", "augment", "augment_set", "views")
-PATH = (*transfer.PATH, *VIEWS, "label_smoothing", "lr_head", "wd_head")
+PATH = (*finetune.PATH, *VIEWS, "label_smoothing", "lr_head", "wd_head")
 CHANNELS = 3
 
 
@@ -45,7 +74,7 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    groups = transfer.add_arguments(parser, epochs=None, batch_size=128, lr=0.002, grad_clip=0.1)
+    groups = finetune.add_arguments(parser, epochs=None, batch_size=128, lr=0.002, grad_clip=0.1)
     groups["backbone"].add_argument(
         "--weights", choices=["finetune", "freeze", "frozen"], default="finetune",
         help="finetune: train all weights (10 epochs); freeze: a linear head on frozen features (100 epochs)",
@@ -67,7 +96,7 @@ def get_parser():
     scenes.add_argument("--val-list", type=Path, help="the same for validation; suffixes need not agree")
     scenes.add_argument("--train-percent", type=int, default=100, help="share of the labels of each class, 1 to 100")
     scenes.add_argument("--image-size", type=int, help="side of the views in pixels (default: the images')")
-    scenes.add_argument("--augment", choices=looking.VIEWS, default="turns", help="turns: flips and quarter turns")
+    scenes.add_argument("--augment", choices=transforms.VIEWS, default="turns", help="turns: flips and quarter turns")
     scenes.add_argument(
         "--augment-set", nargs="+", default=[], metavar="NUMBER=VALUE", help="change numbers of the view: scale=0.3,1"
     )
@@ -87,11 +116,11 @@ def main(args):
     check(args)
     train, val, how = read_scenes(args)
     split = how["split"]
-    device, lock, earlier = transfer.open_run(args, TASK, WEIGHTS, PATH)
-    transfer.check_samples(earlier, how["samples"], args.exp_dir)
+    device, lock, earlier = finetune.open_run(args, TASK, WEIGHTS, PATH)
+    checkpoint.check_samples(earlier, how["samples"], args.exp_dir)
     if earlier and earlier["task"]["classes"] != train.classes:
         raise ValueError(f"{args.exp_dir} holds a run with other classes; choose another --exp-dir or its --data-dir")
-    backbone, about = transfer.backbone_for(args, earlier)
+    backbone, about = finetune.backbone_for(args, earlier)
     if about["in_chans"] != CHANNELS:
         raise ValueError(f"{args.pretrained} takes {about['in_chans']} channels; these images have {CHANNELS}")
     if about["mean"] is None:
@@ -106,15 +135,15 @@ def main(args):
     model = Classifier(backbone, Heads(1, backbone.num_features, len(train.classes)), frozen)
     make_optimizer = functools.partial(optimizer_for, args.optimizer, weight_decay=args.wd)
     model, optimizer, begin = place(model, device, earlier, make_optimizer)
-    plan = transfer.plan_steps(args, len(train), device, TASK) | {"image_size": size}
+    plan = finetune.plan_steps(args, len(train), device, TASK) | {"image_size": size}
     say(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {split}")
-    transfer.announce_steps(plan, args.exp_dir, begin)
+    finetune.announce_steps(plan, args.exp_dir, begin)
     work = freeze if frozen else finetune
     last, best, more = work(args, plan, model, optimizer, train, val, look, about, earlier)
     more |= {"arch": about["backbone"]["arch"], "source": about["backbone"]["source"], "split": split}
     more |= {"protocol": f"{TASK} {'linear' if frozen else 'finetune'}", "train_samples": len(train)}
     more |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
-    outcome.conclude(args, model, train, val, look, plan["bf16"], last, best, about, more)
+    results.conclude(args, model, train, val, look, plan["bf16"], last, best, about, more)
     lock.close()
     distributed.stop()
 
@@ -122,10 +151,10 @@ def main(args):
 def check(args):
     """Raise ValueError for arguments that cannot work, before images are read."""
     check_percent(args.train_percent)
-    command_line.positive(args, "image_size", "lr_head", "views")
+    cli.positive(args, "image_size", "lr_head", "views")
     if not 0 <= args.label_smoothing < 1 or args.wd_head < 0:
         raise ValueError("--label-smoothing must be 0 or more and below 1, --wd-head 0 or more")
-    looking.view_named(args.augment, args.augment_set)
+    transforms.view_named(args.augment, args.augment_set)
     if args.weights == "freeze" and args.max_steps:
         raise ValueError("--max-steps cuts a finetuning short; a head on frozen features takes --epochs")
 
@@ -137,44 +166,44 @@ def read_scenes(args):
         train, val, and a dict of ``split`` (how they were divided, in words), ``samples`` (its fingerprint) and
         ``side`` (of the files' images in pixels; those in memory may be reduced).
     """
-    listings = data.find_scenes(args.data_dir, args.val_share, args.split_seed, args.train_list, args.val_list)
+    listings = dataset.find_scenes(args.data_dir, args.val_share, args.split_seed, args.train_list, args.val_list)
     train, val, split = listings
     train = train.take(stratified_subset(train.labels, args.train_percent / 100, args.seed))
     names = [[f"{path.parent.name}/{path.name}" for path in map(Path, part.paths)] for part in (train, val)]
-    how = {"split": split, "samples": transfer.samples_digest(*names), "side": data.side_of(train.paths[0])}
+    how = {"split": split, "samples": checkpoint.samples_digest(*names), "side": dataset.side_of(train.paths[0])}
     side = min(how["side"], args.image_size or how["side"])
     bar = functools.partial(tqdm, desc="decoding", leave=False, disable=None)
-    return *(data.decode(part, side, args.workers, bar) for part in (train, val)), how
+    return *(dataset.decode(part, side, args.workers, bar) for part in (train, val)), how
 
 
 def optimizer_for(name, model, weight_decay):
-    """Adam on all weights, fused, or one of ``vicreg.resume.optimizer_for``; the rate is set at each step."""
+    """Adam on all weights, fused, or one of ``vicreg.engine.optim.optimizer_for``; the rate is set at each step."""
     if name != "adam":
-        return resume.optimizer_for(name, model, weight_decay)
+        return optim.optimizer_for(name, model, weight_decay)
     return torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
 
 
 def finetune(args, plan, model, optimizer, train, val, look, about, earlier):
     """Train all weights on a one-cycle rate; returns the last and the best epoch's figures."""
-    view = looking.view_named(args.augment, args.augment_set)
+    view = transforms.view_named(args.augment, args.augment_set)
     device, begin = look["device"], earlier.get("step", 0)
     batches = CountedBatches(len(train), args.batch_size, args.seed, plan["steps"], begin)
     loader = loader_for(Labelled(train, torch.arange(len(train)), view, plan["image_size"]), batches, 0, device)
 
     def loss_of(batch, step):
-        images = looking.training_view(batch[0], view, plan, args.seed, step, device)
+        images = transforms.training_view(batch[0], view, plan, args.seed, step, device)
         labels = batch[1].to(device)
         logits = model(normalise(images, look["mean"], look["std"]))[:, 0].float()
         hits = (logits.argmax(1) == labels).float().mean()
         return cross_entropy(logits, labels, label_smoothing=args.label_smoothing), {"train_top1": hits}
 
     def judge():
-        return looking.judged(looking.logits_of(model, val, look, plan["bf16"]), val.labels, val.classes)
+        return classification.judged(inference.logits_of(model, val, look, plan["bf16"]), val.labels, val.classes)
 
     def rate_at(step):
         return one_cycle(step, plan["steps"], args.lr)
 
-    return *transfer.fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, "top1", about, earlier), {}
+    return *finetune.fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, "top1", about, earlier), {}
 
 
 def freeze(args, plan, model, optimizer, train, val, look, about, earlier):
@@ -184,19 +213,19 @@ def freeze(args, plan, model, optimizer, train, val, look, about, earlier):
     """
     if earlier:
         return earlier["last"], earlier["best"], earlier["more"]
-    rate, found = linear.fit_head(args, model, train, look, plan["bf16"])
-    logits = looking.logits_of(model, val, look, plan["bf16"])
-    last = {"epoch": args.epochs - 1, "step": plan["steps"], **looking.judged(logits, val.labels, val.classes)}
-    queries = looking.extract(model.backbone, val, look, plan["bf16"])
+    rate, found = linear_probe.fit_head(args, model, train, look, plan["bf16"])
+    logits = inference.logits_of(model, val, look, plan["bf16"])
+    last = {"epoch": args.epochs - 1, "step": plan["steps"], **classification.judged(logits, val.labels, val.classes)}
+    queries = inference.extract(model.backbone, val, look, plan["bf16"])
     ranked = knn_predict(found, train.labels.to(look["device"]), queries, len(train.classes), 20).cpu()
     more = {"lr_head": rate} | {f"knn20_{name}": round(v, 6) for name, v in accuracy(ranked, val.labels).items()}
     log = RunLog(args.exp_dir)
     log.write({key: value for key, value in (last | more).items() if isinstance(value, (int, float))})
     log.close()
-    transfer.save_best(args, model, last, **about)
+    checkpoint.save_best(args, model, last, **about)
     save_state(args, model, optimizer, plan["steps"], last=last, best=last, more=more, **about)
     return last, last, more
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -1,0 +1,56 @@
+"""How the network looks at scenes: views to train on, the plain view, and what it makes of it."""
+
+import torch
+from tqdm import tqdm
+
+from downstream.eurosat_landcover_clsf_task.transforms import WHOLE_VIEW
+from vicreg.augmentations import batch
+from vicreg.eval import features
+
+
+def extract(backbone, scenes, look, bf16, view=WHOLE_VIEW, random=None):
+    """Features of scenes: float32 (n, F) on the device; see ``vicreg.eval.features.extract``."""
+    with torch.autocast(look["device"].type, torch.bfloat16, enabled=bf16):
+        return features.extract(backbone, scenes, **look, view=view, random=random)
+
+
+@torch.no_grad()
+def logits_of(model, scenes, look, bf16):
+    """What a ``Classifier`` with one head makes of whole scenes: float32 (n, classes) on the device."""
+    found = extract(model.backbone, scenes, look, bf16)
+    return torch.cat([model.heads(part)[:, 0] for part in found.split(4096)])
+
+
+def positions(images):
+    """The eight ways to lay a batch (n, C, S, S) down: each quarter turn, plain and mirrored; the plain one first."""
+    for laid in (images, images.flip(-1)):
+        for quarters in range(4):
+            yield torch.rot90(laid, quarters, (-2, -1))
+
+
+@torch.no_grad()
+def shares_of(model, images, look, bf16, tta=False):
+    """Probabilities of a batch of whole scenes: uint8 (n, 3, S, S) -> float32 (n, classes) on the CPU.
+
+    Args:
+        tta: average them over the eight ``positions`` (test-time augmentation).
+    """
+    images = images.to(look["device"])
+    if tta:
+        return torch.stack([shares_of(model, laid, look, bf16) for laid in positions(images)]).mean(0)
+    numbers = batch.draw(WHOLE_VIEW, len(images), *images.shape[-2:], torch.Generator().manual_seed(0))
+    views = batch.normalise(batch.apply(images, numbers, look["size"]), look["mean"], look["std"])
+    with torch.autocast(look["device"].type, torch.bfloat16, enabled=bf16):
+        found = model.backbone(views)
+    return model.heads(found.float())[:, 0].softmax(1).cpu()
+
+
+def averaged(model, scenes, look, bf16, batch_size=256):
+    """Probabilities of whole scenes, averaged over the eight ``positions``: float32 (n, classes) on the CPU."""
+    was_training = model.training
+    model.eval()
+    batches = torch.arange(len(scenes)).split(batch_size)
+    bar = tqdm(batches, "eight positions", leave=False, disable=None)
+    found = torch.cat([shares_of(model, scenes.images(part), look, bf16, tta=True) for part in bar])
+    model.train(was_training)
+    return found

@@ -1,0 +1,42 @@
+"""Training and evaluation transforms of EuroSAT scenes."""
+
+import dataclasses
+
+import torch
+
+from vicreg.augmentations import batch, presets
+from vicreg.augmentations.batch import counted_view
+
+WHOLE_VIEW = dataclasses.replace(presets.PLAIN, fraction=1.0)
+# from above no direction is special: with a quarter turn of every second sample, flips give all eight positions
+TURNS = dataclasses.replace(WHOLE_VIEW, flip=0.5, vertical_flip=0.5)
+VIEWS = ("turns", *presets.REGIMES)
+
+
+def view_named(name, changes=()):
+    """The ``View`` to train on: ``turns``, or the first one of a regime, with numbers changed.
+
+    Raises:
+        ValueError: no such regime or number.
+    """
+    if name != "turns":
+        return presets.regime(name, changes)[0]
+    if changes:
+        raise ValueError("--augment-set changes the numbers of a regime, and --augment turns has none")
+    return TURNS
+
+
+def training_view(images, view, plan, seed, step, device):
+    """One view of a step's batch, counted from (seed, step).
+
+    Args:
+        images: uint8 (n, 3, S, S). view: of ``view_named``. plan: with ``batch_size, share, image_size``.
+
+    Returns:
+        float (n, 3, image_size, image_size) in [0, 1] on the device.
+    """
+    found = counted_view(images, view, 0, plan, seed, step, device)
+    if view is not TURNS:
+        return found
+    turn = torch.rand(len(found), generator=batch.counted_generator(seed, step, 1)) < 0.5
+    return torch.where(turn.to(device)[:, None, None, None], found.transpose(2, 3), found)

@@ -1,0 +1,1 @@
+"""Leakage audit of splits."""

@@ -1,0 +1,1 @@
+"""Preparation of SpaceNet-7 mosaics."""

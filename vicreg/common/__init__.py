@@ -1,0 +1,1 @@
+"""Logging, files, command lines and plots."""

@@ -1,0 +1,5 @@
+"""Losses of two embedding batches."""
+
+from vicreg.losses.vicreg import vicreg_loss
+
+__all__ = ["vicreg_loss"]

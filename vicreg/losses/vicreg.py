@@ -1,0 +1,107 @@
+"""The VICReg loss of the whole batch over all processes, exactly, without a D x D matrix where the batch is smaller.
+
+Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning", ICLR 2022,
+equations 1 to 6, with the weights of the authors' implementation (the variance terms of both views are averaged, the
+covariance terms added).
+"""
+
+import torch
+from torch.nn.functional import mse_loss
+
+from vicreg.distributed.process_group import all_reduce, gather_rows, world_size
+
+EPSILON = 1e-4  # inside the standard deviation's root
+
+
+def vicreg_loss(z1, z2, sim_coeff=25.0, std_coeff=25.0, cov_coeff=1.0):
+    """VICReg loss of two batches of embeddings.
+
+    With Z, Z' the N x D embeddings of *all* processes:
+    ``sim * mean((Z - Z')^2) + std * (v(Z) + v(Z')) / 2 + cov * (c(Z) + c(Z'))``, where
+    ``v = mean_j relu(1 - sqrt(Var_j + 1e-4))`` and ``c = (1/D) sum_{i != j} C_ij^2``; Var and C with N - 1.
+
+    The embeddings are gathered once, without gradient; nothing is communicated in the backward pass. Values are those
+    of the whole batch, the same on every process. Gradients are those of the whole batch with respect to this
+    process's rows, times the number of processes, because DistributedDataParallel divides by it. All arithmetic is
+    float32, whatever the autocast. Memory is that of max(N x N, N x D).
+
+    Args:
+        z1, z2: embeddings of the two views of this process's samples, (n, D) each, the same n on every process.
+        sim_coeff, std_coeff, cov_coeff: weights of the invariance, variance and covariance terms.
+
+    Returns:
+        dict of scalar tensors ``loss, repr_loss, std_loss, cov_loss``; ``loss`` is the weighted sum, the others are
+        unweighted. All are differentiable.
+
+    Raises:
+        ValueError: the shapes differ, are not two-dimensional, or the whole batch is a single sample.
+    """
+    if z1.shape != z2.shape or z1.dim() != 2:
+        raise ValueError(f"two embeddings of one shape (n, D) expected, got {tuple(z1.shape)} and {tuple(z2.shape)}")
+    if len(z1) * world_size() < 2:
+        raise ValueError("VICReg compares samples within a batch: it needs at least 2, got 1")
+    with torch.autocast(z1.device.type, enabled=False):
+        z1, z2 = z1.float(), z2.float()
+        difference = mse_loss(z1, z2, reduction="sum") / (z1.numel() * world_size())
+        repr_loss = _with_value(difference, all_reduce(difference.detach().clone()))
+        std1, cov1 = _variance_and_covariance(z1)
+        std2, cov2 = _variance_and_covariance(z2)
+        std_loss, cov_loss = (std1 + std2) / 2, cov1 + cov2
+        loss = sim_coeff * repr_loss + std_coeff * std_loss + cov_coeff * cov_loss
+    return {"loss": loss, "repr_loss": repr_loss, "std_loss": std_loss, "cov_loss": cov_loss}
+
+
+def _with_value(local, value):
+    """A scalar worth ``value`` (of all processes) whose gradient is that of ``local``, in DDP's units."""
+    return value + world_size() * (local - local.detach())
+
+
+def _variance_and_covariance(z):
+    """Variance term v and covariance term c of one view, z: (n, D) of this process -> two scalars."""
+    everyone = gather_rows(z)
+    n, dim = everyone.shape
+    mean = everyone.mean(0)
+    # The mean may stay a constant: the gradients below sum to zero over the rows, so nothing flows through it.
+    mine = z - mean
+    constant = mine.detach()
+    everyone = constant if world_size() == 1 else everyone - mean
+    variance = everyone.square().sum(0) / (n - 1)
+    my_share = 2 * (mine * constant).sum(0) / (n - 1)  # only its gradient is used: that of the sum of squares
+    hinge = torch.relu(1 - torch.sqrt(variance + (my_share - my_share.detach()) + EPSILON)).mean()
+    std_loss = _with_value(hinge, hinge.detach())
+
+    if n < dim:
+        # ||Z^T Z||_F = ||Z Z^T||_F, so the squares of C's entries add up to those of the Gram matrix's. By symmetry
+        # my rows occur twice in it: once as rows and once as columns, which are constants here.
+        gram = mine @ everyone.T / (n - 1)
+        squares = gram.square().sum(dtype=torch.float64)
+        diagonal = variance.square().sum(dtype=torch.float64)
+        my_diagonal = 2 * (variance * my_share).sum(dtype=torch.float64)
+        value = (all_reduce(squares.detach().clone()) - diagonal) / dim
+        return std_loss, _with_value((2 * squares - my_diagonal) / dim, value).float()
+    covariance = everyone.T @ everyone / (n - 1)
+    off_diagonal = covariance.fill_diagonal_(0)
+    # d(sum C_ij^2) = 2 sum C_ij dC_ij, and dC = (dZ^T Z + Z^T dZ) / (n - 1) with all other rows constant
+    mine_weighted = 2 * ((mine @ off_diagonal) * mine).sum() / (n - 1)
+    return std_loss, _with_value(mine_weighted / dim, off_diagonal.square().sum() / dim)
+
+
+def loss_floor(batch_size, dim, std_coeff=25.0, cov_coeff=1.0):
+    """The least loss that a batch of this size can reach: zero only where the expander is no wider than the batch.
+
+    C has rank at most N - 1. With all standard deviations equal to s, for D > N - 1, the loss is at least
+    ``std * (1 - s) + 2 * cov * s^4 * (D / (N - 1) - 1)``; the floor is its minimum over s in [0, 1]. At the minimum
+    ``s^3 = std / (8 * cov * (D / (N - 1) - 1))``.
+
+    Args:
+        batch_size: samples in the whole batch (N). dim: width of the expander's output (D).
+
+    Returns:
+        dict of floats ``loss, std_loss, cov_loss`` at the floor.
+    """
+    excess = max(dim / (batch_size - 1) - 1, 0.0)
+    s = 1.0
+    if excess and cov_coeff:
+        s = min(1.0, (std_coeff / (8 * cov_coeff * excess)) ** (1 / 3))
+    std_loss, cov_loss = 1 - s, 2 * s**4 * excess
+    return {"loss": std_coeff * std_loss + cov_coeff * cov_loss, "std_loss": std_loss, "cov_loss": cov_loss}

@@ -1,0 +1,1 @@
+"""Backbones, the VICReg network and classification heads."""
