@@ -26,8 +26,8 @@ def textbook_loss(z1, z2):
     """Equations 1 to 6 of the paper as they stand, with the D x D covariance matrices."""
     variance, covariance = [], []
     for z in (z1, z2):
-        centred = z - z.mean(0)
-        c = centred.T @ centred / (len(z) - 1)
+        centered = z - z.mean(0)
+        c = centered.T @ centered / (len(z) - 1)
         variance.append(torch.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean())
         covariance.append((c - torch.diag(c.diagonal())).square().sum() / z.shape[1])
     return 25 * (z1 - z2).square().mean() + 25 * (variance[0] + variance[1]) / 2 + covariance[0] + covariance[1]

@@ -15,8 +15,8 @@ runs=${RUNS:-exp/expander_study}
 study() {  # name, then the options that differ
     local run=$runs/$1
     shift
-    $python vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 --positives neighbour \
-        --augment temporal --augment-set crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 grey_p=0 \
+    $python vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 --positives neighbor \
+        --augment temporal --augment-set crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 gray_p=0 \
         blur_p=0 --image-size 32 --batch-size 256 --optimizer adamw --base-lr 0.001 --wd 0.01 \
         --epochs "${EPOCHS:-3}" --precision "${PRECISION:-bf16}" --probe-every 0 "$@"
     $python vicreg/evaluate_sn7.py --csv-dir "$patches" --exp-dir "$run" --pretrained "$run/trained_model.pth" \

@@ -26,9 +26,9 @@ if [ ! -f $patches/meta.json ] || [ ! -f $run/trained_model.pth ]; then
     $python preprocessing/make_sn7_csv.py --data-dir "$tree" --out-dir $patches
 fi
 
-# A small batch takes a narrow expander; with temporal positives, mild colours (see the README).
+# A small batch takes a narrow expander; with temporal positives, mild colors (see the README).
 $python vicreg/main_vicreg_sn7.py --csv-dir $patches --exp-dir $run --arch resnet18 --positives temporal \
-    --augment temporal --augment-set crop=resized scale=0.3,1 jitter=0.2,0.2,0.1,0 grey_p=0 blur_p=0 \
+    --augment temporal --augment-set crop=resized scale=0.3,1 jitter=0.2,0.2,0.1,0 gray_p=0 blur_p=0 \
     --image-size 32 --mlp 512-512-128 --batch-size 64 --base-lr 4 --epochs 12 --probe-every 4 --workers 0
 
 # Linear probe on the plain view of each patch, the head's rate chosen on a tenth of the training patches, and kNN.

@@ -81,7 +81,7 @@ def draw_curves(folder):
         curve = lines[["step", key]].dropna()
         axis.plot(curve.step, curve[key], marker="." if len(curve) < 40 else None)
         if key == "loss":
-            axis.axhline(lines.loss_floor.dropna().iloc[0], linestyle="--", color="grey", label="floor")
+            axis.axhline(lines.loss_floor.dropna().iloc[0], linestyle="--", color="gray", label="floor")
             axis.legend()
         axis.set_title(key)
         axis.set_xlabel("step")

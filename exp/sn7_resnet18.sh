@@ -4,7 +4,7 @@
 #   bash exp/sn7_resnet18.sh                     on data/sn7 (make_sn7_csv.py, block split)
 #   CSV_DIR=… RUN=… EPOCHS=… POSITIVES=temporal bash exp/sn7_resnet18.sh
 #
-# The patches of the reduced mosaics (32 pixels) are enlarged to 64: at 32 a ResNet's last stage sees one pixel. Colours
+# The patches of the reduced mosaics (32 pixels) are enlarged to 64: at 32 a ResNet's last stage sees one pixel. Colors
 # are nearly left alone, because they tell places apart. AdamW, because the run is short and the batch small.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,8 +13,8 @@ patches=${CSV_DIR:-data/sn7}
 run=${RUN:-exp/sn7_resnet18${POSITIVES:+_$POSITIVES}}
 
 $python vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 \
-    --positives "${POSITIVES:-neighbour}" --augment temporal \
-    --augment-set crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 grey_p=0 blur_p=0 \
+    --positives "${POSITIVES:-neighbor}" --augment temporal \
+    --augment-set crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 gray_p=0 blur_p=0 \
     --image-size 64 --mlp 1024-1024-1024 --batch-size 128 --optimizer adamw --base-lr 0.002 --wd 0.01 \
     --precision bf16 --epochs "${EPOCHS:-8}" --probe-every 2
 

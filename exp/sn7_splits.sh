@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 patches=${CSV_DIR:-data/sn7}
 runs=${RUNS:-exp/sn7_splits}
-views=(crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 grey_p=0 blur_p=0)
+views=(crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 gray_p=0 blur_p=0)
 
 vicreg() {  # name, patch lists, positives
     $python vicreg/main_vicreg_sn7.py --csv-dir "$2" --exp-dir "$1" --arch resnet18 --positives "$3" \

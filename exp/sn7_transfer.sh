@@ -6,16 +6,16 @@
 #   bash exp/sn7_transfer.sh                         all three; on two cores: WHAT=same … & WHAT="temporal supervised" …
 #
 # Patches of 64 pixels (a grid of 2 x 2), so that views of 48 are hardly enlarged and as sharp as what the backbone will
-# see later; from the 32 pixels of a 4 x 4 grid they would be blurred. Colours vary more than in sn7_resnet18.sh: a
-# network that can tell patches by their colour alone has no need of shapes.
+# see later; from the 32 pixels of a 4 x 4 grid they would be blurred. Colors vary more than in sn7_resnet18.sh: a
+# network that can tell patches by their color alone has no need of shapes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 patches=${CSV_DIR:-data/sn7_64}
 runs=${RUNS:-exp/sn7_transfer}
 precision=${PRECISION:-fp32}
-same=(crop=resized vertical_flip=0.5 blur_p=0 scale=0.2,1 jitter=0.4,0.4,0.2,0.1 jitter_p=0.8 grey_p=0.2)
-months=(crop=resized vertical_flip=0.5 blur_p=0 scale=0.3,1 jitter=0.2,0.2,0.2,0.05 grey_p=0.1)
+same=(crop=resized vertical_flip=0.5 blur_p=0 scale=0.2,1 jitter=0.4,0.4,0.2,0.1 jitter_p=0.8 gray_p=0.2)
+months=(crop=resized vertical_flip=0.5 blur_p=0 scale=0.3,1 jitter=0.2,0.2,0.2,0.05 gray_p=0.1)
 
 vicreg() {  # positives, numbers of the views
     $python vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$runs/$1" --arch resnet18 --positives "$1" \

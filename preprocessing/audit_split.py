@@ -48,7 +48,7 @@ def get_parser():
         "--min-contrast",
         type=float,
         default=phash.MIN_CONTRAST,
-        help="images with less texture (grey levels of 255, in half of their area) are left out of the near "
+        help="images with less texture (gray levels of 255, in half of their area) are left out of the near "
         f"duplicates: water and cloud all look alike (default: {phash.MIN_CONTRAST:g})",
     )
     add("--no-turns", action="store_true", help="do not look for flips and quarter turns (8 times as fast)")

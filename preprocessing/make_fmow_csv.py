@@ -67,7 +67,7 @@ def main(args):
     if empty:
         raise ValueError(f"no usable image in {args.data_dir / empty[0]}")
     table, meta = index.describe(table, args.data_dir, args.stats_images, args.seed)
-    with files.beside(args.out_dir) as partial:
+    with files.partial_folder(args.out_dir) as partial:
         names = index.write_lists(table, meta, partial)
         writer.publish(partial, args.out_dir, names)
     print(index.summary(meta, problems, args.out_dir, time.perf_counter() - started))

@@ -69,7 +69,7 @@ def locations_of(paths, pattern):
 
 
 def longitudes_of(data_dir, paths):
-    """Longitude of each image's centre in degrees.
+    """Longitude of each image's center in degrees.
 
     Raises:
         ValueError: an image without a georeference.
@@ -130,7 +130,7 @@ def main(args):
     split = {"rule": args.split, "val_fraction": args.val_fraction, "achieved": float(held_out.mean())}
     split |= {"seed": None if args.split == "block" else args.seed, "location_pattern": args.location_pattern}
     meta = {"classes": listing.classes, "source": str(args.data_dir.resolve()), "split": split}
-    with files.beside(args.out_dir) as partial:
+    with files.partial_folder(args.out_dir) as partial:
         for name, part in parts.items():
             part.to_csv(partial / f"{name}.csv", index=False)
             (partial / f"{name}.txt").write_text("".join(f"{path}\n" for path in part.path), encoding="utf-8")

@@ -81,7 +81,7 @@ def main(args):
         if fraction is None:  # before the pixels are read
             splits.published_parts([mosaic.name.aoi for mosaic in mosaics])
     give_up = args.on_error == "stop"
-    with files.beside(args.out_dir) as partial:
+    with files.partial_folder(args.out_dir) as partial:
         bar = functools.partial(tqdm, desc="mosaics", total=len(mosaics), disable=None)  # none without a terminal
         target = None if args.no_pack or (give_up and problems) else partial / "patches.npy"
         packed = pack.pack_patches(mosaics, args.grid, args.workers, target, bar)

@@ -72,7 +72,7 @@ def aoi_name(tile):
 
 
 def to_degrees(east, north):
-    """Longitude and latitude of EPSG:3857 coordinates in metres; numbers or arrays."""
+    """Longitude and latitude of EPSG:3857 coordinates in meters; numbers or arrays."""
     return np.degrees(east / 6378137), np.degrees(np.arctan(np.sinh(north / 6378137)))
 
 
@@ -85,7 +85,7 @@ def write_aoi(folder, tile, cover, months, size, rows, seed):
     pixel = (east - west) / size
     scene = build_scene(cover, to_degrees(0, north)[1], size, rows, (seed, zlib.crc32(name.encode())))
     corners = to_degrees(west + scene.outlines[..., 0] * pixel, north - scene.outlines[..., 1] * pixel)
-    rings = np.round(np.stack(corners, -1), 9).tolist()  # 9 digits: a tenth of a millimetre
+    rings = np.round(np.stack(corners, -1), 9).tolist()  # 9 digits: a tenth of a millimeter
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 4, "width": size, "height": rows, "crs": "EPSG:3857"}
     profile |= {"compress": "deflate", "photometric": "RGB", "alpha": "yes"}
     profile["transform"] = rasterio.Affine(pixel, 0, west, 0, -pixel, north)

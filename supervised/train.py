@@ -10,21 +10,21 @@ from torch.nn.functional import cross_entropy
 
 from vicreg import distributed
 from vicreg.augmentations import batch, presets
-from vicreg.augmentations.batch import count_randomness, counted_view
-from vicreg.common.cli import check_positive, plain
+from vicreg.augmentations.batch import augment_batch, seed_step
+from vicreg.common.cli import check_positive, to_serializable
 from vicreg.common.files import write_json
-from vicreg.common.logger import RunLog, say
-from vicreg.common.plots import draw_confusion
-from vicreg.data.leakage import describe, overlap
-from vicreg.data.sampler import CountedBatches, loader_for
-from vicreg.data.subsets import Labelled, check_percent, stratified_subset
-from vicreg.engine.checkpoint import read_earlier
-from vicreg.engine.config import add_run_arguments, count_steps, say_progress, share_of, wants_bf16
-from vicreg.engine.optim import learning_rate, optimizer_for
-from vicreg.engine.run import Watch, leave_note, open_run, save, settle, spread
-from vicreg.eval.classification import judge
+from vicreg.common.logger import MetricLogger, log
+from vicreg.common.plots import plot_confusion_matrix
+from vicreg.data.leakage import format_overlap, overlap
+from vicreg.data.sampler import ResumableBatchSampler, build_loader
+from vicreg.data.subsets import LabeledSubset, check_percent, stratified_subset
+from vicreg.engine.checkpoint import read_checkpoint
+from vicreg.engine.config import add_run_arguments, count_steps, local_batch_size, log_progress, use_bf16
+from vicreg.engine.optim import build_optimizer, cosine_lr
+from vicreg.engine.run import PreemptionGuard, open_run, restore, save_checkpoint, wrap_ddp, write_preempted_marker
+from vicreg.eval.classification import evaluate_classifier
 from vicreg.models.backbones import create_backbone
-from vicreg.models.heads import Classifier, Heads
+from vicreg.models.heads import Classifier, LinearHeads
 
 
 def get_parser(description):
@@ -43,7 +43,7 @@ def get_parser(description):
     )  # fmt: skip
     data = parser.add_argument_group("data")
     data.add_argument("--train-percent", type=int, default=100, help="share of the labels of each class, 1 to 100")
-    data.add_argument("--augment", default="crop", choices=list(presets.REGIMES), help="its first view is taken")
+    data.add_argument("--augment", default="crop", choices=list(presets.PRESETS), help="its first view is taken")
     data.add_argument(
         "--augment-set", nargs="+", default=[], metavar="NUMBER=VALUE",
         help="change numbers of the view: scale=0.3,1 vertical_flip=0.5",
@@ -51,7 +51,7 @@ def get_parser(description):
     data.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
     data.add_argument("--workers", type=int, default=2, help="loading processes for each training process")
     data.add_argument("--store", choices=["disk", "device"], default="disk", help="device: all patches in its memory")
-    optim = parser.add_argument_group("optimisation")
+    optim = parser.add_argument_group("optimization")
     optim.add_argument("--epochs", type=int, default=100, help="passes over the data")
     optim.add_argument("--batch-size", type=int, default=64, help="samples of all processes together")
     optim.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="neither decays biases and norms")
@@ -95,39 +95,39 @@ def train(args, dataset, val, split=None, source="supervised"):
     best = earlier.get("best")
     del earlier
     announce(args, plan, model, len(val), len(dataset.classes), split, begin)
-    parallel = spread(model.train(), device)
+    parallel = wrap_ddp(model.train(), device)
     weights = class_weights(args.class_weights, dataset.labels[chosen], len(dataset.classes)).to(device)
     look = {"size": plan["image_size"], "mean": dataset.mean, "std": dataset.std, "device": device}
-    samples = Labelled(dataset, chosen, view, plan["image_size"])
-    watch = Watch(device, "--lr", args.exp_dir)
-    batches = CountedBatches(
+    samples = LabeledSubset(dataset, chosen, view, plan["image_size"])
+    watch = PreemptionGuard(device, "--lr", args.exp_dir)
+    batches = ResumableBatchSampler(
         len(samples), plan["batch_size"], args.seed, plan["steps"], begin, distributed.rank(), distributed.world_size()
     )
     if args.store == "device":
         dataset.to_device(device)
-    loader = iter(loader_for(samples, batches, 0 if args.store == "device" else args.workers, device))
-    keep = functools.partial(save, args, plan, model, optimizer, dataset, classes=list(dataset.classes))
-    log = RunLog(args.exp_dir, begin, plan["steps"])
+    loader = iter(build_loader(samples, batches, 0 if args.store == "device" else args.workers, device))
+    keep = functools.partial(save_checkpoint, args, plan, model, optimizer, dataset, classes=list(dataset.classes))
+    metric_logger = MetricLogger(args.exp_dir, begin, plan["steps"])
 
     for step in range(begin, plan["steps"]):
         interrupted = watch.check()  # what the step before showed
         if interrupted:
             keep(step, best=best)
-            say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-            sys.exit(leave_note(args.exp_dir, interrupted, step))
+            log(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
+            sys.exit(write_preempted_marker(args.exp_dir, interrupted, step))
         tick = time.perf_counter()
         images, labels = next(loader)
         waited = time.perf_counter() - tick
-        images = counted_view(images, samples.view, 0, plan, args.seed, step, device)
+        images = augment_batch(images, samples.view, 0, plan, args.seed, step, device)
         labels = labels.to(device, non_blocking=True)
 
         rate = rate_at(step, plan)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        count_randomness(args.seed, step)
+        seed_step(args.seed, step)
         with torch.autocast(device.type, torch.bfloat16, enabled=plan["bf16"]):
-            logits = parallel(batch.normalise(images, dataset.mean, dataset.std))[:, 0]
+            logits = parallel(batch.normalize(images, dataset.mean, dataset.std))[:, 0]
         loss = weighted_loss(logits, labels, weights, args.label_smoothing)
         loss.backward()
         seen = torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
@@ -137,26 +137,26 @@ def train(args, dataset, val, split=None, source="supervised"):
 
         done, epoch = step + 1, step // plan["steps_per_epoch"]
         ends = done % plan["steps_per_epoch"] == 0 or done == plan["steps"]
-        log.add({"loss": seen[0], "train_top1": seen[1]}, waited)
-        if ends or log.seconds >= args.log_freq_time:
-            line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(plan["batch_size"], "images")}
+        metric_logger.add({"loss": seen[0], "train_top1": seen[1]}, waited)
+        if ends or metric_logger.seconds >= args.log_freq_time:
+            line = {"epoch": epoch, "step": done, "lr": rate, **metric_logger.averages(plan["batch_size"], "images")}
             if ends:
                 watch.check()  # a network that is no number has nothing to be judged
-                last = {"epoch": epoch, "step": done, **judge(model, val, look)}
+                last = {"epoch": epoch, "step": done, **evaluate_classifier(model, val, look)}
                 best = last if best is None or last["top1"] > best["top1"] else best
                 line |= {name: last[name] for name in ("top1", "top5", "balanced_accuracy")}
-            log.write(line)
-            log.restart_clock()
+            metric_logger.write(line)
+            metric_logger.restart_clock()
         if done == plan["steps"] or done % plan["checkpoint_every"] == 0:
             watch.check()  # never keep weights of a loss that is not finite
             if done == plan["steps"] and distributed.is_main():
                 conclude(args, plan, last, best, dataset, val, split)
             keep(done, best=best)
     watch.close()
-    log.close()
+    metric_logger.close()
     if lock:
         lock.close()
-    distributed.stop()
+    distributed.destroy()
 
 
 def share_classes(dataset, val):
@@ -173,8 +173,8 @@ def share_classes(dataset, val):
 
 
 def earlier_run(args, classes, device):
-    """The run that is to go on in the folder, see ``read_earlier``; it must know the same classes."""
-    earlier = read_earlier(args, device, "supervised", "label_smoothing", WEIGHTS, PATH)
+    """The run that is to go on in the folder, see ``read_checkpoint``; it must know the same classes."""
+    earlier = read_checkpoint(args, device, "supervised", "label_smoothing", WEIGHTS, PATH)
     if earlier and earlier["classes"] != list(classes):
         raise ValueError(f"{args.exp_dir} holds a run with other classes; choose another --exp-dir or its --csv-dir")
     return earlier
@@ -184,9 +184,9 @@ def build(args, classes, device, earlier):
     """Classifier and optimizer, fresh or as the run's checkpoint has them, and the step to begin with."""
     torch.manual_seed(args.seed)
     backbone = create_backbone(args.arch, args.in_chans)
-    model = Classifier(backbone, Heads(1, backbone.num_features, classes), frozen=False)
-    return settle(
-        model, args, device, earlier, lambda placed: optimizer_for(args.optimizer, placed, args.wd, args.momentum)
+    model = Classifier(backbone, LinearHeads(1, backbone.num_features, classes), frozen=False)
+    return restore(
+        model, args, device, earlier, lambda placed: build_optimizer(args.optimizer, placed, args.wd, args.momentum)
     )
 
 
@@ -201,12 +201,12 @@ def conclude(args, plan, last, best, dataset, val, split):
         "classes": list(dataset.classes),
         "last": last,
         "best": best,
-        "args": plain(vars(args)),
+        "args": to_serializable(vars(args)),
     }
     write_json(args.exp_dir / "result.json", result)
-    draw_confusion(args.exp_dir / "confusion.png", last["confusion"], dataset.classes)
-    say(describe(result["overlap"]))
-    say(
+    plot_confusion_matrix(args.exp_dir / "confusion.png", last["confusion"], dataset.classes)
+    log(format_overlap(result["overlap"]))
+    log(
         f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  balanced {last['balanced_accuracy']:.4f}  (best top-1 "
         f"{best['top1']:.4f} in epoch {best['epoch']}, split {split['rule'] if split else 'unknown'}); "
         f"{args.exp_dir / 'result.json'}"
@@ -249,7 +249,7 @@ def plan_training(args, samples, patch_size, device, source, earlier_batch=None)
             "--schedule step needs --milestones, such as --milestones 60 80, and no other schedule takes any"
         )
     processes = distributed.world_size()
-    share = share_of(args, processes, earlier_batch)
+    share = local_batch_size(args, processes, earlier_batch)
     per_epoch, steps = count_steps(samples, share * processes, args.epochs, args.max_steps)
     return {
         "source": source,
@@ -266,7 +266,7 @@ def plan_training(args, samples, patch_size, device, source, earlier_batch=None)
         "drops": sorted(epoch * per_epoch for epoch in args.milestones),
         "gamma": args.gamma,
         "image_size": args.image_size or max(1, round(patch_size * 7 / 8)),
-        "bf16": wants_bf16(args.precision, device),
+        "bf16": use_bf16(args.precision, device),
         "checkpoint_every": args.checkpoint_every or per_epoch,
     }
 
@@ -279,12 +279,12 @@ def announce(args, plan, model, validation, classes, split, begin):
     """
     if not distributed.is_main():
         return
-    write_json(args.exp_dir / "args.json", {"args": plain(vars(args)), "plan": plan})
+    write_json(args.exp_dir / "args.json", {"args": to_serializable(vars(args)), "plan": plan})
     rounded = "" if plan["batch_size"] == args.batch_size else f" (of {args.batch_size} asked for)"
     drops = f" x {plan['gamma']:g} at epochs {' '.join(map(str, args.milestones))}" if plan["drops"] else ""
     millions = sum(p.numel() for p in model.backbone.parameters()) / 1e6
     said = f"{split['rule']}, {split['description']}" if split else "no meta.json says how it was made"
-    say(
+    log(
         f"{plan['source']} -> {args.exp_dir}\n"
         f"  data    {plan['samples']} samples ({args.train_percent} % of each class), {validation} to validate, "
         f"{classes} classes, view {args.augment} {plan['image_size']} px\n"
@@ -296,7 +296,7 @@ def announce(args, plan, model, validation, classes, split, begin):
         f"  steps   {plan['steps']} ({plan['steps_per_epoch']} an epoch), warm-up {plan['warmup_steps']}, "
         f"{args.optimizer}, {plan['schedule']} rate {plan['peak_lr']:.4g}{drops}"
     )
-    say_progress(begin, plan["steps"])
+    log_progress(begin, plan["steps"])
 
 
 def rate_at(step, plan):
@@ -306,20 +306,21 @@ def rate_at(step, plan):
     ``constant`` stays. plan: of ``plan_training``.
     """
     if plan["schedule"] == "cosine":
-        return learning_rate(step, plan["steps"], plan["warmup_steps"], plan["peak_lr"])
+        return cosine_lr(step, plan["steps"], plan["warmup_steps"], plan["peak_lr"])
     rising = min(1.0, step / plan["warmup_steps"]) if plan["warmup_steps"] else 1.0
     return plan["peak_lr"] * rising * plan["gamma"] ** sum(step >= drop for drop in plan["drops"])
 
 
 def one_view(name, changes=()):
-    """The one view of supervised training: the first of a regime; see ``vicreg.augmentations.presets.regime``.
+    """The one view of supervised training: the first of a regime; see
+    ``vicreg.augmentations.presets.get_augmentation``.
 
     Raises:
         ValueError: a change of a second view, which there is not.
     """
     if second := [change for change in changes if change.startswith("2.")]:
         raise ValueError(f"--augment-set {second[0]}: supervised training has one view; leave the '2.' out")
-    return presets.regime(name, changes)[0]
+    return presets.get_augmentation(name, changes)[0]
 
 
 def class_weights(kind, labels, classes):

@@ -60,7 +60,7 @@ def run_script():
 
 
 class Forked:
-    """Processes of one run, forked from the nursery."""
+    """Processes of one run, forked from the fork_server."""
 
     folder = None  # of a run that leaves a stats.txt
 
@@ -106,15 +106,15 @@ def fork():
 
     Launchers set what torchrun, srun, or none of them (None) would.
     """
-    command = [sys.executable, ROOT / "tests" / "nursery.py"]
+    command = [sys.executable, ROOT / "tests" / "fork_server.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    fork_server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     forked = []
 
     def ask(request):
-        nursery.stdin.write(json.dumps(request) + "\n")
-        nursery.stdin.flush()
-        return json.loads(nursery.stdout.readline())
+        fork_server.stdin.write(json.dumps(request) + "\n")
+        fork_server.stdin.flush()
+        return json.loads(fork_server.stdout.readline())
 
     def run(code, out, processes=1, launcher="torchrun", **variables):
         with socket.socket() as free:
@@ -137,8 +137,8 @@ def fork():
         for rank in range(len(left.pids)):
             if left.running(rank):
                 left.kill(rank)
-    nursery.stdin.close()
-    nursery.wait()
+    fork_server.stdin.close()
+    fork_server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -203,16 +203,16 @@ def write_geojson(path, positions):
 
 
 def write_tiny_tree(folder, aois=TINY_AOIS, side=32):
-    """Write a tree of small RGB mosaics: each AOI has its own colour and each month its own noise."""
+    """Write a tree of small RGB mosaics: each AOI has its own color and each month its own noise."""
     from preprocessing.sn7.geocode import xyz_tile_bounds
     from vicreg.data.sn7 import parse_aoi_name
 
     rng = np.random.default_rng(0)
     for aoi, months, rows in aois:
-        colour = rng.integers(40, 216, (3, 1, 1))
+        color = rng.integers(40, 216, (3, 1, 1))
         bounds = None if "1025E" in aoi else xyz_tile_bounds(*parse_aoi_name(aoi))
         for month in range(1, months + 1):
-            pixels = np.clip(colour + rng.integers(-40, 41, (3, rows, side)), 1, 255).astype(np.uint8)
+            pixels = np.clip(color + rng.integers(-40, 41, (3, rows, side)), 1, 255).astype(np.uint8)
             write_tif(folder / aoi / "images" / f"global_monthly_2018_{month:02d}_mosaic_{aoi}.tif", pixels, bounds)
     name = f"global_monthly_2018_04_mosaic_{TINY_AOIS[0][0]}_Buildings.geojson"
     write_geojson(folder / TINY_AOIS[0][0] / "labels" / name, [(-121.66, 37.98), (-121.65, 37.97)])
@@ -241,13 +241,13 @@ SCENES = {"Forest": (30, 90, 40), "Residential": (150, 140, 130), "SeaLake": (20
 
 @pytest.fixture(scope="session")
 def eurosat_tree(tmp_path_factory):
-    """Path of a tree as EuroSAT comes: 3 classes, each of one colour, 10 images of 32 x 32; do not write into it."""
+    """Path of a tree as EuroSAT comes: 3 classes, each of one color, 10 images of 32 x 32; do not write into it."""
     from PIL import Image
 
     folder, rng = tmp_path_factory.mktemp("eurosat") / "2750", np.random.default_rng(0)
-    for name, colour in SCENES.items():
+    for name, color in SCENES.items():
         (folder / name).mkdir(parents=True)
         for number in range(1, 11):
-            pixels = np.clip(np.array(colour) + rng.integers(-20, 21, (32, 32, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + rng.integers(-20, 21, (32, 32, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{name}_{number}.jpg", quality=95)
     return folder

@@ -80,8 +80,8 @@ def test_polygons_lie_where_the_raster_says(tmp_path, spots, cfg):
     tiled_detection.write_geojson(tmp_path / "spots.geojson", found, picture)
     table = geopandas.read_file(tmp_path / "spots.geojson")
     assert table.crs == "EPSG:4326"
-    metres = sorted(tuple(round(v, 3) for v in shape.bounds) for shape in table.to_crs("EPSG:3857").geometry)
-    assert metres == sorted(
+    meters = sorted(tuple(round(v, 3) for v in shape.bounds) for shape in table.to_crs("EPSG:3857").geometry)
+    assert meters == sorted(
         (500000 + 10 * left, 6000000 - 10 * (top + 8), 500000 + 10 * (left + 6), 6000000 - 10 * top)
         for top, left in corners
     )

@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path, words, monk
                 raise KeyboardInterrupt
             real(seed, step)
 
-        patch.setattr(trainer, "count_randomness", die)
+        patch.setattr(trainer, "seed_step", die)
         with pytest.raises(KeyboardInterrupt):
             train(words(tmp_path, "--eval-on", "both"))
     assert checkpoint_io.load(tmp_path / "model.pth")["step"] == 2
@@ -239,9 +239,9 @@ import json
 from pathlib import Path
 from tests.test_downstream_crowdai_training import figures_of
 from vicreg import distributed
-distributed.start("cpu")
+distributed.init("cpu")
 print("figures", json.dumps(figures_of(Path({part!r}), Path({toy!r}), Path({out!r}), 0.235)))
-distributed.stop()
+distributed.destroy()
 """
 
 

@@ -16,7 +16,7 @@ from vicreg.models.backbones import create_backbone
 
 SCRIPT = "downstream/eurosat_landcover_clsf_task/predict_eurosat.py"
 CLASSES = ["Forest", "Residential", "SeaLake"]
-COLOURS = [(30, 90, 40), (150, 140, 130), (20, 40, 120)]  # of the tree's classes
+COLORS = [(30, 90, 40), (150, 140, 130), (20, 40, 120)]  # of the tree's classes
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def write_raster(path, cells, side=32, dtype="uint8", factor=1, crs="EPSG:32632"
     """Write a raster of square areas of one class each, with noise; ``cells`` are class numbers."""
     rng = np.random.default_rng(0)
     areas = np.kron(np.array(cells), np.ones((side, side), int))
-    pixels = np.array(COLOURS)[areas] + rng.integers(-20, 21, (*areas.shape, 3))
+    pixels = np.array(COLORS)[areas] + rng.integers(-20, 21, (*areas.shape, 3))
     pixels = (pixels.clip(0, 255) * factor).astype(dtype).transpose(2, 0, 1)
     profile = {"width": areas.shape[1], "height": areas.shape[0], "count": 3, "dtype": dtype, "driver": "GTiff", **more}
     if crs:
@@ -65,15 +65,19 @@ def test_a_large_geotiff_becomes_a_map_that_lies_where_it_lies(run_script, train
     assert min(Image.open(tmp_path / "out" / "scene_classes.png").size) > 200
 
 
-def test_a_smaller_stride_makes_more_cells_whose_windows_are_centred_on_them(trained, tmp_path):
+def test_a_smaller_stride_makes_more_cells_whose_windows_are_centered_on_them(trained, tmp_path):
     path = write_raster(tmp_path / "scene.tif", [[0, 2]])
     predict(trained, tmp_path, "--image", path, "--stride", 8)
     with rasterio.open(tmp_path / "scene_classes.tif") as found:
         codes = found.read(1)
         assert codes.shape == (4, 8) and found.res == (80, 80) and found.bounds[:2] == (500000, 5400000 - 320)
     assert (codes[:, :2] == 0).all() and (codes[:, -2:] == 2).all()
-    assert sliding_window.starts(64, 32, 8).tolist() == [0, 0, 4, 12, 20, 28, 32, 32]
-    assert sliding_window.starts(70, 32, 32).tolist() == [0, 32, 38]  # the last cell has six pixels: moved inside
+    assert sliding_window.cell_window_starts(64, 32, 8).tolist() == [0, 0, 4, 12, 20, 28, 32, 32]
+    assert sliding_window.cell_window_starts(70, 32, 32).tolist() == [
+        0,
+        32,
+        38,
+    ]  # the last cell has six pixels: moved inside
 
 
 def test_cells_without_data_stay_without_a_class(trained, tmp_path):
@@ -105,8 +109,10 @@ def test_no_more_than_a_band_of_rows_is_read_at_once(trained, tmp_path, monkeypa
     path, read = write_raster(tmp_path / "scene.tif", [[0], [1], [2], [0]]), []
     with rasterio.open(path) as raster:
         sliding = class_map.Sliding(32, 16)
-        for top in sliding_window.starts(raster.height, 32, 16):
-            class_map._row(raster, int(top), sliding_window.starts(raster.width, 32, 16), sliding, spy(read), 5)
+        for top in sliding_window.cell_window_starts(raster.height, 32, 16):
+            class_map._row(
+                raster, int(top), sliding_window.cell_window_starts(raster.width, 32, 16), sliding, spy(read), 5
+            )
     assert len(read) == 8 and all(shape == (2, 3, 32, 32) for shape in read)
 
 
@@ -165,7 +171,7 @@ def test_bands_and_levels_count_for_a_small_tiff_too(trained, tmp_path):
     assert row(tmp_path / "bgr.tif", "--bands", 3, 2, 1) == as_it_is != row(tmp_path / "bgr.tif")
     deep = write_raster(tmp_path / "deep.tif", [[2]], dtype="uint16", factor=10)
     assert row(deep, "--levels", 0, 2550) == as_it_is
-    with pytest.raises(ValueError, match="holds uint16, not 8-bit colours; .*--levels"):
+    with pytest.raises(ValueError, match="holds uint16, not 8-bit colors; .*--levels"):
         row(deep)
 
 

@@ -13,7 +13,7 @@ from downstream.eurosat_landcover_clsf_task import dataset, inference, train_eur
 from vicreg.common import checkpoint_io
 from vicreg.engine import checkpoint
 from vicreg.models.backbones import create_backbone
-from vicreg.models.heads import Classifier, Heads
+from vicreg.models.heads import Classifier, LinearHeads
 
 SCRIPT = "downstream/eurosat_landcover_clsf_task/train_eurosat.py"
 TOY = "--pretrained random --arch test_resnet --batch-size 8 --epochs 4 --device cpu --workers 1 --lr 0.01".split()
@@ -214,7 +214,7 @@ def test_turns_show_all_eight_positions_of_a_scene_and_nothing_else():
 def test_the_average_over_eight_positions_does_not_depend_on_how_an_image_lies():
     torch.manual_seed(0)
     backbone = create_backbone("test_resnet")
-    model = Classifier(backbone, Heads(1, backbone.num_features, 3), frozen=True).eval()
+    model = Classifier(backbone, LinearHeads(1, backbone.num_features, 3), frozen=True).eval()
     torch.nn.init.normal_(model.heads.weight[0])
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     laid = list(inference.positions(images))

@@ -10,7 +10,7 @@ from PIL import Image
 from downstream.FloodNet_segmentation_task.cached_dataset import Squares, WorkingCopies, default_side
 from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, Pair, find_parts, label_map, match
 from downstream.FloodNet_segmentation_task.image_mask_io import read_pair, same_shape
-from tests.flood_samples import paint, write_labeled, write_pair, write_supervised
+from tests.floodnet_fixtures import paint, write_labeled, write_pair, write_supervised
 
 
 def test_the_challenges_layout_is_found_from_three_folders_and_split_by_group(tmp_path):
@@ -71,16 +71,16 @@ def test_a_mask_that_covers_the_top_left_of_its_photograph_is_laid_there_and_not
     pair, ground = known_case(tmp_path)
     found = read_pair(pair)
     assert found.shape == (4, 150, 200)
-    from_colours = np.abs(found[:3, ..., None].astype(int) - paint_of_classes()).sum(0).argmin(-1)
-    assert (from_colours == found[3]).mean() > 0.98
+    from_colors = np.abs(found[:3, ..., None].astype(int) - paint_of_classes()).sum(0).argmin(-1)
+    assert (from_colors == found[3]).mean() > 0.98
     stretched = np.asarray(Image.open(pair.mask).resize((230, 154), Image.Resampling.NEAREST))
     assert (stretched == ground).mean() < 0.9
 
 
 def paint_of_classes():
-    from tests.flood_samples import COLOURS
+    from tests.floodnet_fixtures import COLORS
 
-    return COLOURS.T[:, None, None].astype(int)
+    return COLORS.T[:, None, None].astype(int)
 
 
 def test_other_shapes_are_refused_with_both_sizes(tmp_path):
@@ -122,7 +122,7 @@ def test_masks_of_two_values_may_be_255(tmp_path):
     assert read_pair(pair_with_mask(tmp_path, values, classes=2))[3].tolist() == [[1] * 8] + [[0] * 8] * 7
 
 
-def test_a_coloured_mask_is_refused(tmp_path):
+def test_a_colored_mask_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a_lab\.png has 3 channels: a picture of the mask"):
         read_pair(pair_with_mask(tmp_path, np.zeros((8, 8, 3), np.uint8)))
 
@@ -208,7 +208,7 @@ def test_the_side_of_the_squares_fits_into_the_smallest_image():
 
 
 @pytest.mark.real_data
-def test_real_masks_of_the_668_rows_explain_the_colours_better_where_they_are_laid_than_stretched(real_data):
+def test_real_masks_of_the_668_rows_explain_the_colors_better_where_they_are_laid_than_stretched(real_data):
     folder = real_data / "floodnet" / "Train" / "Labeled" / "Flooded"
     pairs = match(folder / "image", folder / "mask", "Flooded")
     chosen = [pair for pair in pairs if Image.open(pair.image).size == (1000, 668)][4:20:5]
@@ -220,7 +220,7 @@ def test_real_masks_of_the_668_rows_explain_the_colours_better_where_they_are_la
 
 
 def explained(image, labels):
-    """Share of the variance of colours that lies between the classes."""
+    """Share of the variance of colors that lies between the classes."""
     image = image.reshape(3, -1).astype(float)
     means = {n: image[:, labels.ravel() == n].mean(1) for n in np.unique(labels)}
     between = np.stack([means[n] for n in labels.ravel()], 1)

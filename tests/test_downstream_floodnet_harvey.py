@@ -10,7 +10,7 @@ from PIL import Image
 from downstream.FloodNet_segmentation_task import make_harvey_patches
 from downstream.FloodNet_segmentation_task.floodnet import find_parts
 from downstream.FloodNet_segmentation_task.harvey import Tile, find_tiles, patch_places, read_tile, split_tiles
-from tests.flood_samples import write_harvey, write_raster, write_tile
+from tests.floodnet_fixtures import write_harvey, write_raster, write_tile
 
 
 def make(data_dir, out_dir, *more):
@@ -73,7 +73,7 @@ def test_a_mask_in_other_coordinates_is_laid_on_the_image(tmp_path):
 
     write_tile(tmp_path, np.random.default_rng(2))
     left, bottom, right, top = warp.transform_bounds("EPSG:32615", "EPSG:32614", 249900, 3299900, 250150, 3300100)
-    border = round((right - left) * 0.45)  # metres from the left, in the mask's own coordinates
+    border = round((right - left) * 0.45)  # meters from the left, in the mask's own coordinates
     half = np.zeros((1, round(top - bottom), round(right - left)), np.uint8)
     half[:, :, :border] = 1
     write_raster(tmp_path / "flooded1m.tif", half, 1.0, left=left, top=top, crs="EPSG:32614")
@@ -102,7 +102,7 @@ def test_a_mask_of_another_shape_without_georeference_is_refused_with_both_sizes
     assert masks["flooded"].shape == image.shape[1:] and image.any(0).all()
 
 
-def test_an_image_in_degrees_takes_masks_in_metres_and_is_black_where_they_end(tmp_path):
+def test_an_image_in_degrees_takes_masks_in_meters_and_is_black_where_they_end(tmp_path):
     """As the published tiles are: 960 x 960 pixels of 1 m beside an image of another shape."""
     from rasterio import Affine, transform, warp
     from rasterio import open as open_raster
@@ -151,7 +151,7 @@ def test_a_mask_with_other_values_is_refused_with_the_value(tmp_path, values, wr
         read_tile(Tile(tmp_path, "t"))
 
 
-def test_a_damaged_or_greyscale_image_is_refused_by_name(tmp_path):
+def test_a_damaged_or_grayscale_image_is_refused_by_name(tmp_path):
     write_tile(tmp_path, np.random.default_rng(2))
     whole = (tmp_path / "vhr.tif").read_bytes()
     (tmp_path / "vhr.tif").write_bytes(whole[:3000])

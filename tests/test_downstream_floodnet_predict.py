@@ -1,4 +1,4 @@
-"""Labelling images: at their own size, with colours and legend; GeoTIFFs where they lie; broken ones by name."""
+"""Labelling images: at their own size, with colors and legend; GeoTIFFs where they lie; broken ones by name."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from PIL import Image
 from downstream.FloodNet_segmentation_task import predict_floodnet
 from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, palette
 from downstream.FloodNet_segmentation_task.model import Segmenter
-from tests.flood_samples import scene, write_pair, write_raster
+from tests.floodnet_fixtures import scene, write_pair, write_raster
 from vicreg.common import checkpoint_io
 from vicreg.inference.rasters import coarser
 
@@ -48,7 +48,7 @@ def by_brightness(monkeypatch):
     monkeypatch.setattr(predict_floodnet, "predictor", lambda *_: lambda images: Brightness()(images).softmax(1))
 
 
-def test_the_script_labels_a_folder_at_the_images_own_sizes_and_colours_them(network, tmp_path, run_script):
+def test_the_script_labels_a_folder_at_the_images_own_sizes_and_colors_them(network, tmp_path, run_script):
     random = np.random.default_rng(0)
     for name, width in (("a", 128), ("b", 80)):
         write_pair(tmp_path / "in", tmp_path / "masks", name, scene(random, width), random)
@@ -74,7 +74,7 @@ def test_labels_lie_where_the_pixels_do(network, tmp_path, by_brightness):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "steps_labels.png")), level)
 
 
-def test_a_geotiff_keeps_its_georeference_and_gets_a_colour_table(network, tmp_path, by_brightness):
+def test_a_geotiff_keeps_its_georeference_and_gets_a_color_table(network, tmp_path, by_brightness):
     import rasterio
 
     level = np.kron(np.arange(6).reshape(2, 3), np.ones((40, 40))).astype(np.uint8)
@@ -109,26 +109,26 @@ def test_pixels_without_data_get_no_class(network, tmp_path, by_brightness):
 
 
 def test_a_large_geotiff_is_read_a_window_at_a_time(network, tmp_path, by_brightness, monkeypatch):
-    from vicreg.inference.rasters import Raster
+    from vicreg.inference.rasters import RasterSource
 
-    most, read = [], Raster.read
+    most, read = [], RasterSource.read
 
     def watch(self, top, left, height, width):
         most.append(height * width)
         return read(self, top, left, height, width)
 
-    monkeypatch.setattr(Raster, "read", watch)
+    monkeypatch.setattr(RasterSource, "read", watch)
     write_raster(tmp_path / "mosaic.tif", np.full((3, 500, 700), 90, np.uint8), 0.5)
     predict(network, tmp_path / "mosaic.tif", tmp_path / "out", "--scale", "1", "--overlap", "0")
     assert max(most) == 32 * 32 and len(most) == 16 * 22
 
 
-def test_broken_images_are_named_and_the_others_labelled(network, tmp_path, capsys):
+def test_broken_images_are_named_and_the_others_labeled(network, tmp_path, capsys):
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         write_pair(tmp_path / "in", tmp_path / "masks", name, scene(random), random)
     (tmp_path / "in" / "a.jpg").write_bytes(b"nothing of an image")
-    with pytest.raises(ValueError, match=r"1 of 2 images could not be labelled; the first: .*a\.jpg cannot be read"):
+    with pytest.raises(ValueError, match=r"1 of 2 images could not be labeled; the first: .*a\.jpg cannot be read"):
         predict(network, tmp_path / "in", tmp_path / "out")
     assert (tmp_path / "out" / "b_labels.png").is_file()
     (tmp_path / "c.tif").write_bytes(b"nothing of a raster")

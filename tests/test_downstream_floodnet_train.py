@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from downstream.FloodNet_segmentation_task import make_harvey_patches, train_floodnet
-from tests.flood_samples import write_harvey, write_labeled, write_supervised
+from tests.floodnet_fixtures import write_harvey, write_labeled, write_supervised
 from vicreg.common import checkpoint_io
 from vicreg.common.logger import read_stats
 from vicreg.engine import checkpoint
@@ -88,7 +88,7 @@ def test_the_script_trains_ten_classes_and_leaves_a_whole_record(floodnet, tmp_p
     assert {path.name for path in run.iterdir()} >= {"model.pth", "best_model.pth", "args.json", "tensorboard"}
 
 
-def test_the_first_weights_are_the_backbones_and_its_normalisation(floodnet, tmp_path, backbone):
+def test_the_first_weights_are_the_backbones_and_its_normalization(floodnet, tmp_path, backbone):
     train(floodnet, tmp_path / "run", "--max-steps", 1, "--lr", 1e-12, weights=("--pretrained", backbone))
     kept = checkpoint_io.load(tmp_path / "run" / "model.pth")
     first = checkpoint_io.load(backbone)["state_dict"]

@@ -126,7 +126,7 @@ def test_a_job_whose_time_is_up_saves_and_is_queued_again_and_then_finishes(subm
 
 
 @pytest.mark.slow
-def test_a_cancelled_job_saves_and_is_not_queued_again(submit, tmp_path):
+def test_a_canceled_job_saves_and_is_not_queued_again(submit, tmp_path):
     job = submit("pretrain_sn7", TOY_TRAIN)
     signal_step(job, tmp_path, signal.SIGTERM)
     out = job.communicate(timeout=300)[0]

@@ -16,7 +16,7 @@ MAKE = "preprocessing/make_sn7_csv.py"
 
 
 def texture(number, side=64):
-    """A random smooth colour image that looks like no other."""
+    """A random smooth color image that looks like no other."""
     small = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((side, side), Image.BICUBIC))
 

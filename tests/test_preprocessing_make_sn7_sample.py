@@ -20,7 +20,7 @@ from vicreg.data.sn7 import cut_patches, parse_mosaic_name
 
 ROOT = Path(__file__).resolve().parents[1]
 MONTHS, SIZE, COUNT = 3, 64, 3
-TILE = 40075016.685578488 / 2**13  # side of a zoom-13 tile in metres of EPSG:3857
+TILE = 40075016.685578488 / 2**13  # side of a zoom-13 tile in meters of EPSG:3857
 
 
 def write_sample(out, **options):
@@ -118,7 +118,7 @@ def test_footprints_lie_on_the_buildings_drawn_that_month(tmp_path, tile, cover)
     with rasterio.open(path) as raster:
         picture, grid, crs = raster.read(), raster.transform, raster.crs
     outlines = [transform_geom("OGC:CRS84", crs, feature["geometry"]) for feature in features(path)]
-    centres = rasterize(outlines, picture.shape[1:], transform=grid).astype(bool)
+    centers = rasterize(outlines, picture.shape[1:], transform=grid).astype(bool)
     touched = rasterize(outlines, picture.shape[1:], transform=grid, all_touched=True).astype(bool)
 
     latitude = to_degrees(0, grid.f)[1]
@@ -126,8 +126,8 @@ def test_footprints_lie_on_the_buildings_drawn_that_month(tmp_path, tile, cover)
     assert (np.moveaxis(draw_mosaic(scene, 1), 2, 0) == picture).all()
     nothing_built = replace(scene, finished=np.full_like(scene.finished, np.inf))
     change = picture.astype(int).sum(0) - draw_mosaic(nothing_built, 1).astype(int).sum(2)
-    assert centres.sum() > 100
-    assert (change[centres] != 0).mean() > 0.95  # a roof may have the colour of the ground
+    assert centers.sum() > 100
+    assert (change[centers] != 0).mean() > 0.95  # a roof may have the color of the ground
     assert (change[~touched] > 0).sum() == 0  # beside the footprints there are only shadows
 
 

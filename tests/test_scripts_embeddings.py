@@ -62,7 +62,7 @@ def test_checkpoints_and_baselines_come_out_in_one_table_and_a_second_start_reus
     for name in names:
         found = {path.name for path in (folder / name).iterdir()}
         assert found == {
-            "result.json", "tsne.png", "neighbours.png", "tsne_protocol2.png", "neighbours_protocol2.png"
+            "result.json", "tsne.png", "neighbors.png", "tsne_protocol2.png", "neighbors_protocol2.png"
         }  # fmt: skip
         results[name] = json.loads((folder / name / "result.json").read_text())
         low, high = results[name]["intervals"]["top1"]
@@ -110,7 +110,7 @@ BAD = {
     "no lists": ("--pretrained stats --csv-dir {tmp}", ["make_sn7_csv.py"]),
     "seen alone": ("--pretrained stats --csv-dir {csv} --seen {csv}/all.csv", ["--unseen"]),
     "not a list": ("--pretrained stats --csv-dir {csv} --seen {file} --unseen {csv}/all.csv", ["not a patch list"]),
-    "no neighbours": ("--pretrained stats --csv-dir {csv} --knn 0", ["--knn [0]"]),
+    "no neighbors": ("--pretrained stats --csv-dir {csv} --knn 0", ["--knn [0]"]),
 }
 
 

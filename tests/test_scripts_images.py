@@ -49,7 +49,7 @@ def start(command, cwd, *more):
 
 
 def write_images(folder, count, side=12, suffix="JPEG"):
-    """Write noisy images of one colour for each class folder, <class>/<class>_<n>.<suffix>."""
+    """Write noisy images of one color for each class folder, <class>/<class>_<n>.<suffix>."""
     for label, name in enumerate(["n01440764", "n02102040"]):
         (folder / name).mkdir(parents=True)
         random = np.random.default_rng(label)
@@ -161,13 +161,14 @@ def weights(folder):
 CUT_OFF = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from vicreg import checkpoint, main_vicreg_unchanged as script
-save = checkpoint.save
+from vicreg import main_vicreg_unchanged as script
+from vicreg.common import checkpoint_io
+save = checkpoint_io.save
 def save_and_stop(state, path, **more):
     save(state, path, **more)
     if state["step"] == 2:
         sys.exit(9)
-checkpoint.save = save_and_stop
+checkpoint_io.save = save_and_stop
 script.main(script.get_parser().parse_args())
 """
 

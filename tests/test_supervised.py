@@ -83,7 +83,7 @@ def test_it_learns(supervise, tmp_path):
     assert run.wait(0) == 0, run.text(0)
     lines = read_stats(tmp_path / "run" / "stats.txt")
     assert lines[0]["loss"] > 0.8  # three classes by chance: log 3
-    assert lines[-1]["loss"] < 0.2 and lines[-1]["train_top1"] > 0.9  # each place has a colour of its own
+    assert lines[-1]["loss"] < 0.2 and lines[-1]["train_top1"] > 0.9  # each place has a color of its own
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_the_loss_is_the_weighted_mean_of_smoothed_cross_entropies():
 
 def test_recall_and_confusion_by_hand():
     ranked = torch.tensor([[0, 1, 2], [0, 1, 2], [1, 0, 2], [0, 1, 2], [0, 1, 2]])
-    found = classification.figures(ranked, torch.tensor([0, 0, 0, 1, 1]), ["a", "b", "c"])
+    found = classification.classification_metrics(ranked, torch.tensor([0, 0, 0, 1, 1]), ["a", "b", "c"])
     assert found["top1"] == pytest.approx(2 / 5) and found["balanced_accuracy"] == pytest.approx(1 / 3, abs=1e-6)
     assert found["recall"] == {"a": pytest.approx(2 / 3, abs=1e-6), "b": 0, "c": None}
     assert found["confusion"] == [[2, 1, 0], [2, 0, 0], [0, 0, 0]]

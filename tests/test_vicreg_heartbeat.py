@@ -13,7 +13,7 @@ from vicreg import distributed
 from vicreg.common import cli as command_line
 
 def main(args):
-    distributed.start("cpu", 0, {timeout}, {lost_after})
+    distributed.init("cpu", 0, {timeout}, {lost_after})
     print("started", flush=True)
     for step in range({steps}):
         if distributed.rank() == 1:
@@ -23,7 +23,7 @@ def main(args):
         distributed.all_reduce(torch.ones(1))
         time.sleep(0.01)
     print("finished", flush=True)
-    distributed.stop()
+    distributed.destroy()
 
 sys.argv = ["worker.py"]
 cli.run(main, None)

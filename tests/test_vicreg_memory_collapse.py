@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vicreg import memory
-from vicreg.common.logger import clock
-from vicreg.engine.config import share_of
-from vicreg.eval.metrics import ADVICE, find_collapse
+from vicreg.common.logger import format_eta
+from vicreg.engine.config import local_batch_size
+from vicreg.eval.metrics import ADVICE, check_collapse
 
 
 def test_weights_and_kept_activations_are_counted_without_computing():
@@ -105,10 +105,10 @@ def test_files_that_a_container_has_read_are_no_memory_that_is_taken(tmp_path, m
 
 
 def test_a_collapse_is_named_with_advice_and_a_healthy_run_is_not():
-    assert find_collapse(0.5, 80.0, 256, 512) is None
-    assert "hardly differ" in find_collapse(0.01, 80.0, 256, 512)
-    assert "1.5 effective dimensions (below 2.6)" in find_collapse(0.5, 1.5, 256, 512)
-    assert ADVICE in find_collapse(0.5, 1.5, 256, 512) and "--base-lr" in ADVICE
+    assert check_collapse(0.5, 80.0, 256, 512) is None
+    assert "hardly differ" in check_collapse(0.01, 80.0, 256, 512)
+    assert "1.5 effective dimensions (below 2.6)" in check_collapse(0.5, 1.5, 256, 512)
+    assert ADVICE in check_collapse(0.5, 1.5, 256, 512) and "--base-lr" in ADVICE
 
 
 def asked(batch_size):
@@ -116,13 +116,13 @@ def asked(batch_size):
 
 
 def test_other_processes_go_on_with_the_batch_that_the_run_began_with():
-    assert share_of(asked(512), 3, None) == 170
-    assert share_of(asked(512), 2, 510) == 255  # begun by three: 510 stays, not 512
-    assert share_of(asked(512), 3, 510) == 170
+    assert local_batch_size(asked(512), 3, None) == 170
+    assert local_batch_size(asked(512), 2, 510) == 255  # begun by three: 510 stays, not 512
+    assert local_batch_size(asked(512), 3, 510) == 170
     with pytest.raises(ValueError, match="batch of 510, which 4 processes cannot share"):
-        share_of(asked(512), 4, 510)
+        local_batch_size(asked(512), 4, 510)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(42, "42 s"), (600, "0 h 10 min"), (7500, "2 h 05 min")])
 def test_durations_are_told_in_words(seconds, words):
-    assert clock(seconds).startswith(f"{words} (until 20")
+    assert format_eta(seconds).startswith(f"{words} (until 20")

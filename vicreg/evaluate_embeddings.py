@@ -5,7 +5,7 @@
         --exp-dir exp
 
 extracts the features of each once (a second start reuses them), prints a table with 95 % intervals, and writes
-``result.json``, ``tsne.png`` and ``neighbours.png`` to ``<exp-dir>/embeddings/<name>/``, and ``table.md`` and
+``result.json``, ``tsne.png`` and ``neighbors.png`` to ``<exp-dir>/embeddings/<name>/``, and ``table.md`` and
 ``table.json`` of all beside them.
 """
 
@@ -18,7 +18,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 
 from vicreg import distributed
 from vicreg.common import cli
-from vicreg.common.cli import plain
+from vicreg.common.cli import to_serializable
 from vicreg.data import image_folder
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.subsets import check_percent
@@ -29,7 +29,7 @@ from vicreg.eval import (
 from vicreg.eval.feature_cache import (
     DTYPES,
     FeatureCache,
-    sources,
+    resolve_backbones,
 )
 from vicreg.eval.lr_sweep import RATES
 from vicreg.eval.metrics import RESAMPLES
@@ -71,7 +71,7 @@ def get_parser():
     look.add_argument("--feature-batch", type=int, default=256, help="images at a time")
     look.add_argument("--dtype", choices=DTYPES, default="float32", help="of the kept features; float16: half the disk")
     judge = parser.add_argument_group("figures")
-    judge.add_argument("--knn", type=int, nargs="+", default=[5, 20, 200], help="neighbours")
+    judge.add_argument("--knn", type=int, nargs="+", default=[5, 20, 200], help="neighbors")
     judge.add_argument("--lr-head", type=float, nargs="+", default=list(RATES), help="rates of the linear heads")
     judge.add_argument("--train-percent", type=int, nargs="+", default=[], metavar="PERCENT",
                        help="linear heads on shares of the labels as well, such as 1 10")  # fmt: skip
@@ -92,8 +92,8 @@ def main(args):
         check_percent(percent)
     if not 1 <= args.val_percent <= 90:
         raise ValueError(f"--val-percent {args.val_percent}: 1 to 90 is needed")
-    backbones = sources(args.pretrained, args.arch, args.in_chans, args.seed)
-    device = distributed.start(args.device, args.local_rank)
+    backbones = resolve_backbones(args.pretrained, args.arch, args.in_chans, args.seed)
+    device = distributed.init(args.device, args.local_rank)
     if args.csv_dir:
         lists = [SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val")]
     elif args.data_dir:
@@ -101,8 +101,10 @@ def main(args):
         lists = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check, share=share)[:2]
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")
-    first = splits.training_and_validation(*lists)
-    second = splits.second(args.test_csv, args.seen, args.unseen, args.test_split, args.seed, args.test_data_dir)
+    first = splits.train_val_split(*lists)
+    second = splits.retrieval_split(
+        args.test_csv, args.seen, args.unseen, args.test_split, args.seed, args.test_data_dir
+    )
     size = args.image_size or max(1, round(lists[0].patch_size * 7 / 8))
     cache = FeatureCache(
         args.exp_dir / "features", size, device, args.feature_batch, args.dtype, args.in_chans, args.seed
@@ -110,7 +112,7 @@ def main(args):
     settings = {"knn": args.knn, "rates": args.lr_head, "epochs": args.epochs, "batch_size": args.batch_size}
     settings |= {"percents": args.train_percent, "seeds": args.seeds}
     settings |= {"resamples": args.resamples, "map_samples": args.map_samples, "seed": args.seed}
-    benchmark.compare(args.exp_dir, backbones, (first, second), cache, settings, plain(vars(args)))
+    benchmark.compare(args.exp_dir, backbones, (first, second), cache, settings, to_serializable(vars(args)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 
 from vicreg.common import cli
 from vicreg.data.fmow import fmow_images
-from vicreg.data.image_dataset import side_for
+from vicreg.data.image_dataset import decode_size
 from vicreg.eval import linear_probe
 
 CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "fmow"
@@ -34,7 +34,7 @@ def get_parser():
 
 def main(args):
     """Train on the training list, judge on the validation list."""
-    side = side_for(args.image_size)
+    side = decode_size(args.image_size)
     train, val = (
         fmow_images(args.csv_dir / f"{split}.csv", data_dir=args.data_dir, side=side) for split in ("train", "val")
     )

@@ -21,7 +21,7 @@ from vicreg.common import cli
 from vicreg.exporters import detectron2 as detectron2_exporter
 from vicreg.exporters import formats
 from vicreg.models.backbones import (
-    UNTRAINABLE,
+    PARAMETER_FREE,
     load_backbone,
 )
 
@@ -65,13 +65,13 @@ def main(args):
     cli.positive(args, "image_size", "in_chans", "std")
     if args.image_size and args.to != "onnx":
         raise ValueError(f"--image-size is for --to onnx; --to {args.to} holds weights, which take any size")
-    if args.pretrained in UNTRAINABLE:
+    if args.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {args.pretrained}: there are no weights to export")
     if args.out.exists() and Path(args.pretrained).exists() and args.out.samefile(args.pretrained):
         raise ValueError(f"--out {args.out} is the file that is to be exported; choose another name")
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans)
     print(info["report"], flush=True)
-    info |= normalisation(info, args.mean, args.std)
+    info |= normalization(info, args.mean, args.std)
     verified, recipe = formats.export(args.to, args.out, backbone, info, args.image_size)
     print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB): {verified}")
     print(pixels(args.to, info))
@@ -82,7 +82,7 @@ def main(args):
 
 
 def pixels(to, info):
-    """A line on how images must be normalised."""
+    """A line on how images must be normalized."""
     if info["mean"] is None:
         assumed = "ImageNet's are written" if to == "detectron2" else "nor does the new one"
         return f"the mean and std of its pixels are not known, {assumed}; --mean and --std tell it"
@@ -90,7 +90,7 @@ def pixels(to, info):
     return f"images: RGB order, pixels in [0, 1], less the mean {mean}, over the deviation {std}"
 
 
-def normalisation(info, mean, std):
+def normalization(info, mean, std):
     """Mean and standard deviation of the pixels, from the file or, where that says nothing, the command line.
 
     Args:

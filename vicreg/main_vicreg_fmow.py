@@ -17,7 +17,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from vicreg.common import cli
 from vicreg.data import pairs
 from vicreg.data.fmow import fmow_images
-from vicreg.data.image_dataset import side_for
+from vicreg.data.image_dataset import decode_size
 from vicreg.engine import (
     config,
     pretrain,
@@ -39,7 +39,7 @@ def get_parser():
 
 def main(args):
     """Pretrain on the training list; probe against the validation list."""
-    side = side_for(args.image_size)
+    side = decode_size(args.image_size)
     lists = {split: args.csv_dir / f"{split}.csv" for split in ("train", "val")}
     dataset = fmow_images(lists["train"], args.positives, args.data_dir, args.max_months_apart, side=side)
     probe_sets = None

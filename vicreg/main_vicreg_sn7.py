@@ -37,7 +37,7 @@ def get_parser():
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, where the folder has no patches.npy")
-    pairs.add_arguments(data, neighbours=True)
+    pairs.add_arguments(data, neighbors=True)
     return parser
 
 

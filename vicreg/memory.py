@@ -65,7 +65,7 @@ def estimate(pair, weights, share, batch_size, dim, accumulate=1, processes=1, b
     # weights, gradients, momentum and LARS' updates; bf16 copies of the weights under autocast
     fixed = weights * (4.5 if bf16 else 4)
     micro = -(-share // accumulate)
-    # both views: the embeddings of all processes, centred, gradients of our own; and one N x N (or D x D) at a time
+    # both views: the embeddings of all processes, centered, gradients of our own; and one N x N (or D x D) at a time
     embeddings = 2 * 4 * dim * (2 * batch_size * (2 if processes > 1 else 1) + 2 * share)
     return fixed + micro * pair + embeddings + 2 * 4 * min(batch_size, dim) ** 2
 

@@ -18,7 +18,7 @@ from vicreg.distributed.process_group import is_main
 
 _FORMAT = 1  # of the copies
 _ZOOM = (0.75, 4 / 3)  # of the training squares
-COLOUR = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
+COLOR = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
 
 
 class WorkingCopies:
@@ -78,7 +78,7 @@ class WorkingCopies:
 class Squares(torch.utils.data.Dataset):
     """Random squares of the pairs, one of each in an epoch, for ``CountedBatches``: ``[(index, draw), …]`` -> batch.
 
-    Zoom, place, flips, quarter turns and a light change of colours follow from ``draw`` alone.
+    Zoom, place, flips, quarter turns and a light change of colors follow from ``draw`` alone.
 
     Args:
         copies: ``WorkingCopies``. side: of the squares, pixels. repeats: squares of each pair in an epoch.
@@ -91,7 +91,7 @@ class Squares(torch.utils.data.Dataset):
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
             v2.RandomChoice([v2.RandomRotation((turn, turn)) for turn in (0, 90)]),  # with the flips, all eight
-            v2.ColorJitter(**COLOUR),
+            v2.ColorJitter(**COLOR),
         ])  # fmt: skip
 
     def __len__(self):
@@ -131,7 +131,7 @@ def _copy(pair, file, image_size, scale):
     if _is_whole(file):
         return
     found = read_pair(pair, image_size, scale)
-    files.replace(file, lambda beside: np.save(beside, found))
+    files.atomic_write(file, lambda beside: np.save(beside, found))
 
 
 def _scale(path, image_size, scale):

@@ -41,7 +41,7 @@ class Pair(NamedTuple):
 
 
 def palette(classes):
-    """Colours of a task's classes: uint8 array (len(classes), 3)."""
+    """Colors of a task's classes: uint8 array (len(classes), 3)."""
     return np.array([_PALETTE[name] for name in classes], np.uint8)
 
 

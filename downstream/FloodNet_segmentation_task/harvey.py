@@ -7,7 +7,7 @@ import numpy as np
 
 from downstream.FloodNet_segmentation_task.image_mask_io import same_shape
 from vicreg.inference.rasters import quiet_georeference
-from vicreg.inference.sliding_window import places
+from vicreg.inference.sliding_window import window_starts
 
 IMAGE, MASKS = "vhr.tif", {"building": "buildings1m.tif", "flooded": "flooded1m.tif"}
 _COVERED = 0.9  # share of an image that its masks have to cover; two projections never agree at the corners
@@ -76,9 +76,9 @@ def read_tile(tile, stretch=False):
     """Read a tile, with the masks on the image's pixels.
 
     Where both have a georeference the mask is laid on the image by it (in the published tiles the image is in degrees
-    and the masks in metres, so that their sizes are of different shapes); what a mask does not cover becomes black.
+    and the masks in meters, so that their sizes are of different shapes); what a mask does not cover becomes black.
     Otherwise it is laid by the sizes, if those are of one shape. Each mask pixel then covers the image pixels whose
-    centres lie in it.
+    centers lie in it.
 
     Args:
         tile: ``Tile``. stretch: without a georeference in both, lay the mask over the whole image whatever its shape.
@@ -114,7 +114,7 @@ def patch_places(height, width, side, stride):
     Returns:
         list of (top, left).
     """
-    return [(top, left) for top in places(height, side, stride) for left in places(width, side, stride)]
+    return [(top, left) for top in window_starts(height, side, stride) for left in window_starts(width, side, stride)]
 
 
 class _Grid(NamedTuple):

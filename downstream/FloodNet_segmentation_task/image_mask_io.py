@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from vicreg.data.image_io import open_image, reason
+from vicreg.data.image_io import error_reason, open_image
 
 # The challenge's copy has masks of 4000 x 3000 for photographs of 4592 x 3072 too: they cover the top-left corner.
 _PHOTOGRAPH, _MASK = (4592, 3072), (4000, 3000)
@@ -43,13 +43,13 @@ def read_pair(pair, image_size=None, scale=1.0):
             if image.format == "JPEG":  # decodes at 1/2, 1/4 or 1/8, and twice as large as needed at least
                 image.draft(None, tuple(math.ceil(2 * side * scale) for side in size))
             box = (0, 0, part[0] * image.size[0] / size[0], part[1] * image.size[1] / size[1])
-            colours = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC, box=box)
+            colors = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC, box=box)
     except (MemoryError, ShapeError):
         raise
     except Exception as error:
         raise _unreadable(pair.image, error) from error
     labels = Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
-    return np.concatenate([np.asarray(colours).transpose(2, 0, 1), np.asarray(labels)[None]])
+    return np.concatenate([np.asarray(colors).transpose(2, 0, 1), np.asarray(labels)[None]])
 
 
 class ShapeError(ValueError):
@@ -116,5 +116,5 @@ def check_values(values, pair):
 
 def _unreadable(path, error):
     return ValueError(
-        f"{path} cannot be read ({reason(error, path)}); fetch it again, or remove it with its other half"
+        f"{path} cannot be read ({error_reason(error, path)}); fetch it again, or remove it with its other half"
     )

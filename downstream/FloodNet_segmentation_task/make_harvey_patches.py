@@ -26,8 +26,8 @@ from tqdm import tqdm
 from downstream.FloodNet_segmentation_task.floodnet import PATCHES
 from downstream.FloodNet_segmentation_task.harvey import MASKS, find_tiles, patch_places, read_tile, split_tiles
 from vicreg.common import cli
-from vicreg.common.files import beside, write_json
-from vicreg.common.logger import say
+from vicreg.common.files import partial_folder, write_json
+from vicreg.common.logger import log
 
 OUTPUTS = ("train", "val")
 
@@ -61,8 +61,8 @@ def main(args):
         raise ValueError(f"--stride {stride} leaves gaps between patches of {side}; {side} at most")
     parts = split_tiles(find_tiles(args.data_dir), args.val_percent, args.seed)
     jobs = [(part, tile) for part, tiles in parts.items() for tile in tiles]
-    say(f"{args.data_dir}: " + ", ".join(f"{len(tiles)} tiles {part}" for part, tiles in parts.items()))
-    with beside(args.out_dir) as partial:
+    log(f"{args.data_dir}: " + ", ".join(f"{len(tiles)} tiles {part}" for part, tiles in parts.items()))
+    with partial_folder(args.out_dir) as partial:
         for part in parts:
             for kind in ("image", *MASKS):
                 (partial / part / kind).mkdir(parents=True)
@@ -78,11 +78,11 @@ def main(args):
         write_json(partial / "meta.json", meta)
         publish(partial, args.out_dir)
     for part, found in meta["counts"].items():
-        say(
+        log(
             f"  {part:5} {found['patches']} patches of {side} px ({found['empty']} black ones left out), "
             f"{found['building']:.2%} building, {found['flooded']:.2%} flooded building"
         )
-    say(f"written to {args.out_dir}")
+    log(f"written to {args.out_dir}")
 
 
 def cut_tile(tile, folder, side, stride, stretch=False):

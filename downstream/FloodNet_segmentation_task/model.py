@@ -4,7 +4,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from vicreg.augmentations.batch import normalise
+from vicreg.augmentations.batch import normalize
 from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
 DECODERS = {
@@ -33,7 +33,7 @@ class Segmenter(nn.Module):
         self.mean, self.std = list(mean or IMAGENET_MEAN), list(std or IMAGENET_STD)
 
     def forward(self, images):
-        images = normalise(images.float() / 255, self.mean, self.std)
+        images = normalize(images.float() / 255, self.mean, self.std)
         return self.network(images.contiguous(memory_format=torch.channels_last))
 
 

@@ -1,15 +1,15 @@
-"""Pictures of segmentations: colours over an image, and rows of image, truth and prediction, with a legend."""
+"""Pictures of segmentations: colors over an image, and rows of image, truth and prediction, with a legend."""
 
 import numpy as np
 
 from downstream.FloodNet_segmentation_task.floodnet import palette
 from vicreg.common import files, plots
 
-_STRENGTH = 0.55  # of the colours over an image
+_STRENGTH = 0.55  # of the colors over an image
 
 
 def overlay(image, labels, classes):
-    """Lay the classes' colours over an image; the background shows through.
+    """Lay the classes' colors over an image; the background shows through.
 
     Args:
         image: uint8 (3, height, width). labels: uint8 (height, width); values beyond the classes are left out.
@@ -32,7 +32,7 @@ def save_overlay(path, image, labels, classes, title):
     _show(axes[0, 0], overlay(image, labels, classes), title)
     shares = np.bincount(labels[labels < len(classes)].ravel(), minlength=len(classes)) / max(1, labels.size)
     _legend(figure, classes, [n for n in range(len(classes)) if shares[n] > 0], shares)
-    files.replace(path, figure.savefig)
+    files.atomic_write(path, figure.savefig)
 
 
 def save_examples(path, rows, classes, title):
@@ -43,15 +43,15 @@ def save_examples(path, rows, classes, title):
         title: above it.
     """
     figure, axes = plots.new_figure(len(rows), 3, (10.5, 2.75 * len(rows) + 1.1))
-    colours = palette(classes)
+    colors = palette(classes)
     for axis, (name, image, truth, guess) in zip(axes, rows, strict=True):
         right = (truth == guess).mean()
         _show(axis[0], image.transpose(1, 2, 0), name)
-        _show(axis[1], colours[truth], "truth")
-        _show(axis[2], colours[guess], f"prediction, {right:.0%} of the pixels right")
+        _show(axis[1], colors[truth], "truth")
+        _show(axis[2], colors[guess], f"prediction, {right:.0%} of the pixels right")
     _legend(figure, classes, range(len(classes)))
     figure.suptitle(title, fontsize=9)
-    files.replace(path, figure.savefig)
+    files.atomic_write(path, figure.savefig)
 
 
 def _show(axis, picture, title):
@@ -63,7 +63,7 @@ def _show(axis, picture, title):
 def _legend(figure, classes, present, shares=None):
     from matplotlib.patches import Patch
 
-    colours = palette(classes) / 255
+    colors = palette(classes) / 255
     words = [classes[n] if shares is None else f"{classes[n]} {shares[n]:.1%}" for n in present]
-    patches = [Patch(color=colours[n], label=word) for n, word in zip(present, words, strict=True)]
+    patches = [Patch(color=colors[n], label=word) for n, word in zip(present, words, strict=True)]
     figure.legend(handles=patches, loc="outside lower center", ncols=5, fontsize=8, frameon=False)

@@ -31,16 +31,16 @@ from downstream.FloodNet_segmentation_task.floodnet import TASKS, find_parts
 from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, fill_encoder, predictor
 from downstream.FloodNet_segmentation_task.plots import save_examples
 from vicreg.common import checkpoint_io, cli
-from vicreg.common.cli import plain
+from vicreg.common.cli import to_serializable
 from vicreg.common.files import write_json
-from vicreg.common.logger import say
-from vicreg.data.leakage import describe as overlap_in_words
+from vicreg.common.logger import log
+from vicreg.data.leakage import format_overlap as overlap_in_words
 from vicreg.data.leakage import overlap_of_images
-from vicreg.data.sampler import CountedBatches, loader_for
+from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.engine import checkpoint, finetune
-from vicreg.engine.checkpoint import without_prefix
-from vicreg.engine.optim import learning_rate
-from vicreg.engine.run import place
+from vicreg.engine.checkpoint import strip_module_prefix
+from vicreg.engine.optim import cosine_lr
+from vicreg.engine.run import to_device
 from vicreg.inference.sliding_window import label_image
 
 NAME = "flood segmentation"
@@ -83,7 +83,7 @@ def get_parser():
     size.add_argument("--scale", type=float, default=1.0, help="or by this factor, 1 or less")
     data.add_argument("--crop", type=int, help="side of squares, a multiple of 32 (default: what fits, 512 at most)")
     data.add_argument("--repeats", type=int, default=1, help="squares of each image in an epoch")
-    data.add_argument("--overlap", type=float, default=0.5, help="of neighbouring windows when judging, 0 to 0.9")
+    data.add_argument("--overlap", type=float, default=0.5, help="of neighboring windows when judging, 0 to 0.9")
     data.add_argument("--cache-dir", type=Path, help="for the reduced images (default: <exp-dir>/working_copies)")
     data.add_argument("--examples", type=int, default=4, help="validation images in examples.png")
     return parser
@@ -98,10 +98,10 @@ def main(args):
     checkpoint.check_samples(earlier, samples, args.exp_dir)
     model, backbone = build(args, names, earlier)
     make_optimizer = functools.partial(torch.optim.Adam, lr=args.lr, weight_decay=args.wd)
-    model, optimizer, begin = place(model, device, earlier, lambda placed: make_optimizer(placed.parameters()))
+    model, optimizer, begin = to_device(model, device, earlier, lambda placed: make_optimizer(placed.parameters()))
     squares = Squares(copies["train"], side, args.repeats)
     plan = finetune.plan_steps(args, len(squares), device, f"{NAME}, {args.task}")
-    batches = CountedBatches(len(squares), plan["batch_size"], args.seed, plan["steps"], begin)
+    batches = ResumableBatchSampler(len(squares), plan["batch_size"], args.seed, plan["steps"], begin)
     loss = SegmentationLoss(len(names), args.cross_entropy)
 
     def loss_of(batch, step):
@@ -109,15 +109,15 @@ def main(args):
         return loss(model(images), labels)
 
     def rate_at(step):
-        return learning_rate(step, plan["steps"], 0, args.lr) if args.schedule == "cosine" else args.lr
+        return cosine_lr(step, plan["steps"], 0, args.lr) if args.schedule == "cosine" else args.lr
 
     predict = predictor(model, device, plan["bf16"])
     judge = functools.partial(metrics.judge, predict, names=names, side=side, overlap=args.overlap)
     about = {"backbone": backbone, "task": describe(args, names, side, model, copies["train"])}
     about["task"]["samples"] = samples
-    finetune.announce_steps(plan, args.exp_dir, begin)
+    finetune.log_steps(plan, args.exp_dir, begin)
     last, best = finetune.fit(
-        args, plan, model, optimizer, loader_for(squares, batches, args.workers, device), rate_at, loss_of,
+        args, plan, model, optimizer, build_loader(squares, batches, args.workers, device), rate_at, loss_of,
         lambda: judge(copies["val"]), "mean_iou", about, earlier,
     )  # fmt: skip
     conclude(args, plan, model, copies, judge, predict, about, last, best)
@@ -152,13 +152,13 @@ def check(args):
             )
     args.decoder = args.decoder or "unet"
     if args.decoder == "deeplabv3plus" and args.batch_size < 2:
-        raise ValueError("--decoder deeplabv3plus normalises over the batch; --batch-size 2 or more is needed")
+        raise ValueError("--decoder deeplabv3plus normalizes over the batch; --batch-size 2 or more is needed")
 
 
 def prepare_data(args):
     """Working copies of each part, the side of the squares, and the fingerprint of the split."""
     parts, words = find_parts(args.data_dir, args.task, args.val_percent, args.seed)
-    say(words)
+    log(words)
     folder = args.cache_dir or args.exp_dir / "working_copies"
     copies = {
         part: WorkingCopies(pairs, folder, args.task, args.image_size, args.scale, args.workers, part)
@@ -181,15 +181,15 @@ def build(args, names, earlier):
         backbone = kept["backbone"]
         model = Segmenter(backbone["arch"], args.decoder, len(names), kept["task"]["mean"], kept["task"]["std"])
         model.load_state_dict(weights)
-        say(f"{args.decoder} over {backbone['arch']} from {args.init_from}: all {len(weights)} tensors")
+        log(f"{args.decoder} over {backbone['arch']} from {args.init_from}: all {len(weights)} tensors")
         return model, backbone
-    backbone, about = finetune.backbone_for(args, earlier)
+    backbone, about = finetune.build_backbone(args, earlier)
     if about["in_chans"] != 3:
         raise ValueError(f"the backbone takes {about['in_chans']} channels; these images have 3")
     torch.manual_seed(args.seed)
     model = Segmenter(about["arch"], args.decoder, len(names), about["mean"], about["std"])
     if not earlier:
-        say(fill_encoder(model, backbone))
+        log(fill_encoder(model, backbone))
     return model, about
 
 
@@ -203,7 +203,7 @@ def describe(args, names, side, model, copies):
 def conclude(args, plan, model, copies, judge, predict, about, last, best):
     """Write examples.png and result.json, both of the best epoch, and say what came out."""
     weights = checkpoint_io.load(args.exp_dir / checkpoint.BEST_FILE, next(model.parameters()).device)["model"]
-    model.load_state_dict(without_prefix(weights))
+    model.load_state_dict(strip_module_prefix(weights))
     names = TASKS[args.task]
     base = metrics.constant_guess(metrics.class_pixels(copies["train"], len(names)), np.array(best["confusion"]), names)
     result = {key: best[key] for key in ("mean_iou", "mean_dice", "accuracy", "iou", "dice")}
@@ -215,8 +215,14 @@ def conclude(args, plan, model, copies, judge, predict, about, last, best):
     if "test" in copies:
         result["test"] = judge(copies["test"])
     shared = overlap_of_images(*(map(copies[part].image, range(len(copies[part]))) for part in ("train", "val")))
-    say(overlap_in_words(shared))
-    result |= {"overlap": shared, "steps": plan["steps"], "last": last, "best": best, "args": plain(vars(args))}
+    log(overlap_in_words(shared))
+    result |= {
+        "overlap": shared,
+        "steps": plan["steps"],
+        "last": last,
+        "best": best,
+        "args": to_serializable(vars(args)),
+    }
     write_json(args.exp_dir / "result.json", result)
     chosen = range(0, len(copies["val"]), max(1, len(copies["val"]) // max(1, args.examples)))[: args.examples]
     rows = []
@@ -226,9 +232,9 @@ def conclude(args, plan, model, copies, judge, predict, about, last, best):
     if rows:
         save_examples(args.exp_dir / "examples.png", rows, names, f"validation images, epoch {best['epoch']}")
     for name in names:
-        say(f"  {name:22} IoU {_number(best['iou'][name])}  Dice {_number(best['dice'][name])}")
+        log(f"  {name:22} IoU {_number(best['iou'][name])}  Dice {_number(best['dice'][name])}")
     what = "mean " if len(names) > 2 else ""
-    say(
+    log(
         f"{what}IoU {best['mean_iou']:.4f}  {what}Dice {best['mean_dice']:.4f}  accuracy {best['accuracy']:.4f}  "
         f'(everywhere "{base["class"]}": {what}IoU {base["mean_iou"]:.4f}); {args.exp_dir / "result.json"}'
     )

@@ -4,7 +4,7 @@ import numpy as np
 from detectron2.data import DatasetFromList, DatasetMapper
 
 from vicreg.data import sampler
-from vicreg.data.image_io import reason
+from vicreg.data.image_io import error_reason
 
 
 class Mapped:
@@ -36,7 +36,7 @@ class Mapped:
             raise
         except Exception as error:  # every decoder has its own
             path = record["file_name"]
-            return ValueError(f"{path} cannot be used: {reason(error, path)}")
+            return ValueError(f"{path} cannot be used: {error_reason(error, path)}")
 
 
 class Checked:
@@ -66,13 +66,13 @@ def training_batches(records, cfg, seed, begin, rank, processes, device):
     batch = cfg.SOLVER.IMS_PER_BATCH
     if len(usable) < batch:
         raise ValueError(f"{len(usable)} training images do not fill a batch; lower SOLVER.IMS_PER_BATCH {batch}")
-    keys = sampler.CountedBatches(len(usable), batch, seed, cfg.SOLVER.MAX_ITER, begin, rank, processes)
+    keys = sampler.ResumableBatchSampler(len(usable), batch, seed, cfg.SOLVER.MAX_ITER, begin, rank, processes)
     dataset = Mapped(usable, cfg, training=True)
-    return Checked(sampler.loader_for(dataset, keys, cfg.DATALOADER.NUM_WORKERS, device))
+    return Checked(sampler.build_loader(dataset, keys, cfg.DATALOADER.NUM_WORKERS, device))
 
 
 def judging_batches(records, cfg, rank, processes, device):
     """One image at a time, each once: this process's share."""
     dataset = Mapped(records, cfg, training=False)
     keys = [[(index, 0)] for index in range(rank, len(records), processes)]
-    return Checked(sampler.loader_for(dataset, keys, cfg.DATALOADER.NUM_WORKERS, device))
+    return Checked(sampler.build_loader(dataset, keys, cfg.DATALOADER.NUM_WORKERS, device))

@@ -107,4 +107,4 @@ def save_examples(path, model, records, cfg, threshold=0.5):
         tiles = [np.asarray(Image.fromarray(tile).resize((300, 300))) for tile in tiles]
         columns.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=255) for tile in tiles]))
     model.train(was_training)
-    files.replace(path, Image.fromarray(np.concatenate(columns, 1)).save)
+    files.atomic_write(path, Image.fromarray(np.concatenate(columns, 1)).save)

@@ -11,9 +11,9 @@ from PIL import Image
 from downstream.detectron2_crowdai_detection_task import coco, config, evaluation
 from vicreg import distributed
 from vicreg.common import checkpoint_io, files
-from vicreg.common.cli import plain
+from vicreg.common.cli import to_serializable
 from vicreg.common.files import write_json
-from vicreg.common.logger import say
+from vicreg.common.logger import log
 from vicreg.data import leakage
 from vicreg.engine import checkpoint
 
@@ -39,7 +39,7 @@ class Run:
         """Say what is going to happen, and write ``args.json`` and ``config.yaml``."""
         if not distributed.is_main():
             return
-        write_json(self.args.exp_dir / "args.json", {"args": plain(vars(self.args)), "data": self._counts()})
+        write_json(self.args.exp_dir / "args.json", {"args": to_serializable(vars(self.args)), "data": self._counts()})
         files.write_text(self.args.exp_dir / config.CONFIG_FILE, self.cfg.dump())
         solver, steps = self.cfg.SOLVER, self.cfg.SOLVER.MAX_ITER
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -53,9 +53,9 @@ class Run:
             f"{', '.join(map(str, solver.STEPS))}, warm-up {solver.WARMUP_ITERS}, decay {solver.WEIGHT_DECAY:g}"
             f" -> {self.args.exp_dir}",
         ]
-        say("\n".join(lines))
+        log("\n".join(lines))
         if 0 < begin < steps:
-            say(f"resume from step {begin}")
+            log(f"resume from step {begin}")
 
     def keep(self, step):
         """Write the checkpoint."""
@@ -83,7 +83,7 @@ class Run:
         for name in names:
             found[name] = evaluation.judge(self.model, self.splits[name], name, self.cfg, self.args.exp_dir, device)
             if distributed.is_main():
-                say(evaluation.words(name, found[name]))
+                log(evaluation.words(name, found[name]))
         return found
 
     def conclude(self, device, step=None):
@@ -92,13 +92,13 @@ class Run:
         if not distributed.is_main():
             return
         shared = self._overlap()
-        say(leakage.describe(shared))
+        log(leakage.format_overlap(shared))
         result = {**found, "step": step or self.cfg.SOLVER.MAX_ITER, "backbone": self.backbone}
-        result |= {"data": self._counts(), "overlap": shared, "args": plain(vars(self.args))}
+        result |= {"data": self._counts(), "overlap": shared, "args": to_serializable(vars(self.args))}
         write_json(self.args.exp_dir / "result.json", result)
         shown = [record for name in found for record in self.splits[name].records[: EXAMPLES // len(found)]]
         evaluation.save_examples(self.args.exp_dir / "examples.png", self.model, shown, self.cfg)
-        say(f"{self.args.exp_dir / 'result.json'}, {self.args.exp_dir / 'examples.png'}")
+        log(f"{self.args.exp_dir / 'result.json'}, {self.args.exp_dir / 'examples.png'}")
 
     def _counts(self):
         return {name: split.counts for name, split in self.splits.items()}
@@ -157,4 +157,4 @@ def check_same(earlier, cfg, categories, args):
     if before["MODEL"] != now["MODEL"]:
         raise ValueError(f"{args.exp_dir} holds a run with other MODEL settings; choose another --exp-dir")
     if before["SOLVER"] != now["SOLVER"] or earlier["seed"] != args.seed:
-        say("note: SOLVER settings or the seed are not those that this run began with")
+        log("note: SOLVER settings or the seed are not those that this run began with")

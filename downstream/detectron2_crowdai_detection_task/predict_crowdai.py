@@ -24,7 +24,7 @@ from vicreg.common import (
     cli,
     files,
 )
-from vicreg.engine.config import wants_bf16
+from vicreg.engine.config import use_bf16
 
 LARGEST = 4096  # side of the pictures that are written, in pixels
 
@@ -54,14 +54,14 @@ def main(args):
     if not 0 <= args.overlap < 1 or (args.window is not None and args.window < 1):
         raise ValueError("--overlap is a share from 0 to less than 1, --window a number of pixels")
     paths = find_images(args.image, tiled_detection.SUFFIXES)
-    device = distributed.start(args.device)
+    device = distributed.init(args.device)
     model, cfg, state = detection_model.load(args.checkpoint, device)
     window = args.window or min(state["image_size"])
     args.out.mkdir(parents=True, exist_ok=True)
     for path in paths:
         picture = tiled_detection.open_picture(path)
         bar = functools.partial(tqdm, desc=path.name, unit="window", leave=False, disable=None)
-        with torch.autocast(device.type, torch.bfloat16, enabled=wants_bf16(args.precision, device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(args.precision, device)):
             found = tiled_detection.search(model, picture, cfg, window, int(args.overlap * window), args.threshold, bar)
         written = [draw(args.out / f"{path.stem}.png", picture, found)]
         if picture.crs:
@@ -100,7 +100,7 @@ def draw(path, picture, found):
         for top in range(0, picture.height, 256 * shrink)
     ]
     image = polygons.draw(np.concatenate(strips), [one.shape for one in found], scale=1 / shrink)
-    files.replace(path, Image.fromarray(image).save)
+    files.atomic_write(path, Image.fromarray(image).save)
     return path
 
 

@@ -1,7 +1,7 @@
 """Images of any size, photograph or GeoTIFF, read and searched in overlapping windows as large as training images.
 
 A window as large as the training images is enlarged by the model as those were, so that buildings have the size that it
-learned. Each detection counts in one window only: the one in whose core its centre lies.
+learned. Each detection counts in one window only: the one in whose core its center lies.
 """
 
 from itertools import pairwise, product
@@ -15,7 +15,7 @@ from torchvision.ops import nms
 
 from downstream.detectron2_crowdai_detection_task import evaluation
 from vicreg.common import files
-from vicreg.data.image_io import open_image, reason
+from vicreg.data.image_io import error_reason, open_image
 from vicreg.inference import polygons
 from vicreg.inference.rasters import quiet_georeference
 
@@ -51,7 +51,7 @@ def open_picture(path):
     try:
         pixels = np.asarray(open_image(path).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {reason(error, path)}") from error
+        raise ValueError(f"{path} cannot be read: {error_reason(error, path)}") from error
     return Picture(*pixels.shape[:2], lambda top, left, high, wide: pixels[top : top + high, left : left + wide])
 
 
@@ -64,7 +64,7 @@ def _open_raster(path):
             bands, kind, (height, width) = raster.count, raster.dtypes[0], raster.shape
             crs, transform = raster.crs, raster.transform
     except rasterio.errors.RasterioError as error:
-        raise ValueError(f"{path} cannot be read: {reason(error, path)}") from error
+        raise ValueError(f"{path} cannot be read: {error_reason(error, path)}") from error
     if bands < 3 or kind != "uint8":
         raise ValueError(f"{path}: {bands} band(s) of {kind}; the model sees 8-bit RGB: convert with gdal_translate")
 
@@ -73,7 +73,7 @@ def _open_raster(path):
             try:
                 return np.moveaxis(raster.read([1, 2, 3], window=Window(left, top, wide, high)), 0, 2)
             except rasterio.errors.RasterioError as error:
-                raise ValueError(f"{path} cannot be read: {reason(error, path)}") from error
+                raise ValueError(f"{path} cannot be read: {error_reason(error, path)}") from error
 
     return Picture(height, width, read, crs, transform if crs else None)
 
@@ -93,7 +93,7 @@ def search(model, picture, cfg, window, overlap, threshold, progress=lambda corn
     """Find what is in a picture.
 
     Args:
-        model: in eval mode. picture: Picture. cfg: settings. window: side in pixels. overlap: of neighbouring windows;
+        model: in eval mode. picture: Picture. cfg: settings. window: side in pixels. overlap: of neighboring windows;
             what is larger than it may be cut in two. threshold: lowest score. progress: wraps the list of windows.
 
     Returns:
@@ -110,7 +110,7 @@ def search(model, picture, cfg, window, overlap, threshold, progress=lambda corn
             x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
             across = _inside(x, column, columns, window, picture.width)
             if across and _inside(y, row, rows, window, picture.height):
-                found.append(polygons.Found(one.score, box, translate(one.shape, left, top)))
+                found.append(polygons.Detection(one.score, box, translate(one.shape, left, top)))
     found.sort(key=lambda one: -one.score)
     if not found:
         return []
@@ -118,10 +118,10 @@ def search(model, picture, cfg, window, overlap, threshold, progress=lambda corn
     return [found[number] for number in kept.tolist()]
 
 
-def _inside(centre, number, begins, window, length):
-    """Whether a centre lies in the core of a window: nearer to its middle than to another's."""
+def _inside(center, number, begins, window, length):
+    """Whether a center lies in the core of a window: nearer to its middle than to another's."""
     edges = [0, *((begin + window + following) / 2 for begin, following in pairwise(begins)), length]
-    return edges[number] <= centre < edges[number + 1]
+    return edges[number] <= center < edges[number + 1]
 
 
 def write_geojson(path, found, picture):

@@ -12,11 +12,11 @@ from downstream.detectron2_crowdai_detection_task import coco, config, detectron
 from downstream.detectron2_crowdai_detection_task import model as detection_model
 from downstream.detectron2_crowdai_detection_task.dataset import training_batches
 from vicreg import distributed
-from vicreg.augmentations.batch import count_randomness
-from vicreg.common.logger import RunLog, claim, clock, say
+from vicreg.augmentations.batch import seed_step
+from vicreg.common.logger import MetricLogger, format_eta, lock_run_dir, log
 from vicreg.engine import checkpoint
-from vicreg.engine.config import wants_bf16
-from vicreg.engine.run import Watch, heed_note, leave_note, spread
+from vicreg.engine.config import use_bf16
+from vicreg.engine.run import PreemptionGuard, clear_preempted_marker, wrap_ddp, write_preempted_marker
 from vicreg.models.backbones import load_backbone
 
 LOG_EVERY = 20  # steps between lines
@@ -33,9 +33,9 @@ def train(args):
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
     detectron2_setup.need()
-    device = distributed.start(args.device, int(os.environ.get("LOCAL_RANK", 0)))
-    lock = claim(args.exp_dir) if distributed.is_main() else None
-    heed_note(args.exp_dir)
+    device = distributed.init(args.device, int(os.environ.get("LOCAL_RANK", 0)))
+    lock = lock_run_dir(args.exp_dir) if distributed.is_main() else None
+    clear_preempted_marker(args.exp_dir)
     splits = read_splits(args)
     if args.eval_only:
         judge_only(args, splits, device)
@@ -68,7 +68,7 @@ def train(args):
         take_up(scheduler, earlier["scheduler"], optimizer, decays)
         begin = earlier["step"]
     del backbone, earlier
-    bf16, concluded = wants_bf16(args.precision, device), experiment.concluded(args.exp_dir, begin, device)
+    bf16, concluded = use_bf16(args.precision, device), experiment.concluded(args.exp_dir, begin, device)
     run = experiment.Run(args, cfg, splits, info, model, optimizer, scheduler)
     run.announce(remarks, begin, device, bf16)
     if begin < cfg.SOLVER.MAX_ITER:
@@ -76,10 +76,10 @@ def train(args):
     if begin < cfg.SOLVER.MAX_ITER or not concluded:  # it may have been cut off while it was judged
         run.conclude(device)
     else:
-        say(f"done already; --eval-only computes the figures anew ({args.exp_dir / 'result.json'})")
+        log(f"done already; --eval-only computes the figures anew ({args.exp_dir / 'result.json'})")
     if lock:
         lock.close()
-    distributed.stop()
+    distributed.destroy()
 
 
 def take_up(scheduler, earlier, optimizer, decays):
@@ -103,23 +103,23 @@ def loop(run, begin, device, bf16):
     """
     cfg, model = run.cfg, run.model
     steps, processes = cfg.SOLVER.MAX_ITER, distributed.world_size()
-    parallel = spread(model.train(), device)
-    watch = Watch(device, "SOLVER.BASE_LR", run.args.exp_dir)
+    parallel = wrap_ddp(model.train(), device)
+    watch = PreemptionGuard(device, "SOLVER.BASE_LR", run.args.exp_dir)
     records = run.splits["train"].records
     batches = iter(training_batches(records, cfg, run.args.seed, begin, distributed.rank(), processes, device))
-    log = RunLog(run.args.exp_dir, begin, steps)
+    metric_logger = MetricLogger(run.args.exp_dir, begin, steps)
     with EventStorage(begin) as storage:  # Detectron2's heads count into it
         for step in range(begin, steps):
             interrupted = watch.check()  # what the step before showed
             if interrupted:
                 run.keep(step)
                 distributed.all_reduce(torch.zeros(1, device=device))  # nobody ends before the checkpoint is written
-                say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-                sys.exit(leave_note(run.args.exp_dir, interrupted, step))
+                log(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
+                sys.exit(write_preempted_marker(run.args.exp_dir, interrupted, step))
             tick = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - tick
-            count_randomness(run.args.seed, step)
+            seed_step(run.args.seed, step)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 losses = parallel(batch)
             loss = sum(losses.values())
@@ -133,20 +133,22 @@ def loop(run, begin, device, bf16):
             storage.step()
 
             done = step + 1
-            log.add(dict(zip(["loss", *losses], seen, strict=True)), waited)
+            metric_logger.add(dict(zip(["loss", *losses], seen, strict=True)), waited)
             if done % LOG_EVERY == 0 or done == steps:
-                left = clock(log.seconds_a_step * (steps - done))
+                left = format_eta(metric_logger.seconds_a_step * (steps - done))
                 line = {"step": done, "lr": run.optimizer.param_groups[0]["lr"]}
-                log.write({**line, **log.averages(cfg.SOLVER.IMS_PER_BATCH, "images"), "left": left})
+                metric_logger.write(
+                    {**line, **metric_logger.averages(cfg.SOLVER.IMS_PER_BATCH, "images"), "left": left}
+                )
             if done % cfg.SOLVER.CHECKPOINT_PERIOD == 0 or done == steps:
                 watch.check()  # never keep weights of a loss that is not finite
                 run.keep(done)
             if cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0 and done < steps:
                 figures = run.judge(device)
-                log.write({"step": done, **experiment.flatten(figures)}, show=False)
-                log.restart_clock()
+                metric_logger.write({"step": done, **experiment.flatten(figures)}, show=False)
+                metric_logger.restart_clock()
     watch.close()
-    log.close()
+    metric_logger.close()
 
 
 def read_splits(args):
@@ -171,4 +173,4 @@ def judge_only(args, splits, device):
         raise ValueError(f"{args.exp_dir} knows the categories {state['categories']}, the data others")
     run = experiment.Run(args, cfg, splits, state["backbone"], model)
     run.conclude(device, step=state["step"])
-    distributed.stop()
+    distributed.destroy()

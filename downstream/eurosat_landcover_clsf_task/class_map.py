@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from vicreg.common import files
-from vicreg.common.plots import class_colours, save_class_map
+from vicreg.common.plots import class_colors, save_class_map
 from vicreg.inference.rasters import RGB, _open, coarser
-from vicreg.inference.sliding_window import starts
+from vicreg.inference.sliding_window import cell_window_starts
 
 NODATA = 255
 _PICTURE = 1500  # pixels of the picture's longer side
@@ -57,7 +57,7 @@ def write_map(path, out, sliding, classify, classes, batch_size, progress=lambda
     """Classify every window of a raster; write ``<out>.tif`` and ``<out>.png``.
 
     The TIFF has one uint8 band of class numbers, a pixel for each cell, with the raster's CRS, its transform scaled to
-    the stride, a colour table and nodata 255 (windows of which less than half is data).
+    the stride, a color table and nodata 255 (windows of which less than half is data).
 
     Args:
         path: of the raster. out: Path without suffix. sliding: ``Sliding``.
@@ -83,7 +83,7 @@ def _check(raster, path, sliding):
         )
     if raster.dtypes[sliding.bands[0] - 1] != "uint8" and sliding.levels is None:
         raise ValueError(
-            f"{path} holds {raster.dtypes[sliding.bands[0] - 1]}, not 8-bit colours; say with --levels LOW HIGH which "
+            f"{path} holds {raster.dtypes[sliding.bands[0] - 1]}, not 8-bit colors; say with --levels LOW HIGH which "
             "values are black and white (Sentinel-2 reflectances: --levels 0 2750)"
         )
 
@@ -92,8 +92,8 @@ def _write(raster, path, out, sliding, classify, classes, batch_size, progress):
     import rasterio
 
     _check(raster, path, sliding)
-    tops, lefts = (starts(length, *sliding[:2]) for length in raster.shape)
-    colours = class_colours(len(classes))
+    tops, lefts = (cell_window_starts(length, *sliding[:2]) for length in raster.shape)
+    colors = class_colors(len(classes))
     profile = {"driver": "GTiff", "width": len(lefts), "height": len(tops), "count": 1, "dtype": "uint8"}
     profile |= {"crs": raster.crs, "nodata": NODATA, "compress": "deflate"}
     if not raster.transform.is_identity:  # the identity is what a raster without a georeference has
@@ -103,7 +103,7 @@ def _write(raster, path, out, sliding, classify, classes, batch_size, progress):
     def save(beside):
         nonlocal counts
         with rasterio.open(beside, "w", **profile) as written:
-            table = {code: tuple(int(255 * part) for part in colour[:3]) for code, colour in enumerate(colours)}
+            table = {code: tuple(int(255 * part) for part in color[:3]) for code, color in enumerate(colors)}
             written.write_colormap(1, table)
             written.update_tags(CLASSES=",".join(classes))
             for row, top in enumerate(progress(tops)):
@@ -111,8 +111,8 @@ def _write(raster, path, out, sliding, classify, classes, batch_size, progress):
                 counts += np.bincount(codes, minlength=256)
                 written.write(codes[None, None], window=rasterio.windows.Window(0, row, len(lefts), 1))
 
-    files.replace(out.with_name(f"{out.name}.tif"), save)
-    _draw(out, classes, colours, path)
+    files.atomic_write(out.with_name(f"{out.name}.tif"), save)
+    _draw(out, classes, colors, path)
     found = max(1, counts[:NODATA].sum())
     return {name: float(counts[code] / found) for code, name in enumerate(classes)}
 
@@ -141,10 +141,10 @@ def _levelled(pixels, sliding):
     return ((pixels.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
 
 
-def _draw(out, classes, colours, path):
+def _draw(out, classes, colors, path):
     def read(raster):
         shrink = max(1.0, max(raster.shape) / _PICTURE)
         return raster.read(1, out_shape=tuple(max(1, round(side / shrink)) for side in raster.shape))
 
     codes = _open(out.with_name(f"{out.name}.tif"), read)
-    save_class_map(out.with_name(f"{out.name}.png"), codes, classes, colours, path.name)
+    save_class_map(out.with_name(f"{out.name}.png"), codes, classes, colors, path.name)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vicreg.data.image_folder import choose_files, in_portions, list_images
-from vicreg.data.image_io import WHOLE, open_image, read_crops, reason
+from vicreg.data.image_io import WHOLE, error_reason, open_image, read_crops
 from vicreg.data.subsets import held_out_images
 
 MOST_BYTES = 16 * 2**30  # of decoded pixels; all 27,000 images of EuroSAT are 0.33 GB
@@ -104,7 +104,7 @@ def side_of(path):
         with open_image(path) as image:
             return min(image.size)
     except Exception as error:  # every decoder of PIL has its own
-        raise ValueError(f"{path} cannot be read ({reason(error, path)}); remove it or replace it") from error
+        raise ValueError(f"{path} cannot be read ({error_reason(error, path)}); remove it or replace it") from error
 
 
 def decode(listing, side, workers, progress):
@@ -132,7 +132,7 @@ def decode(listing, side, workers, progress):
         except MemoryError:
             raise
         except Exception as error:  # every decoder of PIL has its own
-            return f"{path}: {reason(error, path)}"
+            return f"{path}: {error_reason(error, path)}"
 
     for row, found in enumerate(in_portions(read, listing.paths, max(1, min(workers, os.cpu_count() or 1)), progress)):
         if isinstance(found, str):

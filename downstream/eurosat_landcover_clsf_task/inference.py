@@ -9,9 +9,9 @@ from vicreg.eval import features
 
 
 def extract(backbone, scenes, look, bf16, view=WHOLE_VIEW, random=None):
-    """Features of scenes: float32 (n, F) on the device; see ``vicreg.eval.features.extract``."""
+    """Features of scenes: float32 (n, F) on the device; see ``vicreg.eval.features.extract_features``."""
     with torch.autocast(look["device"].type, torch.bfloat16, enabled=bf16):
-        return features.extract(backbone, scenes, **look, view=view, random=random)
+        return features.extract_features(backbone, scenes, **look, view=view, random=random)
 
 
 @torch.no_grad()
@@ -38,8 +38,8 @@ def shares_of(model, images, look, bf16, tta=False):
     images = images.to(look["device"])
     if tta:
         return torch.stack([shares_of(model, laid, look, bf16) for laid in positions(images)]).mean(0)
-    numbers = batch.draw(WHOLE_VIEW, len(images), *images.shape[-2:], torch.Generator().manual_seed(0))
-    views = batch.normalise(batch.apply(images, numbers, look["size"]), look["mean"], look["std"])
+    numbers = batch.sample_params(WHOLE_VIEW, len(images), *images.shape[-2:], torch.Generator().manual_seed(0))
+    views = batch.normalize(batch.apply(images, numbers, look["size"]), look["mean"], look["std"])
     with torch.autocast(look["device"].type, torch.bfloat16, enabled=bf16):
         found = model.backbone(views)
     return model.heads(found.float())[:, 0].softmax(1).cpu()

@@ -6,10 +6,10 @@ import torch
 from downstream.eurosat_landcover_clsf_task.inference import extract
 from downstream.eurosat_landcover_clsf_task.transforms import TURNS
 from vicreg.augmentations import batch
-from vicreg.common.logger import say
-from vicreg.data.subsets import hold_out
+from vicreg.common.logger import log
+from vicreg.data.subsets import held_out_subset
 from vicreg.eval import metrics
-from vicreg.eval.lr_sweep import best_place, rank_classes, sweep
+from vicreg.eval.lr_sweep import lr_sweep, rank_classes, select_lr
 
 HELD_OUT = 0.1  # of the training samples of each class, to choose the rate on
 
@@ -29,28 +29,28 @@ def fit_head(args, model, train, look, bf16):
     """
     views = [extract(model.backbone, train, look, bf16)]
     for number in range(1, args.views):
-        random = batch.counted_generator(args.seed, number)
+        random = batch.step_generator(args.seed, number)
         views.append(extract(model.backbone, train.turned(number), look, bf16, TURNS, random))
     views, labels = torch.stack(views), train.labels.to(look["device"])
 
     def heads(rows, rates):
         """One head for each rate, learnt from all views of some samples."""
         found, wanted = views[:, rows].flatten(0, 1), labels[rows].repeat(len(views))
-        return sweep(
+        return lr_sweep(
             found, wanted, len(train.classes), rates, args.epochs, args.batch_size, args.wd_head, seed=args.seed
         )
 
     rate = args.lr_head[0]
     if len(args.lr_head) > 1:
-        aside = hold_out(train.labels, np.arange(len(train)), HELD_OUT, args.seed)
+        aside = held_out_subset(train.labels, np.arange(len(train)), HELD_OUT, args.seed)
         if not len(aside):
             raise ValueError("no class has two training samples, so no rate can be chosen; name one with --lr-head")
         rest = np.setdiff1d(np.arange(len(train)), aside)
         ranked = rank_classes(*heads(rest, args.lr_head), views[0, aside])
         scores = [metrics.accuracy(found, labels[aside])["top1"] for found in ranked]
-        rate = args.lr_head[best_place(scores)]
+        rate = args.lr_head[select_lr(scores)]
         shown = "  ".join(f"{rate:g}: {score:.4f}" for rate, score in zip(args.lr_head, scores, strict=True))
-        say(f"top-1 on {len(aside)} held-out training samples by rate\n  {shown}\nrate {rate:g}")
+        log(f"top-1 on {len(aside)} held-out training samples by rate\n  {shown}\nrate {rate:g}")
     weight, bias = heads(np.arange(len(train)), [rate])
     with torch.no_grad():
         for parameter, value in zip(model.heads.of(0), (weight[0], bias[0]), strict=True):

@@ -30,20 +30,20 @@ from vicreg.common import (
     cli,
     files,
 )
-from vicreg.common.logger import say
+from vicreg.common.logger import log
 from vicreg.data.image_folder import SUFFIXES
 from vicreg.data.image_io import (
     WHOLE,
+    error_reason,
     read_crops,
-    reason,
 )
 from vicreg.engine import checkpoint
-from vicreg.engine.config import wants_bf16
+from vicreg.engine.config import use_bf16
 from vicreg.inference import rasters as raster_io
 from vicreg.models.backbones import create_backbone
 from vicreg.models.heads import (
     Classifier,
-    Heads,
+    LinearHeads,
 )
 
 TASK = "EuroSAT"
@@ -85,10 +85,10 @@ def main(args):
     cli.positive(args, "batch_size", "window", "stride", "bands")
     if args.levels and args.levels[0] >= args.levels[1]:
         raise ValueError(f"--levels {args.levels[0]:g} {args.levels[1]:g}: the second must be larger")
-    device = distributed.start(args.device)
+    device = distributed.init(args.device)
     model, task = read_model(args.checkpoint, device)
     look = {"size": task["image_size"], "mean": task["mean"], "std": task["std"], "device": device}
-    bf16, window = wants_bf16(args.precision, device), args.window or task.get("window", task["patch_size"])
+    bf16, window = use_bf16(args.precision, device), args.window or task.get("window", task["patch_size"])
     sliding = class_map.Sliding(window, args.stride or window, tuple(args.bands), args.levels and tuple(args.levels))
     paths = image_paths(args.image)
     mapped = [path for path in paths if as_map(args.treat_as, path, window)]
@@ -110,12 +110,12 @@ def main(args):
             path, out, sliding, classify, task["classes"], args.batch_size, lambda rows, bar=bar: with_bar(rows, bar)
         )
         shares = sorted(found.items(), key=lambda item: -item[1])
-        say(f"{path}: {', '.join(f'{name} {share:.1%}' for name, share in shares if share)}; {out}.tif, .png")
+        log(f"{path}: {', '.join(f'{name} {share:.1%}' for name, share in shares if share)}; {out}.tif, .png")
     if loose := [path for path in paths if path not in set(mapped)]:
         read = functools.partial(read_image, side=task["patch_size"], sliding=sliding)
         found = shares_of_files(loose, shares_of, read, args.batch_size)
         write_table(args.out / "predictions.csv", loose, torch.cat(found), task["classes"])
-    distributed.stop()
+    distributed.destroy()
 
 
 def read_model(path, device):
@@ -126,9 +126,9 @@ def read_model(path, device):
     """
     weights, about = checkpoint.load_task(path, TASK, device)
     backbone, task = create_backbone(about["backbone"]["arch"], about["backbone"]["in_chans"]), about["task"]
-    model = Classifier(backbone, Heads(1, backbone.num_features, len(task["classes"])), frozen=True)
+    model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(task["classes"])), frozen=True)
     model.load_state_dict(weights)
-    say(f"{about['backbone']['arch']} from {path}: {len(task['classes'])} classes, {task['image_size']} px")
+    log(f"{about['backbone']['arch']} from {path}: {len(task['classes'])} classes, {task['image_size']} px")
     return model.eval().to(device, memory_format=torch.channels_last), task
 
 
@@ -166,21 +166,21 @@ def with_bar(rows, bar):
 def read_image(path, side, sliding):
     """The largest square in the middle of an image: uint8 (3, side, side).
 
-    TIFFs that are no 8-bit colours, or of which other ``--bands`` or ``--levels`` are wanted, are read as rasters.
+    TIFFs that are no 8-bit colors, or of which other ``--bands`` or ``--levels`` are wanted, are read as rasters.
 
     Raises:
         ValueError: it cannot be read, or the raster does not fit ``sliding``.
     """
     if path.suffix.lower() in raster_io.TIFF:
         asked = sliding.bands != raster_io.RGB or sliding.levels is not None
-        if asked or raster_io.kind(path) != "uint8":
+        if asked or raster_io.dtype_of(path) != "uint8":
             return class_map.read_square(path, sliding, side)
     try:
         return read_crops(path, [(WHOLE, 0)], side)[0]
     except MemoryError:
         raise
     except Exception as error:  # every decoder of PIL has its own
-        raise ValueError(f"{path} cannot be read ({reason(error, path)})") from error
+        raise ValueError(f"{path} cannot be read ({error_reason(error, path)})") from error
 
 
 def shares_of_files(paths, shares_of, read, batch_size):
@@ -209,13 +209,13 @@ def write_table(path, images, shares, classes):
             for name, best, row in zip(images, ranked[:, 0].tolist(), shares.tolist(), strict=True):
                 table.writerow([name, classes[best], *(f"{share:.6f}" for share in row)])
 
-    files.replace(path, save)
+    files.atomic_write(path, save)
     for name, row, codes in list(zip(images, sure.tolist(), ranked.tolist(), strict=True))[:SHOWN]:
-        say(f"{name}  " + "  ".join(f"{classes[code]} {p:.3f}" for code, p in list(zip(codes, row, strict=True))[:3]))
+        log(f"{name}  " + "  ".join(f"{classes[code]} {p:.3f}" for code, p in list(zip(codes, row, strict=True))[:3]))
     if len(images) > SHOWN:
-        say(f"… and {len(images) - SHOWN} more")
+        log(f"… and {len(images) - SHOWN} more")
     counts = collections.Counter(classes[code] for code in ranked[:, 0].tolist())
-    say(f"{len(images)} images: {', '.join(f'{name} {n}' for name, n in counts.most_common())}; {path}")
+    log(f"{len(images)} images: {', '.join(f'{name} {n}' for name, n in counts.most_common())}; {path}")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ import torch
 
 from downstream.eurosat_landcover_clsf_task.inference import averaged, logits_of
 from vicreg.common import checkpoint_io
-from vicreg.common.cli import plain
+from vicreg.common.cli import to_serializable
 from vicreg.common.files import write_json
-from vicreg.common.logger import say
-from vicreg.common.plots import draw_confusion, save_guesses
-from vicreg.data.leakage import describe, overlap
+from vicreg.common.logger import log
+from vicreg.common.plots import plot_confusion_matrix, save_predictions
+from vicreg.data.leakage import format_overlap, overlap
 from vicreg.engine import checkpoint
-from vicreg.eval.classification import judged, per_class_table
+from vicreg.eval.classification import per_class_metrics, per_class_table
 
 SHOWN = ("top1", "top5", "balanced_accuracy", "macro_f1")
 EXAMPLES = 20  # samples at random, and as many of the surest mistakes
@@ -27,18 +27,18 @@ def conclude(args, model, train, val, look, bf16, last, best, about, more):
     """
     result = {name: last[name] for name in SHOWN} | {f"best_{name}": best[name] for name in (*SHOWN, "epoch")}
     if args.tta:
-        together = judged(averaged(model, val, look, bf16), val.labels, val.classes)
+        together = per_class_metrics(averaged(model, val, look, bf16), val.labels, val.classes)
         result |= {f"tta_{name}": together[name] for name in SHOWN}
     result |= more | {"val_samples": len(val), "overlap": overlap(train, val), "classes": train.classes}
-    result |= {"last": last, "best": best, "args": plain(vars(args))}
-    say(f"validation after the last epoch\n{per_class_table(last['per_class'])}")
-    say(describe(result["overlap"]))
-    draw_confusion(args.exp_dir / "confusion.png", last["confusion"], train.classes)
+    result |= {"last": last, "best": best, "args": to_serializable(vars(args))}
+    log(f"validation after the last epoch\n{per_class_table(last['per_class'])}")
+    log(format_overlap(result["overlap"]))
+    plot_confusion_matrix(args.exp_dir / "confusion.png", last["confusion"], train.classes)
     draw_examples(args, model, val, look, bf16)
     write_json(args.exp_dir / "result.json", result)
     checkpoint.save_backbone(args.exp_dir / checkpoint_io.BACKBONE_FILE, model.backbone, **described(args, about))
     tta = f"  (over eight positions {result['tta_top1']:.4f})" if args.tta else ""
-    say(
+    log(
         f"top-1 {last['top1']:.4f}{tta}  top-5 {last['top5']:.4f}"
         f"  (best top-1 {best['top1']:.4f} in epoch {best['epoch']}); {args.exp_dir / 'result.json'}"
     )
@@ -61,4 +61,4 @@ def draw_examples(args, model, val, look, bf16):
     chosen = torch.cat([order[:EXAMPLES], wrong])
     names = [[val.classes[label] for label in labels[chosen]] for labels in (val.labels, guess)]
     title = f"{min(EXAMPLES, len(val))} validation images at random, then the surest mistakes ({len(wrong)} shown)"
-    save_guesses(args.exp_dir / "examples.png", val.images(chosen), *names, sure[chosen].tolist(), title)
+    save_predictions(args.exp_dir / "examples.png", val.images(chosen), *names, sure[chosen].tolist(), title)

@@ -30,18 +30,18 @@ from downstream.eurosat_landcover_clsf_task import (
     transforms,
 )
 from vicreg import distributed
-from vicreg.augmentations.batch import normalise
+from vicreg.augmentations.batch import normalize
 from vicreg.common import cli
 from vicreg.common.logger import (
-    RunLog,
-    say,
+    MetricLogger,
+    log,
 )
 from vicreg.data.sampler import (
-    CountedBatches,
-    loader_for,
+    ResumableBatchSampler,
+    build_loader,
 )
 from vicreg.data.subsets import (
-    Labelled,
+    LabeledSubset,
     check_percent,
     stratified_subset,
 )
@@ -51,15 +51,15 @@ from vicreg.engine import (
     optim,
 )
 from vicreg.engine.checkpoint import save_state
-from vicreg.engine.optim import one_cycle
-from vicreg.engine.run import place
+from vicreg.engine.optim import one_cycle_lr
+from vicreg.engine.run import to_device
 from vicreg.eval import classification
 from vicreg.eval.knn import knn_predict
 from vicreg.eval.lr_sweep import RATES
 from vicreg.eval.metrics import accuracy
 from vicreg.models.heads import (
     Classifier,
-    Heads,
+    LinearHeads,
 )
 
 TASK = "EuroSAT"
@@ -120,7 +120,7 @@ def main(args):
     checkpoint.check_samples(earlier, how["samples"], args.exp_dir)
     if earlier and earlier["task"]["classes"] != train.classes:
         raise ValueError(f"{args.exp_dir} holds a run with other classes; choose another --exp-dir or its --data-dir")
-    backbone, about = finetune.backbone_for(args, earlier)
+    backbone, about = finetune.build_backbone(args, earlier)
     if about["in_chans"] != CHANNELS:
         raise ValueError(f"{args.pretrained} takes {about['in_chans']} channels; these images have {CHANNELS}")
     if about["mean"] is None:
@@ -132,12 +132,12 @@ def main(args):
     about = {"backbone": about, "task": kept | {"mean": about["mean"], "std": about["std"]}}
 
     torch.manual_seed(args.seed)
-    model = Classifier(backbone, Heads(1, backbone.num_features, len(train.classes)), frozen)
+    model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(train.classes)), frozen)
     make_optimizer = functools.partial(optimizer_for, args.optimizer, weight_decay=args.wd)
-    model, optimizer, begin = place(model, device, earlier, make_optimizer)
+    model, optimizer, begin = to_device(model, device, earlier, make_optimizer)
     plan = finetune.plan_steps(args, len(train), device, TASK) | {"image_size": size}
-    say(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {split}")
-    finetune.announce_steps(plan, args.exp_dir, begin)
+    log(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {split}")
+    finetune.log_steps(plan, args.exp_dir, begin)
     work = freeze if frozen else finetune
     last, best, more = work(args, plan, model, optimizer, train, val, look, about, earlier)
     more |= {"arch": about["backbone"]["arch"], "source": about["backbone"]["source"], "split": split}
@@ -145,7 +145,7 @@ def main(args):
     more |= {"image_size": size, "seconds": round(time.perf_counter() - started, 1)}
     results.conclude(args, model, train, val, look, plan["bf16"], last, best, about, more)
     lock.close()
-    distributed.stop()
+    distributed.destroy()
 
 
 def check(args):
@@ -177,9 +177,9 @@ def read_scenes(args):
 
 
 def optimizer_for(name, model, weight_decay):
-    """Adam on all weights, fused, or one of ``vicreg.engine.optim.optimizer_for``; the rate is set at each step."""
+    """Adam on all weights, fused, or one of ``vicreg.engine.optim.build_optimizer``; the rate is set at each step."""
     if name != "adam":
-        return optim.optimizer_for(name, model, weight_decay)
+        return optim.build_optimizer(name, model, weight_decay)
     return torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
 
 
@@ -187,21 +187,23 @@ def finetune(args, plan, model, optimizer, train, val, look, about, earlier):
     """Train all weights on a one-cycle rate; returns the last and the best epoch's figures."""
     view = transforms.view_named(args.augment, args.augment_set)
     device, begin = look["device"], earlier.get("step", 0)
-    batches = CountedBatches(len(train), args.batch_size, args.seed, plan["steps"], begin)
-    loader = loader_for(Labelled(train, torch.arange(len(train)), view, plan["image_size"]), batches, 0, device)
+    batches = ResumableBatchSampler(len(train), args.batch_size, args.seed, plan["steps"], begin)
+    loader = build_loader(LabeledSubset(train, torch.arange(len(train)), view, plan["image_size"]), batches, 0, device)
 
     def loss_of(batch, step):
         images = transforms.training_view(batch[0], view, plan, args.seed, step, device)
         labels = batch[1].to(device)
-        logits = model(normalise(images, look["mean"], look["std"]))[:, 0].float()
+        logits = model(normalize(images, look["mean"], look["std"]))[:, 0].float()
         hits = (logits.argmax(1) == labels).float().mean()
         return cross_entropy(logits, labels, label_smoothing=args.label_smoothing), {"train_top1": hits}
 
     def judge():
-        return classification.judged(inference.logits_of(model, val, look, plan["bf16"]), val.labels, val.classes)
+        return classification.per_class_metrics(
+            inference.logits_of(model, val, look, plan["bf16"]), val.labels, val.classes
+        )
 
     def rate_at(step):
-        return one_cycle(step, plan["steps"], args.lr)
+        return one_cycle_lr(step, plan["steps"], args.lr)
 
     return *finetune.fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, "top1", about, earlier), {}
 
@@ -215,13 +217,17 @@ def freeze(args, plan, model, optimizer, train, val, look, about, earlier):
         return earlier["last"], earlier["best"], earlier["more"]
     rate, found = linear_probe.fit_head(args, model, train, look, plan["bf16"])
     logits = inference.logits_of(model, val, look, plan["bf16"])
-    last = {"epoch": args.epochs - 1, "step": plan["steps"], **classification.judged(logits, val.labels, val.classes)}
+    last = {
+        "epoch": args.epochs - 1,
+        "step": plan["steps"],
+        **classification.per_class_metrics(logits, val.labels, val.classes),
+    }
     queries = inference.extract(model.backbone, val, look, plan["bf16"])
     ranked = knn_predict(found, train.labels.to(look["device"]), queries, len(train.classes), 20).cpu()
     more = {"lr_head": rate} | {f"knn20_{name}": round(v, 6) for name, v in accuracy(ranked, val.labels).items()}
-    log = RunLog(args.exp_dir)
-    log.write({key: value for key, value in (last | more).items() if isinstance(value, (int, float))})
-    log.close()
+    metric_logger = MetricLogger(args.exp_dir)
+    metric_logger.write({key: value for key, value in (last | more).items() if isinstance(value, (int, float))})
+    metric_logger.close()
     checkpoint.save_best(args, model, last, **about)
     save_state(args, model, optimizer, plan["steps"], last=last, best=last, more=more, **about)
     return last, last, more

@@ -5,12 +5,12 @@ import dataclasses
 import torch
 
 from vicreg.augmentations import batch, presets
-from vicreg.augmentations.batch import counted_view
+from vicreg.augmentations.batch import augment_batch
 
 WHOLE_VIEW = dataclasses.replace(presets.PLAIN, fraction=1.0)
 # from above no direction is special: with a quarter turn of every second sample, flips give all eight positions
 TURNS = dataclasses.replace(WHOLE_VIEW, flip=0.5, vertical_flip=0.5)
-VIEWS = ("turns", *presets.REGIMES)
+VIEWS = ("turns", *presets.PRESETS)
 
 
 def view_named(name, changes=()):
@@ -20,7 +20,7 @@ def view_named(name, changes=()):
         ValueError: no such regime or number.
     """
     if name != "turns":
-        return presets.regime(name, changes)[0]
+        return presets.get_augmentation(name, changes)[0]
     if changes:
         raise ValueError("--augment-set changes the numbers of a regime, and --augment turns has none")
     return TURNS
@@ -35,8 +35,8 @@ def training_view(images, view, plan, seed, step, device):
     Returns:
         float (n, 3, image_size, image_size) in [0, 1] on the device.
     """
-    found = counted_view(images, view, 0, plan, seed, step, device)
+    found = augment_batch(images, view, 0, plan, seed, step, device)
     if view is not TURNS:
         return found
-    turn = torch.rand(len(found), generator=batch.counted_generator(seed, step, 1)) < 0.5
+    turn = torch.rand(len(found), generator=batch.step_generator(seed, step, 1)) < 0.5
     return torch.where(turn.to(device)[:, None, None, None], found.transpose(2, 3), found)

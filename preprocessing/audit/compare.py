@@ -8,7 +8,7 @@ import numpy as np
 
 from preprocessing.audit import phash
 from preprocessing.fmow.index import NEAR
-from vicreg.data.leakage import digest, seen
+from vicreg.data.leakage import digest, overlap_share
 
 KINDS = ("exact", "near", "places")  # of pairs
 _GROUP = 128  # samples that a thread takes at a time
@@ -19,7 +19,7 @@ class Prints(NamedTuple):
 
     digests: list  # n; None where the sample cannot be read
     contrast: np.ndarray  # (n,), -1 where the sample cannot be read
-    flat: np.ndarray  # bool (n,), one colour all over
+    flat: np.ndarray  # bool (n,), one color all over
     words: np.ndarray  # uint64 (n, V, W), hashes
     unreadable: list  # what is wrong, a line each
 
@@ -97,7 +97,7 @@ def compare(train, val, pixels=True, most=phash.MOST, min_contrast=phash.MIN_CON
         first = {key: index for index, key in reversed(list(enumerate(stored.digests))) if key is not None}
         equal = np.array([first.get(key, -1) for key in queries.digests])
         exact = equal >= 0
-        found["exact"] = count(exact, one_colour=int((exact & queries.flat).sum()))
+        found["exact"] = count(exact, one_color=int((exact & queries.flat).sum()))
         found["exact"]["pairs"] = [(int(v), int(equal[v]), None) for v in np.flatnonzero(exact)]
         rows, columns = (np.flatnonzero(prints.contrast >= min_contrast) for prints in (queries, stored))
         rows = rows[~exact[rows]]
@@ -111,7 +111,7 @@ def compare(train, val, pixels=True, most=phash.MOST, min_contrast=phash.MIN_CON
         found["near"]["pairs"] = [(int(rows[h]), int(columns[nearest[h]]), int(bits[h])) for h in hits]
     if train.places is not None and val.places is not None:
         first, elsewhere, unknown = _common_places(train, val)
-        shared = seen(first, val.places)
+        shared = overlap_share(first, val.places)
         found["places"] = count(shared, kind=val.kind, places=len(set(val.places)), places_seen=len(first),
                                 elsewhere=elsewhere, unknown=unknown)  # fmt: skip
         found["places"]["pairs"] = [(int(v), first[val.places[v]], None) for v in np.flatnonzero(shared)]

@@ -27,7 +27,7 @@ _BASIS = 2 * np.cos(np.pi * np.arange(HASH_SIZE)[:, None] * (2 * np.arange(WINDO
 
 
 def thumbnail(pixels):
-    """Grey image of SIDE x SIDE.
+    """Gray image of SIDE x SIDE.
 
     Args:
         pixels: uint8 (H, W, 3) or (H, W).
@@ -35,12 +35,12 @@ def thumbnail(pixels):
     Returns:
         uint8 (SIDE, SIDE).
     """
-    grey = Image.fromarray(pixels).convert("L")
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    gray = Image.fromarray(pixels).convert("L")
+    return np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def contrast(thumbnails):
-    """How much there is to recognise: the standard deviation within a tile, median over 4 x 4 tiles.
+    """How much there is to recognize: the standard deviation within a tile, median over 4 x 4 tiles.
 
     The median, because one bright corner on calm water gives much the same hash as another; half of the image must
     have some texture.
@@ -49,7 +49,7 @@ def contrast(thumbnails):
         thumbnails: uint8 (n, SIDE, SIDE).
 
     Returns:
-        float (n,), in grey levels of 255.
+        float (n,), in gray levels of 255.
     """
     tile = SIDE // _TILES
     tiles = np.asarray(thumbnails, np.float32).reshape(-1, _TILES, tile, _TILES, tile)

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from vicreg.data.fmow import read_timestamp
-from vicreg.data.leakage import place_keys
+from vicreg.data.leakage import location_keys
 from vicreg.data.sn7 import cut_patches, read_mosaic, read_patch_list
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2"}
@@ -80,7 +80,7 @@ def from_list(path, data_dir=None):
         pixels, kind = _patches(path, table, source, meta.get("grid", 4)), "place (AOI, patch position)"
     if table.empty:
         raise ValueError(f"{path}: no rows")
-    return Part(str(path), samples, pixels, Counter(map(str, labels)), place_keys(table), kind, position)
+    return Part(str(path), samples, pixels, Counter(map(str, labels)), location_keys(table), kind, position)
 
 
 def _position(file):

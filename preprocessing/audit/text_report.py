@@ -43,7 +43,7 @@ def text(found, turned=True, shifted=True):
 def _pixel_lines(found, turned, shifted):
     exact, near = found["exact"], found["near"]
     lines = _finding(
-        "same pixels", exact, [f"{exact['one_colour']} of them one colour all over"] * bool(exact["samples"])
+        "same pixels", exact, [f"{exact['one_color']} of them one color all over"] * bool(exact["samples"])
     )
     looked = ["flips and quarter turns"] * turned + ["shifts up to 1/16 of the side"] * shifted
     notes = [f"at most {near['bits']} of {HASH_SIZE**2} bits differ" + "".join(f", {what}" for what in looked)]

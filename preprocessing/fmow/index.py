@@ -11,7 +11,7 @@ import pandas as pd
 
 from preprocessing.problems import Problem
 from vicreg.data.fmow import COLUMNS, UNKNOWN, parse_image_name, read_timestamp
-from vicreg.data.image_dataset import ImageFiles
+from vicreg.data.image_dataset import ImageDataset
 from vicreg.data.image_folder import find_broken, in_portions
 
 FORMAT = 1
@@ -111,7 +111,9 @@ def describe(table, data_dir, stats_images, seed):
     labels = np.searchsorted(classes, table["class"])
     first = table[table.split == splits[0]]
     chosen = np.random.default_rng(seed).permutation(len(first))[:stats_images]
-    sample = ImageFiles([Path(data_dir) / path for path in first.path.iloc[np.sort(chosen)]], np.zeros(len(chosen)), [])
+    sample = ImageDataset(
+        [Path(data_dir) / path for path in first.path.iloc[np.sort(chosen)]], np.zeros(len(chosen)), []
+    )
     mean, std = channel_statistics(sample)
     meta = {
         "format": FORMAT, "classes": classes, "mean": mean, "std": std, "stats_images": len(sample), "seed": seed,

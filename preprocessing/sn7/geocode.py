@@ -19,7 +19,7 @@ SHIPPED_PLACES = Path(__file__).with_name("places.csv")  # where the nearest pla
 PLACE_COLUMNS = ["aoi", "city", "state", "country"]
 LABELS = ("country", "state", "city")
 
-_MERCATOR_HALF = math.pi * 6378137  # half the side of the EPSG:3857 world, in metres
+_MERCATOR_HALF = math.pi * 6378137  # half the side of the EPSG:3857 world, in meters
 _GRID = 9  # points per side where there are no footprints to vote
 # GeoNames' country list carries formal and outdated names; class names should be the ones people say.
 _COMMON_NAMES = {
@@ -48,7 +48,7 @@ def xyz_tile_bounds(x, y, z):
     """Bounds of a web-mercator XYZ tile (row 0 in the north).
 
     Returns:
-        (left, bottom, right, top) in metres, EPSG:3857.
+        (left, bottom, right, top) in meters, EPSG:3857.
 
     Raises:
         ValueError: zoom level z has no such tile.
@@ -101,12 +101,12 @@ def footprint_points(path):
         shapes = table.geometry.to_crs("EPSG:4326") if table.crs else table.geometry
     except Exception as error:  # GDAL, pyogrio, pyproj and shapely each have their own
         raise ValueError(f"{path}: cannot be read as GeoJSON ({error})") from error
-    centres = shapely.get_coordinates(shapely.centroid(shapes.array[~shapes.isna()]))[:, ::-1]
-    if not len(centres):
+    centers = shapely.get_coordinates(shapely.centroid(shapes.array[~shapes.isna()]))[:, ::-1]
+    if not len(centers):
         raise ValueError(f"{path}: no building footprints in it")
-    if (np.abs(centres) > (90, 180)).any():
+    if (np.abs(centers) > (90, 180)).any():
         raise ValueError(f"{path}: coordinates that are not longitude and latitude")
-    return centres
+    return centers
 
 
 def locate(points):

@@ -1,7 +1,7 @@
 """Which patches are held out for validation: four rules, and what each keeps apart.
 
 `block`: a corner of every AOI, in every month: no place is in both parts. `location`: whole AOIs, so that no
-neighbourhood is in both. `image`: single months, so that every validation place is in the training part too.
+neighborhood is in both. `image`: single months, so that every validation place is in the training part too.
 `published`: the AOI lists of doi 10.3390/rs15215135, with a test part, so that figures can be set beside others'.
 """
 

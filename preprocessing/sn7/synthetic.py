@@ -2,7 +2,7 @@
 
 `build_scene` lays out an AOI: soil, fields, trees, water, hills, and blocks of houses, each with the month it is
 finished. `draw_mosaic` paints a month of it: leaves follow the season of the hemisphere, streets and buildings are
-only ever added, and light, haze and cloud change by the month, so the mean colour alone does not tell the place.
+only ever added, and light, haze and cloud change by the month, so the mean color alone does not tell the place.
 Lengths are in tile sides (1 is about 4.9 km, x to the east, y to the south): the same ground at every image size.
 Months are counted from January 2018.
 """
@@ -27,7 +27,7 @@ ROOFS = {
 }
 
 # What AOIs of one land cover share. Shares are of the area, 0..1.
-# soil, green: colours of bare ground, of grass and trees. parcel, side: shape (key of PARCELS) and size of the fields.
+# soil, green: colors of bare ground, of grass and trees. parcel, side: shape (key of PARCELS) and size of the fields.
 # farmed: share of the parcels. grass: how green open land gets, 0..1; wet places are cloudy, too. trees: share.
 # relief: strength of the hill shading. town: share built up at the start. block: width of a block of houses.
 # works: share of the blocks that are one large building. bend: how far streets stray from straight lines.
@@ -51,7 +51,7 @@ COVERS = {name: Cover(*row) for name, row in COVERS.items()}
 
 @dataclass(frozen=True)
 class Scene:
-    """One AOI at one resolution, H rows x W columns: all that does not depend on the month. Colours are 0..255."""
+    """One AOI at one resolution, H rows x W columns: all that does not depend on the month. Colors are 0..255."""
 
     bare: np.ndarray  # (H, W, 3) ground and water without leaves
     lush: np.ndarray  # (H, W, 3) the same at its greenest
@@ -61,7 +61,7 @@ class Scene:
     street: np.ndarray  # (H, W) month in which a street is laid, inf where never
     building: np.ndarray  # (H, W) index of the building on a pixel, the last one (a dummy) where none
     finished: np.ndarray  # (N + 1,) month from which each building stands, newest first; inf for the dummy
-    roof: np.ndarray  # (N + 1, 3) colours
+    roof: np.ndarray  # (N + 1, 3) colors
     outlines: np.ndarray  # (N, 5, 2) closed rings: x, y in pixels from the top left
     cover: Cover
     key: tuple  # seeds what changes by the month
@@ -155,7 +155,7 @@ def _lay_blocks(rng, cover, wanted, dry):
 
 
 def _fill(size, rings):
-    """Index of the last polygon over the centre of each pixel (size, size), -1 where there is none."""
+    """Index of the last polygon over the center of each pixel (size, size), -1 where there is none."""
     from rasterio.features import rasterize  # GDAL's rule, so that burning the footprints gives the pixels drawn
 
     shapes = [({"type": "Polygon", "coordinates": [(r * size).tolist()]}, index) for index, r in enumerate(rings)]
@@ -163,8 +163,8 @@ def _fill(size, rings):
 
 
 def _lay_land(rng, cover, x, y):
-    """Colours of the open land: (W, W, 3) bare and lush, (W, W) month of its best, distance to the shore."""
-    tint = rng.uniform(0.94, 1.06, (2, 3))  # AOIs of one cover share the palette, not the exact colour
+    """Colors of the open land: (W, W, 3) bare and lush, (W, W) month of its best, distance to the shore."""
+    tint = rng.uniform(0.94, 1.06, (2, 3))  # AOIs of one cover share the palette, not the exact color
     soil, green = (np.array(ImageColor.getrgb(c)) * t for c, t in zip(cover[:2], tint, strict=True))
     ground, hill, canopy, grain = (_noise(rng, len(x), cells) for cells in (3, 4, 5, 80))
     shore = _shore(cover.water, rng, x, y, _noise(rng, len(x), 4))
@@ -182,7 +182,7 @@ def _lay_land(rng, cover, x, y):
     light = (np.clip(1 - 0.09 * cover.relief * slope, 0.5, 1.4) * (0.92 + 0.16 * grain))[..., None]
     sea = (44, 62, 74) * tint[0] + 14 * np.exp(np.minimum(shore, 0) * 25)[..., None]
     wet, beach = (shore < 0)[..., None], (shore < 0.006)[..., None]
-    bare, lush = (np.where(wet, sea, np.where(beach, soil * 1.1, colour * light)) for colour in (bare, lush))
+    bare, lush = (np.where(wet, sea, np.where(beach, soil * 1.1, color * light)) for color in (bare, lush))
     return bare, lush, 6 + np.where(farmed, 6 * ripe - 3, 0), shore
 
 
@@ -202,8 +202,8 @@ def build_scene(cover, latitude, size, rows=None, key=(0,)):
     rng, cover, rows = np.random.default_rng(key), COVERS[cover], rows or size
     y, x = (np.mgrid[:size, :size] + 0.5) / size
     bare, lush, peak, shore = _lay_land(rng, cover, x, y)
-    centres = rng.uniform((0.1, 0.1, 0.15), (0.9, 0.9, 0.35), (rng.integers(1, 4), 3))  # x, y, reach of one to three
-    near = [np.hypot(x - cx, y - cy) / spread for cx, cy, spread in centres]
+    centers = rng.uniform((0.1, 0.1, 0.15), (0.9, 0.9, 0.35), (rng.integers(1, 4), 3))  # x, y, reach of one to three
+    near = [np.hypot(x - cx, y - cy) / spread for cx, cy, spread in centers]
     wanted = _even(0.35 * _noise(rng, size, 5) + np.exp(-np.min(near, 0)) - 2 * (shore < 0.01))
     blocks, land, settled, houses, finished, roads = _lay_blocks(rng, cover, wanted, shore > 0.012)
     column, row = np.clip(houses * size, 0, size - 1).astype(int).T

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations.functional import colour_jitter, crop_resize, gaussian_blur, grey, solarise
+from vicreg.augmentations.functional import color_jitter, crop_resize, gaussian_blur, grayscale, solarize
 
 
-def counted_generator(*counters):
+def step_generator(*counters):
     """A CPU generator whose numbers depend on the counters alone, such as (seed, step, view)."""
     seed = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed & np.uint64(2**63 - 1)))
 
 
-def draw(view, count, height, width, generator):
+def sample_params(view, count, height, width, generator):
     """Draw the parameters of one view for a batch.
 
     Args:
@@ -40,10 +40,10 @@ def draw(view, count, height, width, generator):
         "contrast": uniform(max(0, 1 - contrast), 1 + contrast),
         "saturation": uniform(max(0, 1 - saturation), 1 + saturation),
         "hue": uniform(-hue, hue),
-        "grey": uniform(0, 1) < view.grey_p,
+        "gray": uniform(0, 1) < view.gray_p,
         "blurred": uniform(0, 1) < view.blur_p,
         "sigma": uniform(*view.blur_sigma),
-        "solarised": uniform(0, 1) < view.solarise_p,
+        "solarized": uniform(0, 1) < view.solarize_p,
     }
 
 
@@ -61,7 +61,7 @@ def _draw_boxes(view, count, height, width, uniform, tries=10):
     else:
         side = max(1, round(view.fraction * min(height, width)))
         box_height = box_width = torch.full((count,), float(side))
-    if view.crop == "centre":
+    if view.crop == "center":
         top, left = ((height - box_height) / 2).floor(), ((width - box_width) / 2).floor()
     else:
         top = (uniform(0, 1) * (height - box_height + 1)).floor()
@@ -73,11 +73,11 @@ def apply(images, parameters, size, blur_kernel=0):
     """Make one view of a batch.
 
     Args:
-        images: uint8 (n, C, H, W) on any device. parameters: from ``draw``, n rows.
+        images: uint8 (n, C, H, W) on any device. parameters: from ``sample_params``, n rows.
         size: side of the view in pixels. blur_kernel: taps; 0 is the whole Gaussian.
 
     Returns:
-        float32 (n, C, size, size) in [0, 1] on the images' device. Colour operations need C = 3; with other channel
+        float32 (n, C, size, size) in [0, 1] on the images' device. Color operations need C = 3; with other channel
         counts only the geometry and the blur apply.
     """
     p = parameters
@@ -91,22 +91,22 @@ def apply(images, parameters, size, blur_kernel=0):
 
     if x.shape[1] == 3:
         amounts = [p[key] for key in ("order", "brightness", "contrast", "saturation", "hue")]
-        change("jittered", lambda part, rows: colour_jitter(part, *(amount[rows] for amount in amounts)))
-        change("grey", lambda part, rows: grey(part).expand_as(part))
+        change("jittered", lambda part, rows: color_jitter(part, *(amount[rows] for amount in amounts)))
+        change("gray", lambda part, rows: grayscale(part).expand_as(part))
     change("blurred", lambda part, rows: gaussian_blur(part, p["sigma"][rows], blur_kernel or None))
     if x.shape[1] == 3:
-        change("solarised", lambda part, rows: solarise(part))
+        change("solarized", lambda part, rows: solarize(part))
     return x
 
 
-def normalise(images, mean, std):
+def normalize(images, mean, std):
     """(images - mean) / std per channel; mean and std are lists in units of [0, 1] pixels."""
     mean = torch.as_tensor(mean, dtype=images.dtype, device=images.device)[:, None, None]
     std = torch.as_tensor(std, dtype=images.dtype, device=images.device)[:, None, None]
     return (images - mean) / std
 
 
-def counted_view(images, view, number, plan, seed, step, device, part=0, parts=1):
+def augment_batch(images, view, number, plan, seed, step, device, part=0, parts=1):
     """One view of this process's share of a step's batch.
 
     Args:
@@ -119,19 +119,19 @@ def counted_view(images, view, number, plan, seed, step, device, part=0, parts=1
     """
     begin, end = (plan["share"] * count // parts for count in (part, part + 1))
     mine = slice(distributed.rank() * plan["share"] + begin, distributed.rank() * plan["share"] + end)
-    random = counted_generator(seed, step, number)
-    numbers = draw(view, plan["batch_size"], *images.shape[-2:], random)
+    random = step_generator(seed, step, number)
+    numbers = sample_params(view, plan["batch_size"], *images.shape[-2:], random)
     numbers = {key: value[mine] for key, value in numbers.items()}
     images = images[begin:end].to(device, non_blocking=True)
     return apply(images, numbers, plan["image_size"], view.blur_kernel)
 
 
-def counted_views(first, second, views, plan, seed, step, device, part=0, parts=1):
-    """The two views of one step: as ``counted_view``, of two batches of images and the regime's two ``View``s."""
+def augment_pair(first, second, views, plan, seed, step, device, part=0, parts=1):
+    """The two views of one step: as ``augment_batch``, of two batches of images and the regime's two ``View``s."""
     pairs = enumerate(zip((first, second), views, strict=True))
-    return [counted_view(images, view, n, plan, seed, step, device, part, parts) for n, (images, view) in pairs]
+    return [augment_batch(images, view, n, plan, seed, step, device, part, parts) for n, (images, view) in pairs]
 
 
-def count_randomness(seed, step, part=0):
+def seed_step(seed, step, part=0):
     """Settle what a network draws (dropout, stochastic depth) in one forward pass."""
-    torch.manual_seed(counted_generator(seed, step, distributed.rank(), part).initial_seed())
+    torch.manual_seed(step_generator(seed, step, distributed.rank(), part).initial_seed())

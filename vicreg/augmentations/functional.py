@@ -9,7 +9,7 @@ import math
 
 import torch
 
-GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as in torchvision and PIL
+GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as in torchvision and PIL
 
 
 def crop_resize(images, boxes, size, flip_horizontal=None, flip_vertical=None):
@@ -41,9 +41,9 @@ def _resampling_matrix(start, length, pixels, size, flip, like):
     start, length = start.to(like)[:, None, None], length.to(like)[:, None, None]
     scale = length / size
     stretch = scale.clamp(min=1)  # a kernel wider than a pixel when shrinking: antialiasing
-    centres = start + (torch.arange(size, device=like.device)[None, :, None] + 0.5) * scale
+    centers = start + (torch.arange(size, device=like.device)[None, :, None] + 0.5) * scale
     positions = torch.arange(pixels, device=like.device)[None, None, :] + 0.5
-    distance = ((positions - centres) / stretch).abs_()
+    distance = ((positions - centers) / stretch).abs_()
     near = (1.5 * distance - 2.5) * distance.square() + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
@@ -79,7 +79,7 @@ def gaussian_blur(images, sigma, kernel_size=None):
     taps = torch.arange(-radius, radius + 1, device=images.device)
     sigma = sigma.to(images)[:, None]
     weights = torch.exp(-0.5 * (taps / sigma).square())
-    if not kernel_size:  # the largest sigma's neighbours must not see it
+    if not kernel_size:  # the largest sigma's neighbors must not see it
         weights = torch.where(taps.abs() <= (4 * sigma).ceil(), weights, 0.0)
     weights = weights / weights.sum(1, keepdim=True)
     source = (torch.arange(side, device=images.device)[None] + taps[:, None]).abs()
@@ -89,13 +89,13 @@ def gaussian_blur(images, sigma, kernel_size=None):
     return _along_both_axes(images, matrix, matrix)
 
 
-def grey(images):
+def grayscale(images):
     """Luma of RGB images, (n, 3, H, W) -> (n, 1, H, W)."""
     red, green, blue = images.unbind(1)
-    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue)[:, None]
+    return (GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue)[:, None]
 
 
-def colour_jitter(images, order, brightness, contrast, saturation, hue):
+def color_jitter(images, order, brightness, contrast, saturation, hue):
     """Brightness, contrast, saturation and hue of each image, in each image's own order.
 
     Args:
@@ -111,7 +111,7 @@ def colour_jitter(images, order, brightness, contrast, saturation, hue):
     for step in range(4):
         which = order[:, step]
         on_device = which.to(images.device)
-        luma = grey(images)
+        luma = grayscale(images)
         # brightness, contrast and saturation blend with black, the mean luma and the luma; hue leaves blends alone
         blend = torch.where((on_device == 1).view(column), luma.mean((2, 3), keepdim=True), luma)
         blend = torch.where((on_device == 0).view(column), 0.0, blend)
@@ -123,7 +123,7 @@ def colour_jitter(images, order, brightness, contrast, saturation, hue):
 
 
 def shift_hue(images, turns):
-    """Turn the hue of RGB images (n, 3, H, W) by ``turns`` (n,) of the colour circle, in HSV."""
+    """Turn the hue of RGB images (n, 3, H, W) by ``turns`` (n,) of the color circle, in HSV."""
     value, brightest = images.max(1)
     chroma = value - images.min(1).values
     red, green, blue = images.unbind(1)
@@ -137,6 +137,6 @@ def shift_hue(images, turns):
     return torch.stack(channels, 1)
 
 
-def solarise(images, threshold=0.5):
+def solarize(images, threshold=0.5):
     """Invert every value at or above the threshold."""
     return torch.where(images >= threshold, 1 - images, images)

@@ -8,17 +8,17 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class Augmentation:
     """Every number of one view's augmentation.
 
     Attributes:
-        crop: "resized" (random area and aspect ratio), "fixed" (random place, one size) or "centre".
+        crop: "resized" (random area and aspect ratio), "fixed" (random place, one size) or "center".
         scale: for "resized", least and largest share of the image's area.
         ratio: for "resized", least and largest width / height.
-        fraction: for "fixed" and "centre", the side of the crop as a share of the image's (224 of 256 pixels).
+        fraction: for "fixed" and "center", the side of the crop as a share of the image's (224 of 256 pixels).
         flip, vertical_flip: probabilities.
         jitter: brightness, contrast, saturation (factors within 1 +- x) and hue (turns within +- x).
-        jitter_p, grey_p, blur_p, solarise_p: probabilities.
+        jitter_p, gray_p, blur_p, solarize_p: probabilities.
         blur_sigma: range of the Gaussian, in pixels of the view. blur_kernel: taps; 0 is the whole Gaussian.
     """
 
@@ -30,27 +30,27 @@ class View:
     vertical_flip: float = 0.0
     jitter: tuple = (0.4, 0.4, 0.2, 0.1)
     jitter_p: float = 0.8
-    grey_p: float = 0.2
+    gray_p: float = 0.2
     blur_p: float = 1.0
     blur_sigma: tuple = (0.1, 2.0)
     blur_kernel: int = 0
-    solarise_p: float = 0.0
+    solarize_p: float = 0.0
 
 
-_PAPER = View()
-_SN7 = View(crop="fixed", jitter=(0.6, 0.6, 0.4, 0.2), grey_p=0.3, blur_kernel=3)
-_TEMPORAL = View(crop="fixed", jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5, blur_kernel=3)
-_FMOW = View(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5)
-PLAIN = View(crop="centre", flip=0.0, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
+_PAPER = Augmentation()
+_SN7 = Augmentation(crop="fixed", jitter=(0.6, 0.6, 0.4, 0.2), gray_p=0.3, blur_kernel=3)
+_TEMPORAL = Augmentation(crop="fixed", jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5, blur_kernel=3)
+_FMOW = Augmentation(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5)
+PLAIN = Augmentation(crop="center", flip=0.0, jitter_p=0.0, gray_p=0.0, blur_p=0.0)
 # the reference protocol's training view for linear probes and finetuning: random resized crop and flip
 PROBE_VIEW = dataclasses.replace(PLAIN, crop="resized", flip=0.5)
-REGIMES = {
+PRESETS = {
     # Bardes et al. 2022, appendix C.1
-    "vicreg": (_PAPER, dataclasses.replace(_PAPER, blur_p=0.1, solarise_p=0.2)),
-    # a crop without resize keeps the ground sampling distance; strong colour jitter
-    "sn7": (_SN7, dataclasses.replace(_SN7, grey_p=0.2, blur_p=0.1, solarise_p=0.3)),
-    # two months differ by themselves: milder, no solarisation
-    "temporal": (_TEMPORAL, dataclasses.replace(_TEMPORAL, jitter_p=0.4, grey_p=0.1, blur_p=0.1)),
+    "vicreg": (_PAPER, dataclasses.replace(_PAPER, blur_p=0.1, solarize_p=0.2)),
+    # a crop without resize keeps the ground sampling distance; strong color jitter
+    "sn7": (_SN7, dataclasses.replace(_SN7, gray_p=0.2, blur_p=0.1, solarize_p=0.3)),
+    # two months differ by themselves: milder, no solarization
+    "temporal": (_TEMPORAL, dataclasses.replace(_TEMPORAL, jitter_p=0.4, gray_p=0.1, blur_p=0.1)),
     # MoCo v2's, as "Geography-Aware Self-Supervised Learning" (Ayush et al. 2021) took them to fMoW
     "fmow": (_FMOW, _FMOW),
     "crop": (PROBE_VIEW, PROBE_VIEW),
@@ -58,28 +58,28 @@ REGIMES = {
 }
 
 
-def already_cut(view):
+def without_crop(view):
     """What is left of a view for the device where the loader has cut and resized its crop: all but the crop."""
-    return dataclasses.replace(view, crop="centre", fraction=1.0)
+    return dataclasses.replace(view, crop="center", fraction=1.0)
 
 
-def regime(name, changes=()):
+def get_augmentation(name, changes=()):
     """A regime's two views, with single numbers changed.
 
     Args:
-        name: one of ``REGIMES``.
+        name: one of ``PRESETS``.
         changes: strings such as ``scale=0.3,1`` (both views) or ``2.blur_p=0`` (second view).
 
     Raises:
         ValueError: no such regime or number; says what there is.
     """
-    if name not in REGIMES:
-        raise ValueError(f"no augmentation regime {name!r}; there are {', '.join(REGIMES)}")
-    views = list(REGIMES[name])
+    if name not in PRESETS:
+        raise ValueError(f"no augmentation regime {name!r}; there are {', '.join(PRESETS)}")
+    views = list(PRESETS[name])
     for change in changes:
         key, _, value = change.partition("=")
         number, _, field = key.rpartition(".")
-        known = {item.name: item for item in dataclasses.fields(View)}
+        known = {item.name: item for item in dataclasses.fields(Augmentation)}
         if field not in known or not value or number not in ("", "1", "2"):
             raise ValueError(f"cannot read {change!r}: NUMBER=VALUE with NUMBER one of {', '.join(known)}")
         for which in (0, 1) if not number else (int(number) - 1,):
@@ -90,9 +90,9 @@ def regime(name, changes=()):
 
 def _check(view, change):
     """Raise ValueError where a view's numbers mean nothing."""
-    shares = (view.flip, view.vertical_flip, view.jitter_p, view.grey_p, view.blur_p, view.solarise_p)
+    shares = (view.flip, view.vertical_flip, view.jitter_p, view.gray_p, view.blur_p, view.solarize_p)
     for right, needed in (
-        (view.crop in ("resized", "fixed", "centre"), "crop is resized, fixed or centre"),
+        (view.crop in ("resized", "fixed", "center"), "crop is resized, fixed or center"),
         (0 < view.scale[0] <= view.scale[1] <= 1, "scale is two shares of the area, the smaller first"),
         (0 < view.ratio[0] <= view.ratio[1], "ratio is two positive numbers, the smaller first"),
         (0 < view.fraction <= 1, "fraction is above 0 and 1 at most"),

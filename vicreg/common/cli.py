@@ -39,11 +39,11 @@ def run(main, args):
     try:
         return main(args)
     except SystemExit:
-        distributed.stop()  # in order, on a signal: all processes together
+        distributed.destroy()  # in order, on a signal: all processes together
         raise
     except BaseException as error:
         expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or out_of_memory(error)
-        cut_off = distributed.lost_contact(error)
+        cut_off = distributed.is_collective_error(error)
         if os.environ.get("TRACEBACK") or not (expected or cut_off):
             if heartbeat.running() is None:
                 raise
@@ -137,6 +137,6 @@ def check_positive(args, names):
             raise ValueError(f"--{name.replace('_', '-')} {value}: must be positive")
 
 
-def plain(values):
+def to_serializable(values):
     """Arguments as values that JSON and weights_only loading take."""
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}

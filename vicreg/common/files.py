@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def beside(out_dir):
+def partial_folder(out_dir):
     """A folder inside ``out_dir`` to write into; gone afterwards, whatever happens, and with it an empty out_dir.
 
     What a killed run of this machine left behind is removed first; its process is known by the folder's name.
@@ -65,7 +65,7 @@ def check_writable(path, suffixes=()):
     return path
 
 
-def replace(path, save):
+def atomic_write(path, save):
     """Let ``save`` write a file beside ``path``, then rename, so that a failure leaves the old file, or none.
 
     Args:
@@ -86,7 +86,7 @@ def replace(path, save):
 
 def write_text(path, text):
     """Write text in UTF-8 beside ``path``, then rename."""
-    replace(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def write_bytes(path, content, check=None):
@@ -115,7 +115,7 @@ def write_bytes(path, content, check=None):
             raise OSError(f"cannot write {path}: {error.strerror or error}; choose another place. {kept}") from error
         return check(beside) if check else None
 
-    return replace(path, save)
+    return atomic_write(path, save)
 
 
 def write_json(path, content):

@@ -26,7 +26,7 @@ def summary_writer():
     return SummaryWriter
 
 
-def claim(folder):
+def lock_run_dir(folder):
     """Make a run's folder and keep it to this process for as long as the returned file is open.
 
     Raises:
@@ -47,25 +47,25 @@ def claim(folder):
     return file
 
 
-def say(*words):
+def log(*words):
     """Print from the main process, above the progress bar if there is one."""
     if is_main():
         with tqdm.external_write_mode(file=sys.stdout):
             print(*words, flush=True)
 
 
-def clock(seconds):
+def format_eta(seconds):
     """A duration in words, such as ``2 h 05 min``, and the time of day (and the date) when it will have passed."""
     minutes = round(seconds / 60)
     duration = f"{seconds:.0f} s" if seconds < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{duration} (until {time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))})"
 
 
-class RunLog:
+class MetricLogger:
     """Averages over intervals, written as lines. Silent in all processes but the main one.
 
     Args:
-        exp_dir: the run's folder, see ``claim``.
+        exp_dir: the run's folder, see ``lock_run_dir``.
         step: where the run starts; lines of a run cut off after that step are dropped, they will come again.
         total_steps: for the progress bar. unit: what one step counts in.
     """
@@ -130,7 +130,7 @@ class RunLog:
                 self._board.add_scalar(key, value, line.get("step", 0))
         if show:
             words = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in line.items()}
-            say("  ".join(f"{key} {word}" for key, word in words.items()))
+            log("  ".join(f"{key} {word}" for key, word in words.items()))
 
     def restart_clock(self):
         """Begin the interval now, after work that is not training (a probe, a checkpoint) has followed a line."""

@@ -7,7 +7,7 @@ from PIL import Image
 from vicreg.common import files
 
 
-def draw_confusion(path, confusion, classes):
+def plot_confusion_matrix(path, confusion, classes):
     """Draw a confusion matrix as a PNG: rows are true classes, in shares of their samples, with the class names.
 
     Args:
@@ -28,10 +28,10 @@ def draw_confusion(path, confusion, classes):
     axis.set_xlabel("guessed")
     axis.set_ylabel("true (samples)")
     for row, column in zip(*np.nonzero(shares >= 0.01), strict=True):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axis.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7)
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axis.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=7)
     figure.colorbar(picture, label="share of the true class", shrink=0.7)
-    files.replace(path, lambda beside: figure.savefig(beside, dpi=100))
+    files.atomic_write(path, lambda beside: figure.savefig(beside, dpi=100))
     pyplot.close(figure)
 
 
@@ -39,7 +39,7 @@ def save_view_pairs(path, view1, view2, most=12, side=112):
     """Write the two views of some samples, one above the other, as a PNG.
 
     Args:
-        path: where. view1, view2: (n, C, S, S) in [0, 1], before normalisation; the first three channels are shown.
+        path: where. view1, view2: (n, C, S, S) in [0, 1], before normalization; the first three channels are shown.
         most: pairs to show. side: at least this many pixels for each view.
     """
     enlarge = max(1, side // view1.shape[-1])
@@ -48,11 +48,11 @@ def save_view_pairs(path, view1, view2, most=12, side=112):
         tiles = [np.kron(tile, np.ones((enlarge, enlarge, 1))) for tile in _as_rgb(views)]
         rows.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=1) for tile in tiles], 1))
     picture = Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
-    files.replace(path, picture.save)
+    files.atomic_write(path, picture.save)
 
 
-def save_map(path, features, labels, classes, title, seed=0):
-    """Write a t-SNE map (van der Maaten & Hinton 2008) of samples, coloured by class, as a PNG.
+def save_embedding_map(path, features, labels, classes, title, seed=0):
+    """Write a t-SNE map (van der Maaten & Hinton 2008) of samples, colored by class, as a PNG.
 
     Args:
         path: where. features: float array (n, F), n > 2; directions count. labels: int array (n,). classes: names.
@@ -66,37 +66,37 @@ def save_map(path, features, labels, classes, title, seed=0):
     from sklearn.preprocessing import normalize
 
     points = normalize(features)
-    if min(points.shape) > 50:  # fewer dimensions: the same neighbours in a fraction of the time
+    if min(points.shape) > 50:  # fewer dimensions: the same neighbors in a fraction of the time
         points = PCA(50, random_state=seed).fit_transform(points)
     perplexity = min(30, (len(points) - 1) / 3)
     start = "pca" if min(points.shape) > 1 else "random"
     found = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(points)
     figure, axes = new_figure(1, 1, (9, 7))
-    colours = class_colours(len(classes))
+    colors = class_colors(len(classes))
     for label in np.unique(labels):
         own = found[labels == label]
-        axes[0, 0].scatter(*own.T, s=7, color=colours[label], label=classes[label], linewidths=0)
+        axes[0, 0].scatter(*own.T, s=7, color=colors[label], label=classes[label], linewidths=0)
     axes[0, 0].set(xticks=[], yticks=[], title=title)
     if len(np.unique(labels)) <= 64:
         rows = 32 if len(np.unique(labels)) > 32 else 64
         columns = -(-len(np.unique(labels)) // rows)
         figure.legend(loc="outside right upper", fontsize=6, markerscale=2, ncols=columns)
-    files.replace(path, figure.savefig)
+    files.atomic_write(path, figure.savefig)
     return found
 
 
-def save_neighbours(path, queries, query_names, neighbours, names, cosines, right, title):
+def save_neighbors(path, queries, query_names, neighbors, names, cosines, right, title):
     """Write queries, each with its nearest images in a row, as a PNG.
 
     Args:
         path: where. queries: uint8 (n, C, S, S). query_names: list of n classes.
-        neighbours: uint8 (n, k, C, S, S), the nearest first. names: n lists of k classes. cosines: (n, k).
-        right: bool (n, k), neighbours of the query's class. title: above it.
+        neighbors: uint8 (n, k, C, S, S), the nearest first. names: n lists of k classes. cosines: (n, k).
+        right: bool (n, k), neighbors of the query's class. title: above it.
     """
     count, k = cosines.shape
     figure, axes = new_figure(count, k + 1, (1.35 * (k + 1), 1.55 * count + 0.3))
     for row in range(count):
-        tiles = _as_rgb(torch.cat([queries[row : row + 1], neighbours[row]]).float() / 255)
+        tiles = _as_rgb(torch.cat([queries[row : row + 1], neighbors[row]]).float() / 255)
         words = [query_names[row], *(f"{c:.3f} {name}" for c, name in zip(cosines[row], names[row], strict=True))]
         edges = ["black", *("tab:green" if same else "tab:red" for same in right[row])]
         for axis, tile, word, edge in zip(axes[row], tiles, words, edges, strict=True):
@@ -105,10 +105,10 @@ def save_neighbours(path, queries, query_names, neighbours, names, cosines, righ
             axis.set_title(word if len(word) < 25 else word[:23] + "…", fontsize=6)
             axis.spines[:].set(color=edge, linewidth=2)
     figure.suptitle(title, fontsize=8)
-    files.replace(path, figure.savefig)
+    files.atomic_write(path, figure.savefig)
 
 
-def save_guesses(path, images, true, guessed, shares, title, columns=10):
+def save_predictions(path, images, true, guessed, shares, title, columns=10):
     """Write images with their true and their guessed class as a PNG; the frame is green where they agree, else red.
 
     Args:
@@ -129,25 +129,25 @@ def save_guesses(path, images, true, guessed, shares, title, columns=10):
         words = f"{guess} {share:.2f}" if name == guess else f"{guess} {share:.2f}\nis {name}"
         axis.set_title(words, fontsize=6, color="black" if name == guess else "tab:red")
     figure.suptitle(title, fontsize=9)
-    files.replace(path, figure.savefig)
+    files.atomic_write(path, figure.savefig)
 
 
-def save_class_map(path, codes, classes, colours, title):
+def save_class_map(path, codes, classes, colors, title):
     """Write a map of classes with its legend as a PNG; what is no class is left white.
 
     Args:
-        path: where. codes: int (h, w). classes: names. colours: (classes, 3) in [0, 1]. title: above it.
+        path: where. codes: int (h, w). classes: names. colors: (classes, 3) in [0, 1]. title: above it.
     """
     picture = np.ones((*codes.shape, 3))
     known = codes < len(classes)
-    picture[known] = np.asarray(colours)[codes[known], :3]
+    picture[known] = np.asarray(colors)[codes[known], :3]
     figure, axes = new_figure(1, 1, (10, 2 + 8 * min(2, codes.shape[0] / codes.shape[1])))
     axes[0, 0].imshow(picture, interpolation="nearest")
     axes[0, 0].set(xticks=[], yticks=[], title=title)
-    for label, (name, colour) in enumerate(zip(classes, colours, strict=True)):
-        axes[0, 0].scatter([], [], marker="s", s=60, color=[colour], label=f"{name} {np.mean(codes == label):.1%}")
+    for label, (name, color) in enumerate(zip(classes, colors, strict=True)):
+        axes[0, 0].scatter([], [], marker="s", s=60, color=[color], label=f"{name} {np.mean(codes == label):.1%}")
     figure.legend(loc="outside right upper", fontsize=8)
-    files.replace(path, figure.savefig)
+    files.atomic_write(path, figure.savefig)
 
 
 def new_figure(rows, columns, size):
@@ -160,17 +160,17 @@ def new_figure(rows, columns, size):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def class_colours(count):
-    """A colour for each class: float (count, 3 or 4) in [0, 1]; the same number always gets the same."""
+def class_colors(count):
+    """A color for each class: float (count, 3 or 4) in [0, 1]; the same number always gets the same."""
     import matplotlib
 
     if count <= 20:  # those of tab10 differ more, tab20 has each of them light and dark
         return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
-    hues = np.arange(count) * 0.61803 % 1  # the golden ratio keeps neighbours in the list apart
+    hues = np.arange(count) * 0.61803 % 1  # the golden ratio keeps neighbors in the list apart
     return matplotlib.colors.hsv_to_rgb(np.stack([hues, np.where(np.arange(count) % 2, 0.9, 0.55),
                                                   np.where(np.arange(count) % 3, 0.85, 0.6)], 1))  # fmt: skip
 
 
 def _as_rgb(views):
-    colours = views[:, :3] if views.shape[1] >= 3 else views[:, :1].expand(-1, 3, -1, -1)
-    return colours.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    colors = views[:, :3] if views.shape[1] >= 3 else views[:, :1].expand(-1, 3, -1, -1)
+    return colors.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()

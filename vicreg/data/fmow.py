@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from vicreg.data.image_dataset import ImageFiles
+from vicreg.data.image_dataset import ImageDataset
 from vicreg.data.pairs import month_number
 
 COLUMNS = ["path", "class", "location", "k", "year", "month", "label", "split"]
@@ -101,7 +101,7 @@ def fmow_images(csv_path, positives="same", data_dir=None, max_months_apart=None
 
     Args:
         csv_path: ``train.csv`` or ``val.csv``. positives: "same" or "temporal". data_dir: the tree, where it has moved.
-        max_months_apart: of temporal pairs; None is any. options: further ones of ``ImageFiles``.
+        max_months_apart: of temporal pairs; None is any. options: further ones of ``ImageDataset``.
 
     Raises:
         FileNotFoundError, ValueError: the list, the tree or the months are not there.
@@ -119,5 +119,6 @@ def fmow_images(csv_path, positives="same", data_dir=None, max_months_apart=None
         )
     paths = [source / path for path in table.path]
     months = month_number(table.year, table.month).to_numpy()
-    return ImageFiles(paths, table.label, meta["classes"], meta["mean"], meta["std"], positives, table.location, months,
+    return ImageDataset(paths, table.label, meta["classes"], meta["mean"], meta["std"], positives, table.location,
+    months,
                       max_months_apart, **options)  # fmt: skip

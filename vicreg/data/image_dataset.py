@@ -1,7 +1,7 @@
 """Images on disk, one file each, as a data set: decoded and cropped where they are loaded, a batch at a time.
 
 Only geometry happens here, because a crop of the whole image has to be cut where the whole image is: in the loader's
-processes. Colour, blur and flips are made in batches on the training device.
+processes. Color, blur and flips are made in batches on the training device.
 """
 
 import itertools
@@ -12,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from vicreg.data.image_io import WHOLE, read_crops, reason
-from vicreg.data.pairs import pairs_for
+from vicreg.data.image_io import WHOLE, error_reason, read_crops
+from vicreg.data.pairs import build_pairs
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-_SIDE = 256  # of the square that an image is judged on, whose centre of 7/8 is the usual 224
+_SIDE = 256  # of the square that an image is judged on, whose center of 7/8 is the usual 224
 _TRIES = 100  # unreadable files in a row: then it is the disk, not a file
 
 
-def side_for(view_size=None):
-    """Side of the square image whose centre crop of 7/8 has ``view_size`` pixels; 256 for None."""
+def decode_size(view_size=None):
+    """Side of the square image whose center crop of 7/8 has ``view_size`` pixels; 256 for None."""
     return round(view_size * 8 / 7) if view_size else _SIDE
 
 
-class ImageFiles:
+class ImageDataset:
     """Image files, single or as pairs of crops for VICReg, fetched a batch at a time.
 
     ``dataset.__getitems__(keys)`` takes a list of ``(index, draw)``, where ``draw`` is the sample's own random 63-bit
@@ -63,7 +63,7 @@ class ImageFiles:
         self._names, self._ends = b"".join(encoded), np.cumsum([len(name) for name in encoded])
         places = np.arange(len(encoded)) if places is None else places
         self.places = np.unique(np.asarray(places), return_inverse=True)[1]
-        self._pairs = pairs_for(positives, self.places, months, max_months_apart)
+        self._pairs = build_pairs(positives, self.places, months, max_months_apart)
         self._views, self._size, self._named = (WHOLE, WHOLE), side, set()
 
     def __len__(self):
@@ -156,5 +156,5 @@ class ImageFiles:
         if index not in self._named:
             self._named.add(index)
             path = self.path(index)
-            what = f"warning: {path} cannot be read ({reason(error, path)}); another image stands in for it"
+            what = f"warning: {path} cannot be read ({error_reason(error, path)}); another image stands in for it"
             print(what, file=sys.stderr, flush=True)

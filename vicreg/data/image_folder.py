@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vicreg.common.logger import say
-from vicreg.data.image_dataset import ImageFiles, side_for
-from vicreg.data.image_io import open_image, reason
+from vicreg.common.logger import log
+from vicreg.data.image_dataset import ImageDataset, decode_size
+from vicreg.data.image_io import error_reason, open_image
 from vicreg.data.subsets import held_out_images
-from vicreg.distributed.process_group import is_main, same_everywhere
+from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 NO_VAL_SHARE, NO_VAL_SEED = 0.1, 0  # fixed, so that pretraining and evaluation hold out the same images
@@ -75,7 +75,7 @@ def image_folder(data_dir, share=NO_VAL_SHARE):
     if not data_dir.is_dir():
         raise FileNotFoundError(f"no folder {data_dir}; --data-dir is the folder that holds train/, or train/ itself")
     folder = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
-    folder_here = folder.absolute()  # not resolved: a link's own neighbour is meant
+    folder_here = folder.absolute()  # not resolved: a link's own neighbor is meant
     beside = folder_here.with_name("val")
     train = list_images(folder)
     if folder_here.name.startswith("train") and beside.is_dir():
@@ -191,7 +191,7 @@ def _what_is_wrong(path):
     except MemoryError:
         raise
     except Exception as error:  # every decoder of PIL has its own
-        return reason(error, path)
+        return error_reason(error, path)
 
 
 def choose_files(listing, names_file, flag="--train-files", any_suffix=False):
@@ -250,20 +250,20 @@ def load_folder(data_dir, device, image_size=None, check=True, train_files=None,
         train_files: list of file names; see ``choose_files``. share: set aside for validation where there is no val/.
 
     Returns:
-        two ``ImageFiles``, and the indices of ``train_files`` in the first (None without them).
+        two ``ImageDataset``, and the indices of ``train_files`` in the first (None without them).
 
     Raises:
         FileNotFoundError, ValueError: no usable folder or list, or another one on another process.
     """
     train, val, line = image_folder(data_dir, share)
     chosen = None if train_files is None else choose_files(train, train_files)
-    say(line)
+    log(line)
     if check:
         train, chosen = _without_broken(train, chosen)
         val, _ = _without_broken(val)
-    same_everywhere(len(train.paths) + len(val.paths), "images", device)
-    side = side_for(image_size)
-    return *(ImageFiles(part.paths, part.labels, part.classes, side=side) for part in (train, val)), chosen
+    assert_equal_across_ranks(len(train.paths) + len(val.paths), "images", device)
+    side = decode_size(image_size)
+    return *(ImageDataset(part.paths, part.labels, part.classes, side=side) for part in (train, val)), chosen
 
 
 def _without_broken(listing, chosen=None):
@@ -274,5 +274,5 @@ def _without_broken(listing, chosen=None):
         return listing, chosen
     lines = [f"  {listing.paths[index]}: {what}" for index, what in list(broken.items())[:LISTED]]
     more = [f"  … and {len(broken) - LISTED} more"] if len(broken) > LISTED else []
-    say("\n".join([f"{len(broken)} of {len(listing.paths)} files are broken and left out:", *lines, *more]))
+    log("\n".join([f"{len(broken)} of {len(listing.paths)} files are broken and left out:", *lines, *more]))
     return listing.without(broken, chosen)

@@ -15,13 +15,13 @@ _TURNS = {
 
 
 class Crop(NamedTuple):
-    """What to cut from an image; ``vicreg.augmentations.presets.View`` has the same four, and serves as well.
+    """What to cut from an image; ``vicreg.augmentations.presets.Augmentation`` has the same four, and serves as well.
 
-    ``crop`` is "resized" (random share ``scale`` of the area, width / height within ``ratio``), "fixed" or "centre"
+    ``crop`` is "resized" (random share ``scale`` of the area, width / height within ``ratio``), "fixed" or "center"
     (a square, ``fraction`` of the short side; at random or in the middle).
     """
 
-    crop: str = "centre"
+    crop: str = "center"
     scale: tuple = (0.08, 1.0)
     ratio: tuple = (3 / 4, 4 / 3)
     fraction: float = 1.0
@@ -41,9 +41,9 @@ def draw_box(crop, height, width, random):
     """
     if crop.crop != "resized":
         h = w = max(1, round(crop.fraction * min(height, width)))
-        if crop.crop == "centre":
+        if crop.crop == "center":
             return _at((height - h) // 2, (width - w) // 2, h, w)
-    else:  # as torchvision's RandomResizedCrop: up to ten tries, else the largest centre crop of a permitted shape
+    else:  # as torchvision's RandomResizedCrop: up to ten tries, else the largest center crop of a permitted shape
         low, high = crop.ratio
         for _ in range(10):
             area = height * width * random.uniform(*crop.scale)
@@ -69,7 +69,7 @@ def open_image(path):
     return Image.open(path)
 
 
-def reason(error, path):
+def error_reason(error, path):
     """What a decoder complains of, without the path that some of them repeat."""
     words = str(error).replace(repr(str(path)), "").split()
     return " ".join(words) or type(error).__name__
@@ -78,7 +78,7 @@ def reason(error, path):
 def read_crops(path, crops, size):
     """Decode an image once and cut crops from it.
 
-    EXIF rotations are undone first. Greyscale, CMYK, palette and 16-bit images become 8-bit RGB; alpha is left behind.
+    EXIF rotations are undone first. Grayscale, CMYK, palette and 16-bit images become 8-bit RGB; alpha is left behind.
     A JPEG whose crops are all much larger than asked for is decoded at 1/2, 1/4 or 1/8 of its size.
 
     Args:

@@ -16,7 +16,7 @@ def digest(pixels):
     return hashlib.blake2b(pixels.data, digest_size=16, key=repr(pixels.shape).encode()).digest()
 
 
-def place_keys(table):
+def location_keys(table):
     """Where each row of a list was taken, so that two lists can be compared: numbers within one list would not do.
 
     Args:
@@ -31,7 +31,7 @@ def place_keys(table):
     return None
 
 
-def seen(train, val):
+def overlap_share(train, val):
     """Which of ``val`` are in ``train`` too: two sequences of hashable values -> bool array, as long as ``val``."""
     known = set(train)
     return np.fromiter((value in known for value in val), bool, len(val))
@@ -48,8 +48,8 @@ def overlap(train, val):
         dict of plain values: samples (of validation), places_seen and pixels_seen (shares of them whose place, and
         whose very pixels, are in training too; None for what is not known or too much to compare at once).
     """
-    keys = [place_keys(data.table) if hasattr(data, "table") else None for data in (train, val)]
-    places = None if None in keys else float(seen(*keys).mean())
+    keys = [location_keys(data.table) if hasattr(data, "table") else None for data in (train, val)]
+    places = None if None in keys else float(overlap_share(*keys).mean())
     return {"samples": len(val), "places_seen": places, "pixels_seen": _pixels_seen(train, val)}
 
 
@@ -75,10 +75,10 @@ def overlap_of_images(train, val):
     train, val = ([digest(image) for image in images] for images in (train, val))
     if not val:
         raise ValueError("no validation images to compare with the training images")
-    return {"samples": len(val), "places_seen": None, "pixels_seen": float(seen(train, val).mean())}
+    return {"samples": len(val), "places_seen": None, "pixels_seen": float(overlap_share(train, val).mean())}
 
 
-def describe(found):
+def format_overlap(found):
     """One line of what ``overlap`` found."""
     names = {"places_seen": "share their place with training", "pixels_seen": "equal a training sample"}
     known = [f"{found[key]:.1%} {what}" for key, what in names.items() if found[key] is not None]

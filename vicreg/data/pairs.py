@@ -3,16 +3,19 @@
 import numpy as np
 
 
-def add_arguments(group, positives="same", neighbours=False):
+def add_arguments(group, positives="same", neighbors=False):
     """Arguments of pairs, for a script whose data knows places and months.
 
     Args:
-        group: of an ArgumentParser. positives: the default. neighbours: images lie beside each other in a grid.
+        group: of an ArgumentParser. positives: the default. neighbors: images lie beside each other in a grid.
     """
     group.add_argument(
-        "--positives", choices=["same", "temporal", *(["neighbour"] if neighbours else [])], default=positives,
+        "--positives",
+        type=lambda text: text.replace("neighbour", "neighbor"),
+        choices=["same", "temporal", *(["neighbor"] if neighbors else [])],
+        default=positives,
         help="two views of one image, or of one place at two times"
-        + (", or of two patches side by side in one mosaic" if neighbours else ""),
+        + (", or of two patches side by side in one mosaic" if neighbors else ""),
     )  # fmt: skip
     group.add_argument(
         "--max-months-apart", type=int, metavar="N",
@@ -25,7 +28,7 @@ def month_number(year, month):
     return year * 12 + month - 1
 
 
-def pairs_for(positives, places, months=None, max_months_apart=None):
+def build_pairs(positives, places, months=None, max_months_apart=None):
     """What ``--positives`` and ``--max-months-apart`` ask for: ``TemporalPairs``, or None for "same".
 
     Raises:
@@ -98,7 +101,7 @@ def _windows(group, months, most):
     return order, np.searchsorted(time, time - radius, "left"), np.searchsorted(time, time + radius, "right")
 
 
-class NeighbourPairs:
+class SpatialNeighborPairs:
     """Which patches of a list lie beside each other, and a choice among them.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 
-def epoch_keys(count, seed, epoch):
+def epoch_order(count, seed, epoch):
     """Order of an epoch, and a random number for each of its places.
 
     Returns:
@@ -19,7 +19,7 @@ def epoch_keys(count, seed, epoch):
     return random.permutation(count), random.integers(0, 2**63 - 1, count)
 
 
-class CountedBatches(torch.utils.data.Sampler):
+class ResumableBatchSampler(torch.utils.data.Sampler):
     """Batch sampler over a whole run: yields one process's ``[(index, draw), …]`` for each step from ``start``.
 
     Steps are taken from an endless chain of epochs; what does not fill a whole batch at an epoch's end is dropped.
@@ -50,7 +50,7 @@ class CountedBatches(torch.utils.data.Sampler):
         for step in range(self.start, self.steps):
             epoch, place = divmod(step, self.steps_per_epoch)
             if epoch != current:
-                order, draws = epoch_keys(self.count, self.seed, epoch)
+                order, draws = epoch_order(self.count, self.seed, epoch)
                 current = epoch
             batch = slice(place * self.batch_size, (place + 1) * self.batch_size)
             yield list(zip(order[batch][self.mine].tolist(), draws[batch][self.mine].tolist(), strict=True))
@@ -83,7 +83,7 @@ def _end_workers(reference):
         iterator._shutdown_workers()
 
 
-def loader_for(dataset, batches, workers, device):
+def build_loader(dataset, batches, workers, device):
     """A DataLoader over a data set whose ``__getitems__(keys)`` returns joined tensors."""
     return _Loader(
         dataset,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from vicreg.data.pairs import NeighbourPairs, month_number, pairs_for
+from vicreg.data.pairs import SpatialNeighborPairs, build_pairs, month_number
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
 FIRST_VERSION_COLUMNS = ["image_id", "city", "state", "label"]  # "patch!mosaic", no header
@@ -166,7 +166,7 @@ class SN7Patches:
 
     Args:
         csv_path: ``train.csv``, ``val.csv`` or ``all.csv``; pixels come from ``patches.npy`` beside it.
-        positives: ``"same"``, ``"temporal"`` or ``"neighbour"`` (a patch beside it in the same mosaic).
+        positives: ``"same"``, ``"temporal"`` or ``"neighbor"`` (a patch beside it in the same mosaic).
         data_dir: the SN7 tree, for folders without a pack; default: the ``source`` in ``meta.json``.
         max_months_apart: of temporal pairs; None is any.
 
@@ -194,11 +194,11 @@ class SN7Patches:
         self.at_hand = self._store is not None
         self.places = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
         months = month_number(self.table.year, self.table.month).to_numpy()
-        if positives == "neighbour" and max_months_apart is None:
+        if positives == "neighbor" and max_months_apart is None:
             mosaics = self.table.groupby(["aoi", "year", "month"], sort=False).ngroup()
-            self._pairs = NeighbourPairs(mosaics, self.table.patch, self._grid)
+            self._pairs = SpatialNeighborPairs(mosaics, self.table.patch, self._grid)
         else:
-            self._pairs = pairs_for(positives, self.places, months, max_months_apart)
+            self._pairs = build_pairs(positives, self.places, months, max_months_apart)
 
     def _open_store(self, path):
         if not path.is_file() or (self._rows < 0).any():

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from vicreg.augmentations.presets import already_cut
+from vicreg.augmentations.presets import without_crop
 
 
 def check_fraction(fraction):
@@ -91,7 +91,7 @@ def check_percent(percent):
         raise ValueError(f"--train-percent {percent}: a whole number from 1 to 100 is needed")
 
 
-def hold_out(labels, places, share, seed):
+def held_out_subset(labels, places, share, seed):
     """Set aside whole places of every class, to choose a rate on; a class of one place keeps it.
 
     Args:
@@ -112,8 +112,8 @@ def hold_out(labels, places, share, seed):
     return np.sort(np.concatenate(chosen))
 
 
-class Labelled(torch.utils.data.Dataset):
-    """Some samples of a labelled data set, for ``CountedBatches``: ``[(place, draw), …]`` -> (images, labels).
+class LabeledSubset(torch.utils.data.Dataset):
+    """Some samples of a labeled data set, for ``CountedBatches``: ``[(place, draw), …]`` -> (images, labels).
 
     Args:
         dataset: has ``images(indices)`` and ``labels``; one of image files cuts the view's crop itself (``cut``).
@@ -126,7 +126,7 @@ class Labelled(torch.utils.data.Dataset):
     def __init__(self, dataset, indices, view, size):
         self.dataset, self.indices, self._size = dataset, indices, size
         self._crop = view if hasattr(dataset, "cut") else None
-        self.view = already_cut(view) if self._crop else view
+        self.view = without_crop(view) if self._crop else view
 
     def __len__(self):
         return len(self.indices)
@@ -140,7 +140,7 @@ class Labelled(torch.utils.data.Dataset):
         return images, self.dataset.labels[indices]
 
 
-class Cached(torch.utils.data.Dataset):
+class CachedFeatures(torch.utils.data.Dataset):
     """Features extracted once, several views of each sample; the sample's random number chooses the view."""
 
     def __init__(self, views, labels):

@@ -31,7 +31,7 @@ def add_arguments(parser):
     )  # fmt: skip
 
 
-def start(device="auto", local_rank=0, timeout_minutes=10.0, lost_after=40.0):
+def init(device="auto", local_rank=0, timeout_minutes=10.0, lost_after=40.0):
     """Join the process group that the launcher describes in the environment, if it describes one.
 
     Args:
@@ -82,14 +82,14 @@ def _choose_device(device, local_rank):
     return torch.device("cuda", local_rank)
 
 
-def stop():
+def destroy():
     """Leave the process group, once all processes have come as far."""
     heartbeat.leave()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def lost_contact(error):
+def is_collective_error(error):
     """What a failed collective says, in one line; None where an error is something else.
 
     Gloo raises plain RuntimeErrors ("[…/gloo/transport/tcp/pair.cc:534] Connection closed by peer …").
@@ -121,7 +121,7 @@ def all_reduce(tensor, op="sum"):
     return tensor
 
 
-def gather_rows(tensor):
+def all_gather_cat(tensor):
     """Join the rows of all processes, in rank order, without gradient.
 
     Args:
@@ -143,14 +143,14 @@ def gather_rows(tensor):
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def share_buffers(module):
-    """Give every process the first one's buffers: BatchNorm statistics that are not synchronised drift apart."""
+def broadcast_buffers(module):
+    """Give every process the first one's buffers: BatchNorm statistics that are not synchronized drift apart."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
-def same_everywhere(number, what, device):
+def assert_equal_across_ranks(number, what, device):
     """Make sure that all processes found as many of something.
 
     Args:

@@ -9,14 +9,14 @@ import torch
 from vicreg import distributed
 from vicreg.common import checkpoint_io
 from vicreg.common.checkpoint_io import MODEL_FILE, _check_sums, load, save
-from vicreg.common.cli import plain
-from vicreg.common.logger import say
+from vicreg.common.cli import to_serializable
+from vicreg.common.logger import log
 
 PREVIOUS_FILE = "model.previous.pth"  # the one before, should a power cut spoil the last one
 DIVERGED_FILE = "model.diverged.pth"  # the last one, where its weights gave a loss that is no number
 
 
-def put_aside(folder, step):
+def quarantine_checkpoint(folder, step):
     """Rename a run's last checkpoint if it is of this step, so that the one before counts. For the main process.
 
     The loss at a step is that of the weights which the checkpoint of this step holds.
@@ -76,8 +76,8 @@ def _choose(paths, map_location):
             if problem:
                 broken = paths[0].with_name(f"{paths[0].name}.broken")
                 os.replace(paths[0], broken)
-                say(f"note: {problem}; moved to {broken.name}")
-            say(f"note: going on from the checkpoint before, {path}")
+                log(f"note: {problem}; moved to {broken.name}")
+            log(f"note: going on from the checkpoint before, {path}")
         return number, state
     if problem:
         raise ValueError(f"{problem}; there is no other to go on from: move it away or choose another --exp-dir")
@@ -126,17 +126,17 @@ def check_same_run(earlier, now, exp_dir, weights=WEIGHTS, path=PATH, finished=F
                 "choose another --exp-dir or the same value"
             )
     for name in path:
-        if name in earlier and earlier[name] != plain(now).get(name):
+        if name in earlier and earlier[name] != to_serializable(now).get(name):
             flag = f"--{name.replace('_', '-')}"
             if finished and name not in LENGTH:
                 raise ValueError(
                     f"{exp_dir} holds a finished run with {flag} {earlier[name]}, not {now.get(name)}; choose another "
                     "--exp-dir or the same value"
                 )
-            say(f"note: {flag} was {earlier[name]} when this run began and is {now.get(name)} now")
+            log(f"note: {flag} was {earlier[name]} when this run began and is {now.get(name)} now")
 
 
-def read_earlier(args, device, kind="pretraining", mark="mlp", weights=WEIGHTS, path_names=PATH):
+def read_checkpoint(args, device, kind="pretraining", mark="mlp", weights=WEIGHTS, path_names=PATH):
     """The run that is to go on in ``args.exp_dir``: its checkpoint, with its ``batch_size``; empty for a new run.
 
     Args:
@@ -159,16 +159,21 @@ def read_earlier(args, device, kind="pretraining", mark="mlp", weights=WEIGHTS, 
 
 def save_state(args, model, optimizer, step, **more):
     """Write ``model.pth``: all that is needed to go on from a step, with ``more`` plain values."""
-    state = {"model": with_prefix(model), "optimizer": optimizer.state_dict(), "step": step, "args": plain(vars(args))}
+    state = {
+        "model": add_module_prefix(model),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "args": to_serializable(vars(args)),
+    }
     checkpoint_io.save({**state, **more}, args.exp_dir / checkpoint_io.MODEL_FILE, previous=PREVIOUS_FILE)
 
 
-def with_prefix(model):
+def add_module_prefix(model):
     """A model's state dict as a model that many processes train names it."""
     return {f"module.{key}": value for key, value in model.state_dict().items()}
 
 
-def without_prefix(state):
+def strip_module_prefix(state):
     """The same the other way round: names as the model itself has them."""
     return {key.removeprefix("module."): value for key, value in state.items()}
 
@@ -199,7 +204,7 @@ def check_samples(earlier, digest, exp_dir):
 
 def save_best(args, model, figures, **about):
     """Write ``best_model.pth``: weights, the figures that they reached, and what prediction needs."""
-    payload = {"model": with_prefix(model), "args": plain(vars(args)), "figures": figures, **about}
+    payload = {"model": add_module_prefix(model), "args": to_serializable(vars(args)), "figures": figures, **about}
     checkpoint_io.save(payload, args.exp_dir / BEST_FILE)
 
 
@@ -224,4 +229,4 @@ def load_task(path, task, device="cpu"):
         )
     if found.get("name") != task:
         raise ValueError(f"{path} is a checkpoint of {found.get('name')}, not of {task}")
-    return without_prefix(payload["model"]), {key: payload[key] for key in ("task", "backbone", "args")}
+    return strip_module_prefix(payload["model"]), {key: payload[key] for key in ("task", "backbone", "args")}

@@ -8,9 +8,9 @@ import torch
 
 from vicreg import distributed, memory
 from vicreg.augmentations import presets
-from vicreg.common.cli import check_positive, plain
+from vicreg.common.cli import check_positive, to_serializable
 from vicreg.common.files import write_json
-from vicreg.common.logger import say
+from vicreg.common.logger import log
 from vicreg.engine.optim import warmup_epochs
 from vicreg.losses.vicreg import loss_floor
 from vicreg.models.backbones import check_channels
@@ -38,7 +38,7 @@ def add_run_arguments(parser, settled):
     return run
 
 
-def settle_algorithms(deterministic):
+def set_deterministic(deterministic):
     """Choose GPU algorithms that give the same bits each time, if that is wanted; to be called before the first one.
 
     An operation that has none warns and goes on.
@@ -67,19 +67,19 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
     positive = ("batch_size", "epochs", "base_lr", "max_steps", "checkpoint_every", "image_size", "accumulate")
     check_positive(args, positive)
     processes = distributed.world_size()
-    share = share_of(args, processes, earlier_batch)
+    share = local_batch_size(args, processes, earlier_batch)
     if share < 2 * args.accumulate and args.accumulate > 1:
         raise ValueError(f"--accumulate {args.accumulate} cuts {share} samples a process too small; 2 each are needed")
     batch_size = share * processes
     per_epoch, steps = count_steps(len(dataset), batch_size, args.epochs, args.max_steps)
     if dataset.mean is None:
         raise ValueError("the data set names no channel mean and std (meta.json); write it with make_sn7_csv.py")
-    presets.regime(args.augment, args.augment_set)
+    presets.get_augmentation(args.augment, args.augment_set)
     check_channels(args.in_chans, dataset, "--in-chans")
     widths = parse_mlp(args.mlp)
     floor = loss_floor(batch_size, widths[-1], args.std_coeff, args.cov_coeff)
     on_gpu = device.type == "cuda"
-    bf16 = wants_bf16(args.precision, device)
+    bf16 = use_bf16(args.precision, device)
     size = args.image_size or max(1, round(dataset.patch_size * 7 / 8))
     numbers = {"batch_size": batch_size, "dim": widths[-1], "processes": processes, "bf16": bf16}
     numbers["pair"], numbers["weights"] = memory.bytes_of_one_pair(args.arch, args.in_chans, size, widths, bf16)
@@ -118,14 +118,14 @@ def count_steps(samples, batch_size, epochs, max_steps=None):
     return per_epoch, min(epochs * per_epoch, max_steps or epochs * per_epoch)
 
 
-def wants_bf16(precision, device):
+def use_bf16(precision, device):
     """Whether ``--precision`` means autocast to bfloat16 on this device; ``auto`` does not where it is emulated."""
     if precision != "auto" or device.type != "cuda":
         return precision == "bf16"
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _BF16_SINCE
 
 
-def share_of(args, processes, earlier_batch):
+def local_batch_size(args, processes, earlier_batch):
     """Samples of each process: of the batch asked for, or of the one that the run began with."""
     share = args.batch_size // processes
     if earlier_batch and share * processes != earlier_batch:
@@ -140,14 +140,14 @@ def share_of(args, processes, earlier_batch):
     return share
 
 
-def announce(args, plan, model, begin):
+def log_config(args, plan, model, begin):
     """Print the plan and keep it, with the arguments, in ``args.json``. For the main process."""
-    write_json(args.exp_dir / "args.json", {"args": plain(vars(args)), "plan": plan})
+    write_json(args.exp_dir / "args.json", {"args": to_serializable(vars(args)), "plan": plan})
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.expander)]
     precision = "bf16 autocast" if plan["bf16"] else "fp32"
     rounded = "" if plan["batch_size"] == args.batch_size else f" (of {args.batch_size} asked for)"
     micro = f" in {plan['accumulate']} micro-batches" if plan["accumulate"] > 1 else ""
-    say(
+    log(
         f"{plan['source']} -> {args.exp_dir}\n"
         f"  data    {plan['samples']} samples, views {args.augment} {plan['image_size']} px\n"
         f"  model   {args.arch} {millions[0]:.1f} M parameters, expander {args.mlp} {millions[1]:.1f} M\n"
@@ -158,15 +158,15 @@ def announce(args, plan, model, begin):
         f"  memory  about {plan['memory'] / 1e9:.1f} GB a process, {plan['memory_free'] / 1e9:.1f} GB free\n"
         f"  floor   no loss below {plan['loss_floor']:.2f} with this batch and expander"
     )
-    say_progress(begin, plan["steps"])
+    log_progress(begin, plan["steps"])
 
 
-def say_progress(begin, steps):
+def log_progress(begin, steps):
     """Say where a run goes on, unless it begins."""
     if begin >= steps:
-        say(f"  done    {begin} of {steps} steps; nothing left to do")
+        log(f"  done    {begin} of {steps} steps; nothing left to do")
     elif begin:
-        say(f"  resume  from step {begin}")
+        log(f"  resume  from step {begin}")
 
 
 def get_parser(description, augment="vicreg"):
@@ -184,7 +184,7 @@ def get_parser(description, augment="vicreg"):
     loss.add_argument("--std-coeff", type=float, default=25.0, help="weight of the variance term")
     loss.add_argument("--cov-coeff", type=float, default=1.0, help="weight of the covariance term")
     data = parser.add_argument_group("views")
-    data.add_argument("--augment", default=augment, choices=list(presets.REGIMES), help="augmentation regime")
+    data.add_argument("--augment", default=augment, choices=list(presets.PRESETS), help="augmentation regime")
     data.add_argument(
         "--augment-set", nargs="+", default=[], metavar="NUMBER=VALUE",
         help="change numbers of the regime: scale=0.3,1 for both views, 2.blur_p=0 for the second",
@@ -192,7 +192,7 @@ def get_parser(description, augment="vicreg"):
     data.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
     data.add_argument("--workers", type=int, default=2, help="loading processes for each training process")
     data.add_argument("--store", choices=["disk", "device"], default="disk", help="device: all patches in its memory")
-    optim = parser.add_argument_group("optimisation")
+    optim = parser.add_argument_group("optimization")
     optim.add_argument("--epochs", type=int, default=100, help="passes over the data")
     optim.add_argument("--batch-size", type=int, default=256, help="samples of all processes together")
     optim.add_argument(

@@ -1,6 +1,6 @@
 """What downstream training scripts share: arguments, a run's folder, its loop, and checkpoints that prediction reads.
 
-A task brings its data, its model and three functions (a batch's loss, a judgement, the rate); the rest is here, once.
+A task brings its data, its model and three functions (a batch's loss, a evaluation, the rate); the rest is here, once.
 """
 
 import sys
@@ -9,14 +9,14 @@ import time
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations.batch import count_randomness
-from vicreg.common.cli import check_positive, plain
+from vicreg.augmentations.batch import seed_step
+from vicreg.common.cli import check_positive, to_serializable
 from vicreg.common.files import write_json
-from vicreg.common.logger import RunLog, claim, say
-from vicreg.engine.checkpoint import read_earlier, save_best, save_state
-from vicreg.engine.config import add_run_arguments, count_steps, say_progress, settle_algorithms, wants_bf16
-from vicreg.engine.run import Watch, heed_note, leave_note
-from vicreg.models.backbones import UNTRAINABLE, create_backbone, load_backbone
+from vicreg.common.logger import MetricLogger, lock_run_dir, log
+from vicreg.engine.checkpoint import read_checkpoint, save_best, save_state
+from vicreg.engine.config import add_run_arguments, count_steps, log_progress, set_deterministic, use_bf16
+from vicreg.engine.run import PreemptionGuard, clear_preempted_marker, write_preempted_marker
+from vicreg.models.backbones import PARAMETER_FREE, create_backbone, load_backbone
 
 WEIGHTS = ("pretrained", "arch")  # what a folder's run cannot change; tasks add theirs
 PATH = ("batch_size", "epochs", "max_steps", "lr", "wd", "grad_clip", "seed", "precision")  # what only bends its path
@@ -42,7 +42,7 @@ def add_arguments(parser, epochs, batch_size, lr, wd=1e-4, grad_clip=0.0, pretra
     )  # fmt: skip
     backbone.add_argument("--arch", help="backbone by timm name, where the file does not name it: resnet18, resnet50")
     parser.set_defaults(in_chans=3)
-    optim = parser.add_argument_group("optimisation")
+    optim = parser.add_argument_group("optimization")
     optim.add_argument("--epochs", type=int, default=epochs, help="passes over the training samples")
     optim.add_argument("--batch-size", type=int, default=batch_size, help="samples of a step")
     optim.add_argument("--lr", type=float, default=lr, help="highest learning rate")
@@ -67,24 +67,24 @@ def open_run(args, task, weights=WEIGHTS, path_names=PATH):
     check_positive(args, ("epochs", "batch_size", "lr", "max_steps", "checkpoint_every"))
     if args.wd < 0 or args.grad_clip < 0 or args.workers < 0:
         raise ValueError("--wd, --grad-clip and --workers must be 0 or more")
-    settle_algorithms(args.deterministic)
-    device = distributed.start(args.device)
+    set_deterministic(args.deterministic)
+    device = distributed.init(args.device)
     if distributed.world_size() > 1:
         raise ValueError(f"{task} is trained by one process; start it without torchrun, or with --nproc-per-node 1")
-    lock = claim(args.exp_dir)
-    heed_note(args.exp_dir)
-    earlier = read_earlier(args, device, task, "pretrained", weights, path_names)
+    lock = lock_run_dir(args.exp_dir)
+    clear_preempted_marker(args.exp_dir)
+    earlier = read_checkpoint(args, device, task, "pretrained", weights, path_names)
     if earlier and earlier.get("task", {}).get("name") != task:
         raise ValueError(f"{args.exp_dir} holds a run of another task; choose another --exp-dir")
     return device, lock, earlier
 
 
-def backbone_for(args, earlier):
+def build_backbone(args, earlier):
     """The backbone to begin with, or one of the earlier run's shape: its weights come with the checkpoint.
 
     Returns:
         (backbone, about): a dict of ``arch, in_chans, mean, std, source`` for checkpoints; mean and std are None where
-        the weights want no particular normalisation.
+        the weights want no particular normalization.
 
     Raises:
         FileNotFoundError, ValueError: as ``vicreg.models.backbones.load_backbone``.
@@ -92,10 +92,10 @@ def backbone_for(args, earlier):
     if earlier:
         about = earlier["backbone"]
         return create_backbone(about["arch"], about["in_chans"]), about
-    if args.pretrained in UNTRAINABLE:
+    if args.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {args.pretrained} has no weights; a file, 'random' or 'imagenet' is needed")
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
-    say(info["report"])
+    log(info["report"])
     return backbone, {key: info[key] for key in ("arch", "in_chans", "mean", "std", "source")}
 
 
@@ -112,20 +112,20 @@ def plan_steps(args, samples, device, task):
     per_epoch, steps = count_steps(samples, args.batch_size, args.epochs, args.max_steps)
     plan = {"task": task, "samples": samples, "batch_size": args.batch_size, "share": args.batch_size}
     plan["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    plan |= {"steps_per_epoch": per_epoch, "steps": steps, "bf16": wants_bf16(args.precision, device)}
+    plan |= {"steps_per_epoch": per_epoch, "steps": steps, "bf16": use_bf16(args.precision, device)}
     plan["checkpoint_every"] = args.checkpoint_every or per_epoch
-    write_json(args.exp_dir / "args.json", {"args": plain(vars(args)), "plan": plan})
+    write_json(args.exp_dir / "args.json", {"args": to_serializable(vars(args)), "plan": plan})
     return plan
 
 
-def announce_steps(plan, exp_dir, begin):
+def log_steps(plan, exp_dir, begin):
     """Say how long a run is, and where it goes on."""
-    say(
+    log(
         f"{plan['task']} -> {exp_dir}\n"
         f"  batch   {plan['batch_size']}, {plan['device']}, {'bf16 autocast' if plan['bf16'] else 'fp32'}\n"
         f"  steps   {plan['steps']} ({plan['steps_per_epoch']} an epoch, {plan['samples']} samples)"
     )
-    say_progress(begin, plan["steps"])
+    log_progress(begin, plan["steps"])
 
 
 def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, about, earlier):
@@ -136,12 +136,12 @@ def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, a
 
     Args:
         args: with those of ``add_arguments``. plan: of ``plan_steps``.
-        model, optimizer: of ``vicreg.engine.run.place``.
+        model, optimizer: of ``vicreg.engine.run.to_device``.
         loader: iterable of batches. rate_at: function (step) -> learning rate, for all groups (times their ``scale``).
         loss_of: function (batch, step) -> (loss, dict of scalar tensors to log); called within autocast.
         judge: function () -> dict of plain figures, scalars are logged; called after each epoch and at the end.
         figure: which of them says what is best, more is better.
-        about: dict of plain values that go into each checkpoint: ``backbone`` (see ``backbone_for``) and ``task``
+        about: dict of plain values that go into each checkpoint: ``backbone`` (see ``build_backbone``) and ``task``
             (``name`` and all that prediction needs).
         earlier: of ``open_run``.
 
@@ -153,21 +153,24 @@ def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, a
     """
     device = next(model.parameters()).device
     begin, last, best = (earlier.get(key) for key in ("step", "last", "best"))
-    watch, log = Watch(device, "--lr", args.exp_dir), RunLog(args.exp_dir, begin or 0, plan["steps"])
+    watch, metric_logger = (
+        PreemptionGuard(device, "--lr", args.exp_dir),
+        MetricLogger(args.exp_dir, begin or 0, plan["steps"]),
+    )
     batches = iter(loader)
     model.train()
     for step in range(begin or 0, plan["steps"]):
         if interrupted := watch.check():  # what the step before showed
             save_state(args, model, optimizer, step, steps=plan["steps"], last=last, best=best, **about)
-            say(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-            sys.exit(leave_note(args.exp_dir, interrupted, step))
+            log(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
+            sys.exit(write_preempted_marker(args.exp_dir, interrupted, step))
         tick = time.perf_counter()
         batch = next(batches)
         waited, rate = time.perf_counter() - tick, rate_at(step)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         optimizer.zero_grad()
-        count_randomness(args.seed, step)
+        seed_step(args.seed, step)
         with torch.autocast(device.type, torch.bfloat16, enabled=plan["bf16"]):
             loss, seen = loss_of(batch, step)
         loss.backward()
@@ -178,9 +181,9 @@ def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, a
 
         done, epoch = step + 1, step // plan["steps_per_epoch"]
         ends = done % plan["steps_per_epoch"] == 0 or done == plan["steps"]
-        log.add({"loss": loss, **seen}, waited)
-        if ends or log.seconds >= args.log_freq_time:
-            line = {"epoch": epoch, "step": done, "lr": rate, **log.averages(plan["batch_size"], "images")}
+        metric_logger.add({"loss": loss, **seen}, waited)
+        if ends or metric_logger.seconds >= args.log_freq_time:
+            line = {"epoch": epoch, "step": done, "lr": rate, **metric_logger.averages(plan["batch_size"], "images")}
             if ends:
                 watch.check()  # a network that is no number has nothing to be judged
                 last = {"epoch": epoch, "step": done, **judge()}
@@ -189,11 +192,11 @@ def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, a
                 if best is None or last[figure] > best[figure]:
                     best = last
                     save_best(args, model, best, **about)
-            log.write(line)
-            log.restart_clock()
+            metric_logger.write(line)
+            metric_logger.restart_clock()
         if done == plan["steps"] or done % plan["checkpoint_every"] == 0:
             watch.check()  # never keep weights of a loss that is not finite
             save_state(args, model, optimizer, done, steps=plan["steps"], last=last, best=best, **about)
     watch.close()
-    log.close()
+    metric_logger.close()
     return last, best

@@ -1,6 +1,6 @@
 """One training step's gradient, in one pass or micro-batch by micro-batch: the same gradient, in less memory.
 
-VICReg's statistics are over the whole batch, so summing the losses of micro-batches would optimise something else.
+VICReg's statistics are over the whole batch, so summing the losses of micro-batches would optimize something else.
 Gradient caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup") is exact:
 embed all micro-batches without a graph, take the loss's gradient with respect to the joined embeddings, then embed
 each micro-batch again and send its rows of that gradient through the network.

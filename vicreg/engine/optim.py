@@ -51,7 +51,7 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_add_(params, buffers, alpha=-lr)
 
 
-def optimizer_for(name, model, weight_decay, momentum=0.9):
+def build_optimizer(name, model, weight_decay, momentum=0.9):
     """LARS as in the paper, AdamW, or SGD with a momentum; none decays vectors (biases, norms)."""
     if name == "lars":
         return LARS(model.parameters(), weight_decay=weight_decay)
@@ -67,7 +67,7 @@ def warmup_epochs(epochs):
     return min(10.0, epochs / 10)
 
 
-def learning_rate(step, total_steps, warmup_steps, peak, final_ratio=0.001):
+def cosine_lr(step, total_steps, warmup_steps, peak, final_ratio=0.001):
     """Rate at a step, counted from 0.
 
     Rises linearly from 0 to ``peak`` over ``warmup_steps``, then follows a half cosine down to
@@ -83,7 +83,7 @@ def learning_rate(step, total_steps, warmup_steps, peak, final_ratio=0.001):
     return peak * (cosine + final_ratio * (1 - cosine))
 
 
-def one_cycle(step, total_steps, peak, rise=0.3, start_ratio=1 / 25, final_ratio=4e-6):
+def one_cycle_lr(step, total_steps, peak, rise=0.3, start_ratio=1 / 25, final_ratio=4e-6):
     """Rate at a step of one cycle (Smith & Topin 2018): half a cosine up, half a cosine down; torch's OneCycleLR.
 
     Args:

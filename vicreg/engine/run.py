@@ -12,13 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import distributed
 from vicreg.common import checkpoint_io
-from vicreg.common.logger import claim, say
+from vicreg.common.logger import lock_run_dir, log
 from vicreg.distributed.process_group import all_reduce, is_main
 from vicreg.engine import checkpoint
-from vicreg.engine.checkpoint import save_state, without_prefix
-from vicreg.engine.config import settle_algorithms
-from vicreg.engine.optim import optimizer_for
-from vicreg.models.backbones import create_backbone, initialise
+from vicreg.engine.checkpoint import save_state, strip_module_prefix
+from vicreg.engine.config import set_deterministic
+from vicreg.engine.optim import build_optimizer
+from vicreg.models.backbones import create_backbone, init_backbone
 from vicreg.models.vicreg import VICReg, parse_mlp
 
 TODAYS = ("weight_decay", "momentum")  # what a run that goes on takes from its arguments, as it does the rate
@@ -30,10 +30,10 @@ def open_run(args):
     Returns:
         torch.device of this process, and the lock, to be closed at the end; None but on the main process.
     """
-    settle_algorithms(args.deterministic)
-    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
-    lock = claim(args.exp_dir) if distributed.is_main() else None
-    heed_note(args.exp_dir)
+    set_deterministic(args.deterministic)
+    device = distributed.init(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    lock = lock_run_dir(args.exp_dir) if distributed.is_main() else None
+    clear_preempted_marker(args.exp_dir)
     return device, lock
 
 
@@ -41,17 +41,17 @@ def build(args, plan, device, earlier):
     """Model and optimizer, fresh or as the run's checkpoint has them, and the step to begin with."""
     torch.manual_seed(args.seed)
     model = VICReg(create_backbone(args.arch, args.in_chans), parse_mlp(args.mlp))
-    return settle(model, args, device, earlier, lambda placed: optimizer_for(args.optimizer, placed, args.wd))
+    return restore(model, args, device, earlier, lambda placed: build_optimizer(args.optimizer, placed, args.wd))
 
 
-def settle(model, args, device, earlier, make_optimizer):
+def restore(model, args, device, earlier, make_optimizer):
     """Give a new model (with a ``backbone``) its first or its earlier weights and its place; see ``build``."""
     if args.init_from and not earlier:
-        say(initialise(model.backbone, args.init_from, args.arch, args.in_chans))
-    return place(model, device, earlier, make_optimizer, args.compile)
+        log(init_backbone(model.backbone, args.init_from, args.arch, args.in_chans))
+    return to_device(model, device, earlier, make_optimizer, args.compile)
 
 
-def place(model, device, earlier, make_optimizer, compiled=False):
+def to_device(model, device, earlier, make_optimizer, compiled=False):
     """Bring a model to its device, with the earlier run's weights and optimizer if there was one; see ``build``."""
     model = model.to(device, memory_format=torch.channels_last)  # faster for convolutions, on CPUs too
     if device.type == "cuda":
@@ -63,7 +63,7 @@ def place(model, device, earlier, make_optimizer, compiled=False):
     optimizer = make_optimizer(model)
     if not earlier:
         return model, optimizer, 0
-    model.load_state_dict(without_prefix(earlier["model"]))
+    model.load_state_dict(strip_module_prefix(earlier["model"]))
     today = [{name: group[name] for name in TODAYS if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(earlier["optimizer"])
     for group, numbers in zip(optimizer.param_groups, today, strict=True):
@@ -71,7 +71,7 @@ def place(model, device, earlier, make_optimizer, compiled=False):
     return model, optimizer, earlier["step"]
 
 
-class _Asked(torch.nn.Module):
+class _DDPBucketWarmup(torch.nn.Module):
     """A network that answers a call without input with a sum over its parameters, whose gradient is 0."""
 
     def __init__(self, network):
@@ -84,7 +84,7 @@ class _Asked(torch.nn.Module):
         return 0.0 * sum(p.sum() for p in self.network.parameters() if p.requires_grad)
 
 
-def spread(model, device):
+def wrap_ddp(model, device):
     """The model as all processes train it together: gradients are averaged over them.
 
     After its first backward pass DistributedDataParallel sorts the gradients into buckets anew, and from three
@@ -94,14 +94,14 @@ def spread(model, device):
     if distributed.world_size() == 1:
         return model
     on_gpu = {"device_ids": [device]} if device.type == "cuda" else {}
-    parallel = DistributedDataParallel(_Asked(model), gradient_as_bucket_view=True, **on_gpu)
+    parallel = DistributedDataParallel(_DDPBucketWarmup(model), gradient_as_bucket_view=True, **on_gpu)
     parallel().backward()
     for parameter in model.parameters():
         parameter.grad = None
     return parallel
 
 
-def save(args, plan, model, optimizer, dataset, step, **more):
+def save_checkpoint(args, plan, model, optimizer, dataset, step, **more):
     """Write the checkpoint (with ``more`` plain values), and the backbone file when the run is done."""
     if not distributed.is_main():
         return
@@ -116,7 +116,7 @@ def save(args, plan, model, optimizer, dataset, step, **more):
 NOTE_FILE = "interrupted"  # in a run's folder, while a run that a signal ended waits to be started again
 
 
-class Watch:
+class PreemptionGuard:
     """Looks at each step's loss and at SIGTERM / SIGUSR1, and makes all processes see the same at the same step.
 
     What a step shows is read before the next one begins, from a copy made alongside the backward pass, so that
@@ -162,7 +162,7 @@ class Watch:
         loss, number = values.tolist()
         if not math.isfinite(loss):
             if self._folder is not None and is_main():
-                checkpoint.put_aside(self._folder, step)
+                checkpoint.quarantine_checkpoint(self._folder, step)
             raise FloatingPointError(
                 f"the loss is {loss} at step {step}; the last good checkpoint is kept. A lower {self._rate_flag} or a "
                 "longer warm-up (more --epochs) helps most"
@@ -175,7 +175,7 @@ class Watch:
             signal.signal(number, handler)
 
 
-def leave_note(folder, number, step):
+def write_preempted_marker(folder, number, step):
     """Note in a run's folder that a signal ended it, for scripts that cannot see exit codes; then say the exit code.
 
     torchrun ends with 1 whatever its processes end with, so a job script asks for this file.
@@ -191,7 +191,7 @@ def leave_note(folder, number, step):
     return 128 + number
 
 
-def heed_note(folder):
+def clear_preempted_marker(folder):
     """Remove the note when a run goes on; but end again where only torchrun wants to go on.
 
     ``torchrun --max-restarts`` takes a run that a signal ended for one that failed, and starts it again at once.

@@ -8,15 +8,15 @@ import torch
 
 from vicreg.common import files, plots
 from vicreg.common.files import write_json
-from vicreg.common.logger import say
-from vicreg.data.leakage import describe, overlap
-from vicreg.data.subsets import HELD_OUT, hold_out, stratified_subset
+from vicreg.common.logger import log
+from vicreg.data.leakage import format_overlap, overlap
+from vicreg.data.subsets import HELD_OUT, held_out_subset, stratified_subset
 from vicreg.distributed.process_group import world_size
 from vicreg.eval import clustering, knn, lr_sweep, metrics
 from vicreg.eval import tables as result_tables
 from vicreg.eval.feature_cache import dataset_digest
 
-QUERIES, NEAREST = 8, 5  # of the picture of neighbours
+QUERIES, NEAREST = 8, 5  # of the picture of neighbors
 
 
 def compare(exp_dir, backbones, protocols, cache, settings, args=None):
@@ -41,13 +41,13 @@ def compare(exp_dir, backbones, protocols, cache, settings, args=None):
     digests = _Once(dataset_digest)
     for number, protocol in enumerate(protocols, 1):
         if protocol:
-            say(f"protocol {number}: {protocol.line}")
+            log(f"protocol {number}: {protocol.line}")
     first = protocols[0]
     shared = overlap(first.train.dataset, first.test.dataset)
-    say(describe(shared))
+    log(format_overlap(shared))
     for source in backbones:
         started = time.perf_counter()
-        say(f"{source.name} ({source.pretrained})")
+        log(f"{source.name} ({source.pretrained})")
         own = folder / source.name
         own.mkdir(parents=True, exist_ok=True)
         result = {"pretrained": source.pretrained, "arch": source.arch or source.pretrained, "source": source.name}
@@ -78,7 +78,7 @@ def _features(protocol, cache, source, digests):
 def _judge(protocol, train, test, settings, linear):
     """All figures of one protocol, with intervals; the linear head and the geometry where asked for."""
     seed = settings["seed"]
-    found, right = of_neighbours(protocol, train, test, settings["knn"])
+    found, right = of_neighbors(protocol, train, test, settings["knn"])
     parts = [of_clusters(protocol, test, seed)]
     if linear:
         rates = {key: settings[key] for key in ("rates", "epochs", "batch_size")}
@@ -88,7 +88,7 @@ def _judge(protocol, train, test, settings, linear):
             parts.append(of_few_labels(protocol, train, test, **few, **rates, seed=seed))
         parts.append((of_geometry(protocol, train, test, seed), {}))
         if parts[-1][0]["alignment"] is None:
-            say("  alignment left out: the set knows no two images of one place")
+            log("  alignment left out: the set knows no two images of one place")
     for more, also_right in parts:
         found, right = {**found, **more}, {**right, **also_right}
     found |= {"train_samples": len(train), "val_samples": len(test), "classes": len(protocol.classes)}
@@ -96,19 +96,19 @@ def _judge(protocol, train, test, settings, linear):
 
 
 def _draw(folder, suffix, name, protocol, train, test, settings):
-    """Write the map of the judged samples and the nearest neighbours of some of them."""
+    """Write the map of the judged samples and the nearest neighbors of some of them."""
     test_part, random = protocol.test, np.random.default_rng([settings["seed"], 7])
     some = np.sort(random.permutation(len(test))[: settings["map_samples"]])
     if len(some) > 2:
         title = f"{name}: t-SNE of {len(some)} of {len(test)} judged samples"
         chosen = test[torch.from_numpy(some)].cpu().numpy()
-        plots.save_map(folder / f"tsne{suffix}.png", chosen, test_part.labels[some], protocol.classes, title)
+        plots.save_embedding_map(folder / f"tsne{suffix}.png", chosen, test_part.labels[some], protocol.classes, title)
     queries = np.sort(random.permutation(len(test))[:QUERIES])
-    cosines, nearest = knn.nearest(train, test[torch.from_numpy(queries)], NEAREST)
+    cosines, nearest = knn.nearest_neighbors(train, test[torch.from_numpy(queries)], NEAREST)
     nearest, labels = nearest.cpu().numpy(), protocol.train.labels
     fetched = protocol.train.dataset.images(protocol.train.indices[nearest.ravel()].tolist())
-    plots.save_neighbours(
-        folder / f"neighbours{suffix}.png",
+    plots.save_neighbors(
+        folder / f"neighbors{suffix}.png",
         test_part.dataset.images(test_part.indices[queries].tolist()),
         [protocol.classes[label] for label in test_part.labels[queries]],
         fetched.view(*nearest.shape, *fetched.shape[1:]),
@@ -127,11 +127,11 @@ def _write_tables(folder, results):
     pages = []
     for title, table in tables.items():
         of = next(iter(table.values()))["intervals_of"]
-        say(f"\n{title} (in brackets: {of})\n{result_tables.as_text(table)}")
+        log(f"\n{title} (in brackets: {of})\n{result_tables.as_text(table)}")
         pages.append(f"## {title}\n\n{result_tables.as_markdown(table)}\n\nIn brackets: {of}.\n")
     files.write_text(folder / "table.md", "\n".join(pages))
     write_json(folder / "table.json", [{"name": name, **result} for name, result in results.items()])
-    say(f"\n{folder / 'table.md'}")
+    log(f"\n{folder / 'table.md'}")
 
 
 class _Once:
@@ -150,22 +150,22 @@ _MOST_NUMBERS = 2**26  # of a table of cosines at a time
 _MOST_SAMPLES = 20_000  # for the uniformity, which looks at all pairs
 
 
-def of_neighbours(protocol, train, test, neighbours):
+def of_neighbors(protocol, train, test, neighbors):
     """Weighted kNN: top-1 and top-5 of every k, and which samples were right.
 
     Args:
-        protocol: ``protocols.Protocol``. train, test: features of its parts, (n, F) and (m, F). neighbours: list of k.
+        protocol: ``protocols.Protocol``. train, test: features of its parts, (n, F) and (m, F). neighbors: list of k.
 
     Returns:
         dict of figures such as ``knn20_top1``, dict of bool arrays (m,) of the same names.
     """
     chunk = max(1, min(1024, _MOST_NUMBERS // len(train)))
-    cosine, found = knn.nearest(train, test, max(neighbours), chunk)
+    cosine, found = knn.nearest_neighbors(train, test, max(neighbors), chunk)
     labels = torch.from_numpy(protocol.train.labels).to(train.device)[found]
     truth = torch.from_numpy(protocol.test.labels).to(train.device)
     figures, right = {}, {}
-    for k in neighbours:
-        ranked = knn.vote(cosine[:, :k], labels[:, :k], len(protocol.classes))
+    for k in neighbors:
+        ranked = knn.weighted_vote(cosine[:, :k], labels[:, :k], len(protocol.classes))
         _count(f"knn{k}_", ranked, truth, figures, right)
     return figures, right
 
@@ -178,8 +178,8 @@ def of_clusters(protocol, test, seed=0):
     """
     labels = protocol.test.labels
     clusters = clustering.kmeans(test.cpu().numpy(), len(np.unique(labels)), seed)
-    right = clustering.match(clusters, labels) == labels
-    agreed = {f"kmeans_{name}": value for name, value in clustering.agreement(clusters, labels).items()}
+    right = clustering.match_clusters(clusters, labels) == labels
+    agreed = {f"kmeans_{name}": value for name, value in clustering.clustering_metrics(clusters, labels).items()}
     return {"kmeans_accuracy": float(right.mean()), **agreed}, {"kmeans_accuracy": right}
 
 
@@ -227,12 +227,12 @@ def _linear_heads(protocol, train, test, indices, rates, epochs, batch_size, see
     """What ``of_linear_heads`` returns, learnt from some of the training samples."""
     labels = torch.from_numpy(protocol.train.labels).to(train.device)
     truth = torch.from_numpy(protocol.test.labels).to(train.device)
-    aside = indices[hold_out(protocol.train.labels[indices], protocol.train.places[indices], HELD_OUT, seed)]
+    aside = indices[held_out_subset(protocol.train.labels[indices], protocol.train.places[indices], HELD_OUT, seed)]
     if not len(aside):
         raise ValueError("the head's rate is chosen on held-out places, and no class has two in the training list")
     fit = torch.from_numpy(np.setdiff1d(indices, aside)).to(train.device)
     aside = torch.from_numpy(aside).to(train.device)
-    heads = lr_sweep.sweep(train[fit], labels[fit], len(protocol.classes), rates, epochs, batch_size, seed=seed)
+    heads = lr_sweep.lr_sweep(train[fit], labels[fit], len(protocol.classes), rates, epochs, batch_size, seed=seed)
     chosen_on = [metrics.accuracy(r, labels[aside], (1,))["top1"] for r in lr_sweep.rank_classes(*heads, train[aside])]
     judged = lr_sweep.rank_classes(*heads, test)
     reached = [metrics.accuracy(ranked, truth, (1,))["top1"] for ranked in judged]
@@ -269,7 +269,7 @@ def with_intervals(protocol, figures, right, resamples=metrics.RESAMPLES, seed=0
         the figures, ``intervals`` (name -> [lower, upper]) and ``intervals_of``: what was resampled, in words.
     """
     groups = protocol.test.groups
-    ends = metrics.bootstrap(np.stack(list(right.values()), 1), groups, resamples, seed)
+    ends = metrics.bootstrap_ci(np.stack(list(right.values()), 1), groups, resamples, seed)
     what = f"{len(protocol.test.labels)} samples, one by one (the set knows no places)"
     if groups is not None:
         what = f"{len(np.unique(groups))} whole places, since samples of one place are near duplicates"

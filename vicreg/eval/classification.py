@@ -7,13 +7,15 @@ from vicreg import distributed
 from vicreg.eval import features, metrics
 
 
-def judged(logits, labels, classes):
-    """Figures of logits or probabilities: those of ``figures``, and precision, recall, F1 and support of each class."""
+def per_class_metrics(logits, labels, classes):
+    """Figures of logits or probabilities: those of ``classification_metrics``, and precision, recall, F1 and support
+    of each class.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
     columns = precision_recall_fscore_support(labels, ranked[:, 0], labels=range(len(classes)), zero_division=0.0)
-    found = figures(ranked, labels, classes)
+    found = classification_metrics(ranked, labels, classes)
     found["per_class"] = {
         name: {"precision": round(p, 6), "recall": round(r, 6), "f1": round(f, 6), "support": int(n)}
         for name, p, r, f, n in zip(classes, *(column.tolist() for column in columns), strict=True)
@@ -34,24 +36,24 @@ def per_class_table(per_class):
 
 
 @torch.no_grad()
-def judge(model, dataset, look):
-    """Judge a classifier on the centre crop of every sample; the processes share the work.
+def evaluate_classifier(model, dataset, look):
+    """Judge a classifier on the center crop of every sample; the processes share the work.
 
     Args:
         model: ``vicreg.models.heads.Classifier`` with one head. dataset: with ``images``, ``labels``, ``classes``.
         look: dict of ``size, mean, std, device``.
 
     Returns:
-        dict of ``figures``.
+        dict of ``classification_metrics``.
     """
-    distributed.share_buffers(model.backbone)
-    found = features.extract(model.backbone, dataset, **look)
+    distributed.broadcast_buffers(model.backbone)
+    found = features.extract_features(model.backbone, dataset, **look)
     logits = torch.cat([model.heads(part)[:, 0] for part in found.split(4096)])
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
-    return figures(ranked, dataset.labels.cpu(), dataset.classes)
+    return classification_metrics(ranked, dataset.labels.cpu(), dataset.classes)
 
 
-def figures(ranked, labels, classes):
+def classification_metrics(ranked, labels, classes):
     """Figures of a ranking.
 
     Args:

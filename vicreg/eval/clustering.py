@@ -31,7 +31,7 @@ def kmeans(features, k, seed=0):
     return model.fit_predict(points)
 
 
-def match(clusters, labels):
+def match_clusters(clusters, labels):
     """Name each cluster after one class, no class twice, so that most samples come out right (Hungarian method).
 
     Args:
@@ -52,11 +52,11 @@ def match(clusters, labels):
     return named[cluster]
 
 
-def agreement(clusters, labels):
+def clustering_metrics(clusters, labels):
     """How clusters and classes agree, whatever the clusters are called.
 
     Returns:
-        dict of floats ``nmi`` (normalised mutual information, arithmetic mean) and ``ari`` (adjusted Rand index).
+        dict of floats ``nmi`` (normalized mutual information, arithmetic mean) and ``ari`` (adjusted Rand index).
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 

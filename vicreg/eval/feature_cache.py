@@ -11,15 +11,15 @@ import torch
 
 from vicreg.common import checkpoint_io, files
 from vicreg.common.files import write_json
-from vicreg.common.logger import say
+from vicreg.common.logger import log
 from vicreg.eval import features
-from vicreg.models.backbones import BASELINES, UNTRAINABLE, arch_of, check_channels, load_backbone
+from vicreg.models.backbones import BASELINES, PARAMETER_FREE, arch_of, check_channels, load_backbone
 
 DTYPES = ("float32", "float16")
 _USUAL = {Path(name).stem for name in (checkpoint_io.MODEL_FILE, checkpoint_io.BACKBONE_FILE)}  # their folder says more
 
 
-class Source(NamedTuple):
+class BackboneSpec(NamedTuple):
     """A backbone to look at: its name in tables, what ``load_backbone`` takes, and a digest of both."""
 
     name: str
@@ -28,7 +28,7 @@ class Source(NamedTuple):
     digest: str
 
 
-def sources(pretrained, arch=None, in_chans=3, seed=0):
+def resolve_backbones(pretrained, arch=None, in_chans=3, seed=0):
     """Make sure of several checkpoints and baselines before work begins.
 
     Args:
@@ -36,7 +36,7 @@ def sources(pretrained, arch=None, in_chans=3, seed=0):
             ``imagenet``; those take the first file's where it is None. in_chans, seed: of the baselines.
 
     Returns:
-        list of ``Source``. Files are told apart by the sha256 of their bytes, baselines by name, arch and seed.
+        list of ``BackboneSpec``. Files are told apart by the sha256 of their bytes, baselines by name, arch and seed.
 
     Raises:
         FileNotFoundError, ValueError: a file that is none, twice the same, an architecture that nothing names.
@@ -48,11 +48,11 @@ def sources(pretrained, arch=None, in_chans=3, seed=0):
     usual = arch or next(filter(None, named.values()), None)
     found = []
     for name, short in zip(pretrained, _short_names(pretrained), strict=True):
-        own = named.get(name, None if name in UNTRAINABLE else usual)
-        if own is None and name not in UNTRAINABLE:
+        own = named.get(name, None if name in PARAMETER_FREE else usual)
+        if own is None and name not in PARAMETER_FREE:
             raise ValueError(f"nothing names the architecture of {name}; say it with --arch, such as --arch resnet18")
         text = f"{name} {own} {in_chans} {seed}" if name in BASELINES else f"{_file_digest(name)} {own}"
-        found.append(Source(short, name, own, hashlib.sha256(text.encode()).hexdigest()))
+        found.append(BackboneSpec(short, name, own, hashlib.sha256(text.encode()).hexdigest()))
     return found
 
 
@@ -81,7 +81,7 @@ def _chunked(file):  # Python 3.10
 
 
 def dataset_digest(dataset, batch_size=1024):
-    """sha256 of a data set's labels, places, normalisation and pixels; of image files the names, sizes and dates."""
+    """sha256 of a data set's labels, places, normalization and pixels; of image files the names, sizes and dates."""
     digest = hashlib.sha256(json.dumps([len(dataset), list(dataset.mean), list(dataset.std)]).encode())
     for numbers in (dataset.labels, dataset.places):
         digest.update(np.ascontiguousarray(np.asarray(numbers, np.int64)).tobytes())
@@ -133,22 +133,24 @@ class FeatureCache:
             facts |= {"data_digest": data_digest, "image_size": self.size, "dtype": self.dtype, "shape": found.shape}
             write_json(path.with_suffix(".json"), facts)
             _write(path, found)
-            say(f"  {found.shape[0]} x {found.shape[1]} features extracted and kept as {self.dtype}: {path}")
+            log(f"  {found.shape[0]} x {found.shape[1]} features extracted and kept as {self.dtype}: {path}")
         else:
-            say(f"  {found.shape[0]} x {found.shape[1]} features of an earlier start: {path}")
+            log(f"  {found.shape[0]} x {found.shape[1]} features of an earlier start: {path}")
         return torch.from_numpy(found).to(self.device).float()
 
     def _extract(self, source, dataset):
         if self._backbone[0] != source.digest:
             backbone, info = load_backbone(source.pretrained, source.arch, self.in_chans, self.seed)
             check_channels(info["in_chans"], dataset, source.name)
-            say(f"  {info['report']}")
+            log(f"  {info['report']}")
             # convolutions on a CPU and bf16 ones on a GPU are faster with the channels innermost
             backbone = backbone.to(self.device, memory_format=torch.channels_last)
             self._backbone = (source.digest, (backbone, info))
         backbone, info = self._backbone[1]
         mean, std = info["mean"] or dataset.mean, info["std"] or dataset.std
-        return features.extract(backbone, dataset, self.size, mean, std, self.device, batch_size=self.batch_size)
+        return features.extract_features(
+            backbone, dataset, self.size, mean, std, self.device, batch_size=self.batch_size
+        )
 
 
 def _read(path, rows, dtype):
@@ -158,7 +160,7 @@ def _read(path, rows, dtype):
     try:
         found = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        say(f"  {path} cannot be read ({error}); extracting again")
+        log(f"  {path} cannot be read ({error}); extracting again")
         return None
     return found if found.ndim == 2 and len(found) == rows and found.dtype == dtype else None
 
@@ -172,4 +174,4 @@ def _write(path, array):
             file.flush()
             os.fsync(file.fileno())
 
-    files.replace(path, save)
+    files.atomic_write(path, save)

@@ -3,20 +3,20 @@
 import torch
 from tqdm import tqdm
 
-from vicreg.augmentations.batch import apply, draw, normalise
-from vicreg.augmentations.presets import PLAIN, already_cut
-from vicreg.distributed.process_group import gather_rows, is_main, rank, world_size
+from vicreg.augmentations.batch import apply, normalize, sample_params
+from vicreg.augmentations.presets import PLAIN, without_crop
+from vicreg.distributed.process_group import all_gather_cat, is_main, rank, world_size
 
 
 @torch.no_grad()
-def extract(backbone, dataset, size, mean, std, device, indices=None, batch_size=256, view=PLAIN, random=None):
-    """Features of a labelled data set; the processes share the work.
+def extract_features(backbone, dataset, size, mean, std, device, indices=None, batch_size=256, view=PLAIN, random=None):
+    """Features of a labeled data set; the processes share the work.
 
     Args:
         backbone: module (n, C, size, size) -> (n, F); in eval mode while this runs.
         dataset: has ``images(list of indices)`` -> uint8 (n, C, H, W).
         size, mean, std: of the network's input, pixels and per channel. indices: which samples, default all.
-        view: how they are looked at; the plain view is the centre crop of 7/8 of the side. random: generator of a
+        view: how they are looked at; the plain view is the center crop of 7/8 of the side. random: generator of a
             view that is drawn.
 
     Returns:
@@ -32,13 +32,13 @@ def extract(backbone, dataset, size, mean, std, device, indices=None, batch_size
     bar = tqdm(range(0, len(mine), batch_size), "features", leave=False, disable=None if is_main() else True)
     for start in bar:  # shown on a terminal only
         part, left = mine[start : start + batch_size], view
-        if view.crop != "centre" and hasattr(dataset, "cut"):  # image files: from the whole image
+        if view.crop != "center" and hasattr(dataset, "cut"):  # image files: from the whole image
             seeds = torch.randint(2**63 - 1, (len(part),), generator=random)
-            images, left = dataset.cut(part, seeds.tolist(), view, size), already_cut(view)
+            images, left = dataset.cut(part, seeds.tolist(), view, size), without_crop(view)
         else:
             images = dataset.images(part)
         images = images.to(device)
-        numbers = draw(left, len(images), *images.shape[-2:], random)
-        parts.append(backbone(normalise(apply(images, numbers, size, left.blur_kernel), mean, std)).float())
+        numbers = sample_params(left, len(images), *images.shape[-2:], random)
+        parts.append(backbone(normalize(apply(images, numbers, size, left.blur_kernel), mean, std)).float())
     backbone.train(was_training)
-    return gather_rows(torch.cat(parts))
+    return all_gather_cat(torch.cat(parts))

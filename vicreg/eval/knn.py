@@ -4,20 +4,20 @@ import torch
 
 
 def knn_predict(train, train_labels, queries, classes, k=20, temperature=0.07, chunk=1024):
-    """Weighted nearest neighbours on the cosine (Wu et al. 2018, section 3.4): votes weigh exp(cosine / T).
+    """Weighted nearest neighbors on the cosine (Wu et al. 2018, section 3.4): votes weigh exp(cosine / T).
 
     Args:
         train: (n, F) features. train_labels: (n,). queries: (m, F). classes: how many there are.
-        k: neighbours; fewer where there are fewer training samples. chunk: queries at a time.
+        k: neighbors; fewer where there are fewer training samples. chunk: queries at a time.
 
     Returns:
         int64 (m, classes): classes of each query, the likeliest first.
     """
-    cosine, found = nearest(train, queries, k, chunk)
-    return vote(cosine, train_labels[found], classes, temperature)
+    cosine, found = nearest_neighbors(train, queries, k, chunk)
+    return weighted_vote(cosine, train_labels[found], classes, temperature)
 
 
-def nearest(train, queries, k, chunk=1024):
+def nearest_neighbors(train, queries, k, chunk=1024):
     """The k features nearest to each query, on the cosine.
 
     Args:
@@ -32,8 +32,8 @@ def nearest(train, queries, k, chunk=1024):
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
 
 
-def vote(cosine, labels, classes, temperature=0.07):
-    """Rank classes by neighbours' votes of weight exp(cosine / T): cosines and labels (m, k) -> (m, classes)."""
+def weighted_vote(cosine, labels, classes, temperature=0.07):
+    """Rank classes by neighbors' votes of weight exp(cosine / T): cosines and labels (m, k) -> (m, classes)."""
     votes = torch.zeros(len(cosine), classes, device=cosine.device)
     votes.scatter_add_(1, labels, torch.exp((cosine - 1) / temperature))
     return votes.argsort(dim=1, descending=True, stable=True)

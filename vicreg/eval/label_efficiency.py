@@ -10,14 +10,14 @@ import torch
 from vicreg import distributed
 from vicreg.augmentations import batch, presets
 from vicreg.common.files import write_json
-from vicreg.common.logger import say
-from vicreg.data.subsets import HELD_OUT, Cached, check_percent, hold_out, stratified_subset
+from vicreg.common.logger import log
+from vicreg.data.subsets import HELD_OUT, CachedFeatures, check_percent, held_out_subset, stratified_subset
 from vicreg.eval import features
 
 _SPREAD = ("top1", "top5", "best_top1")
 
 
-class Run(NamedTuple):
+class LabelFractionRun(NamedTuple):
     """One evaluation: the samples to train on, those held out to choose the rate, and where results go."""
 
     percent: int
@@ -31,11 +31,12 @@ def plan_runs(args, train, chosen, protocol):
     """All evaluations that ``--train-percent`` and ``--seeds`` ask for.
 
     Args:
-        args: of ``probe.get_parser``. train: labelled data set. chosen: indices that take the place of a percentage, or
+        args: of ``probe.get_parser``. train: labeled data set. chosen: indices that take the place of a percentage, or
             None. protocol: ``freeze`` or ``finetune``, begins the folders' names.
 
     Returns:
-        list of ``Run``, in ``<exp-dir>/<protocol>_<percent>/``, and ``seed_<n>/`` in it where there are several seeds.
+        list of ``LabelFractionRun``, in ``<exp-dir>/<protocol>_<percent>/``, and ``seed_<n>/`` in it where there are
+        several seeds.
 
     Raises:
         ValueError: no such share, twice the same, or nothing to hold out.
@@ -54,7 +55,7 @@ def plan_runs(args, train, chosen, protocol):
             folder = args.exp_dir / f"{protocol}_{percent}"
             folder = folder / f"seed_{seed}" if args.seeds > 1 else folder
             own = chosen if chosen is not None else stratified_subset(train.labels, percent / 100, seed)
-            runs.append(Run(percent, seed, *_hold_out(own, train, len(args.lr_head), seed), folder))
+            runs.append(LabelFractionRun(percent, seed, *_hold_out(own, train, len(args.lr_head), seed), folder))
     return runs
 
 
@@ -63,7 +64,7 @@ def _hold_out(chosen, train, rates, seed):
     if rates == 1:
         return chosen, np.empty(0, np.int64)
     places = getattr(train, "places", np.arange(len(train)))
-    held_out = chosen[hold_out(train.labels[chosen], places[chosen], HELD_OUT, seed)]
+    held_out = chosen[held_out_subset(train.labels[chosen], places[chosen], HELD_OUT, seed)]
     if not len(held_out):
         raise ValueError("several --lr-head need samples to choose on, and no class has two places; name one rate")
     return np.setdiff1d(chosen, held_out), held_out
@@ -73,20 +74,23 @@ class FrozenFeatures:
     """Features of a frozen backbone, each sample seen once for all runs.
 
     Args:
-        backbone: on its device. train, val: data sets. look: size, mean, std and device. runs: list of ``Run``.
+        backbone: on its device. train, val: data sets. look: size, mean, std and device.
+        runs: list of ``LabelFractionRun``.
         views: of each training sample: the plain one and views - 1 random resized crops. seed: of those.
-        neighbours: True where the training samples' plain view is needed without views as well.
+        neighbors: True where the training samples' plain view is needed without views as well.
     """
 
-    def __init__(self, backbone, train, val, look, runs, views, seed, neighbours):
+    def __init__(self, backbone, train, val, look, runs, views, seed, neighbors):
         self._fit = _union(run.fit for run in runs)
-        self._plain = _union([*([self._fit] if views or neighbours else []), *(run.held_out for run in runs)])
+        self._plain = _union([*([self._fit] if views or neighbors else []), *(run.held_out for run in runs)])
         self._labels, self._device = train.labels, look["device"]
-        self._val = features.extract(backbone, val, **look), val.labels.to(self._device)
-        self._found = features.extract(backbone, train, **look, indices=self._plain) if len(self._plain) else None
+        self._val = features.extract_features(backbone, val, **look), val.labels.to(self._device)
+        self._found = (
+            features.extract_features(backbone, train, **look, indices=self._plain) if len(self._plain) else None
+        )
         self._more = [
-            features.extract(backbone, train, **look, indices=self._fit, view=presets.PROBE_VIEW,
-                             random=batch.counted_generator(seed, number)).cpu()
+            features.extract_features(backbone, train, **look, indices=self._fit, view=presets.PROBE_VIEW,
+                             random=batch.step_generator(seed, number)).cpu()
             for number in range(1, views)
         ]  # fmt: skip
 
@@ -102,7 +106,7 @@ class FrozenFeatures:
     def views(self, run):
         """Data set of all views of a run's training samples."""
         places = np.searchsorted(self._fit, run.fit)
-        return Cached(torch.stack([self.plain(run.fit)[0].cpu(), *(view[places] for view in self._more)]),
+        return CachedFeatures(torch.stack([self.plain(run.fit)[0].cpu(), *(view[places] for view in self._more)]),
                       self._labels[run.fit])  # fmt: skip
 
 
@@ -110,11 +114,12 @@ def _union(indices):
     return np.unique(np.concatenate([*indices, np.empty(0, np.int64)])).astype(np.int64)
 
 
-def summarise(runs, results, exp_dir, protocol):
+def summarize(runs, results, exp_dir, protocol):
     """Mean and spread over the seeds of each share: a table, and ``result.json`` beside the seeds' folders.
 
     Args:
-        runs: list of ``Run``. results: what each of them found. exp_dir: of the evaluation. protocol: see plan_runs.
+        runs: list of ``LabelFractionRun``. results: what each of them found. exp_dir: of the evaluation.
+        protocol: see plan_runs.
 
     Returns:
         list of dicts, one a share: means under the usual names, ``<name>_std`` (over seeds, with n - 1; None for one
@@ -132,10 +137,10 @@ def summarise(runs, results, exp_dir, protocol):
         for name in ("rates", "best_epoch", "lr_head", "best_top5", "seconds"):  # of one seed only
             row.pop(name, None)
         rows.append(row)
-    say("\nlabels   samples   top-1            top-5            (mean and standard deviation over seeds)")
+    log("\nlabels   samples   top-1            top-5            (mean and standard deviation over seeds)")
     for row in rows:
         cells = [_mean_and_spread(row[name], row[f"{name}_std"]) for name in ("top1", "top5")]
-        say(f"{row['train_percent']:4d} %  {row['train_samples']:8d}   {cells[0]:15s}  {cells[1]:15s}  {row['seeds']}")
+        log(f"{row['train_percent']:4d} %  {row['train_samples']:8d}   {cells[0]:15s}  {cells[1]:15s}  {row['seeds']}")
     if distributed.is_main():
         for row in rows:
             if row["seeds"] > 1:

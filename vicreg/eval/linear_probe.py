@@ -11,16 +11,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import distributed
 from vicreg.augmentations import batch, presets
-from vicreg.common.cli import plain
+from vicreg.common.cli import to_serializable
 from vicreg.common.files import write_json
-from vicreg.common.logger import RunLog, say
-from vicreg.data.leakage import describe, overlap
-from vicreg.data.sampler import CountedBatches, loader_for
-from vicreg.data.subsets import Labelled
+from vicreg.common.logger import MetricLogger, log
+from vicreg.data.leakage import format_overlap, overlap
+from vicreg.data.sampler import ResumableBatchSampler, build_loader
+from vicreg.data.subsets import LabeledSubset
 from vicreg.eval import features, knn, metrics
-from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarise
-from vicreg.models.backbones import UNTRAINABLE, check_channels, load_backbone
-from vicreg.models.heads import Classifier, Heads
+from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarize
+from vicreg.models.backbones import PARAMETER_FREE, check_channels, load_backbone
+from vicreg.models.heads import Classifier, LinearHeads
 
 
 def get_parser(description):
@@ -48,7 +48,7 @@ def get_parser(description):
         "--views", type=int, default=0,
         help="frozen only: 0 augments anew every epoch; K extracts K views of each sample once, the first one plain",
     )  # fmt: skip
-    optim = parser.add_argument_group("optimisation")
+    optim = parser.add_argument_group("optimization")
     optim.add_argument("--weights", choices=["freeze", "frozen", "finetune"], default="freeze", help="what is trained")
     optim.add_argument("--epochs", type=int, default=100, help="passes over the training samples")
     optim.add_argument("--batch-size", type=int, default=256, help="samples of all processes together")
@@ -58,7 +58,7 @@ def get_parser(description):
     )  # fmt: skip
     optim.add_argument("--lr-backbone", type=float, default=0.0, help="rate of the backbone, finetuning only")
     optim.add_argument("--weight-decay", type=float, default=1e-6, help="weight decay")
-    optim.add_argument("--knn", type=int, nargs="*", default=[20], help="neighbours of the kNN figures, frozen only")
+    optim.add_argument("--knn", type=int, nargs="*", default=[20], help="neighbors of the kNN figures, frozen only")
     distributed.add_arguments(parser)
     return parser
 
@@ -67,7 +67,7 @@ def probe(args, train, val, chosen=None):
     """Train and judge a classifier on a backbone.
 
     The reference protocol: heads drawn from N(0, 0.01) with zero bias, SGD with momentum 0.9, a cosine over the epochs,
-    training on random resized crops and flips, judging on the plain centre crop; a frozen backbone stays in eval mode.
+    training on random resized crops and flips, judging on the plain center crop; a frozen backbone stays in eval mode.
 
     Args:
         args: of ``get_parser``. train, val: data sets with ``images(indices)``, ``labels``, ``classes``, ``mean``,
@@ -76,22 +76,22 @@ def probe(args, train, val, chosen=None):
     Returns:
         dict, also written to ``<exp-dir>/<freeze|finetune>_<percent>/result.json``: ``top1`` and ``top5`` after the
         last epoch, the best ones, kNN, what was evaluated, and ``overlap``: what the two data sets share. Of several
-        shares or seeds a list of dicts with means and spreads, see ``label_efficiency.summarise``.
+        shares or seeds a list of dicts with means and spreads, see ``label_efficiency.summarize``.
 
     Raises:
         ValueError, FileNotFoundError: arguments or files that do not fit.
     """
     started, protocol = time.perf_counter(), "finetune" if args.weights == "finetune" else "freeze"
     _check(args, protocol == "freeze")
-    device = distributed.start(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    device = distributed.init(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
     check_channels(info["in_chans"], train, f"--pretrained {args.pretrained}")
-    say(info["report"])
+    log(info["report"])
     size = args.image_size or max(1, round(train.patch_size * 7 / 8))
     look = {"size": size, "mean": info["mean"] or train.mean, "std": info["std"] or train.std, "device": device}
     runs = plan_runs(args, train, chosen, protocol)
     shared, backbone = overlap(train, val), backbone.to(device)
-    say(f"{len(val)} validation samples, {len(train.classes)} classes, {size} px\n{describe(shared)}")
+    log(f"{len(val)} validation samples, {len(train.classes)} classes, {size} px\n{format_overlap(shared)}")
     about = {"pretrained": str(args.pretrained), "arch": info["arch"], "source": info["source"]}
     about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared, "image_size": size}
     known, results = None, []
@@ -100,20 +100,20 @@ def probe(args, train, val, chosen=None):
     for run in runs:
         share = f"{run.percent} %" if chosen is None else "a list"
         aside = f"{len(run.held_out)} held out to choose the rate"
-        say(f"{len(run.fit)} training samples ({share}, seed {run.seed}), {aside}")
+        log(f"{len(run.fit)} training samples ({share}, seed {run.seed}), {aside}")
         found = _evaluate(args, run, backbone, known, train, val, look, quiet=len(runs) > 1)
         found |= {**about, "protocol": f"{protocol}_{run.percent}", "train_samples": len(run.fit), "seed": run.seed}
         found["seconds"] = round(time.perf_counter() - started, 1)
         if distributed.is_main():
-            write_json(run.folder / "result.json", {**found, "args": plain(vars(args))})
-        say(
+            write_json(run.folder / "result.json", {**found, "args": to_serializable(vars(args))})
+        log(
             f"top-1 {found['top1']:.4f}  top-5 {found['top5']:.4f}  (best {found['best_top1']:.4f} in epoch "
             f"{found['best_epoch']}), head rate {found['lr_head']:g}; {run.folder / 'result.json'}"
         )
         results.append(found)
         started = time.perf_counter()
-    result = results[0] if len(runs) == 1 else summarise(runs, results, args.exp_dir, protocol)
-    distributed.stop()
+    result = results[0] if len(runs) == 1 else summarize(runs, results, args.exp_dir, protocol)
+    distributed.destroy()
     return result
 
 
@@ -123,12 +123,12 @@ def _evaluate(args, run, backbone, known, train, val, look, quiet):
     if distributed.is_main():
         run.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.seed)
-    heads = Heads(len(args.lr_head), backbone.num_features, len(train.classes)).to(device)
+    heads = LinearHeads(len(args.lr_head), backbone.num_features, len(train.classes)).to(device)
     model = Classifier(backbone if known else copy.deepcopy(backbone), heads, frozen=bool(known))
-    source, neighbours = Labelled(train, run.fit, presets.PROBE_VIEW, look["size"]), {}
+    source, neighbors = LabeledSubset(train, run.fit, presets.PROBE_VIEW, look["size"]), {}
     if known:
         if args.knn:
-            neighbours = _knn(args.knn, *known.plain(run.fit), *known.judged(run)[0], len(train.classes))
+            neighbors = _knn(args.knn, *known.plain(run.fit), *known.judged(run)[0], len(train.classes))
         if args.views:
             model, source = heads, known.views(run)
 
@@ -136,11 +136,11 @@ def _evaluate(args, run, backbone, known, train, val, look, quiet):
         """Top-1 and top-5 of every head on the validation samples, and on those held out."""
         if known:
             return [_accuracies(heads, found, labels) for found, labels in known.judged(run)]
-        distributed.share_buffers(model.backbone)
-        found = features.extract(model.backbone, val, **look)
+        distributed.broadcast_buffers(model.backbone)
+        found = features.extract_features(model.backbone, val, **look)
         return [_accuracies(heads, found, val.labels.to(device))]
 
-    return {**_train(args, run, model, heads, source, look, scores, quiet), **neighbours}
+    return {**_train(args, run, model, heads, source, look, scores, quiet), **neighbors}
 
 
 def _check(args, frozen):
@@ -148,16 +148,16 @@ def _check(args, frozen):
         raise ValueError("--epochs and --batch-size must be positive, --views 0 or more")
     if not frozen and (len(args.lr_head) > 1 or args.views):
         raise ValueError("--weights finetune takes one --lr-head and no --views: the features change as it goes")
-    if not frozen and args.pretrained in UNTRAINABLE:
+    if not frozen and args.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {args.pretrained} has no weights to finetune; use --weights freeze")
 
 
-def _knn(neighbours, train, train_labels, val, val_labels, classes):
+def _knn(neighbors, train, train_labels, val, val_labels, classes):
     found = {}
-    for k in neighbours:
+    for k in neighbors:
         scores = metrics.accuracy(knn.knn_predict(train, train_labels, val, classes, k), val_labels)
         found |= {f"knn{k}_{name}": round(value, 4) for name, value in scores.items()}
-        say(f"kNN-{k}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
+        log(f"kNN-{k}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
     return found
 
 
@@ -184,9 +184,9 @@ def _train(args, run, model, heads, source, look, scores, quiet):
     if distributed.world_size() > 1:
         parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     share = (distributed.rank(), distributed.world_size())
-    batches = CountedBatches(len(source), batch_size, run.seed, args.epochs * per_epoch, 0, *share)
-    loader = iter(loader_for(source, batches, 0 if model is heads else args.workers, device))
-    log, best, done = RunLog(run.folder, total_steps=len(batches)), None, 0
+    batches = ResumableBatchSampler(len(source), batch_size, run.seed, args.epochs * per_epoch, 0, *share)
+    loader = iter(build_loader(source, batches, 0 if model is heads else args.workers, device))
+    metric_logger, best, done = MetricLogger(run.folder, total_steps=len(batches)), None, 0
     for epoch in range(args.epochs):
         model.train()
         for step in range(done, done + per_epoch):
@@ -201,26 +201,26 @@ def _train(args, run, model, heads, source, look, scores, quiet):
             optimizer.zero_grad()
             (loss * logits.shape[1]).backward()  # each head has its own loss; their mean is only shown
             optimizer.step()
-            log.add({"loss": loss}, waited)
+            metric_logger.add({"loss": loss}, waited)
         done += per_epoch
         rates = schedule.get_last_lr()
         schedule.step()
         found = scores()
         head = max(range(len(args.lr_head)), key=lambda n: found[-1][n]["top1"])  # on held-out samples where there are
-        line = {"epoch": epoch, "step": done, "lr": rates[head], **log.averages(batch_size), **found[0][head]}
+        line = {"epoch": epoch, "step": done, "lr": rates[head], **metric_logger.averages(batch_size), **found[0][head]}
         # epochs on cached features pass too fast to read all of them
         shown = epoch == args.epochs - 1 or epoch % max(1, args.epochs // 10) == 0
-        log.write(line, show=not quiet and (model is not heads or shown))
-        log.restart_clock()
+        metric_logger.write(line, show=not quiet and (model is not heads or shown))
+        metric_logger.restart_clock()
         if best is None or found[0][head]["top1"] > best["best_top1"]:
             best = {"best_top1": found[0][head]["top1"], "best_top5": found[0][head]["top5"], "best_epoch": epoch}
-    log.close()
+    metric_logger.close()
     every = {f"{rate:g}": scored for rate, scored in zip(args.lr_head, found[0], strict=True)}
     return {**found[0][head], **best, "lr_head": args.lr_head[head], "rates": every}
 
 
 def _training_view(images, view, seed, step, look):
     """Random resized crops (where they are not yet cut) and flips of one batch, counted from (seed, step, rank)."""
-    random = batch.counted_generator(seed, step, distributed.rank())
-    numbers = batch.draw(view, len(images), *images.shape[-2:], random)
-    return batch.normalise(batch.apply(images, numbers, look["size"]), look["mean"], look["std"])
+    random = batch.step_generator(seed, step, distributed.rank())
+    numbers = batch.sample_params(view, len(images), *images.shape[-2:], random)
+    return batch.normalize(batch.apply(images, numbers, look["size"]), look["mean"], look["std"])

@@ -9,7 +9,9 @@ RATES = tuple(float(f"{10 ** (n / 2 - 3):.3g}") for n in range(13))  # 0.001 to 
 
 
 @torch.no_grad()
-def sweep(features, labels, classes, rates=RATES, epochs=50, batch_size=256, weight_decay=1e-6, momentum=0.9, seed=0):
+def lr_sweep(
+    features, labels, classes, rates=RATES, epochs=50, batch_size=256, weight_decay=1e-6, momentum=0.9, seed=0
+):
     """Train one linear classifier for each rate: the same beginning, the same batches, one matrix product for all.
 
     The reference protocol: weights from N(0, 0.01), zero bias, SGD with momentum, a cosine over the epochs. The loss of
@@ -58,7 +60,7 @@ def rank_classes(weight, bias, features, most=5, chunk=4096):
     return torch.cat(found).transpose(0, 1)
 
 
-def best_place(scores):
+def select_lr(scores):
     """Place of the best score; of several that are equally good the middle one, since few samples often tie.
 
     The first would be the smallest rate, whose head has hardly left its random beginning.

@@ -23,7 +23,7 @@ def accuracy(ranked, labels, top=(1, 5)):
 
 @torch.no_grad()
 def effective_rank(features, most=2048):
-    """RankMe (Garrido et al. 2023, equation 1): exp of the entropy of the normalised singular values.
+    """RankMe (Garrido et al. 2023, equation 1): exp of the entropy of the normalized singular values.
 
     Args:
         features: (n, F); at most ``most`` rows are used. 1 is a collapse, min(n, F) the most there can be; nan where
@@ -45,7 +45,7 @@ ADVICE = (
 )
 
 
-def find_collapse(embedding_std, effective_rank, samples, features):
+def check_collapse(embedding_std, effective_rank, samples, features):
     """Say what has collapsed.
 
     Args:
@@ -110,7 +110,7 @@ RESAMPLES, LEVEL = 1000, 0.95
 _MOST_NUMBERS = 2**24  # of a table of counts at a time
 
 
-def bootstrap(values, groups=None, resamples=RESAMPLES, seed=0, level=LEVEL):
+def bootstrap_ci(values, groups=None, resamples=RESAMPLES, seed=0, level=LEVEL):
     """Percentile intervals of means over samples (Efron 1979), by drawing samples or whole groups with replacement.
 
     Samples of one place in several months are near duplicates: drawn one by one they look like more evidence than they

@@ -9,7 +9,7 @@ from vicreg.data.sn7 import SN7Patches
 SPLITS = ("patches", "mosaics")
 
 
-class Part(NamedTuple):
+class EvalSubset(NamedTuple):
     """Some samples of a data set: their indices (n,), labels (n,) and places (n,)."""
 
     dataset: object
@@ -23,21 +23,21 @@ class Part(NamedTuple):
         return self.places if len(np.unique(self.places)) < len(self.places) else None
 
 
-class Protocol(NamedTuple):
+class EvalSplit(NamedTuple):
     """A training part, a part to judge on, the names of the classes, and a line that says what this is."""
 
-    train: Part
-    test: Part
+    train: EvalSubset
+    test: EvalSubset
     classes: list
     line: str
 
 
-def whole(dataset):
+def full_subset(dataset):
     """All samples of a data set."""
-    return Part(dataset, np.arange(len(dataset)), dataset.labels.numpy(), np.array(dataset.places))
+    return EvalSubset(dataset, np.arange(len(dataset)), dataset.labels.numpy(), np.array(dataset.places))
 
 
-def training_and_validation(train, val):
+def train_val_split(train, val):
     """Protocol 1: learn from the training list, judge on the validation list.
 
     Args:
@@ -49,11 +49,12 @@ def training_and_validation(train, val):
     if list(train.classes) != list(val.classes):
         raise ValueError(f"the lists do not have the same classes: {len(train.classes)} and {len(val.classes)}")
     line = f"{len(train)} training and {len(val)} validation samples, {len(train.classes)} classes"
-    return Protocol(whole(train), whole(val), list(train.classes), line)
+    return EvalSplit(full_subset(train), full_subset(val), list(train.classes), line)
 
 
-def second(csv_dir=None, seen=None, unseen=None, split="patches", seed=0, data_dir=None):
-    """Protocol 2 from what was named: a folder (``areas``), two lists (``seen_and_unseen``), or None for neither.
+def retrieval_split(csv_dir=None, seen=None, unseen=None, split="patches", seed=0, data_dir=None):
+    """Protocol 2 from what was named: a folder (``aoi_retrieval_split``), two lists (``seen_unseen_split``), or None
+    for neither.
 
     Raises:
         ValueError: half of it, or both; see also the two functions.
@@ -61,11 +62,11 @@ def second(csv_dir=None, seen=None, unseen=None, split="patches", seed=0, data_d
     if (seen is None) != (unseen is None) or (csv_dir and seen):
         raise ValueError("protocol 2 takes --seen and --unseen together, or --test-csv, not both")
     if csv_dir:
-        return areas(csv_dir, split, seed, data_dir)
-    return seen_and_unseen(seen, unseen, data_dir) if seen else None
+        return aoi_retrieval_split(csv_dir, split, seed, data_dir)
+    return seen_unseen_split(seen, unseen, data_dir) if seen else None
 
 
-def areas(csv_dir, split="patches", seed=0, data_dir=None):
+def aoi_retrieval_split(csv_dir, split="patches", seed=0, data_dir=None):
     """Protocol 2: the AOIs of a prepared folder as classes, half of each to learn from and half to judge on.
 
     Args:
@@ -88,7 +89,7 @@ def areas(csv_dir, split="patches", seed=0, data_dir=None):
     return _of_areas(dataset, np.flatnonzero(seen), dataset, np.flatnonzero(~seen))
 
 
-def seen_and_unseen(seen_csv, unseen_csv, data_dir=None):
+def seen_unseen_split(seen_csv, unseen_csv, data_dir=None):
     """Protocol 2 from two patch lists, of today's format or the first version's; the labels in them do not count.
 
     Args:
@@ -114,11 +115,11 @@ def _of_areas(seen, seen_indices, unseen, unseen_indices):
         table = dataset.table.iloc[indices]
         labels = table.aoi.map(number).to_numpy(np.int64, copy=True)
         # the same number for the same place in both lists
-        parts.append(Part(dataset, indices, labels, labels * 10_000 + table.patch.to_numpy(np.int64)))
+        parts.append(EvalSubset(dataset, indices, labels, labels * 10_000 + table.patch.to_numpy(np.int64)))
     train, test = parts
     shared = np.isin(test.places, train.places).mean()
     line = (
         f"{len(train.labels)} seen and {len(test.labels)} unseen patches of {len(classes)} AOIs, each a class; "
         f"{shared:.0%} of the unseen ones are of places in the seen list"
     )
-    return Protocol(train, test, classes, line)
+    return EvalSplit(train, test, classes, line)

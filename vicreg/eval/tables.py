@@ -16,7 +16,7 @@ def cells(results):
     Returns:
         list of rows of strings, the headings first; a column for every figure that some result has.
     """
-    keys = [key for key in _with_other_neighbours(results) if any(r.get(key) is not None for r in results.values())]
+    keys = [key for key in _with_other_neighbors(results) if any(r.get(key) is not None for r in results.values())]
     rows = [["backbone", *(_heading(key) for key in keys)]]
     for name, result in results.items():
         rows.append([name, *(_cell(key, result.get(key), result.get("intervals", {}).get(key)) for key in keys)])
@@ -37,8 +37,8 @@ def as_markdown(results):
     return "\n".join([head, "|" + "---|" * (len(cells(results)[0])), *rows])
 
 
-def _with_other_neighbours(results):
-    """The usual columns, shares of the labels, and kNN with other numbers of neighbours where results have them."""
+def _with_other_neighbors(results):
+    """The usual columns, shares of the labels, and kNN with other numbers of neighbors where results have them."""
     keys = list(COLUMNS)
     shares = {key for result in results.values() for key in result if key.startswith("label") and key.endswith("_top1")}
     keys[keys.index("top5") + 1 : keys.index("top5") + 1] = sorted(shares, key=lambda key: int(key[5:-5]))

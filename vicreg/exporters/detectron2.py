@@ -170,7 +170,7 @@ def read_features(path, info, images, norm="BN"):
     """Build Detectron2's backbone, load a file with its own checkpointer, and show it images.
 
     Args:
-        path: of ``save``. info: of ``load_backbone``. images: (n, C, H, W), normalised. norm: BN or FrozenBN.
+        path: of ``save``. info: of ``load_backbone``. images: (n, C, H, W), normalized. norm: BN or FrozenBN.
 
     Returns:
         list of what STAGES put out.

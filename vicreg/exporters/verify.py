@@ -10,7 +10,7 @@ BOUND = 1e-4  # of the largest difference; float32 sums in another order stay fa
 
 
 def sample_images(in_chans=3, size=64, count=2, seed=0):
-    """Seeded images to compare on: float32 (count, in_chans, size, size), about as large as normalised pixels are."""
+    """Seeded images to compare on: float32 (count, in_chans, size, size), about as large as normalized pixels are."""
     return torch.randn(count, in_chans, size, size, generator=torch.Generator().manual_seed(seed))
 
 

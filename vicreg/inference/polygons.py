@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 
-class Found(NamedTuple):
+class Detection(NamedTuple):
     """One detection: its score in [0, 1], its box (left, top, right, bottom) and its shape, a shapely geometry."""
 
     score: float
@@ -28,7 +28,7 @@ def from_masks(instances, threshold):
         instances.scores.tolist(), instances.pred_boxes.tensor.tolist(), instances.pred_masks, strict=True
     ):
         if score >= threshold and mask.any():
-            found.append(Found(score, tuple(box), from_mask(mask.numpy())))
+            found.append(Detection(score, tuple(box), from_mask(mask.numpy())))
     return found
 
 
@@ -51,11 +51,11 @@ def from_rings(rings):
     return unary_union([polygon.buffer(0) for polygon in polygons])
 
 
-def draw(image, shapes, colour=(255, 80, 40), scale=1.0):
+def draw(image, shapes, color=(255, 80, 40), scale=1.0):
     """Fill shapes half transparently and draw their edges.
 
     Args:
-        image: uint8 (H, W, 3). shapes: shapely geometries in pixels. colour: RGB. scale: of the shapes, if the image
+        image: uint8 (H, W, 3). shapes: shapely geometries in pixels. color: RGB. scale: of the shapes, if the image
             was made smaller.
 
     Returns:
@@ -69,5 +69,5 @@ def draw(image, shapes, colour=(255, 80, 40), scale=1.0):
             if polygon.geom_type != "Polygon" or polygon.is_empty:
                 continue
             ring = [(x * scale, y * scale) for x, y in polygon.exterior.coords]
-            pen.polygon(ring, fill=(*colour, 90), outline=(*colour, 255))
+            pen.polygon(ring, fill=(*color, 90), outline=(*color, 255))
     return np.asarray(Image.alpha_composite(picture, layer).convert("RGB"))

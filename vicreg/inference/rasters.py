@@ -1,4 +1,4 @@
-"""Images to be labelled, read a part at a time at the scale that a network was trained at, and labels written back."""
+"""Images to be labeled, read a part at a time at the scale that a network was trained at, and labels written back."""
 
 import warnings
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vicreg.common import files
-from vicreg.data.image_io import open_image, reason
+from vicreg.data.image_io import error_reason, open_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 NO_DATA = 255  # in label GeoTIFFs
@@ -33,7 +33,7 @@ def find_images(path):
     return found
 
 
-class Picture:
+class ImageSource:
     """An ordinary image file, decoded whole and reduced; ``labels`` are written at its own size, as a palette PNG.
 
     Args:
@@ -52,7 +52,7 @@ class Picture:
         except MemoryError:
             raise
         except Exception as error:  # every decoder of PIL has its own
-            raise ValueError(f"{path} cannot be read ({reason(error, path)})") from error
+            raise ValueError(f"{path} cannot be read ({error_reason(error, path)})") from error
         self._pixels = np.asarray(pixels).transpose(2, 0, 1)
         self.height, self.width = self._pixels.shape[1:]
 
@@ -74,15 +74,15 @@ class Picture:
         picture = Image.fromarray(labels).resize(self._size, Image.Resampling.NEAREST)
         picture.putpalette(palette.tobytes())
         file = Path(folder) / f"{self.path.stem}_labels.png"
-        files.replace(file, picture.save)
+        files.atomic_write(file, picture.save)
         return file, self._pixels, labels
 
     def close(self):
         """Nothing is open."""
 
 
-class Raster:
-    """A GeoTIFF, read a window at a time; labels go into a GeoTIFF with its georeference and a colour table.
+class RasterSource:
+    """A GeoTIFF, read a window at a time; labels go into a GeoTIFF with its georeference and a color table.
 
     Args:
         path: of the file, 8-bit with three bands or more. scale: function of (width, height) -> factor.
@@ -147,12 +147,12 @@ class Raster:
                     mask = self._read(None, top, left, *labels.shape, mask=True)
                     window = rasterio.windows.Window(left, top, *labels.shape[::-1])
                     out.write(np.where(mask > 0, labels, NO_DATA).astype(np.uint8), 1, window=window)
-                out.write_colormap(1, {n: (*map(int, colour), 255) for n, colour in enumerate(palette)})
+                out.write_colormap(1, {n: (*map(int, color), 255) for n, color in enumerate(palette)})
                 out.update_tags(1, **{f"class_{n}": name for n, name in enumerate(classes)})
             with rasterio.open(beside) as done:
                 return done.read(1, out_shape=shape)
 
-        labels = files.replace(file, save)
+        labels = files.atomic_write(file, save)
         return file, source.read([1, 2, 3], out_shape=(3, *shape)), labels
 
     def close(self):
@@ -172,7 +172,7 @@ def is_map(path, window):
     return min(width, height) >= window and max(width, height) >= 2 * window
 
 
-def kind(path):
+def dtype_of(path):
     """Type of a raster's values, such as ``uint8``.
 
     Raises:

@@ -25,7 +25,7 @@ def label_blocks(read, height, width, predict, side, overlap=0.5, batch=4, panel
         (top, left, labels): labels uint8 (rows, columns); the blocks tile the image.
     """
     stride = max(1, round(side * (1 - overlap)))
-    tops, lefts = places(height, side, stride), places(width, side, stride)
+    tops, lefts = window_starts(height, side, stride), window_starts(width, side, stride)
     weight = _weight(side)
     for begin in range(0, width, panel):
         end = min(width, begin + panel)
@@ -48,7 +48,7 @@ def label_blocks(read, height, width, predict, side, overlap=0.5, batch=4, panel
             first = done
 
 
-def places(extent, side, stride):
+def window_starts(extent, side, stride):
     """Where windows of ``side`` begin along ``extent`` pixels so that all are covered; [0] where one is enough."""
     if extent <= side:
         return [0]
@@ -78,10 +78,10 @@ def _window(read, top, left, rows, columns, side):
     return np.pad(part, ((0, 0), (0, side - rows), (0, side - columns)), mode="edge")
 
 
-def starts(length, window, stride):
+def cell_window_starts(length, window, stride):
     """First pixel of the window for each cell along one axis.
 
-    Each cell covers ``stride`` pixels, and its window is centred on it; at the edges windows are moved inside.
+    Each cell covers ``stride`` pixels, and its window is centered on it; at the edges windows are moved inside.
     """
     cells = np.arange(math.ceil(length / stride))
     return (cells * stride + (stride - window) // 2).clip(0, length - window)

@@ -8,7 +8,7 @@ covariance terms added).
 import torch
 from torch.nn.functional import mse_loss
 
-from vicreg.distributed.process_group import all_reduce, gather_rows, world_size
+from vicreg.distributed.process_group import all_gather_cat, all_reduce, world_size
 
 EPSILON = 1e-4  # inside the standard deviation's root
 
@@ -58,7 +58,7 @@ def _with_value(local, value):
 
 def _variance_and_covariance(z):
     """Variance term v and covariance term c of one view, z: (n, D) of this process -> two scalars."""
-    everyone = gather_rows(z)
+    everyone = all_gather_cat(z)
     n, dim = everyone.shape
     mean = everyone.mean(0)
     # The mean may stay a constant: the gradients below sum to zero over the rows, so nothing flows through it.

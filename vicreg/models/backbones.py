@@ -11,7 +11,7 @@ from vicreg.common import checkpoint_io
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BASELINES = ("random", "imagenet", "stats", "pixels")
-UNTRAINABLE = ("stats", "pixels")  # no weights at all
+PARAMETER_FREE = ("stats", "pixels")  # no weights at all
 _HEADS = ("fc.", "head.", "classifier.")  # classifiers that files of other libraries carry
 # vision transformers of timm resample their position embeddings to any size with these; other families lack them
 _ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
@@ -77,7 +77,7 @@ def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
 
     Returns:
         (backbone, info): info is a dict of ``arch, in_chans, mean, std, source, report``; mean and std are None where
-        the weights want no particular normalisation.
+        the weights want no particular normalization.
 
     Raises:
         FileNotFoundError, ValueError: what is wrong, where, and what to do.
@@ -120,7 +120,7 @@ def load_backbone(pretrained, arch=None, in_chans=3, seed=0):
     return backbone, info
 
 
-def initialise(backbone, init_from, arch, in_chans):
+def init_backbone(backbone, init_from, arch, in_chans):
     """Give a new backbone the weights of another one.
 
     Args:
@@ -134,7 +134,7 @@ def initialise(backbone, init_from, arch, in_chans):
     Raises:
         FileNotFoundError, ValueError: as ``load_backbone``; a first layer that is no convolution.
     """
-    if init_from in ("random", *UNTRAINABLE):
+    if init_from in ("random", *PARAMETER_FREE):
         raise ValueError(f"--init-from {init_from}: a file of weights or 'imagenet' expected")
     if init_from == "imagenet":
         given, info = load_backbone(init_from, arch, in_chans)  # timm inflates by itself

@@ -1,10 +1,10 @@
-"""Linear heads on a backbone, and the labelled samples they learn from."""
+"""Linear heads on a backbone, and the labeled samples they learn from."""
 
 import torch
 from torch import nn
 
 
-class Heads(nn.Module):
+class LinearHeads(nn.Module):
     """Linear classifiers side by side on the same features: (n, F) -> (n, heads, classes)."""
 
     def __init__(self, heads, num_features, classes):

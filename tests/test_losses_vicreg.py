@@ -27,8 +27,8 @@ def formula(z1, z2, sim, std, cov):
     n, dim = z1.shape
     variances, covariances = [], []
     for z in (z1.double(), z2.double()):
-        centred = z - z.mean(0)
-        c = centred.T @ centred / (n - 1)
+        centered = z - z.mean(0)
+        c = centered.T @ centered / (n - 1)
         variances.append(torch.relu(1 - torch.sqrt(c.diagonal() + 1e-4)).mean())
         covariances.append((c.square().sum() - c.diagonal().square().sum()) / dim)
     invariance = (z1.double() - z2.double()).square().mean()

@@ -8,7 +8,7 @@ from vicreg.data.image_folder import choose_files, find_broken, image_folder, li
 
 
 def write_tree(folder, classes=("bee", "ant", "cat"), images=10):
-    """Write <folder>/<class>/<class>_<n>.JPEG, each of one colour."""
+    """Write <folder>/<class>/<class>_<n>.JPEG, each of one color."""
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for n in range(images):

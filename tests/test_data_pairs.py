@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vicreg.data.pairs import TemporalPairs, month_number, pairs_for
+from vicreg.data.pairs import TemporalPairs, build_pairs, month_number
 from vicreg.data.sn7 import SN7Patches
 
 DRAWS = np.random.default_rng(0).integers(2**63 - 1, size=600).tolist()
@@ -69,12 +69,12 @@ def test_windows_are_those_of_a_search_through_all_images(most):
 
 def test_what_cannot_be_asked_for_is_refused_by_name():
     with pytest.raises(ValueError, match="--positives temporal"):
-        pairs_for("same", [0, 0], [1, 2], 3)
+        build_pairs("same", [0, 0], [1, 2], 3)
     with pytest.raises(ValueError, match="--max-months-apart -1"):
         TemporalPairs([0, 0], [1, 2], -1)
     with pytest.raises(ValueError, match="month of every image"):
         TemporalPairs([0, 0], None, 1)
-    assert pairs_for("same", [0, 0]) is None
+    assert build_pairs("same", [0, 0]) is None
 
 
 def test_sn7_pairs_keep_to_the_limit(sn7_prepared):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.engine.optim import LARS, learning_rate, warmup_epochs
+from vicreg.engine.optim import LARS, cosine_lr, warmup_epochs
 
 SHAPES = {"matrix": (3, 4), "kernel": (2, 3, 2, 2), "column": (3, 1), "vector": (5,), "scalar": ()}
 SETTINGS = {"weight_decay": 0.01, "momentum": 0.9, "eta": 0.02}  # eta larger than usual, so that weights move
@@ -186,7 +186,7 @@ def test_resumed_from_its_file_it_goes_on_bit_for_bit():
 
 
 def test_rate_at_the_corners():
-    rates = {step: learning_rate(step, total_steps=1000, warmup_steps=100, peak=2.0) for step in range(1001)}
+    rates = {step: cosine_lr(step, total_steps=1000, warmup_steps=100, peak=2.0) for step in range(1001)}
     assert rates[0] == 0
     assert rates[1] == pytest.approx(0.02)
     assert rates[50] == pytest.approx(1.0)
@@ -196,18 +196,18 @@ def test_rate_at_the_corners():
 
 
 def test_rate_rises_until_the_end_of_warm_up_and_falls_after_it():
-    rates = np.array([learning_rate(step, 1000, 100, 2.0) for step in range(1001)])
+    rates = np.array([cosine_lr(step, 1000, 100, 2.0) for step in range(1001)])
     assert (np.diff(rates[:101]) > 0).all() and (np.diff(rates[100:]) < 0).all()
     np.testing.assert_allclose(np.diff(rates[:101]), 0.02)  # linear
 
 
 def test_rate_without_warm_up_begins_at_the_peak():
-    assert learning_rate(0, 7, 0, 2.0) == 2.0
+    assert cosine_lr(0, 7, 0, 2.0) == 2.0
 
 
 def test_rate_of_a_run_that_is_all_warm_up_or_over_stays_finite():
-    assert learning_rate(5, 5, 5, 2.0) == 2.0
-    assert learning_rate(2000, 1000, 100, 2.0) == pytest.approx(0.002)
+    assert cosine_lr(5, 5, 5, 2.0) == 2.0
+    assert cosine_lr(2000, 1000, 100, 2.0) == pytest.approx(0.002)
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(1000, 10), (101, 10), (100, 10), (99, 9.9), (50, 5), (5, 0.5)])

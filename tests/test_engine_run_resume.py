@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vicreg.common import checkpoint_io
-from vicreg.common.logger import claim
+from vicreg.common.logger import lock_run_dir
 from vicreg.engine import checkpoint
 
 TOY = (
@@ -117,7 +117,7 @@ def test_a_finished_run_started_again_does_nothing(pretrain, undisturbed):
 
 
 def test_a_folder_that_another_run_is_writing_to_is_refused(pretrain, tmp_path):
-    with claim(tmp_path / "run"):
+    with lock_run_dir(tmp_path / "run"):
         half_written = tmp_path / "run" / ".model.pth.1.partial"
         half_written.touch()
         ran = pretrain(tmp_path / "run")
@@ -149,9 +149,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 def test_of_several_checkpoints_the_one_whose_weights_gave_no_loss_is_put_aside(tmp_path):
     for step in (4, 6):
         checkpoint_io.save({"step": step}, tmp_path / "model.pth", checkpoint.PREVIOUS_FILE)
-    checkpoint.put_aside(tmp_path, 7)  # weights that came later, in no file
+    checkpoint.quarantine_checkpoint(tmp_path, 7)  # weights that came later, in no file
     assert checkpoint.load_latest(tmp_path)[0]["step"] == 6
-    checkpoint.put_aside(tmp_path, 6)
+    checkpoint.quarantine_checkpoint(tmp_path, 6)
     assert checkpoint.load_latest(tmp_path)[0]["step"] == 4 and weights(tmp_path, "model.diverged.pth")["step"] == 6
 
 

@@ -68,9 +68,9 @@ import os, torch.distributed as dist
 from vicreg import distributed
 os.environ["LOCAL_RANK"] = "3"
 dist.init_process_group("gloo", rank=0, world_size=1, init_method="tcp://127.0.0.1:29713")
-distributed.start("cpu")
+distributed.init("cpu")
 print(os.environ["LOCAL_RANK"], "RANK" in os.environ)
-distributed.stop()
+distributed.destroy()
 """
 
 
@@ -109,10 +109,10 @@ def test_elsewhere_slurm_says_nothing(case):
 WORKER = """
 import json, os, sys, torch
 from vicreg import distributed
-place = distributed.start("cpu", timeout_minutes=0.5)
+place = distributed.init("cpu", timeout_minutes=0.5)
 total = distributed.all_reduce(torch.tensor(distributed.rank() + 1.0)).item()
 print(json.dumps([distributed.rank(), distributed.world_size(), os.environ.get("LOCAL_RANK"), total, str(place)]))
-distributed.stop()
+distributed.destroy()
 """
 
 

@@ -12,7 +12,7 @@ import torch
 
 from preprocessing import make_sn7_csv
 from vicreg.data import leakage
-from vicreg.data.leakage import describe, digest, overlap, overlap_of_images, place_keys, seen
+from vicreg.data.leakage import digest, format_overlap, location_keys, overlap, overlap_of_images, overlap_share
 from vicreg.data.sn7 import SN7Patches
 
 
@@ -61,8 +61,8 @@ def test_the_whole_list_contains_all_of_its_validation_part(sn7_prepared):
 def test_locations_are_told_apart_by_class_because_their_numbers_may_start_anew():
     train = pd.DataFrame({"class": ["port", "farm"], "location": [0, 1]})
     val = pd.DataFrame({"class": ["port", "port"], "location": [0, 1]})
-    assert seen(place_keys(train), place_keys(val)).tolist() == [True, False]
-    assert place_keys(train.drop(columns="class")) == [(0,), (1,)] and place_keys(train[["class"]]) is None
+    assert overlap_share(location_keys(train), location_keys(val)).tolist() == [True, False]
+    assert location_keys(train.drop(columns="class")) == [(0,), (1,)] and location_keys(train[["class"]]) is None
 
 
 def test_too_many_bytes_are_not_compared_and_the_line_does_not_claim_they_were(monkeypatch):
@@ -70,14 +70,14 @@ def test_too_many_bytes_are_not_compared_and_the_line_does_not_claim_they_were(m
     places = {"aoi": ["A", "B"], "patch": [0, 0]}
     found = overlap(Images([1, 2], places), Images([1, 2], places))
     assert found == {"samples": 2, "places_seen": 1.0, "pixels_seen": None}
-    assert describe(found) == "split: of 2 validation samples 100.0% share their place with training"
+    assert format_overlap(found) == "split: of 2 validation samples 100.0% share their place with training"
 
 
 def test_without_places_the_pixels_speak_alone():
     found = overlap(Images([1, 2]), Images([2, 3]))
     assert found["places_seen"] is None
-    assert describe(found) == "split: of 2 validation samples 50.0% equal a training sample"
-    assert "is not known; preprocessing/audit_split.py looks" in describe({**found, "pixels_seen": None})
+    assert format_overlap(found) == "split: of 2 validation samples 50.0% equal a training sample"
+    assert "is not known; preprocessing/audit_split.py looks" in format_overlap({**found, "pixels_seen": None})
 
 
 def test_pixels_that_would_have_to_be_decoded_are_not_compared(sn7_tree, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from vicreg import distributed
 from vicreg.losses.vicreg import vicreg_loss
 
 rows, dim, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-distributed.start("cpu")
+distributed.init("cpu")
 torch.manual_seed(0)
 x1 = torch.randn(rows, 6) + 1
 x2 = x1 + 0.5 * torch.randn(rows, 6)
@@ -29,13 +29,13 @@ losses = vicreg_loss(parallel(x1[mine]), parallel(x2[mine]))
 losses["loss"].backward()
 norm = torch.nn.BatchNorm1d(2)
 norm.running_mean.fill_(distributed.rank() + 5.0)
-distributed.share_buffers(norm)
-gathered = distributed.gather_rows(torch.full((distributed.rank() + 1, 2), float(distributed.rank())))
+distributed.broadcast_buffers(norm)
+gathered = distributed.all_gather_cat(torch.full((distributed.rank() + 1, 2), float(distributed.rank())))
 result = {key: value.item() for key, value in losses.items()}
 result |= {"grad": layer.weight.grad.tolist(), "gathered": gathered[:, 0].tolist()}
 result["running_mean"] = norm.running_mean.tolist()
 open(f"{out}.{distributed.rank()}", "w").write(json.dumps(result))
-distributed.stop()
+distributed.destroy()
 """
 
 
@@ -58,8 +58,8 @@ def formula(rows, dim):
     z1, z2 = layer(x1.double()), layer(x2.double())
     terms = []
     for z in (z1, z2):
-        centred = z - z.mean(0)
-        covariance = centred.T @ centred / (rows - 1)
+        centered = z - z.mean(0)
+        covariance = centered.T @ centered / (rows - 1)
         off_diagonal = covariance - torch.diag(covariance.diagonal())
         hinge = torch.relu(1 - torch.sqrt(covariance.diagonal() + 1e-4)).mean()
         terms.append((hinge, off_diagonal.square().sum() / dim))

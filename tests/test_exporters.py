@@ -103,7 +103,7 @@ def test_the_printed_lines_load_the_file_and_give_the_same_features(to, arch, tr
     assert not list(tmp_path.glob(".*"))
 
 
-def test_detectron2_normalises_raw_pixels_as_the_weights_want(trained, tmp_path):
+def test_detectron2_normalizes_raw_pixels_as_the_weights_want(trained, tmp_path):
     pytest.importorskip("detectron2")
     from detectron2 import model_zoo
     from detectron2.modeling import build_model
@@ -149,7 +149,7 @@ def test_every_resnet_has_the_weights_that_each_library_asks_for(arch):
         assert {key: value.shape for key, value in encoder.items()} == {f"{prefix}{k}": v for k, v in mine.items()}
 
 
-def test_arch_normalisation_and_source_travel_with_every_format(trained, tmp_path):
+def test_arch_normalization_and_source_travel_with_every_format(trained, tmp_path):
     onnx = pytest.importorskip("onnx")
     safetensors = pytest.importorskip("safetensors")
     expected = {"arch": "test_resnet", "in_chans": 3, "mean": MEAN, "std": STD, "source": "a test"}

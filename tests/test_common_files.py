@@ -14,7 +14,7 @@ def test_a_file_takes_its_name_when_it_is_whole_and_keeps_its_ending_before(tmp_
         assert not path.exists()
         return 7
 
-    assert files.replace(path, save) == 7
+    assert files.atomic_write(path, save) == 7
     assert path.read_bytes() == b"new" and [entry.name for entry in tmp_path.iterdir()] == ["a.b.tif"]
     assert seen[0].parent == tmp_path and seen[0].suffix == ".tif" and seen[0].name.startswith(".")
 
@@ -28,5 +28,5 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path)
         raise OSError("no space")
 
     with pytest.raises(OSError, match="no space"):
-        files.replace(path, save)
+        files.atomic_write(path, save)
     assert path.read_text(encoding="utf-8") == "old ü" and len(list(tmp_path.iterdir())) == 1

@@ -6,7 +6,7 @@ import torch
 
 from downstream.FloodNet_segmentation_task import metrics
 from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, fill_encoder, predictor
-from vicreg.inference.sliding_window import label_blocks, label_image, places
+from vicreg.inference.sliding_window import label_blocks, label_image, window_starts
 from vicreg.models.backbones import create_backbone
 
 ABC = ["a", "b", "c"]
@@ -99,8 +99,8 @@ def test_no_more_than_a_row_of_windows_of_a_panel_is_read_at_a_time():
 
 
 def test_windows_reach_the_border():
-    assert places(100, 32, 16) == [0, 16, 32, 48, 64, 68]
-    assert places(32, 32, 16) == places(7, 32, 16) == [0]
+    assert window_starts(100, 32, 16) == [0, 16, 32, 48, 64, 68]
+    assert window_starts(32, 32, 16) == window_starts(7, 32, 16) == [0]
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])

@@ -85,7 +85,7 @@ def test_whole_blur_is_torchvisions_with_four_of_the_images_own_sigma_to_each_si
     assert_equal_per_sample(functional.gaussian_blur(images, sigma), expected)
 
 
-def test_blur_of_an_image_does_not_depend_on_its_neighbours_sigma():
+def test_blur_of_an_image_does_not_depend_on_its_neighbors_sigma():
     images, sigma = pictures(2, height=30), torch.tensor([1.75, 4.0])
     alone = functional.gaussian_blur(images[:1], sigma[:1])
     together = functional.gaussian_blur(images, sigma)[:1]
@@ -98,24 +98,24 @@ def test_blur_wider_than_the_image_stops_at_one_reflection():
     assert_equal_per_sample(functional.gaussian_blur(images, torch.tensor([3.0, 3.0])), expected)
 
 
-def test_grey_is_torchvisions():
+def test_gray_is_torchvisions():
     images = pictures(2)
-    assert_equal_per_sample(functional.grey(images), [reference.rgb_to_grayscale(x) for x in images])
+    assert_equal_per_sample(functional.grayscale(images), [reference.rgb_to_grayscale(x) for x in images])
 
 
-def test_solarise_is_torchvisions_with_the_threshold_itself_inverted():
+def test_solarize_is_torchvisions_with_the_threshold_itself_inverted():
     images = pictures(2)
     images[0, 0, 0, :3] = torch.tensor([0.5, 0.75, 1.0])
-    assert_equal_per_sample(functional.solarise(images), [reference.solarize(x, 0.5) for x in images])
-    raised = functional.solarise(images, 0.75)
+    assert_equal_per_sample(functional.solarize(images), [reference.solarize(x, 0.5) for x in images])
+    raised = functional.solarize(images, 0.75)
     assert_equal_per_sample(raised, [reference.solarize(x, 0.75) for x in images])
     assert raised[0, 0, 0, :3].tolist() == [0.5, 0.25, 0.0]
 
 
 @pytest.mark.parametrize("turns", [-0.5, -0.21, -1 / 6, 0.0, 0.05, 1 / 3, 0.5], ids="{:.2f} turns".format)
-def test_hue_is_torchvisions_on_random_pure_and_grey_pixels(turns):
+def test_hue_is_torchvisions_on_random_pure_and_gray_pixels(turns):
     images = pictures(2)
-    pure = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)))  # black, white, the six pure colours
+    pure = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)))  # black, white, the six pure colors
     tied = torch.tensor([[0.5, 0.5, 0.5], [0.7, 0.7, 0.2], [0.2, 0.6, 0.6], [0.9, 0.1, 0.9]])
     images[0, :, 0, :8], images[0, :, 1, :4] = pure.T, tied.T
     expected = [reference.adjust_hue(x, turns) for x in images]
@@ -123,19 +123,19 @@ def test_hue_is_torchvisions_on_random_pure_and_grey_pixels(turns):
 
 
 def test_a_third_of_a_turn_makes_red_green_and_green_blue():
-    colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])[:, :, None, None]
-    found = functional.shift_hue(colours, torch.full((3,), 1 / 3))
-    assert (found - colours[[1, 2, 0]]).abs().max() <= 1e-5
+    colors = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])[:, :, None, None]
+    found = functional.shift_hue(colors, torch.full((3,), 1 / 3))
+    assert (found - colors[[1, 2, 0]]).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("strength", ["weak", "strong"])
-def test_colour_jitter_is_torchvisions_in_every_order(strength):
+def test_color_jitter_is_torchvisions_in_every_order(strength):
     images = pictures(24)
     random = torch.Generator().manual_seed(1)
     spread = 0.2 if strength == "weak" else 0.8  # strong: clipping on the way
     factors = [1 + spread * (2 * torch.rand(24, generator=random) - 1) for _ in range(3)]
     hue = spread * (torch.rand(24, generator=random) - 0.5)
-    found = functional.colour_jitter(images, torch.tensor(ORDERS), *factors, hue)
+    found = functional.color_jitter(images, torch.tensor(ORDERS), *factors, hue)
     operations = [
         reference.adjust_brightness,
         reference.adjust_contrast,
@@ -151,9 +151,9 @@ def test_colour_jitter_is_torchvisions_in_every_order(strength):
     assert (found - images).abs().amax((1, 2, 3)).min() > 0.01  # every sample did change
 
 
-def test_colour_jitter_leaves_its_input_alone():
+def test_color_jitter_leaves_its_input_alone():
     images = pictures(24)
     before = images.clone()
     half = torch.full((24,), 0.5)
-    functional.colour_jitter(images, torch.tensor(ORDERS), half, half, half, half)
+    functional.color_jitter(images, torch.tensor(ORDERS), half, half, half, half)
     assert torch.equal(images, before)

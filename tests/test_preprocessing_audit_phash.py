@@ -24,7 +24,7 @@ from preprocessing.audit.phash import (
 
 
 def textures(count, side=32, seed=0):
-    """Smooth random colour images, uint8 (count, side, side, 3)."""
+    """Smooth random color images, uint8 (count, side, side, 3)."""
     small = np.random.default_rng(seed).integers(0, 256, (count, 10, 10, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(image).resize((side, side), Image.BICUBIC)) for image in small])
 

@@ -14,7 +14,7 @@ import torchvision
 
 from vicreg.common import checkpoint_io
 from vicreg.engine import checkpoint
-from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone, initialise, load_backbone
+from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone, init_backbone, load_backbone
 from vicreg.models.vicreg import VICReg
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -249,7 +249,7 @@ def test_imagenet_weights_out_of_reach_are_explained(monkeypatch, error):
     assert str(error) in str(found.value)
 
 
-def test_imagenet_weights_come_with_their_normalisation(monkeypatch):
+def test_imagenet_weights_come_with_their_normalization(monkeypatch):
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda arch, pretrained, **more: real(arch, pretrained=False, **more))
     info = load_backbone("imagenet", arch="resnet18")[1]
@@ -260,9 +260,9 @@ def test_a_run_may_begin_with_a_files_weights_and_inflates_the_first_convolution
     given = create_backbone("test_resnet")
     checkpoint_io.save(given.state_dict(), tmp_path / "weights.pth")
     same, more = create_backbone("test_resnet"), create_backbone("test_resnet", in_chans=4)
-    initialise(same, tmp_path / "weights.pth", "test_resnet", 3)
+    init_backbone(same, tmp_path / "weights.pth", "test_resnet", 3)
     assert all(torch.equal(value, same.state_dict()[key]) for key, value in given.state_dict().items())
-    report = initialise(more, tmp_path / "weights.pth", "test_resnet", 4)
+    report = init_backbone(more, tmp_path / "weights.pth", "test_resnet", 4)
     (key,) = [key for key, value in more.state_dict().items() if value.shape != given.state_dict()[key].shape]
     assert f"{key} inflated from 3 to 4 channels" in report
     weight, inflated = given.state_dict()[key], more.state_dict()[key]
@@ -272,7 +272,7 @@ def test_a_run_may_begin_with_a_files_weights_and_inflates_the_first_convolution
 @pytest.mark.parametrize("name", ["random", "stats"])
 def test_a_run_cannot_begin_with_a_baseline_that_has_no_weights(name):
     with pytest.raises(ValueError, match=f"--init-from {name}: a file"):
-        initialise(create_backbone("test_resnet"), name, "test_resnet", 3)
+        init_backbone(create_backbone("test_resnet"), name, "test_resnet", 3)
 
 
 def test_a_file_that_names_an_unknown_architecture_is_named_with_it(tmp_path):

@@ -12,17 +12,17 @@ from PIL import Image, ImageOps
 from vicreg.augmentations import batch, presets
 from vicreg.augmentations.functional import crop_resize
 from vicreg.data import image_dataset
-from vicreg.data.image_dataset import ImageFiles, side_for
+from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_io import WHOLE, Crop, draw_box, read_crops
-from vicreg.data.sampler import CountedBatches, loader_for
-from vicreg.data.subsets import Labelled
-from vicreg.eval.features import extract
+from vicreg.data.sampler import ResumableBatchSampler, build_loader
+from vicreg.data.subsets import LabeledSubset
+from vicreg.eval.features import extract_features
 
 RANDOM = Crop("resized", (0.08, 1.0), (3 / 4, 4 / 3))
 
 
 def noise(height, width, seed=0, cell=8):
-    """A smooth coloured image: noise of 1/8 of the size, enlarged."""
+    """A smooth colored image: noise of 1/8 of the size, enlarged."""
     small = np.random.default_rng(seed).integers(0, 256, (height // cell, width // cell, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -38,12 +38,12 @@ def files(tmp_path):
 
 def dataset_of(files, **options):
     options = {"side": 24, "places": np.arange(len(files)) // 3, **options}
-    return ImageFiles(files, np.arange(len(files)) // 4, ["a", "b", "c"], **options)
+    return ImageDataset(files, np.arange(len(files)) // 4, ["a", "b", "c"], **options)
 
 
-def test_a_view_of_224_pixels_is_the_centre_of_256_and_others_likewise():
-    assert side_for() == side_for(224) == 256
-    assert all(round(side_for(size) * 7 / 8) == size for size in range(1, 600))
+def test_a_view_of_224_pixels_is_the_center_of_256_and_others_likewise():
+    assert decode_size() == decode_size(224) == 256
+    assert all(round(decode_size(size) * 7 / 8) == size for size in range(1, 600))
 
 
 def test_boxes_lie_inside_and_keep_area_and_shape():
@@ -76,10 +76,10 @@ def test_an_image_too_narrow_for_any_box_gives_its_largest_middle_of_a_permitted
     assert draw_box(never, 10, 100, np.random.default_rng(0)) == (43, 0, 56, 10)
 
 
-def test_fixed_and_centre_crops_are_a_share_of_the_short_side():
+def test_fixed_and_center_crops_are_a_share_of_the_short_side():
     boxes = {draw_box(Crop("fixed", fraction=0.5), 40, 60, np.random.default_rng(seed)) for seed in range(50)}
     assert len(boxes) > 40 and {(r - x, b - y) for x, y, r, b in boxes} == {(20, 20)}
-    assert draw_box(Crop("centre", fraction=0.5), 40, 60, None) == (20, 10, 40, 30)
+    assert draw_box(Crop("center", fraction=0.5), 40, 60, None) == (20, 10, 40, 30)
     assert draw_box(WHOLE, 40, 60, None) == (10, 0, 50, 40)
 
 
@@ -95,7 +95,7 @@ def test_a_crop_is_pils_crop_resized_by_pils_bicubic(tmp_path):
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 144), (200, 80)])
 def test_a_whole_image_is_its_short_side_resized_and_cropped_square(tmp_path, height, width):
     noise(height, width).save(tmp_path / "a.png")
-    found = ImageFiles([tmp_path / "a.png"], [0], ["a"], side=64).images([0])
+    found = ImageDataset([tmp_path / "a.png"], [0], ["a"], side=64).images([0])
     transforms = torchvision.transforms
     steps = transforms.Resize(64, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(64)
     expected = transforms.Compose([*steps, transforms.PILToTensor()])(Image.open(tmp_path / "a.png"))
@@ -124,11 +124,11 @@ def test_a_jpeg_much_larger_than_its_crops_is_decoded_at_a_fraction_of_its_size(
         assert abs(one.astype(int) - other).mean() < 1
 
 
-def grey16(value):
+def gray16(value):
     return Image.fromarray(np.full((8, 8), value, np.uint16))
 
 
-MODES = {  # made how, saved as what -> the colour to find
+MODES = {  # made how, saved as what -> the color to find
     "L": (Image.new("L", (8, 8), 90), "png", (90, 90, 90)),
     "1": (Image.new("1", (8, 8), 1), "png", (255, 255, 255)),
     "LA": (Image.new("LA", (8, 8), (90, 7)), "png", (90, 90, 90)),
@@ -136,18 +136,18 @@ MODES = {  # made how, saved as what -> the colour to find
     "P with alpha": (Image.new("RGBA", (8, 8), (200, 100, 0, 255)).quantize(4), "png", (200, 100, 0)),
     "RGBA": (Image.new("RGBA", (8, 8), (200, 100, 0, 9)), "png", (200, 100, 0)),
     "CMYK": (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "jpeg", (255, 0, 0)),
-    "16 bits": (grey16(90 * 256 + 3), "png", (90, 90, 90)),
+    "16 bits": (gray16(90 * 256 + 3), "png", (90, 90, 90)),
     "PNG named JPEG": (Image.new("RGB", (8, 8), (1, 2, 3)), "png", (1, 2, 3)),
 }
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_kind_of_image_becomes_8_bit_rgb(tmp_path, mode):
-    image, kind, colour = MODES[mode]
+    image, kind, color = MODES[mode]
     path = tmp_path / ("a.JPEG" if "named" in mode else f"a.{kind}")
     image.save(path, kind)
     (found,) = read_crops(path, [(RANDOM, 0)], 4)
-    assert found.dtype == np.uint8 and abs(found.reshape(3, -1).T.astype(int) - colour).max() <= 2
+    assert found.dtype == np.uint8 and abs(found.reshape(3, -1).T.astype(int) - color).max() <= 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -201,8 +201,8 @@ def test_temporal_pairs_show_one_place_at_two_times(files):
 def test_loader_processes_change_nothing(files, workers, context):
     dataset = dataset_of(files, positives="temporal")
     dataset.cut_views((RANDOM, RANDOM), 16)
-    batches = CountedBatches(len(dataset), 4, seed=1, steps=6)
-    here = list(loader_for(dataset, batches, 0, torch.device("cpu")))
+    batches = ResumableBatchSampler(len(dataset), 4, seed=1, steps=6)
+    here = list(build_loader(dataset, batches, 0, torch.device("cpu")))
     loader = torch.utils.data.DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, multiprocessing_context=context, collate_fn=list
     )
@@ -250,7 +250,7 @@ def test_what_image_files_cannot_do_is_said(files):
         ((files, [0] * 12, ["a"], [0] * 3, [1] * 3, "temporal"), "one place"),
     ]:
         with pytest.raises(ValueError, match=words):
-            ImageFiles(*arguments)
+            ImageDataset(*arguments)
     with pytest.raises(ValueError, match="--store device"):
         dataset_of(files).to_device("cpu")
 
@@ -260,16 +260,16 @@ def left_is_red(path):
     pixels = np.zeros((16, 48, 3), np.uint8)
     pixels[:, :16, 0] = 255
     Image.fromarray(pixels).save(path)
-    return ImageFiles([path], [0], ["a"], side=16)
+    return ImageDataset([path], [0], ["a"], side=16)
 
 
 def test_the_probes_training_crops_come_from_the_whole_image(tmp_path):
     dataset = left_is_red(tmp_path / "a.png")
     assert dataset.images([0]).sum() == 0
-    labelled = Labelled(dataset, np.array([0]), presets.PROBE_VIEW, 16)
-    images, labels = labelled.__getitems__([(0, draw) for draw in range(40)])
+    labeled = LabeledSubset(dataset, np.array([0]), presets.PROBE_VIEW, 16)
+    images, labels = labeled.__getitems__([(0, draw) for draw in range(40)])
     assert (images[:, 0].flatten(1).max(1).values > 128).sum() > 5 and labels.tolist() == [0] * 40
-    assert labelled.view == dataclasses.replace(presets.PROBE_VIEW, crop="centre", fraction=1.0)
+    assert labeled.view == dataclasses.replace(presets.PROBE_VIEW, crop="center", fraction=1.0)
 
     class Mean(torch.nn.Module):
         num_features = 3
@@ -278,15 +278,15 @@ def test_the_probes_training_crops_come_from_the_whole_image(tmp_path):
             return x.mean((2, 3))
 
     look = {"size": 14, "mean": [0.0] * 3, "std": [1.0] * 3, "device": torch.device("cpu"), "indices": [0] * 40}
-    random = batch.counted_generator(0)
-    assert extract(Mean(), dataset, **look).sum() == 0
-    assert (extract(Mean(), dataset, **look, view=presets.PROBE_VIEW, random=random)[:, 0] > 0.1).sum() > 5
+    random = batch.step_generator(0)
+    assert extract_features(Mean(), dataset, **look).sum() == 0
+    assert (extract_features(Mean(), dataset, **look, view=presets.PROBE_VIEW, random=random)[:, 0] > 0.1).sum() > 5
 
 
 def test_what_is_cut_already_is_flipped_and_not_cropped_again():
     images = torch.rand(6, 3, 8, 8)
-    view = presets.already_cut(presets.regime("vicreg")[0])
-    numbers = batch.draw(view, 6, 8, 8, batch.counted_generator(1))
+    view = presets.without_crop(presets.get_augmentation("vicreg")[0])
+    numbers = batch.sample_params(view, 6, 8, 8, batch.step_generator(1))
     assert set(numbers["flip"].tolist()) == {True, False}
     found = crop_resize(images, numbers["boxes"], 8, numbers["flip"])
     for image, out, flipped in zip(images, found, numbers["flip"], strict=True):
@@ -306,7 +306,7 @@ def test_the_short_cut_for_whole_images_gives_what_resampling_gives():
 @pytest.mark.real_data
 def test_imagenet_files_read_as_pil_reads_them(real_data):
     paths = sorted(real_data.glob("imagenette_mini/train/*/*.JPEG"))[::40]
-    dataset = ImageFiles(paths, [0] * len(paths), ["a"], side=224)
+    dataset = ImageDataset(paths, [0] * len(paths), ["a"], side=224)
     for path, found in zip(paths, dataset.images(list(range(len(paths)))), strict=True):
         image = Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
         assert image.size == (224, 224) and np.array_equal(found.numpy(), np.asarray(image).transpose(2, 0, 1))

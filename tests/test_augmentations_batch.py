@@ -8,13 +8,13 @@ import torch
 
 from vicreg import distributed
 from vicreg.augmentations import presets
-from vicreg.augmentations.batch import apply, counted_generator, counted_views, draw, normalise
-from vicreg.augmentations.presets import PLAIN, PROBE_VIEW, REGIMES, View, regime
+from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params, step_generator
+from vicreg.augmentations.presets import PLAIN, PRESETS, PROBE_VIEW, Augmentation, get_augmentation
 
 MANY = 20_000
 RESIZED = {"crop": "resized", "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
 FIXED = {"crop": "fixed", "fraction": 224 / 256}
-TABLE = {  # crop, flip, jitter, jitter_p, grey_p, blur_p, kernel, solarise_p of the first and second view
+TABLE = {  # crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p of the first and second view
     "vicreg": [
         (RESIZED, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 1.0, 0, 0.0),
         (RESIZED, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.1, 0, 0.2),
@@ -41,12 +41,12 @@ TABLE = {  # crop, flip, jitter, jitter_p, grey_p, blur_p, kernel, solarise_p of
     ]
     * 2,  # fmt: skip
     "crop": [(RESIZED, 0.5, None, 0.0, 0.0, 0.0, None, 0.0)] * 2,
-    "none": [({"crop": "centre", "fraction": 224 / 256}, 0.0, None, 0.0, 0.0, 0.0, None, 0.0)] * 2,
+    "none": [({"crop": "center", "fraction": 224 / 256}, 0.0, None, 0.0, 0.0, 0.0, None, 0.0)] * 2,
 }
 
 
 def photographs(n, channels=3, height=16, width=16):
-    return torch.randint(0, 256, (n, channels, height, width), generator=counted_generator(9), dtype=torch.uint8)
+    return torch.randint(0, 256, (n, channels, height, width), generator=step_generator(9), dtype=torch.uint8)
 
 
 def assert_probability(happened, p):
@@ -57,29 +57,29 @@ def assert_probability(happened, p):
 @pytest.mark.parametrize("which", [0, 1], ids=["first view", "second view"])
 @pytest.mark.parametrize("name", TABLE)
 def test_regime_has_the_numbers_of_its_table(name, which):
-    view = REGIMES[name][which]
-    crop, flip, jitter, jitter_p, grey_p, blur_p, kernel, solarise_p = TABLE[name][which]
+    view = PRESETS[name][which]
+    crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p = TABLE[name][which]
     assert {key: getattr(view, key) for key in crop} == crop
     assert (view.flip, view.vertical_flip) == (flip, 0.0)
-    assert (view.jitter_p, view.grey_p, view.blur_p, view.solarise_p) == (jitter_p, grey_p, blur_p, solarise_p)
+    assert (view.jitter_p, view.gray_p, view.blur_p, view.solarize_p) == (jitter_p, gray_p, blur_p, solarize_p)
     if jitter is not None:
         assert (view.jitter, view.blur_kernel, view.blur_sigma) == (jitter, kernel, (0.1, 2.0))
 
 
 def test_there_are_no_other_regimes():
-    assert set(REGIMES) == set(TABLE)
+    assert set(PRESETS) == set(TABLE)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["first view", "second view"])
 @pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal"])
 def test_operations_happen_as_often_as_the_regime_says_and_as_strongly(name, which):
-    view = REGIMES[name][which]
-    p = draw(view, MANY, 256, 256, counted_generator(0, which))
+    view = PRESETS[name][which]
+    p = sample_params(view, MANY, 256, 256, step_generator(0, which))
     for key in ("flip", "vertical_flip"):
         assert_probability(p[key], getattr(view, key))
-    for key, probability in {"jittered": "jitter_p", "grey": "grey_p", "blurred": "blur_p"}.items():
+    for key, probability in {"jittered": "jitter_p", "gray": "gray_p", "blurred": "blur_p"}.items():
         assert_probability(p[key], getattr(view, probability))
-    assert_probability(p["solarised"], view.solarise_p)
+    assert_probability(p["solarized"], view.solarize_p)
     for key, x in zip(("brightness", "contrast", "saturation", "hue"), view.jitter, strict=True):
         middle = 0 if key == "hue" else 1
         assert middle - x <= p[key].min() <= middle - 0.99 * x
@@ -94,8 +94,8 @@ def test_operations_happen_as_often_as_the_regime_says_and_as_strongly(name, whi
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (96, 128)], ids=str)
 def test_resized_crops_are_inside_the_image_with_the_share_and_ratio_asked_for(height, width):
-    view = View(scale=(0.2, 0.6))
-    top, left, box_height, box_width = draw(view, MANY, height, width, counted_generator(0))["boxes"].unbind(1)
+    view = Augmentation(scale=(0.2, 0.6))
+    top, left, box_height, box_width = sample_params(view, MANY, height, width, step_generator(0))["boxes"].unbind(1)
     assert (top >= 0).all() and (left >= 0).all() and (box_height > 0).all() and (box_width > 0).all()
     assert (top + box_height <= height).all() and (left + box_width <= width).all()
     for values in (top, left, box_height, box_width):
@@ -112,12 +112,12 @@ def test_resized_crops_are_inside_the_image_with_the_share_and_ratio_asked_for(h
 
 
 def test_a_resized_crop_that_fits_nowhere_is_the_whole_image():
-    boxes = draw(View(scale=(0.9, 1.0)), 50, 10, 100, counted_generator(0))["boxes"]
+    boxes = sample_params(Augmentation(scale=(0.9, 1.0)), 50, 10, 100, step_generator(0))["boxes"]
     assert (boxes == torch.tensor([0.0, 0, 10, 100])).all()
 
 
 def test_fixed_crops_are_224_of_256_pixels_at_any_place():
-    boxes = draw(REGIMES["sn7"][0], MANY, 256, 256, counted_generator(0))["boxes"]
+    boxes = sample_params(PRESETS["sn7"][0], MANY, 256, 256, step_generator(0))["boxes"]
     assert (boxes[:, 2:] == 224).all()
     for start in boxes[:, :2].T:
         assert set(start.tolist()) == set(range(33))
@@ -125,15 +125,15 @@ def test_fixed_crops_are_224_of_256_pixels_at_any_place():
             assert_probability(start == value, 1 / 33)
 
 
-def test_centre_crop_is_the_same_place_every_time():
-    boxes = draw(PLAIN, 5, 256, 258, counted_generator(0))["boxes"]
+def test_center_crop_is_the_same_place_every_time():
+    boxes = sample_params(PLAIN, 5, 256, 258, step_generator(0))["boxes"]
     assert (boxes == torch.tensor([16.0, 17, 224, 224])).all()
 
 
-def test_regime_none_is_the_centre_pixels_unchanged():
+def test_regime_none_is_the_center_pixels_unchanged():
     images = photographs(4)
-    for view in REGIMES["none"]:
-        made = apply(images, draw(view, 4, 16, 16, counted_generator(0)), 14)
+    for view in PRESETS["none"]:
+        made = apply(images, sample_params(view, 4, 16, 16, step_generator(0)), 14)
         assert torch.equal(made, images[:, :, 1:15, 1:15].float() / 255)
 
 
@@ -144,8 +144,8 @@ def test_probe_view_is_a_random_resized_crop_and_a_flip():
 @pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal"])
 def test_bytes_go_in_and_numbers_between_0_and_1_come_out(name):
     images = photographs(40)
-    for view in REGIMES[name]:
-        made = apply(images, draw(view, 40, 16, 16, counted_generator(1)), 14, view.blur_kernel)
+    for view in PRESETS[name]:
+        made = apply(images, sample_params(view, 40, 16, 16, step_generator(1)), 14, view.blur_kernel)
         assert made.dtype == torch.float32 and made.shape == (40, 3, 14, 14)
         assert made.min() >= 0 and made.max() <= 1
         assert (made.amax((1, 2, 3)) > made.amin((1, 2, 3))).all()
@@ -154,8 +154,8 @@ def test_bytes_go_in_and_numbers_between_0_and_1_come_out(name):
 @pytest.mark.parametrize("channels", [1, 4], ids="{} channels".format)
 def test_other_channel_counts_get_the_geometry_and_the_blur_only(channels):
     images = photographs(8, channels)
-    everything = dataclasses.replace(REGIMES["sn7"][1], jitter_p=1.0, grey_p=1.0, solarise_p=1.0, blur_p=0.0)
-    p = draw(everything, 8, 16, 16, counted_generator(2))
+    everything = dataclasses.replace(PRESETS["sn7"][1], jitter_p=1.0, gray_p=1.0, solarize_p=1.0, blur_p=0.0)
+    p = sample_params(everything, 8, 16, 16, step_generator(2))
     made = apply(images, p, 14)
     for image, box, flipped, view in zip(images, p["boxes"].long().tolist(), p["flip"], made, strict=True):
         part = image[:, box[0] : box[0] + 14, box[1] : box[1] + 14].float() / 255
@@ -164,60 +164,62 @@ def test_other_channel_counts_get_the_geometry_and_the_blur_only(channels):
     assert ((blurred - made).abs().amax((1, 2, 3)) > 0)[p["sigma"] > 0.5].all()
 
 
-@pytest.mark.parametrize("key", ["jittered", "grey", "blurred", "solarised"])
+@pytest.mark.parametrize("key", ["jittered", "gray", "blurred", "solarized"])
 def test_only_the_samples_drawn_are_changed(key):
     images = photographs(12)
-    p = draw(dataclasses.replace(PLAIN, blur_sigma=(1.0, 2.0)), 12, 16, 16, counted_generator(3))
+    p = sample_params(dataclasses.replace(PLAIN, blur_sigma=(1.0, 2.0)), 12, 16, 16, step_generator(3))
     plain = apply(images, p, 14)
     p[key] = torch.arange(12) % 3 == 1
     assert torch.equal((apply(images, p, 14) != plain).any(1).any(1).any(1), p[key])
 
 
 def test_numbers_depend_on_the_counters_and_on_nothing_else():
-    first = draw(View(), 6, 16, 16, counted_generator(1, 2, 0))
+    first = sample_params(Augmentation(), 6, 16, 16, step_generator(1, 2, 0))
     torch.rand(7)
-    again = draw(View(), 6, 16, 16, counted_generator(1, 2, 0))
+    again = sample_params(Augmentation(), 6, 16, 16, step_generator(1, 2, 0))
     assert all(torch.equal(first[key], again[key]) for key in first)
     for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1), (2, 1, 0)):
-        assert not torch.equal(first["sigma"], draw(View(), 6, 16, 16, counted_generator(*other))["sigma"])
+        assert not torch.equal(
+            first["sigma"], sample_params(Augmentation(), 6, 16, 16, step_generator(*other))["sigma"]
+        )
 
 
-@pytest.mark.parametrize("name", REGIMES)
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_together_make_the_views_that_one_process_makes(monkeypatch, name, processes):
     first, second = photographs(6), photographs(6).flip(0)
     plan = {"batch_size": 6, "share": 6, "image_size": 14}
-    views, place = regime(name), torch.device("cpu")
-    alone = counted_views(first, second, views, plan, seed=5, step=7, device=place)
-    other_step = counted_views(first, second, views, plan, seed=5, step=8, device=place)
+    views, place = get_augmentation(name), torch.device("cpu")
+    alone = augment_pair(first, second, views, plan, seed=5, step=7, device=place)
+    other_step = augment_pair(first, second, views, plan, seed=5, step=8, device=place)
     assert torch.equal(alone[0], other_step[0]) == (name == "none")
     share, parts = 6 // processes, []
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
     for rank in range(processes):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         mine = slice(rank * share, (rank + 1) * share)
-        parts.append(counted_views(first[mine], second[mine], views, plan | {"share": share}, 5, 7, place))
+        parts.append(augment_pair(first[mine], second[mine], views, plan | {"share": share}, 5, 7, place))
     for joined, whole in zip(map(torch.cat, zip(*parts, strict=True)), alone, strict=True):
         torch.testing.assert_close(joined, whole, rtol=0, atol=1e-6)
 
 
 def test_overrides_change_one_number_of_both_views_or_of_one():
-    views = regime("sn7", ["scale=0.3,1", "2.blur_p=0", "crop=resized", "1.blur_kernel=5"])
+    views = get_augmentation("sn7", ["scale=0.3,1", "2.blur_p=0", "crop=resized", "1.blur_kernel=5"])
     expected = [
-        dataclasses.replace(REGIMES["sn7"][0], scale=(0.3, 1.0), crop="resized", blur_kernel=5),
-        dataclasses.replace(REGIMES["sn7"][1], scale=(0.3, 1.0), crop="resized", blur_p=0.0),
+        dataclasses.replace(PRESETS["sn7"][0], scale=(0.3, 1.0), crop="resized", blur_kernel=5),
+        dataclasses.replace(PRESETS["sn7"][1], scale=(0.3, 1.0), crop="resized", blur_p=0.0),
     ]
     assert views == tuple(expected)
     assert isinstance(views[0].blur_kernel, int)
-    assert regime("sn7") == REGIMES["sn7"]
+    assert get_augmentation("sn7") == PRESETS["sn7"]
 
 
 @pytest.mark.parametrize("change", ["zoom=2", "3.flip=1", "flip", "flip=", "=1", "first.flip=1"])
 def test_an_unknown_number_is_refused_with_the_numbers_there_are(change):
     with pytest.raises(ValueError, match="NUMBER=VALUE") as error:
-        regime("vicreg", [change])
+        get_augmentation("vicreg", [change])
     assert repr(change) in str(error.value)
-    assert all(field.name in str(error.value) for field in dataclasses.fields(View))
+    assert all(field.name in str(error.value) for field in dataclasses.fields(Augmentation))
 
 
 @pytest.mark.parametrize(
@@ -225,31 +227,31 @@ def test_an_unknown_number_is_refused_with_the_numbers_there_are(change):
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_what_is_expected(change, why):
     with pytest.raises(ValueError, match=why) as error:
-        regime("vicreg", [change])
+        get_augmentation("vicreg", [change])
     assert repr(change) in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("crop=resize", "crop is resized, fixed or centre"), ("scale=1,0.3", "the smaller first"),
+        ("crop=resize", "crop is resized, fixed or center"), ("scale=1,0.3", "the smaller first"),
         ("scale=0,1", "scale is two shares"), ("ratio=0,1", "ratio is two positive"), ("fraction=2", "1 at most"),
         ("2.flip=1.5", "from 0 to 1"), ("jitter=0.4,0.4,0.4,0.6", "hue 0.5 at most"), ("jitter=-1,0,0,0", "negative"),
-        ("blur_sigma=0,1", "blur_sigma"), ("blur_kernel=-1", "blur_kernel"), ("grey_p=nan", "from 0 to 1"),
+        ("blur_sigma=0,1", "blur_sigma"), ("blur_kernel=-1", "blur_kernel"), ("gray_p=nan", "from 0 to 1"),
     ],
 )  # fmt: skip
 def test_a_value_that_means_nothing_is_refused(change, why):
     with pytest.raises(ValueError, match=why) as error:
-        regime("sn7", [change])
+        get_augmentation("sn7", [change])
     assert repr(change) in str(error.value)
 
 
 def test_an_unknown_regime_is_refused_with_the_regimes_there_are():
     with pytest.raises(ValueError, match="regime 'simclr'; there are vicreg, sn7, temporal, fmow, crop, none"):
-        presets.regime("simclr")
+        presets.get_augmentation("simclr")
 
 
-def test_normalise_takes_each_channels_mean_and_divides_by_its_deviation():
+def test_normalize_takes_each_channels_mean_and_divides_by_its_deviation():
     images = torch.tensor([0.5, 1.0])[None, :, None, None].expand(2, 2, 3, 3)
-    made = normalise(images, [0.25, 0.5], [0.5, 0.25])
+    made = normalize(images, [0.25, 0.5], [0.5, 0.25])
     assert torch.equal(made, torch.tensor([0.5, 2.0])[None, :, None, None].expand(2, 2, 3, 3))

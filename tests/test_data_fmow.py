@@ -10,15 +10,15 @@ from PIL import Image
 from preprocessing import make_fmow_csv
 from preprocessing.fmow.index import channel_statistics
 from vicreg.data.fmow import COLUMNS, fmow_images, parse_image_name, read_image_list, read_timestamp
-from vicreg.data.image_dataset import ImageFiles
+from vicreg.data.image_dataset import ImageDataset
 
 
-def write_image(tree, split, kind, place, k, colour=(60, 120, 180), month="2016-02", position=None):
+def write_image(tree, split, kind, place, k, color=(60, 120, 180), month="2016-02", position=None):
     """Write one image; its JSON too, unless month is None."""
     folder = tree / split / kind / f"{kind}_{place}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{kind}_{place}_{k}_rgb.jpg"
-    Image.new("RGB", (20, 16), colour).save(path, quality=98)
+    Image.new("RGB", (20, 16), color).save(path, quality=98)
     if month:
         content = {"timestamp": f"{month}-13T09:30:00Z", "gsd": 0.5}
         if position:
@@ -90,13 +90,13 @@ def test_channel_statistics_are_those_of_the_pixels(tmp_path):
     pixels = random.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     for n, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{n}.png")
-    dataset = ImageFiles([tmp_path / f"{n}.png" for n in range(5)], [0] * 5, ["a"], side=16)
+    dataset = ImageDataset([tmp_path / f"{n}.png" for n in range(5)], [0] * 5, ["a"], side=16)
     mean, std = channel_statistics(dataset, chunk=2)
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)) / 255)
     np.testing.assert_allclose(std, pixels.std((0, 1, 2)) / 255)
     black = tmp_path / "black.png"
     Image.new("RGB", (8, 8)).save(black)
-    assert channel_statistics(ImageFiles([black], [0], ["a"], side=8)) == ([0.0] * 3, [1 / 255] * 3)
+    assert channel_statistics(ImageDataset([black], [0], ["a"], side=8)) == ([0.0] * 3, [1 / 255] * 3)
 
 
 def test_the_statistics_sample_is_seeded_and_of_training_images(tree, tmp_path):

@@ -1,4 +1,4 @@
-"""Runs that go on in other circumstances: another optimiser's state, micro-batches, another number of processes."""
+"""Runs that go on in other circumstances: another optimizer's state, micro-batches, another number of processes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_p
 
 @pytest.fixture(scope="module")
 def pretrain(repo_root, sn7_prepared):
-    """Function (exp_dir, *more, launch=ONE, end_at=None, number) -> exit code and output; see test_resume."""
+    """Function (exp_dir, *more, launch=ONE, end_at=None, number) -> exit code and output; see test_engine_run_resume."""
 
     def run(exp_dir, *more, launch=ONE, end_at=None, number=signal.SIGKILL):
         command = [*launch, repo_root / "vicreg/main_vicreg_sn7.py", "--csv-dir", sn7_prepared, "--exp-dir", exp_dir]
@@ -50,7 +50,7 @@ def weights(exp_dir):
 
 @pytest.mark.slow
 def test_adamw_in_micro_batches_killed_and_started_again_gives_the_same_weights(pretrain, tmp_path):
-    more = ["--optimizer", "adamw", "--base-lr", "0.01", "--accumulate", "3", "--positives", "neighbour"]
+    more = ["--optimizer", "adamw", "--base-lr", "0.01", "--accumulate", "3", "--positives", "neighbor"]
     out, code = pretrain(tmp_path / "whole", *more)
     assert code == 0, out
     assert "in 3 micro-batches" in out

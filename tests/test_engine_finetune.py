@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from vicreg.common import checkpoint_io
-from vicreg.data.sampler import CountedBatches, loader_for
+from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.engine import checkpoint, finetune
-from vicreg.engine.optim import one_cycle
-from vicreg.engine.run import place
+from vicreg.engine.optim import one_cycle_lr
+from vicreg.engine.run import to_device
 
 
 @pytest.mark.parametrize("total", [7, 10, 100])
@@ -22,7 +22,7 @@ def test_one_cycle_is_torchs(total):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=total)
     for step in range(total):
-        assert one_cycle(step, total, 0.01) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        assert one_cycle_lr(step, total, 0.01) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         theirs.step() if step < total - 1 else None
 
@@ -56,10 +56,10 @@ def train(folder, *more, at=None, what=None, task="points"):
     data, about = Points(), {"backbone": {"arch": None}, "task": {"name": task, "classes": ["left", "right"]}}
     torch.manual_seed(args.seed)
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2))
-    model, optimizer, begin = place(model, device, earlier, lambda m: torch.optim.Adam(m.parameters(), lr=0))
+    model, optimizer, begin = to_device(model, device, earlier, lambda m: torch.optim.Adam(m.parameters(), lr=0))
     plan = finetune.plan_steps(args, len(data), device, task)
-    finetune.announce_steps(plan, args.exp_dir, begin)
-    batches = CountedBatches(len(data), args.batch_size, args.seed, plan["steps"], begin)
+    finetune.log_steps(plan, args.exp_dir, begin)
+    batches = ResumableBatchSampler(len(data), args.batch_size, args.seed, plan["steps"], begin)
 
     def loss_of(batch, step):
         if step == at:
@@ -72,8 +72,8 @@ def train(folder, *more, at=None, what=None, task="points"):
 
     try:
         return finetune.fit(
-            args, plan, model, optimizer, loader_for(data, batches, 0, device),
-            lambda step: one_cycle(step, plan["steps"], args.lr), loss_of, judge, "top1", about, earlier,
+            args, plan, model, optimizer, build_loader(data, batches, 0, device),
+            lambda step: one_cycle_lr(step, plan["steps"], args.lr), loss_of, judge, "top1", about, earlier,
         )  # fmt: skip
     finally:
         lock.close()
@@ -153,12 +153,12 @@ def test_numbers_that_cannot_work_name_their_flag(tmp_path):
     with pytest.raises(ValueError, match="--grad-clip"):
         finetune.open_run(arguments(tmp_path, "--grad-clip", "-1"), "points")
     with pytest.raises(ValueError, match="'random' or 'imagenet'"):
-        finetune.backbone_for(arguments(tmp_path, "--pretrained", "pixels"), {})
+        finetune.build_backbone(arguments(tmp_path, "--pretrained", "pixels"), {})
 
 
 def test_a_new_run_takes_the_named_backbone_and_a_resumed_one_asks_no_file(tmp_path):
     args = arguments(tmp_path, "--pretrained", str(tmp_path / "gone.pth"))
-    backbone, about = finetune.backbone_for(args, {"backbone": {"arch": "test_resnet", "in_chans": 3}})
+    backbone, about = finetune.build_backbone(args, {"backbone": {"arch": "test_resnet", "in_chans": 3}})
     assert backbone.num_features == 96 and about["arch"] == "test_resnet"
     with pytest.raises(FileNotFoundError, match="gone.pth"):
-        finetune.backbone_for(args, {})
+        finetune.build_backbone(args, {})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vicreg.data.sn7 import SN7Patches
-from vicreg.eval.splits import areas, second, seen_and_unseen, training_and_validation
+from vicreg.eval.splits import aoi_retrieval_split, retrieval_split, seen_unseen_split, train_val_split
 
 AOI, OTHER = "L15-0331E-1257N_1327_3160_13", "L15-1014E-1375N_4056_2688_13"
 
@@ -18,7 +18,7 @@ def write_first_version(path, rows):
 
 def test_the_validation_list_is_judged_and_its_places_are_known(sn7_prepared):
     train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
-    protocol = training_and_validation(train, val)
+    protocol = train_val_split(train, val)
     assert protocol.train.labels.tolist() == train.labels.tolist() and len(protocol.test.indices) == len(val)
     assert len(np.unique(protocol.test.groups)) == 4 * 4  # the same quadrant of four AOIs
 
@@ -27,19 +27,19 @@ def test_lists_of_other_classes_are_refused(sn7_prepared):
     train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
     val.classes = val.classes[1:]
     with pytest.raises(ValueError, match="same classes"):
-        training_and_validation(train, val)
+        train_val_split(train, val)
 
 
 @pytest.mark.parametrize(("split", "shared"), [("patches", 0), ("mosaics", 100)])
 def test_every_aoi_is_a_class_and_parted(sn7_prepared, split, shared):
-    protocol = areas(sn7_prepared, split)
+    protocol = aoi_retrieval_split(sn7_prepared, split)
     table = protocol.train.dataset.table
     assert protocol.classes == sorted(set(table.aoi)) and len(protocol.classes) == 4
     assert sorted([*protocol.train.indices, *protocol.test.indices]) == list(range(len(table)))
     for part in (protocol.train, protocol.test):
         assert [protocol.classes[label] for label in part.labels] == table.aoi.iloc[part.indices].tolist()
     assert f"{shared}% of the unseen" in protocol.line
-    again, other = areas(sn7_prepared, split), areas(sn7_prepared, split, seed=1)
+    again, other = aoi_retrieval_split(sn7_prepared, split), aoi_retrieval_split(sn7_prepared, split, seed=1)
     assert np.array_equal(again.train.indices, protocol.train.indices)
     assert not np.array_equal(other.train.indices, protocol.train.indices)
 
@@ -47,12 +47,12 @@ def test_every_aoi_is_a_class_and_parted(sn7_prepared, split, shared):
 def test_lists_of_the_first_version_and_of_today_go_together(sn7_prepared, tmp_path):
     seen = write_first_version(tmp_path / "seen.csv", [(0, OTHER, 1), (0, AOI, 1), (3, AOI, 2)])
     unseen = write_first_version(tmp_path / "unseen.csv", [(3, AOI, 1), (1, OTHER, 2)])
-    protocol = seen_and_unseen(seen, unseen, sn7_prepared.parent / "train")
+    protocol = seen_unseen_split(seen, unseen, sn7_prepared.parent / "train")
     assert protocol.classes == [AOI, OTHER]
     assert protocol.train.labels.tolist() == [1, 0, 0] and protocol.test.labels.tolist() == [0, 1]
     assert protocol.test.places[0] == protocol.train.places[2] and "50% of the unseen" in protocol.line
     assert protocol.test.dataset.images([0]).shape == (1, 3, 8, 8)
-    mixed = seen_and_unseen(sn7_prepared / "train.csv", unseen, sn7_prepared.parent / "train")
+    mixed = seen_unseen_split(sn7_prepared / "train.csv", unseen, sn7_prepared.parent / "train")
     assert len(mixed.classes) == 4 and mixed.test.labels.tolist() == [0, 1]
 
 
@@ -60,15 +60,15 @@ def test_an_unseen_aoi_without_seen_samples_is_refused(sn7_prepared, tmp_path):
     seen = write_first_version(tmp_path / "seen.csv", [(0, AOI, 1)])
     unseen = write_first_version(tmp_path / "unseen.csv", [(0, AOI, 2), (0, OTHER, 1)])
     with pytest.raises(ValueError, match=rf"unseen.csv: 1 AOIs that .*seen.csv does not have \({OTHER}\)"):
-        seen_and_unseen(seen, unseen, sn7_prepared.parent / "train")
+        seen_unseen_split(seen, unseen, sn7_prepared.parent / "train")
 
 
 def test_half_a_second_protocol_is_refused(tmp_path):
-    assert second() is None
+    assert retrieval_split() is None
     for given in (
         {"seen": tmp_path},
         {"unseen": tmp_path},
         {"csv_dir": tmp_path, "seen": tmp_path, "unseen": tmp_path},
     ):
         with pytest.raises(ValueError, match="--seen and --unseen together"):
-            second(**given)
+            retrieval_split(**given)

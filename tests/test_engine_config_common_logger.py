@@ -14,14 +14,14 @@ import torch
 
 from vicreg import distributed
 from vicreg.common import cli, logger
-from vicreg.common.logger import RunLog, read_stats
+from vicreg.common.logger import MetricLogger, read_stats
 from vicreg.data.subsets import stratified_subset
 from vicreg.distributed import process_group
 from vicreg.engine import checkpoint, config, run
 from vicreg.engine.config import get_parser
-from vicreg.engine.run import Watch
+from vicreg.engine.run import PreemptionGuard
 from vicreg.models.backbones import create_backbone
-from vicreg.models.heads import Classifier, Heads
+from vicreg.models.heads import Classifier, LinearHeads
 from vicreg.models.vicreg import expander, parse_mlp
 
 CPU = torch.device("cpu")
@@ -41,8 +41,8 @@ def arguments(tmp_path, *words):
 def test_tensorflow_is_left_alone_even_where_it_is_installed(repo_root, tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('TensorFlow was imported')")
-    code = f"from vicreg.common.logger import RunLog; log = RunLog({str(tmp_path)!r}); "
-    code += "log.write({'step': 1, 'loss': 2.0}); log.close()"
+    code = f"from vicreg.common.logger import MetricLogger; metric_logger = MetricLogger({str(tmp_path)!r}); "
+    code += "metric_logger.write({'step': 1, 'loss': 2.0}); metric_logger.close()"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     ran = subprocess.run([sys.executable, "-c", code], cwd=repo_root, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -52,37 +52,37 @@ def test_tensorflow_is_left_alone_even_where_it_is_installed(repo_root, tmp_path
 def test_a_line_averages_over_all_steps_since_the_line_before_in_training_time(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(logger, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    log = RunLog(tmp_path)
+    metric_logger = MetricLogger(tmp_path)
     for loss in (1.0, 2.0, 6.0):
-        log.add({"loss": torch.tensor(loss), "std": torch.tensor(loss / 2)}, waited=0.5)
+        metric_logger.add({"loss": torch.tensor(loss), "std": torch.tensor(loss / 2)}, waited=0.5)
     clock.now += 6
-    assert log.averages(per_step=4) == {"loss": 3.0, "std": 1.5, "pairs_per_second": 2.0, "data_wait": 0.25}
+    assert metric_logger.averages(per_step=4) == {"loss": 3.0, "std": 1.5, "pairs_per_second": 2.0, "data_wait": 0.25}
     clock.now += 50  # a probe
-    assert log.seconds == 50
-    log.restart_clock()
-    log.add({"loss": torch.tensor(10.0)})
+    assert metric_logger.seconds == 50
+    metric_logger.restart_clock()
+    metric_logger.add({"loss": torch.tensor(10.0)})
     clock.now += 2
-    assert log.averages(per_step=4) == {"loss": 10.0, "pairs_per_second": 2.0, "data_wait": 0.0}
-    log.close()
+    assert metric_logger.averages(per_step=4) == {"loss": 10.0, "pairs_per_second": 2.0, "data_wait": 0.0}
+    metric_logger.close()
 
 
 def test_lines_are_written_at_once_one_json_object_each(tmp_path, capsys):
-    log = RunLog(tmp_path)
-    log.write({"step": 1, "loss": 0.123456})
+    metric_logger = MetricLogger(tmp_path)
+    metric_logger.write({"step": 1, "loss": 0.123456})
     assert (tmp_path / "stats.txt").read_text() == '{"step": 1, "loss": 0.123456}\n'
-    log.write({"step": 2, "loss": 0.1}, show=False)
+    metric_logger.write({"step": 2, "loss": 0.1}, show=False)
     assert read_stats(tmp_path / "stats.txt") == [{"step": 1, "loss": 0.123456}, {"step": 2, "loss": 0.1}]
     assert capsys.readouterr().out == "step 1  loss 0.1235\n"
-    log.close()
+    metric_logger.close()
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
 @pytest.mark.parametrize(("resumed_at", "kept"), [(0, []), (2, [1, 2]), (3, [1, 2]), (4, [1, 2, 4]), (9, [1, 2, 4, 5])])
 def test_lines_after_the_resumed_step_and_a_half_written_one_are_dropped(tmp_path, resumed_at, kept):
     (tmp_path / "stats.txt").write_text('{"step": 1}\n{"step": 2}\n{"step": 4}\n{"step": 5}\n{"step": 6, "lo')
-    log = RunLog(tmp_path, resumed_at)
-    log.write({"step": 10}, show=False)
-    log.close()
+    metric_logger = MetricLogger(tmp_path, resumed_at)
+    metric_logger.write({"step": 10}, show=False)
+    metric_logger.close()
     text = (tmp_path / "stats.txt").read_text()
     assert text == "".join(json.dumps({"step": step}) + "\n" for step in [*kept, 10])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stats.txt", "tensorboard"]
@@ -90,18 +90,18 @@ def test_lines_after_the_resumed_step_and_a_half_written_one_are_dropped(tmp_pat
 
 def test_other_processes_write_and_print_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(process_group, "rank", lambda: 1)
-    log = RunLog(tmp_path)
-    log.add({"loss": torch.tensor(1.0)})
-    log.write({"step": 1, **log.averages(1)})
-    logger.say("hello")
-    log.close()
+    metric_logger = MetricLogger(tmp_path)
+    metric_logger.add({"loss": torch.tensor(1.0)})
+    metric_logger.write({"step": 1, **metric_logger.averages(1)})
+    logger.log("hello")
+    metric_logger.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
     assert read_stats(tmp_path / "stats.txt") == []
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_reported_at_the_check_of_the_next_step(number):
-    with closing(Watch(CPU)) as watch:
+    with closing(PreemptionGuard(CPU)) as watch:
         assert watch.check() is None
         watch.put(0, torch.tensor(1.0))
         os.kill(os.getpid(), number)
@@ -112,7 +112,7 @@ def test_a_signal_is_reported_at_the_check_of_the_next_step(number):
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
 def test_a_loss_that_is_no_number_names_the_step_and_what_to_do(loss):
-    with closing(Watch(CPU)) as watch:
+    with closing(PreemptionGuard(CPU)) as watch:
         watch.put(6, torch.tensor(1.0))
         watch.check()
         watch.put(7, torch.tensor(loss, requires_grad=True))
@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_what_to_do(loss):
 
 def test_a_closed_watch_gives_the_signals_back():
     before = [signal.getsignal(number) for number in SIGNALS]
-    Watch(CPU).close()
+    PreemptionGuard(CPU).close()
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
@@ -140,7 +140,7 @@ def test_a_batch_that_does_not_divide_is_rounded_down_said_and_sets_the_rate(tmp
     assert (made["steps_per_epoch"], made["steps"], made["warmup_steps"]) == (10, 2000, 100)
     model = SimpleNamespace(backbone=torch.nn.Linear(2, 2), expander=torch.nn.Linear(2, 2))
     args.exp_dir.mkdir()
-    config.announce(args, made, model, 0)
+    config.log_config(args, made, model, 0)
     assert "batch   510 (of 512 asked for) = 170 x 3 process(es)" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "args.json").read_text())["plan"] == made
 
@@ -185,7 +185,7 @@ def test_numbers_that_do_not_fit_are_refused_with_their_flag(tmp_path, words, me
 
 @pytest.mark.parametrize(("name", "now"), [("arch", "resnet34"), ("mlp", "8-4"), ("in_chans", 4)])
 def test_a_folder_with_other_weights_is_refused_with_flag_and_both_values(tmp_path, name, now):
-    earlier = cli.plain(vars(arguments(tmp_path)))
+    earlier = cli.to_serializable(vars(arguments(tmp_path)))
     checkpoint.check_same_run(earlier, vars(arguments(tmp_path)), tmp_path)
     flag = f"--{name.replace('_', '-')}"
     with pytest.raises(ValueError, match=f"{tmp_path} holds a run with {flag} {earlier[name]}, not {now}; .*--exp-dir"):
@@ -193,13 +193,13 @@ def test_a_folder_with_other_weights_is_refused_with_flag_and_both_values(tmp_pa
 
 
 def test_other_numbers_than_the_folders_are_only_noted(tmp_path, capsys):
-    earlier = cli.plain(vars(arguments(tmp_path)))
+    earlier = cli.to_serializable(vars(arguments(tmp_path)))
     checkpoint.check_same_run(earlier, vars(arguments(tmp_path, "--batch-size", 64, "--probe-every", 3)), tmp_path)
     assert capsys.readouterr().out == "note: --batch-size was 256 when this run began and is 64 now\n"
 
 
 def test_a_finished_run_may_become_longer_but_not_another_one(tmp_path, capsys):
-    earlier = cli.plain(vars(arguments(tmp_path)))
+    earlier = cli.to_serializable(vars(arguments(tmp_path)))
     checkpoint.check_same_run(earlier, vars(arguments(tmp_path, "--epochs", 200)), tmp_path, finished=True)
     assert capsys.readouterr().out == "note: --epochs was 100 when this run began and is 200 now\n"
     with pytest.raises(
@@ -211,9 +211,9 @@ def test_a_finished_run_may_become_longer_but_not_another_one(tmp_path, capsys):
 @pytest.mark.parametrize(("capability", "bf16"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_bf16_is_chosen_where_a_gpu_computes_in_it(monkeypatch, capability, bf16):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert config.wants_bf16("auto", torch.device("cuda")) is bf16
-    assert config.wants_bf16("bf16", torch.device("cuda")) and not config.wants_bf16("fp32", torch.device("cuda"))
-    assert not config.wants_bf16("auto", CPU)
+    assert config.use_bf16("auto", torch.device("cuda")) is bf16
+    assert config.use_bf16("bf16", torch.device("cuda")) and not config.use_bf16("fp32", torch.device("cuda"))
+    assert not config.use_bf16("auto", CPU)
 
 
 def test_processes_that_share_statistics_keep_the_activations_of_fused_norm_layers():
@@ -302,7 +302,7 @@ def test_one_percent_is_one_percent_of_each_class_and_at_least_one():
 def test_heads_trained_side_by_side_are_the_heads_trained_alone():
     random = torch.Generator().manual_seed(0)
     x, labels, rates = torch.randn(12, 5, generator=random), torch.arange(12) % 3, (0.1, 1.0)
-    heads = Heads(2, 5, 3)
+    heads = LinearHeads(2, 5, 3)
     alone = [torch.nn.Linear(5, 3) for _ in rates]
     for n, linear in enumerate(alone):
         linear.load_state_dict({"weight": heads.weight[n], "bias": heads.bias[n]})
@@ -322,7 +322,9 @@ def test_heads_trained_side_by_side_are_the_heads_trained_alone():
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_backbone_stays_in_eval_mode_and_out_of_the_graph(frozen):
-    classifier = Classifier(torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5)), Heads(1, 5, 3), frozen)
+    classifier = Classifier(
+        torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5)), LinearHeads(1, 5, 3), frozen
+    )
     classifier.train()
     assert classifier.heads.training and classifier.backbone.training is not frozen
     classifier(torch.randn(6, 4)).sum().backward()

@@ -9,12 +9,12 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from vicreg.augmentations.batch import counted_generator
+from vicreg.augmentations.batch import step_generator
 from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.data import sampler
-from vicreg.data.sampler import CountedBatches, epoch_keys
+from vicreg.data.sampler import ResumableBatchSampler, epoch_order
 from vicreg.eval import features
-from vicreg.eval.features import extract
+from vicreg.eval.features import extract_features
 from vicreg.eval.knn import knn_predict
 from vicreg.eval.metrics import accuracy, effective_rank
 
@@ -24,11 +24,11 @@ def directions(*degrees, length=1.0):
     return length * torch.stack([angles.cos(), angles.sin()], 1)
 
 
-# One neighbour of class 0 is nearest, two of class 1 are a little further, one of class 2 is far.
+# One neighbor of class 0 is nearest, two of class 1 are a little further, one of class 2 is far.
 TRAIN, LABELS, QUERY = directions(0.0, 30.0, -30.0, 90.0), torch.tensor([0, 1, 1, 2]), directions(5.0)
 
 
-def test_nearest_neighbour_alone_decides_for_k_of_one():
+def test_nearest_neighbor_alone_decides_for_k_of_one():
     assert knn_predict(TRAIN, LABELS, QUERY, classes=4, k=1).tolist() == [[0, 1, 2, 3]]
 
 
@@ -41,7 +41,7 @@ def test_votes_weigh_the_exponential_of_the_cosine():
     assert knn_predict(TRAIN, LABELS, QUERY, classes=3, k=3, temperature=0.5)[0, 0] == 1
 
 
-def test_more_neighbours_than_there_are_is_all_of_them():
+def test_more_neighbors_than_there_are_is_all_of_them():
     expected = knn_predict(TRAIN, LABELS, QUERY, classes=3, k=4, temperature=1.0)
     assert expected.tolist() == [[1, 0, 2]]
     assert torch.equal(knn_predict(TRAIN, LABELS, QUERY, classes=3, k=50, temperature=1.0), expected)
@@ -78,14 +78,14 @@ def test_effective_rank_of_identical_rows_is_one():
 
 
 def test_effective_rank_of_orthonormal_rows_or_columns_is_their_number():
-    basis = torch.linalg.qr(torch.randn(9, 9, generator=counted_generator(0)))[0]
+    basis = torch.linalg.qr(torch.randn(9, 9, generator=step_generator(0)))[0]
     for vectors, number in ((basis[:4], 4), (basis[:, :5], 5), (basis, 9)):
         assert effective_rank(vectors) == pytest.approx(number, rel=1e-4)
 
 
 def test_effective_rank_of_two_equal_singular_values_is_two():
-    u = torch.linalg.qr(torch.randn(8, 2, generator=counted_generator(0)))[0]
-    v = torch.linalg.qr(torch.randn(5, 2, generator=counted_generator(1)))[0]
+    u = torch.linalg.qr(torch.randn(8, 2, generator=step_generator(0)))[0]
+    v = torch.linalg.qr(torch.randn(5, 2, generator=step_generator(1)))[0]
     assert effective_rank(7 * u @ v.T) == pytest.approx(2, rel=1e-4)
 
 
@@ -105,7 +105,7 @@ def test_effective_rank_of_nothing_but_zeros_is_one_and_of_no_numbers_none():
 
 
 class Shades:
-    """Sample i is an image of the one colour i."""
+    """Sample i is an image of the one color i."""
 
     def __init__(self, count=10):
         self.count = count
@@ -137,7 +137,7 @@ LOOK = {"size": 7, "mean": [0.0, 0.0, 0.5], "std": [1 / 255, 1.0, 1.0], "device"
 @pytest.mark.parametrize("training", [True, False])
 def test_extract_keeps_the_order_and_gives_the_backbone_its_mode_back(training):
     backbone = Mean().train(training)
-    found = extract(backbone, Shades(), **LOOK, indices=np.array([7, 1, 9, 1, 0]), batch_size=2)
+    found = extract_features(backbone, Shades(), **LOOK, indices=np.array([7, 1, 9, 1, 0]), batch_size=2)
     assert backbone.training is training
     assert backbone.calls == [(False, 2), (False, 2), (False, 1)]
     assert found.dtype == torch.float32 and not found.requires_grad
@@ -146,17 +146,17 @@ def test_extract_keeps_the_order_and_gives_the_backbone_its_mode_back(training):
 
 
 def test_extract_takes_all_samples_where_none_are_named():
-    torch.testing.assert_close(extract(Mean(), Shades(6), **LOOK)[:, 0], torch.arange(6.0))
+    torch.testing.assert_close(extract_features(Mean(), Shades(6), **LOOK)[:, 0], torch.arange(6.0))
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4, 12])
 def test_extract_shares_the_samples_out_and_joins_them_in_order(monkeypatch, processes):
     parts = []
     monkeypatch.setattr(features, "world_size", lambda: processes)
-    monkeypatch.setattr(features, "gather_rows", lambda part: parts.append(part) or part)
+    monkeypatch.setattr(features, "all_gather_cat", lambda part: parts.append(part) or part)
     for rank in range(processes):
         monkeypatch.setattr(features, "rank", lambda rank=rank: rank)
-        extract(Mean(), Shades(), **LOOK, batch_size=2)
+        extract_features(Mean(), Shades(), **LOOK, batch_size=2)
     torch.testing.assert_close(torch.cat(parts)[:, 0], torch.arange(10.0))
     assert max(map(len, parts)) == math.ceil(10 / processes)
 
@@ -168,56 +168,56 @@ def test_extract_of_a_drawn_view_depends_on_its_generator():
             return ramp.expand(len(indices), 3, 8, 8)
 
     def drawn(seed):
-        return extract(Mean(), Steps(), **LOOK, view=PROBE_VIEW, random=counted_generator(seed))
+        return extract_features(Mean(), Steps(), **LOOK, view=PROBE_VIEW, random=step_generator(seed))
 
     assert torch.equal(drawn(1), drawn(1)) and not torch.equal(drawn(1), drawn(2))
     assert len(drawn(1).unique(dim=0)) >= 8  # each of the ten samples has a view of its own; two may coincide
 
 
 def test_epoch_keys_are_a_permutation_and_numbers_in_63_bits():
-    order, draws = epoch_keys(50, seed=1, epoch=2)
+    order, draws = epoch_order(50, seed=1, epoch=2)
     assert sorted(order) == list(range(50)) and len(set(draws)) == 50
     assert draws.dtype == np.int64 and draws.min() >= 0 and draws.max() > 2**60
 
 
 def test_epoch_keys_depend_on_the_seed_and_the_epoch_alone():
-    first = epoch_keys(50, 1, 2)
+    first = epoch_order(50, 1, 2)
     np.random.seed(0)
-    for mine, again in zip(first, epoch_keys(50, 1, 2), strict=True):
+    for mine, again in zip(first, epoch_order(50, 1, 2), strict=True):
         np.testing.assert_array_equal(mine, again)
     for other in ((2, 2), (1, 3), (2, 1)):
-        for mine, theirs in zip(first, epoch_keys(50, *other), strict=True):
+        for mine, theirs in zip(first, epoch_order(50, *other), strict=True):
             assert (mine != theirs).any()
 
 
 def test_every_epoch_is_each_sample_once_in_an_order_of_its_own():
-    batches = list(CountedBatches(12, 4, seed=0, steps=9))
+    batches = list(ResumableBatchSampler(12, 4, seed=0, steps=9))
     assert [len(batch) for batch in batches] == [4] * 9
     epochs = [[index for batch in batches[n : n + 3] for index, _ in batch] for n in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    order, draws = epoch_keys(12, 0, 1)
+    order, draws = epoch_order(12, 0, 1)
     assert batches[3] == list(zip(order[:4].tolist(), draws[:4].tolist(), strict=True))
 
 
 def test_what_does_not_fill_a_batch_is_dropped_and_no_sample_comes_twice():
-    batches = list(CountedBatches(11, 4, seed=0, steps=4))
+    batches = list(ResumableBatchSampler(11, 4, seed=0, steps=4))
     for epoch in (batches[:2], batches[2:]):
         assert len({index for batch in epoch for index, _ in batch}) == 8
-    assert CountedBatches(11, 4, seed=0, steps=4).steps_per_epoch == 2
+    assert ResumableBatchSampler(11, 4, seed=0, steps=4).steps_per_epoch == 2
 
 
 @pytest.mark.parametrize("start", range(10))
 def test_a_run_that_starts_anywhere_has_the_keys_of_the_whole_run(start):
-    whole = list(CountedBatches(11, 4, seed=3, steps=9))
-    rest = CountedBatches(11, 4, seed=3, steps=9, start=start)
+    whole = list(ResumableBatchSampler(11, 4, seed=3, steps=9))
+    rest = ResumableBatchSampler(11, 4, seed=3, steps=9, start=start)
     assert list(rest) == whole[start:] and len(rest) == 9 - start
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
 def test_shares_of_the_processes_join_to_the_batch_of_one(processes):
-    whole = list(CountedBatches(20, 6, seed=3, steps=7))
-    shares = [CountedBatches(20, 6, 3, 7, rank=rank, world_size=processes) for rank in range(processes)]
+    whole = list(ResumableBatchSampler(20, 6, seed=3, steps=7))
+    shares = [ResumableBatchSampler(20, 6, 3, 7, rank=rank, world_size=processes) for rank in range(processes)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert {len(part) for part in parts} == {6 // processes}
         assert sum(parts, []) == batch
@@ -225,8 +225,8 @@ def test_shares_of_the_processes_join_to_the_batch_of_one(processes):
 
 def test_a_data_set_smaller_than_a_batch_is_refused():
     with pytest.raises(ValueError, match="7 samples do not fill a batch of 8; lower --batch-size"):
-        CountedBatches(7, 8, seed=0, steps=1)
-    assert len(list(CountedBatches(8, 8, seed=0, steps=3))) == 3
+        ResumableBatchSampler(7, 8, seed=0, steps=1)
+    assert len(list(ResumableBatchSampler(8, 8, seed=0, steps=3))) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -235,22 +235,22 @@ def test_loader_hands_each_batch_of_keys_to_the_data_set_whole(workers):
         def __getitems__(self, keys):
             return torch.tensor(keys)
 
-    batches = CountedBatches(5, 2, seed=0, steps=4)
-    found = list(sampler.loader_for(Keys(), batches, workers, torch.device("cpu")))
+    batches = ResumableBatchSampler(5, 2, seed=0, steps=4)
+    found = list(sampler.build_loader(Keys(), batches, workers, torch.device("cpu")))
     assert [batch.tolist() for batch in found] == [[list(key) for key in batch] for batch in batches]
 
 
 def test_a_process_that_fails_ends_although_its_workers_ignore_the_signal_to_end(repo_root):
     code = """
 import torch
-from vicreg import loader
+from vicreg.data import sampler
 
 class Keys(torch.utils.data.Dataset):
     def __getitems__(self, keys):
         return torch.tensor(keys)
 
 def train():
-    batches = iter(loader.loader_for(Keys(), loader.CountedBatches(5, 2, seed=0, steps=40), 2, torch.device("cpu")))
+    batches = iter(sampler.build_loader(Keys(), sampler.ResumableBatchSampler(5, 2, seed=0, steps=40), 2, torch.device("cpu")))
     next(batches)
     raise RuntimeError("out of memory, say")  # its traceback holds the batches until the very end
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-COLOURS = np.array([[(37 * n + 20) % 256, (91 * n + 60) % 256, (151 * n + 110) % 256] for n in range(10)], np.uint8)
+COLORS = np.array([[(37 * n + 20) % 256, (91 * n + 60) % 256, (151 * n + 110) % 256] for n in range(10)], np.uint8)
 
 
 def scene(random, width=64, height=48):
@@ -17,9 +17,9 @@ def scene(random, width=64, height=48):
 
 
 def paint(labels, random):
-    """Colours of labels with a little noise: uint8 (height, width, 3)."""
+    """Colors of labels with a little noise: uint8 (height, width, 3)."""
     noise = random.integers(-8, 9, (*labels.shape, 3))
-    return np.clip(COLOURS[labels].astype(int) + noise, 0, 255).astype(np.uint8)
+    return np.clip(COLORS[labels].astype(int) + noise, 0, 255).astype(np.uint8)
 
 
 def write_pair(images, masks, name, labels, random, times=2):
@@ -50,16 +50,16 @@ def write_supervised(folder, counts=(("train", 4), ("val", 2), ("test", 2)), see
     return folder
 
 
-def write_raster(path, pixels, metres=None, left=250000.0, top=3300000.0, crs="EPSG:32615"):
-    """Write uint8 (bands, height, width) as GeoTIFF; ``metres`` a pixel, None for no georeference."""
+def write_raster(path, pixels, meters=None, left=250000.0, top=3300000.0, crs="EPSG:32615"):
+    """Write uint8 (bands, height, width) as GeoTIFF; ``meters`` a pixel, None for no georeference."""
     import rasterio
 
     from vicreg.inference.rasters import quiet_georeference
 
     bands, height, width = pixels.shape
     profile = {"driver": "GTiff", "width": width, "height": height, "count": bands, "dtype": "uint8"}
-    if metres:
-        profile |= {"crs": crs, "transform": rasterio.Affine(metres, 0, left, 0, -metres, top)}
+    if meters:
+        profile |= {"crs": crs, "transform": rasterio.Affine(meters, 0, left, 0, -meters, top)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
         raster.write(pixels)
@@ -76,10 +76,10 @@ def write_tile(folder, random, width=96, height=64, georeference=True):
         top, left = int(random.integers(height // 2 - 8)), int(random.integers(width // 2 - 8))
         labels[top : top + 8, left : left + 8] = 1 + number % 2
     image = paint(labels.repeat(2, 0).repeat(2, 1), random).transpose(2, 0, 1)
-    metres = (0.5, 1.0) if georeference else (None, None)
-    write_raster(folder / "vhr.tif", image, metres[0])
-    write_raster(folder / "buildings1m.tif", (labels > 0).astype(np.uint8)[None], metres[1])
-    write_raster(folder / "flooded1m.tif", (labels == 1).astype(np.uint8)[None] * 255, metres[1])
+    meters = (0.5, 1.0) if georeference else (None, None)
+    write_raster(folder / "vhr.tif", image, meters[0])
+    write_raster(folder / "buildings1m.tif", (labels > 0).astype(np.uint8)[None], meters[1])
+    write_raster(folder / "flooded1m.tif", (labels == 1).astype(np.uint8)[None] * 255, meters[1])
     return labels
 
 

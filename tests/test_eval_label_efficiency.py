@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vicreg.eval import linear_probe
-from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarise
+from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarize
 
 
 class Blocks:
@@ -82,13 +82,13 @@ def test_features_are_extracted_once_for_all_runs_and_are_each_runs_own(tmp_path
     data, backbone = Blocks(), Mean()
     runs = plan_runs(settings(tmp_path, lr_head=[0.1, 1]), data, None, "freeze")
     look = {"size": 4, "mean": data.mean, "std": data.std, "device": torch.device("cpu")}
-    known = FrozenFeatures(backbone, data, data, look, runs, views=2, seed=0, neighbours=True)
+    known = FrozenFeatures(backbone, data, data, look, runs, views=2, seed=0, neighbors=True)
     assert backbone.seen == 3 * len(data)  # validation, and two views of training
     for run in runs:
         expected = (torch.from_numpy(run.fit)[:, None] * 6 / 255 - 0.5) / 0.5
         assert torch.allclose(known.plain(run.fit)[0], expected)
         assert torch.allclose(known.views(run).views[0], expected) and torch.allclose(
-            known.views(run).views[1], expected, atol=1e-5  # images of one colour: every crop is the same
+            known.views(run).views[1], expected, atol=1e-5  # images of one color: every crop is the same
         )  # fmt: skip
         assert torch.equal(known.judged(run)[1][1], data.labels[run.held_out])
 
@@ -97,7 +97,7 @@ def test_mean_and_standard_deviation_are_those_of_the_seeds(tmp_path):
     runs = plan_runs(settings(tmp_path, train_percent=[10], seeds=3), Blocks(), None, "freeze")
     results = [{"top1": top1, "top5": 1.0, "best_top1": top1, "train_samples": 4} for top1 in (0.2, 0.4, 0.9)]
     (tmp_path / "freeze_10").mkdir()
-    (row,) = summarise(runs, results, tmp_path, "freeze")
+    (row,) = summarize(runs, results, tmp_path, "freeze")
     assert row["top1"] == pytest.approx(0.5) and row["top1_std"] == pytest.approx(statistics.stdev([0.2, 0.4, 0.9]))
     assert row["top1_seeds"] == [0.2, 0.4, 0.9] and row["top5_std"] == 0
     assert json.loads((tmp_path / "freeze_10" / "result.json").read_text())["top1_std"] == row["top1_std"]
