@@ -40,15 +40,15 @@ def pretraining_runs(folders):
     rows = []
     for path in sorted({path for folder in folders for path in folder.rglob("args.json")}):
         lines = read_stats(path.parent / "stats.txt")
-        losses = [line for line in lines if "loss_floor" in line]
+        losses = [line for line in lines if "loss_lower_bound" in line]
         if not losses:
             continue
         plan, last = json.loads(path.read_text())["plan"], losses[-1]
         probes = [line["knn20_top1"] for line in lines if "knn20_top1" in line]
         row = {"run": str(path.parent), "what": plan["source"], "batch": plan["batch_size"]}
-        row |= {"steps": f"{last['step']}/{plan['steps']}", "loss": last["loss"], "floor": last["loss_floor"]}
+        row |= {"steps": f"{last['step']}/{plan['steps']}", "loss": last["loss"], "floor": last["loss_lower_bound"]}
         row |= {"std_loss": last["std_loss"], "rank": last["effective_rank"], "kNN-20": probes[-1] if probes else None}
-        rows.append(row | {"pairs/s": last["pairs_per_second"], "data wait": last["data_wait"]})
+        rows.append(row | {"pairs/s": last["pairs_per_second"], "data wait": last["data_time"]})
     return pd.DataFrame(rows)
 
 
@@ -81,7 +81,7 @@ def draw_curves(folder):
         curve = lines[["step", key]].dropna()
         axis.plot(curve.step, curve[key], marker="." if len(curve) < 40 else None)
         if key == "loss":
-            axis.axhline(lines.loss_floor.dropna().iloc[0], linestyle="--", color="gray", label="floor")
+            axis.axhline(lines.loss_lower_bound.dropna().iloc[0], linestyle="--", color="gray", label="floor")
             axis.legend()
         axis.set_title(key)
         axis.set_xlabel("step")

@@ -165,10 +165,10 @@ def test_a_split_without_a_usable_image_is_refused(tree, tmp_path):
 def test_temporal_pairs_are_of_one_place_and_can_be_kept_near_in_time(tree, tmp_path):
     out = prepare(tree, tmp_path / "csv")
     dataset = fmow_images(out / "train.csv", "temporal", side=16)
-    found = {dataset.partner(3, draw) for draw in range(20)}
-    assert found == {4, 5} and dataset.places.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    found = {dataset.positive_index(3, draw) for draw in range(20)}
+    assert found == {4, 5} and dataset.location_ids.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     near = fmow_images(out / "train.csv", "temporal", max_months_apart=4, side=16)
-    assert {near.partner(3, draw) for draw in range(20)} == {4}
+    assert {near.positive_index(3, draw) for draw in range(20)} == {4}
     assert dataset.images([0]).shape == (1, 3, 16, 16) and dataset.labels.tolist() == [0] * 6 + [1] * 6
 
 
@@ -176,7 +176,7 @@ def test_months_are_needed_only_where_they_are_asked_for(tree, tmp_path):
     for path in tree.glob("train/airport/airport_0/*.json"):
         path.unlink()
     out = prepare(tree, tmp_path / "csv")
-    assert fmow_images(out / "train.csv", "temporal").partner(0, 0) in (1, 2)
+    assert fmow_images(out / "train.csv", "temporal").positive_index(0, 0) in (1, 2)
     with pytest.raises(ValueError, match="3 of 12 in .*train.csv have no timestamp .*airport_0_0_rgb.jpg"):
         fmow_images(out / "train.csv", "temporal", max_months_apart=3)
 

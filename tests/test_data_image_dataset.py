@@ -37,7 +37,7 @@ def files(tmp_path):
 
 
 def dataset_of(files, **options):
-    options = {"side": 24, "places": np.arange(len(files)) // 3, **options}
+    options = {"side": 24, "location_ids": np.arange(len(files)) // 3, **options}
     return ImageDataset(files, np.arange(len(files)) // 4, ["a", "b", "c"], **options)
 
 
@@ -211,7 +211,7 @@ def test_loader_processes_change_nothing(files, workers, context):
 
 
 def test_a_file_that_does_not_decode_is_replaced_by_the_next_of_its_class_and_named_once(files, capsys):
-    dataset = dataset_of(files, places=None)
+    dataset = dataset_of(files, location_ids=None)
     files[1].write_bytes(files[1].read_bytes()[:60])
     files[2].write_bytes(b"")
     found = dataset.images([1, 2, 0])
@@ -238,8 +238,8 @@ def test_a_disk_that_is_gone_ends_the_run(files):
 
 
 def test_places_without_a_list_are_the_images_themselves(files):
-    assert dataset_of(files, places=None).places.tolist() == list(range(12))
-    assert dataset_of(files, places=["x", "y"] * 6).places.tolist() == [0, 1] * 6
+    assert dataset_of(files, location_ids=None).location_ids.tolist() == list(range(12))
+    assert dataset_of(files, location_ids=["x", "y"] * 6).location_ids.tolist() == [0, 1] * 6
     assert [dataset_of(files).path(n) for n in (0, 11)] == [files[0], files[11]]
 
 

@@ -13,7 +13,7 @@ DRAWS = np.random.default_rng(0).integers(2**63 - 1, size=600).tolist()
 
 
 def partners(pairs, index):
-    return Counter(pairs.partner(index, draw) for draw in DRAWS)
+    return Counter(pairs.positive_index(index, draw) for draw in DRAWS)
 
 
 def test_months_are_counted_over_the_turn_of_the_year():
@@ -47,18 +47,18 @@ def test_zero_months_apart_is_another_image_of_the_month():
 
 def test_a_limit_beyond_all_months_is_no_limit_and_other_places_stay_out():
     random = np.random.default_rng(1)
-    places, months = random.integers(0, 12, 80), random.integers(0, 5, 80)
-    limited, free = TemporalPairs(places, months, 10**9), TemporalPairs(places)
+    location_ids, months = random.integers(0, 12, 80), random.integers(0, 5, 80)
+    limited, free = TemporalPairs(location_ids, months, 10**9), TemporalPairs(location_ids)
     assert all(set(partners(limited, index)) == set(partners(free, index)) for index in range(80))
 
 
 @pytest.mark.parametrize("most", [0, 1, 3, 40])
 def test_windows_are_those_of_a_search_through_all_images(most):
     random = np.random.default_rng(most)
-    places, months = random.integers(0, 15, 90), random.integers(24000, 24036, 90)
-    pairs = TemporalPairs(places, months, most)
+    location_ids, months = random.integers(0, 15, 90), random.integers(24000, 24036, 90)
+    pairs = TemporalPairs(location_ids, months, most)
     for index in range(90):
-        others = np.flatnonzero(places == places[index])
+        others = np.flatnonzero(location_ids == location_ids[index])
         others = others[others != index]
         if not len(others):
             assert partners(pairs, index).keys() == {index}
@@ -81,7 +81,7 @@ def test_sn7_pairs_keep_to_the_limit(sn7_prepared):
     dataset = SN7Patches(sn7_prepared / "train.csv", "temporal", max_months_apart=1)
     table = dataset.table
     for index in range(0, len(dataset), 7):
-        row, found = table.iloc[index], table.iloc[sorted({dataset.partner(index, draw) for draw in DRAWS[:50]})]
+        row, found = table.iloc[index], table.iloc[sorted({dataset.positive_index(index, draw) for draw in DRAWS[:50]})]
         assert set(found.aoi) == {row.aoi} and set(found.patch) == {row.patch}
         assert set(found.month) == set(table.month[table.aoi == row.aoi]) & {row.month - 1, row.month + 1}
 
@@ -96,5 +96,5 @@ def test_sn7_years_count(sn7_prepared, tmp_path):
         (tmp_path / name).symlink_to(sn7_prepared / name)
     dataset = SN7Patches(tmp_path / "all.csv", "temporal", max_months_apart=12)
     first = dataset.table.index[dataset.table.year == 2018][0]
-    found = {dataset.partner(first, draw) for draw in DRAWS}
+    found = {dataset.positive_index(first, draw) for draw in DRAWS}
     assert set(dataset.table.year.iloc[sorted(found)]) == {2019}

@@ -8,7 +8,7 @@ from vicreg.data.sn7 import SN7Patches
 
 
 def chosen(pairs, index):
-    return {pairs.partner(index, draw) for draw in range(12)}
+    return {pairs.positive_index(index, draw) for draw in range(12)}
 
 
 def test_partners_are_the_patches_above_below_left_and_right():
@@ -20,7 +20,7 @@ def test_partners_are_the_patches_above_below_left_and_right():
 
 def test_every_neighbor_is_drawn_equally_often():
     pairs = SpatialNeighborPairs(np.zeros(16), np.arange(16), 4)
-    drawn = [pairs.partner(5, draw) for draw in range(400)]
+    drawn = [pairs.positive_index(5, draw) for draw in range(400)]
     assert [drawn.count(index) for index in (1, 9, 4, 6)] == [100] * 4
 
 
@@ -37,7 +37,7 @@ def test_sn7_neighbors_share_the_mosaic_and_never_leave_the_training_list(sn7_pr
     table = patches.table
     for index in range(0, len(patches), 7):
         for draw in range(4):
-            other = table.iloc[patches.partner(index, draw)]
+            other = table.iloc[patches.positive_index(index, draw)]
             mine = table.iloc[index]
             assert (other.aoi, other.year, other.month) == (mine.aoi, mine.year, mine.month)
             assert abs(other.patch // 4 - mine.patch // 4) + abs(other.patch % 4 - mine.patch % 4) == 1

@@ -142,7 +142,7 @@ def test_temporal_partners_are_the_same_place_in_another_month_uniformly(sn7_pre
     for index in (0, 50, 179):
         row, counts = dataset.table.iloc[index], Counter()
         for draw in rng.integers(2**63, size=3000).tolist():
-            other = dataset.table.iloc[dataset.partner(index, draw)]
+            other = dataset.table.iloc[dataset.positive_index(index, draw)]
             assert (other.aoi, other.patch) == (row.aoi, row.patch) and other.month != row.month
             counts[other.month] += 1
         others = {4: 3, 3: 2}[(dataset.table.aoi == row.aoi).sum() // 12]
@@ -162,7 +162,7 @@ def test_a_place_with_one_month_is_its_own_partner(sn7_prepared, tmp_path):
     table = pd.read_csv(tmp_path / "csv" / "train.csv")
     table[table.month == 1].to_csv(tmp_path / "csv" / "train.csv", index=False)
     dataset = SN7Patches(tmp_path / "csv" / "train.csv", positives="temporal")
-    assert [dataset.partner(5, draw) for draw in range(10)] == [5] * 10
+    assert [dataset.positive_index(5, draw) for draw in range(10)] == [5] * 10
 
 
 def test_a_half_written_folder_is_refused(sn7_prepared, tmp_path):

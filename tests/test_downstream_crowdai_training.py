@@ -117,7 +117,7 @@ def test_the_script_says_what_it_loaded_and_leaves_the_record_of_its_run(trained
     for split in ("train", "val"):
         assert f"{split}: box AP {result[split]['box']['AP']:.4f}" in said
         assert all(0 <= result[split][task][name] <= 1 for task in ("box", "mask") for name in ("AP", "AP50", "AP75"))
-    assert result["overlap"]["pixels_seen"] == 0 and result["step"] == 4
+    assert result["overlap"]["exact_duplicates"] == 0 and result["step"] == 4
     assert result["data"]["train"]["dropped"] == {"no area": 1}
     lines = [json.loads(line) for line in (folder / "stats.txt").read_text().splitlines()]
     assert lines[-1]["step"] == 4 and math.isfinite(lines[-1]["loss_mask"])

@@ -47,7 +47,7 @@ def test_finetuning_leaves_figures_pictures_checkpoints_and_the_backbone(finetun
     assert result["top1"] == 1.0 and result["top5"] == 1.0 and result["classes"] == ["Forest", "Residential", "SeaLake"]
     assert result["train_samples"] == 24 and result["val_samples"] == 6 and result["image_size"] == 32
     assert result["last"]["per_class"]["Forest"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2}
-    assert result["overlap"] == {"samples": 6, "places_seen": None, "pixels_seen": 0.0}
+    assert result["overlap"] == {"samples": 6, "location_overlap": None, "exact_duplicates": 0.0}
     assert "precision  recall" in out and "0.0% equal a training sample" in out
     lines = [json.loads(line) for line in (folder / "stats.txt").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6, 9, 12] and lines[-1]["loss"] < lines[0]["loss"]

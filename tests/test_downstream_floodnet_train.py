@@ -78,12 +78,12 @@ def test_the_script_trains_ten_classes_and_leaves_a_whole_record(floodnet, tmp_p
     assert f'everywhere "grass": mean IoU {result["constant"]["mean_iou"]:.4f}' in ran.stdout.splitlines()[-1]
     assert result["flooded_building_iou"] == result["iou"]["building flooded"]
     assert (result["train_images"], result["val_images"], result["source"]) == (8, 2, "a test")
-    assert result["overlap"] == {"samples": 2, "places_seen": None, "pixels_seen": 0}
+    assert result["overlap"] == {"samples": 2, "location_overlap": None, "exact_duplicates": 0}
     assert "split: of 2 validation samples 0.0% equal a training sample" in ran.stdout
     lines = read_stats(run / "stats.txt")
     assert [line["step"] for line in lines] == [2, 4]
     assert max(line["mean_iou"] for line in lines) == result["mean_iou"]
-    assert {"dice_loss", "cross_entropy", "loss", "lr", "data_wait"} <= lines[0].keys()
+    assert {"dice_loss", "cross_entropy", "loss", "lr", "data_time"} <= lines[0].keys()
     assert Image.open(run / "examples.png").width > 600
     assert {path.name for path in run.iterdir()} >= {"model.pth", "best_model.pth", "args.json", "tensorboard"}
 

@@ -56,13 +56,13 @@ def test_a_line_averages_over_all_steps_since_the_line_before_in_training_time(t
     for loss in (1.0, 2.0, 6.0):
         metric_logger.add({"loss": torch.tensor(loss), "std": torch.tensor(loss / 2)}, waited=0.5)
     clock.now += 6
-    assert metric_logger.averages(per_step=4) == {"loss": 3.0, "std": 1.5, "pairs_per_second": 2.0, "data_wait": 0.25}
+    assert metric_logger.averages(per_step=4) == {"loss": 3.0, "std": 1.5, "pairs_per_second": 2.0, "data_time": 0.25}
     clock.now += 50  # a probe
     assert metric_logger.seconds == 50
     metric_logger.restart_clock()
     metric_logger.add({"loss": torch.tensor(10.0)})
     clock.now += 2
-    assert metric_logger.averages(per_step=4) == {"loss": 10.0, "pairs_per_second": 2.0, "data_wait": 0.0}
+    assert metric_logger.averages(per_step=4) == {"loss": 10.0, "pairs_per_second": 2.0, "data_time": 0.0}
     metric_logger.close()
 
 
@@ -151,8 +151,8 @@ PLANS = {
     "--epochs 2 --max-steps 100": {"steps": 8, "warmup_steps": 1},
     "--image-size 64 --precision bf16": {"image_size": 64, "bf16": True},
     "--precision auto": {"image_size": 224, "bf16": False, "peak_lr": 0.3},
-    "--mlp 8192-8192-8192": {"loss_floor": 16.2854},
-    "--mlp 64-128": {"loss_floor": 0.0},
+    "--mlp 8192-8192-8192": {"loss_lower_bound": 16.2854},
+    "--mlp 64-128": {"loss_lower_bound": 0.0},
 }
 UNFIT = {
     "--batch-size 1": "--batch-size 1 over 1 processes",

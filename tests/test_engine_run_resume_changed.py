@@ -20,7 +20,7 @@ TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_p
 
 @pytest.fixture(scope="module")
 def pretrain(repo_root, sn7_prepared):
-    """Function (exp_dir, *more, launch=ONE, end_at=None, number) -> exit code and output; see test_engine_run_resume."""
+    """Function (exp_dir, *more, launch=ONE, end_at=None, number) -> exit code and output."""
 
     def run(exp_dir, *more, launch=ONE, end_at=None, number=signal.SIGKILL):
         command = [*launch, repo_root / "vicreg/main_vicreg_sn7.py", "--csv-dir", sn7_prepared, "--exp-dir", exp_dir]

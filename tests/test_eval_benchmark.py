@@ -20,7 +20,7 @@ class Toy:
 
     def __init__(self, seed=0):
         self.labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-        self.places = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+        self.location_ids = np.array([0, 0, 1, 1, 2, 2, 3, 3])
         self.classes, self.mean, self.std, self.patch_size = ["dark", "bright"], [0.5] * 3, [0.2] * 3, 8
         noise = torch.randint(0, 60, (8, 3, 8, 8), generator=step_generator(seed))
         self.pixels = (noise + 150 * self.labels[:, None, None, None]).to(torch.uint8)
@@ -39,13 +39,13 @@ def problem():
     return torch.randn(300, 6, generator=step_generator(0)) + torch.eye(6)[labels], labels
 
 
-def toy_protocol(train_labels, test_labels, places=None):
+def toy_protocol(train_labels, test_labels, location_ids=None):
     parts = [
         splits.EvalSubset(None, np.arange(len(labels)), np.asarray(labels), np.arange(len(labels)))
         for labels in (train_labels, test_labels)
     ]
-    if places is not None:
-        parts[1] = parts[1]._replace(places=np.asarray(places))
+    if location_ids is not None:
+        parts[1] = parts[1]._replace(location_ids=np.asarray(location_ids))
     return splits.EvalSplit(*parts, [str(label) for label in range(max(train_labels) + 1)], "toy")
 
 
@@ -110,9 +110,9 @@ def test_alignment_and_uniformity_by_hand():
 
 
 def test_positives_are_of_one_place_and_loners_have_none():
-    places = np.array([0, 1, 0, 2, 0, 1])
-    pairs = metrics.positive_pairs(places)
-    assert pairs[:, 0].tolist() == [0, 1, 2, 4, 5] and (places[pairs[:, 0]] == places[pairs[:, 1]]).all()
+    location_ids = np.array([0, 1, 0, 2, 0, 1])
+    pairs = metrics.positive_pairs(location_ids)
+    assert pairs[:, 0].tolist() == [0, 1, 2, 4, 5] and (location_ids[pairs[:, 0]] == location_ids[pairs[:, 1]]).all()
     assert len(metrics.positive_pairs(np.arange(4))) == 0
 
 
@@ -205,8 +205,8 @@ def test_an_interval_is_the_binomials():
 
 
 def test_whole_places_make_wider_intervals_where_their_samples_are_alike():
-    right, places = np.repeat(np.arange(40) % 4 == 0, 25), np.repeat(np.arange(40), 25)
-    naive, whole = metrics.bootstrap_ci(right), metrics.bootstrap_ci(right, places)
+    right, location_ids = np.repeat(np.arange(40) % 4 == 0, 25), np.repeat(np.arange(40), 25)
+    naive, whole = metrics.bootstrap_ci(right), metrics.bootstrap_ci(right, location_ids)
     assert np.ptp(whole) / np.ptp(naive) == pytest.approx(5, rel=0.15)  # the root of 25 copies
     np.testing.assert_allclose(whole, metrics.bootstrap_ci(right[::25]))  # what the places alone say
     uneven = metrics.bootstrap_ci(np.array([1, 1, 1, 0]), np.array([0, 0, 0, 1]))

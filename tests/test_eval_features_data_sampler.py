@@ -250,7 +250,8 @@ class Keys(torch.utils.data.Dataset):
         return torch.tensor(keys)
 
 def train():
-    batches = iter(sampler.build_loader(Keys(), sampler.ResumableBatchSampler(5, 2, seed=0, steps=40), 2, torch.device("cpu")))
+    batch_sampler = sampler.ResumableBatchSampler(5, 2, seed=0, steps=40)
+    batches = iter(sampler.build_loader(Keys(), batch_sampler, 2, torch.device("cpu")))
     next(batches)
     raise RuntimeError("out of memory, say")  # its traceback holds the batches until the very end
 

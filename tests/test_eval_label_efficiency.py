@@ -17,7 +17,7 @@ class Blocks:
 
     def __init__(self, count=40):
         self.labels = torch.arange(count) % 2
-        self.places = np.arange(count) // 2 // 2 * 2 + np.arange(count) % 2
+        self.location_ids = np.arange(count) // 2 // 2 * 2 + np.arange(count) % 2
         self.classes, self.mean, self.std, self.patch_size = ["even", "odd"], [0.5], [0.5], 4
 
     def __len__(self):
@@ -62,7 +62,7 @@ def test_one_run_keeps_the_folder_of_its_share_and_holds_out_whole_places(tmp_pa
     (run,) = plan_runs(settings(tmp_path, train_percent=[100], seeds=1, lr_head=[0.1, 1]), data, None, "freeze")
     assert run.folder == tmp_path / "freeze_100"
     assert len(run.fit) + len(run.held_out) == 40 and len(run.held_out) == 4  # a tenth of 10 places a class, 2 samples
-    assert not set(data.places[run.fit]) & set(data.places[run.held_out])
+    assert not set(data.location_ids[run.fit]) & set(data.location_ids[run.held_out])
 
 
 @pytest.mark.parametrize(

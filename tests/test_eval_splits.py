@@ -50,7 +50,7 @@ def test_lists_of_the_first_version_and_of_today_go_together(sn7_prepared, tmp_p
     protocol = seen_unseen_split(seen, unseen, sn7_prepared.parent / "train")
     assert protocol.classes == [AOI, OTHER]
     assert protocol.train.labels.tolist() == [1, 0, 0] and protocol.test.labels.tolist() == [0, 1]
-    assert protocol.test.places[0] == protocol.train.places[2] and "50% of the unseen" in protocol.line
+    assert protocol.test.location_ids[0] == protocol.train.location_ids[2] and "50% of the unseen" in protocol.line
     assert protocol.test.dataset.images([0]).shape == (1, 3, 8, 8)
     mixed = seen_unseen_split(sn7_prepared / "train.csv", unseen, sn7_prepared.parent / "train")
     assert len(mixed.classes) == 4 and mixed.test.labels.tolist() == [0, 1]

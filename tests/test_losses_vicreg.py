@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vicreg.losses.vicreg import loss_floor, vicreg_loss
+from vicreg.losses.vicreg import loss_lower_bound, vicreg_loss
 
 TERMS = ("loss", "repr_loss", "std_loss", "cov_loss")
 SHAPES = [(5, 12), (12, 5), (7, 7), (8, 7), (3, 9)]  # narrower, wider, N = D, N = D + 1, a tiny batch
@@ -146,14 +146,14 @@ def test_floor_is_the_least_value_over_all_standard_deviations(n, dim, std, cov)
     s = np.linspace(0, 1, 1_000_001)
     curve = std * (1 - s) + 2 * cov * s**4 * (dim / (n - 1) - 1)
     best = curve.argmin()
-    found = loss_floor(n, dim, std, cov)
+    found = loss_lower_bound(n, dim, std, cov)
     assert found["loss"] == pytest.approx(curve[best], rel=1e-9)
     assert found["std_loss"] == pytest.approx(1 - s[best], abs=2e-6)
     assert found["cov_loss"] == pytest.approx(2 * s[best] ** 4 * (dim / (n - 1) - 1), rel=1e-4)
 
 
 def test_floor_of_256_samples_and_8192_dimensions_is_16_285():
-    found = loss_floor(256, 8192)
+    found = loss_lower_bound(256, 8192)
     assert found["loss"] == pytest.approx(16.285, abs=5e-4)
     assert found["std_loss"] == pytest.approx(0.535, abs=5e-4)
     assert found["cov_loss"] == pytest.approx(2.905, abs=5e-4)
@@ -161,11 +161,11 @@ def test_floor_of_256_samples_and_8192_dimensions_is_16_285():
 
 @pytest.mark.parametrize(("n", "dim"), [(257, 256), (512, 256), (2, 1)])
 def test_floor_is_zero_where_the_expander_is_no_wider_than_the_batch_allows(n, dim):
-    assert loss_floor(n, dim) == {"loss": 0, "std_loss": 0, "cov_loss": 0}
+    assert loss_lower_bound(n, dim) == {"loss": 0, "std_loss": 0, "cov_loss": 0}
 
 
 def test_floor_is_zero_without_the_covariance_term():
-    assert loss_floor(4, 100, cov_coeff=0.0)["loss"] == 0
+    assert loss_lower_bound(4, 100, cov_coeff=0.0)["loss"] == 0
 
 
 @pytest.mark.parametrize(("n", "dim"), [(4, 16), (5, 40), (8, 64)])
@@ -173,7 +173,7 @@ def test_gradient_descent_on_the_embeddings_reaches_the_floor_and_never_goes_bel
     # the floor takes s for sqrt(Var), the loss sqrt(Var + 1e-4); with that, the least value is a trifle lower
     s = np.linspace(0.01, 1, 100_001)
     least = (25 * (1 - s) + 2 * (s**2 - 1e-4) ** 2 * (dim / (n - 1) - 1)).min()
-    assert 0 <= loss_floor(n, dim)["loss"] - least <= 2e-3
+    assert 0 <= loss_lower_bound(n, dim)["loss"] - least <= 2e-3
     z = torch.randn(n, dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
     optimizer = torch.optim.Adam([z], lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)

@@ -149,7 +149,7 @@ def test_coco_files_are_audited_and_their_annotations_counted(run_script, tmp_pa
 
 def test_patch_lists_share_no_place_by_block_and_every_place_by_image(run_script, sn7_prepared, sn7_tree, tmp_path):
     found = audit(run_script, sn7_prepared)
-    assert found["places"]["samples"] == found["places"]["places_seen"] == 0 and found["places"]["places"] == 16
+    assert found["places"]["samples"] == found["places"]["location_overlap"] == 0 and found["places"]["places"] == 16
     assert run_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "image").returncode == 0
     found = audit(run_script, tmp_path, "--no-pixels")
     assert found["places"]["share"] == found["overlap"]["share"] == 1 and "near" not in found
@@ -193,7 +193,7 @@ def test_locations_of_one_name_are_one_place_only_where_they_lie_together(run_sc
     made = run_script("preprocessing/make_fmow_csv.py", "--data-dir", tmp_path, "--out-dir", tmp_path / "csv")
     assert made.returncode == 0, made.stderr
     found = audit(run_script, tmp_path / "csv")
-    assert found["overlap"]["samples"] == found["places"]["samples"] == found["places"]["places_seen"] == same
+    assert found["overlap"]["samples"] == found["places"]["samples"] == found["places"]["location_overlap"] == same
     assert (found["places"]["elsewhere"], found["places"]["unknown"]) == (not same, 0)
 
 
@@ -274,6 +274,6 @@ def test_by_image_every_validation_place_of_spacenet_7_is_in_training_and_by_blo
     for rule in ("image", "block"):
         run_script(MAKE, "--data-dir", tree, "--out-dir", tmp_path / rule, "--split", rule)
         shares[rule] = audit(run_script, tmp_path / rule, *(["--no-pixels"] if rule == "image" else []))
-    assert shares["image"]["places"]["share"] == 1 and shares["image"]["places"]["places_seen"] == 960
+    assert shares["image"]["places"]["share"] == 1 and shares["image"]["places"]["location_overlap"] == 960
     assert shares["block"]["places"]["share"] == 0
     assert shares["block"]["exact"]["samples"] == shares["block"]["near"]["samples"] == 0

@@ -107,7 +107,7 @@ def test_meta_records_the_split_and_what_it_keeps_apart(sn7_tree, tmp_path, rule
     meta = prepare(sn7_tree, tmp_path / "out", "--split", rule, "--seed", "2", "--val-fraction", "0.3")
     split, counts = meta["split"], meta["counts"]
     assert (split["rule"], split["val_fraction"], split["seed"]) == (rule, 0.3, 2)
-    assert counts["places_seen"] == seen and counts["classes_unseen"] in (0, unseen)
+    assert counts["location_overlap"] == seen and counts["classes_unseen"] in (0, unseen)
     assert split["achieved"] == pytest.approx(counts["val"] / counts["patches"])
     assert (counts["aois"], counts["mosaics"], meta["months"]) == (4, 15, ["2018-01", "2018-04"])
     assert meta["source"] == str(sn7_tree) and (meta["grid"], meta["patch_size"]) == (4, 8)

@@ -103,7 +103,7 @@ def test_a_grid_below_1_is_refused(grid):
 def test_the_facts_of_a_split_count_shared_places_and_unseen_classes():
     table = pd.DataFrame({"aoi": list("AAAB"), "patch": [0, 0, 1, 0], "label": [0, 0, 0, 1],
                           "split": ["train", "val", "train", "val"]})  # fmt: skip
-    assert split_facts(table) == {"train": 2, "val": 2, "places_seen": 0.5, "val_classes": 2, "classes_unseen": 1}
+    assert split_facts(table) == {"train": 2, "val": 2, "location_overlap": 0.5, "val_classes": 2, "classes_unseen": 1}
 
 
 TRAIN, VAL, TEST = "L15-0331E-1257N_1327_3160_13", "L15-1014E-1375N_4056_2688_13", "L15-1025E-1366N_4102_2726_13"

@@ -69,8 +69,8 @@ def test_the_readmes_training_line_leaves_a_log_and_both_files(trained):
         path.name for path in folder.iterdir()
     }
     lines = read_stats(folder / "stats.txt")
-    wanted = {"epoch", "step", "lr", "loss", "repr_loss", "std_loss", "cov_loss", "pairs_per_second", "data_wait"}
-    wanted |= {"embedding_std", "effective_rank", "loss_floor"}
+    wanted = {"epoch", "step", "lr", "loss", "repr_loss", "std_loss", "cov_loss", "pairs_per_second", "data_time"}
+    wanted |= {"embedding_std", "effective_rank", "loss_lower_bound"}
     assert wanted <= lines[0].keys()
     assert "knn20_top1" in lines[-1]
 

@@ -83,9 +83,9 @@ def fmow(repo_root, tmp_path_factory):
     """A folder prepared from a tiny fMoW tree by the README's line: (folder, CompletedProcess)."""
     root = tmp_path_factory.mktemp("fmow")
     random = np.random.default_rng(0)
-    for split, places in (("train", 4), ("val", 2)):
+    for split, location_ids in (("train", 4), ("val", 2)):
         for kind in ("airport", "crop_field"):
-            for place in range(places):
+            for place in range(location_ids):
                 folder = root / "FMOW" / split / kind / f"{kind}_{place}"
                 folder.mkdir(parents=True)
                 for k in range(3):

@@ -107,7 +107,7 @@ class Run:
         """Share of validation images whose very pixels are in training, in the form of ``vicreg.data.leakage``."""
         train, val = ([record["file_name"] for record in self.splits[name].records] for name in ("train", "val"))
         if len(train) + len(val) > MOST_COMPARED:
-            return {"samples": len(val), "places_seen": None, "pixels_seen": None}
+            return {"samples": len(val), "location_overlap": None, "exact_duplicates": None}
         return leakage.overlap_of_images(*((np.asarray(Image.open(path)) for path in paths) for paths in (train, val)))
 
 

@@ -22,7 +22,7 @@ class Scenes:
         patch_size: S. at_hand: fetching all images costs next to nothing.
     """
 
-    at_hand = True
+    in_memory = True
 
     def __init__(self, pixels, labels, classes):
         self.pixels, self.labels, self.classes, self.patch_size = pixels, labels, list(classes), pixels.shape[-1]
@@ -89,9 +89,9 @@ def find_scenes(data_dir, val_share, split_seed, train_list=None, val_list=None)
     if (counts := np.bincount(listing.labels)).min() < 2:
         name = listing.classes[counts.argmin()]
         raise ValueError(f"class {name} in {data_dir} has one image only: none to set aside for validation")
-    aside = held_out_images(listing.labels, val_share, split_seed)
+    held_out = held_out_images(listing.labels, val_share, split_seed)
     line = f"random, {100 * val_share:g} % of each class to validate, seed {split_seed}"
-    return listing.take(~aside), listing.take(aside), line
+    return listing.take(~held_out), listing.take(held_out), line
 
 
 def side_of(path):

@@ -42,15 +42,15 @@ def fit_head(args, model, train, look, bf16):
 
     rate = args.lr_head[0]
     if len(args.lr_head) > 1:
-        aside = held_out_subset(train.labels, np.arange(len(train)), HELD_OUT, args.seed)
-        if not len(aside):
+        held_out = held_out_subset(train.labels, np.arange(len(train)), HELD_OUT, args.seed)
+        if not len(held_out):
             raise ValueError("no class has two training samples, so no rate can be chosen; name one with --lr-head")
-        rest = np.setdiff1d(np.arange(len(train)), aside)
-        ranked = rank_classes(*heads(rest, args.lr_head), views[0, aside])
-        scores = [metrics.accuracy(found, labels[aside])["top1"] for found in ranked]
+        rest = np.setdiff1d(np.arange(len(train)), held_out)
+        ranked = rank_classes(*heads(rest, args.lr_head), views[0, held_out])
+        scores = [metrics.accuracy(found, labels[held_out])["top1"] for found in ranked]
         rate = args.lr_head[select_lr(scores)]
         shown = "  ".join(f"{rate:g}: {score:.4f}" for rate, score in zip(args.lr_head, scores, strict=True))
-        log(f"top-1 on {len(aside)} held-out training samples by rate\n  {shown}\nrate {rate:g}")
+        log(f"top-1 on {len(held_out)} held-out training samples by rate\n  {shown}\nrate {rate:g}")
     weight, bias = heads(np.arange(len(train)), [rate])
     with torch.no_grad():
         for parameter, value in zip(model.heads.of(0), (weight[0], bias[0]), strict=True):

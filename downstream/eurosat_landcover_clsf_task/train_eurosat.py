@@ -138,7 +138,7 @@ def main(args):
     plan = finetune.plan_steps(args, len(train), device, TASK) | {"image_size": size}
     log(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes, {size} px; {split}")
     finetune.log_steps(plan, args.exp_dir, begin)
-    work = freeze if frozen else finetune
+    work = freeze if frozen else train_all_weights
     last, best, more = work(args, plan, model, optimizer, train, val, look, about, earlier)
     more |= {"arch": about["backbone"]["arch"], "source": about["backbone"]["source"], "split": split}
     more |= {"protocol": f"{TASK} {'linear' if frozen else 'finetune'}", "train_samples": len(train)}
@@ -183,7 +183,7 @@ def optimizer_for(name, model, weight_decay):
     return torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
 
 
-def finetune(args, plan, model, optimizer, train, val, look, about, earlier):
+def train_all_weights(args, plan, model, optimizer, train, val, look, about, earlier):
     """Train all weights on a one-cycle rate; returns the last and the best epoch's figures."""
     view = transforms.view_named(args.augment, args.augment_set)
     device, begin = look["device"], earlier.get("step", 0)

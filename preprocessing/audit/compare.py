@@ -112,7 +112,7 @@ def compare(train, val, pixels=True, most=phash.MOST, min_contrast=phash.MIN_CON
     if train.places is not None and val.places is not None:
         first, elsewhere, unknown = _common_places(train, val)
         shared = overlap_share(first, val.places)
-        found["places"] = count(shared, kind=val.kind, places=len(set(val.places)), places_seen=len(first),
+        found["places"] = count(shared, kind=val.kind, places=len(set(val.places)), location_overlap=len(first),
                                 elsewhere=elsewhere, unknown=unknown)  # fmt: skip
         found["places"]["pairs"] = [(int(v), first[val.places[v]], None) for v in np.flatnonzero(shared)]
     found["classes"] = _classes(train.classes, val.classes)

@@ -26,7 +26,7 @@ def text(found, turned=True, shifted=True):
         lines += _pixel_lines(found, turned, shifted)
     if "places" in found:
         places = found["places"]
-        notes = [f"{places['places_seen']} of the {places['places']} in validation are in training too"]
+        notes = [f"{places['location_overlap']} of the {places['places']} in validation are in training too"]
         if places["elsewhere"]:
             notes.append(f"{places['elsewhere']} more have the name of one in training and lie elsewhere: not counted")
         if places["unknown"]:

@@ -131,7 +131,7 @@ def split_facts(table):
         table: DataFrame with the columns aoi, patch, country, label, split.
 
     Returns:
-        dict: train, val (rows; test and unused where there are any), places_seen (share of the validation places
+        dict: train, val (rows; test and unused where there are any), location_overlap (share of the validation places
         (aoi, patch) that are in training too), val_classes, classes_unseen (validation classes without a training row).
     """
     train, val = (table[table.split == name] for name in ("train", "val"))
@@ -139,5 +139,5 @@ def split_facts(table):
     classes = set(val.label)
     more = {part: int(n) for part in PARTS[2:] if (n := (table.split == part).sum())}
     return {"train": len(train), "val": len(val), **more,
-            "places_seen": len(places & train_places) / max(1, len(places)),
+            "location_overlap": len(places & train_places) / max(1, len(places)),
             "val_classes": len(classes), "classes_unseen": len(classes - set(train.label))}  # fmt: skip

@@ -147,9 +147,9 @@ def _lay_blocks(rng, cover, wanted, dry):
         built = np.maximum(settled, rng.uniform(-60, 30, len(s))) + rng.uniform(0, 5, len(s))
         lots.append((boxes(s + (k % 3 - 1) * across, t + (k // 3 - 0.5) * down, w, h), built, ~works))
     houses, finished = (np.concatenate([lot[part][lot[2] & ours] for lot in lots]) for part in (0, 1))
-    there, aside = np.linspace(-0.9, 0.9, 60), np.repeat([-0.7 * STREET, 0.7 * STREET, -0.7 * STREET], (60, 60, 1))
+    there, held_out = np.linspace(-0.9, 0.9, 60), np.repeat([-0.7 * STREET, 0.7 * STREET, -0.7 * STREET], (60, 60, 1))
     way, (first, second) = np.concatenate([there, there[::-1], there[:1]]), rng.integers(-5, 6, 2)
-    roads = [to_map(first * wide + aside, way), to_map(way, second * high + aside)]
+    roads = [to_map(first * wide + held_out, way), to_map(way, second * high + held_out)]
     blocks, land = boxes(s, t, wide, high), boxes(s, t, wide - STREET, high - STREET)
     return blocks[ours], land[ours], settled[ours], houses, finished, roads
 

@@ -101,7 +101,7 @@ def summary(meta, problems, out_dir, seconds):
         f"{len(meta['classes'])} classes ({meta['label']})",
         f"split {split['rule']}: {rows} patches ({split['achieved']:.3f} held out{asked}): {split['description']}",
         *_unused(counts, split),
-        f"validation places also seen in training: {counts['places_seen']:.1%}; validation classes never seen in "
+        f"validation places also seen in training: {counts['location_overlap']:.1%}; validation classes never seen in "
         f"training: {counts['classes_unseen']} of {counts['val_classes']}",
         "problems left out: " + (", ".join(f"{n} x {kind}" for kind, n in sorted(skipped.items())) or "none"),
         f"channel mean {_rounded(meta['mean'])}, std {_rounded(meta['std'])} (training patches)",

@@ -115,7 +115,7 @@ class MetricLogger:
         means = (torch.stack([self._sums[key] for key in keys]) / steps).tolist() if keys else []
         line = {key: round(value, 6) for key, value in zip(keys, means, strict=True)}
         line[f"{unit}_per_second"] = round(per_step * self._counts / seconds, 1)
-        line["data_wait"] = round(self._waited / seconds, 4)
+        line["data_time"] = round(self._waited / seconds, 4)
         self._sums, self._counts, self._waited, self._mark = {}, 0, 0.0, time.perf_counter()
         return line
 

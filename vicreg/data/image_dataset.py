@@ -48,22 +48,22 @@ class ImageDataset:
         ValueError: no files, or arguments that do not fit each other.
     """
 
-    def __init__(self, paths, labels, classes, mean=IMAGENET_MEAN, std=IMAGENET_STD, positives="same", places=None,
-                 months=None, max_months_apart=None, side=_SIDE):  # fmt: skip
+    def __init__(self, paths, labels, classes, mean=IMAGENET_MEAN, std=IMAGENET_STD, positives="same",
+                 location_ids=None, months=None, max_months_apart=None, side=_SIDE):  # fmt: skip
         import torch
 
         encoded = [os.fsencode(path) for path in paths]
         self.labels = torch.from_numpy(np.array(labels, np.int64))
         if not encoded or len(encoded) != len(self.labels):
             raise ValueError(f"{len(encoded)} image files and {len(self.labels)} labels; as many of both are needed")
-        if positives == "temporal" and places is None:
+        if positives == "temporal" and location_ids is None:
             raise ValueError("temporal positives need to know which images show one place")
         self.classes, self.mean, self.std, self.patch_size = list(classes), list(mean), list(std), side
         # one string for all names: loader processes would each copy a list, by counting references to its items
         self._names, self._ends = b"".join(encoded), np.cumsum([len(name) for name in encoded])
-        places = np.arange(len(encoded)) if places is None else places
-        self.places = np.unique(np.asarray(places), return_inverse=True)[1]
-        self._pairs = build_pairs(positives, self.places, months, max_months_apart)
+        location_ids = np.arange(len(encoded)) if location_ids is None else location_ids
+        self.location_ids = np.unique(np.asarray(location_ids), return_inverse=True)[1]
+        self._pairs = build_pairs(positives, self.location_ids, months, max_months_apart)
         self._views, self._size, self._named = (WHOLE, WHOLE), side, set()
 
     def __len__(self):
@@ -98,13 +98,13 @@ class ImageDataset:
         wanted = [(index, [(crop, [draw])]) for index, draw in zip(indices, draws, strict=True)]
         return self._fetch(wanted, size)[0]
 
-    def partner(self, index, draw):
+    def positive_index(self, index, draw):
         """Index of the other half of a pair, O(1): chosen by the number ``draw`` among the place's other times."""
-        return index if self._pairs is None else self._pairs.partner(index, draw)
+        return index if self._pairs is None else self._pairs.positive_index(index, draw)
 
     def __getitems__(self, keys):
         view1, view2 = self._views
-        partners = [self.partner(index, draw) for index, draw in keys]
+        partners = [self.positive_index(index, draw) for index, draw in keys]
         if partners == [index for index, _ in keys]:  # both crops from one decoding
             return self._fetch([(i, [(view1, [draw, 0]), (view2, [draw, 1])]) for i, draw in keys], self._size)
         (first,) = self._fetch([(i, [(view1, [draw, 0])]) for i, draw in keys], self._size)
@@ -148,7 +148,7 @@ class ImageDataset:
     def _stand_ins(self, index):
         """The other images of the place, then those of the class, each in the order that follows the index."""
         of_class = np.flatnonzero((self.labels == self.labels[index]).numpy())
-        for group in (np.flatnonzero(self.places == self.places[index]), of_class):
+        for group in (np.flatnonzero(self.location_ids == self.location_ids[index]), of_class):
             yield from group[group > index].tolist()
             yield from group[group < index].tolist()
 

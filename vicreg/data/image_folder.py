@@ -84,9 +84,9 @@ def image_folder(data_dir, share=NO_VAL_SHARE):
         return train, val, f"validation: {len(val.paths)} images in {beside}"
     if max(np.bincount(train.labels)) < 2:
         raise ValueError(f"no val/ beside {folder}, and one image a class only: none to set aside for validation")
-    aside = held_out_images(train.labels, share, NO_VAL_SEED)
-    line = f"{aside.sum()} of {len(aside)} images of {folder} set aside, class by class (no val/ beside it)"
-    return train.take(~aside), train.take(aside), f"validation: {line}"
+    held_out = held_out_images(train.labels, share, NO_VAL_SEED)
+    line = f"{held_out.sum()} of {len(held_out)} images of {folder} set aside, class by class (no val/ beside it)"
+    return train.take(~held_out), train.take(held_out), f"validation: {line}"
 
 
 def list_images(folder):
@@ -212,19 +212,19 @@ def choose_files(listing, names_file, flag="--train-files", any_suffix=False):
         raise FileNotFoundError(f"no list of files at {names_file}; {flag} takes one image name a line")
     wanted = [line.strip() for line in names_file.read_text().splitlines() if line.strip()]
     trim = (lambda name: os.path.splitext(name)[0]) if any_suffix else str
-    places = {}
+    location_ids = {}
     for index, path in enumerate(listing.paths):
         for name in (os.path.basename(path), "/".join(Path(path).parts[-2:])):
-            places.setdefault(trim(name), []).append(index)
+            location_ids.setdefault(trim(name), []).append(index)
     keys = [trim("/".join(name.split("/")[-2:])) for name in wanted]
-    missing = [name for name, key in zip(wanted, keys, strict=True) if key not in places]
+    missing = [name for name, key in zip(wanted, keys, strict=True) if key not in location_ids]
     if missing or not wanted:
         what = f"{len(missing)} of {len(wanted)} names are not among the training images: {_some(missing)}"
         raise ValueError(f"{names_file}: {what if wanted else 'no names in it'}")
-    twice = [name for name, key in zip(wanted, keys, strict=True) if len(places[key]) > 1]
+    twice = [name for name, key in zip(wanted, keys, strict=True) if len(location_ids[key]) > 1]
     if twice:
         raise ValueError(f"{names_file}: {_some(twice)} in several class folders; write <class>/<name>")
-    return np.unique([places[key][0] for key in keys])
+    return np.unique([location_ids[key][0] for key in keys])
 
 
 LISTED = 5  # broken files named on the screen

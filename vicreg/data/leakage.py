@@ -42,23 +42,23 @@ def overlap(train, val):
 
     Args:
         train, val: data sets with ``images(indices)`` -> uint8 (n, C, H, W); a ``table`` where they know places, and
-            a true ``at_hand`` where fetching all images costs next to nothing.
+            a true ``in_memory`` where fetching all images costs next to nothing.
 
     Returns:
-        dict of plain values: samples (of validation), places_seen and pixels_seen (shares of them whose place, and
-        whose very pixels, are in training too; None for what is not known or too much to compare at once).
+        dict of plain values: ``samples`` (of validation), ``location_overlap`` and ``exact_duplicates`` (shares of them
+        whose location, and whose very pixels, are in training too; None for what is unknown or too much to compare).
     """
     keys = [location_keys(data.table) if hasattr(data, "table") else None for data in (train, val)]
-    places = None if None in keys else float(overlap_share(*keys).mean())
-    return {"samples": len(val), "places_seen": places, "pixels_seen": _pixels_seen(train, val)}
+    location_ids = None if None in keys else float(overlap_share(*keys).mean())
+    return {"samples": len(val), "location_overlap": location_ids, "exact_duplicates": _exact_duplicates(train, val)}
 
 
-def _pixels_seen(train, val, batch=1024):
-    if not all(getattr(data, "at_hand", False) for data in (train, val)):
+def _exact_duplicates(train, val, batch=1024):
+    if not all(getattr(data, "in_memory", False) for data in (train, val)):
         return None
     if (len(train) + len(val)) * val.images([0]).numel() > MOST_BYTES:
         return None
-    return overlap_of_images(_each(train, batch), _each(val, batch))["pixels_seen"]
+    return overlap_of_images(_each(train, batch), _each(val, batch))["exact_duplicates"]
 
 
 def _each(data, batch):
@@ -75,12 +75,12 @@ def overlap_of_images(train, val):
     train, val = ([digest(image) for image in images] for images in (train, val))
     if not val:
         raise ValueError("no validation images to compare with the training images")
-    return {"samples": len(val), "places_seen": None, "pixels_seen": float(overlap_share(train, val).mean())}
+    return {"samples": len(val), "location_overlap": None, "exact_duplicates": float(overlap_share(train, val).mean())}
 
 
 def format_overlap(found):
     """One line of what ``overlap`` found."""
-    names = {"places_seen": "share their place with training", "pixels_seen": "equal a training sample"}
+    names = {"location_overlap": "share their place with training", "exact_duplicates": "equal a training sample"}
     known = [f"{found[key]:.1%} {what}" for key, what in names.items() if found[key] is not None]
     if not known:
         return "split: how much of the validation set is in training is not known; preprocessing/audit_split.py looks"

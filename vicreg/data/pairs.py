@@ -28,14 +28,14 @@ def month_number(year, month):
     return year * 12 + month - 1
 
 
-def build_pairs(positives, places, months=None, max_months_apart=None):
+def build_pairs(positives, location_ids, months=None, max_months_apart=None):
     """What ``--positives`` and ``--max-months-apart`` ask for: ``TemporalPairs``, or None for "same".
 
     Raises:
         ValueError: the two do not go together; see also ``TemporalPairs``.
     """
     if positives == "temporal":
-        return TemporalPairs(places, months, max_months_apart)
+        return TemporalPairs(location_ids, months, max_months_apart)
     if max_months_apart is not None:
         raise ValueError(f"--max-months-apart {max_months_apart} needs two times of a place: add --positives temporal")
     return None
@@ -57,8 +57,8 @@ class TemporalPairs:
         ValueError: a negative number of months, or no months at all.
     """
 
-    def __init__(self, places, months=None, max_months_apart=None):
-        _, group = np.unique(np.asarray(places), return_inverse=True)
+    def __init__(self, location_ids, months=None, max_months_apart=None):
+        _, group = np.unique(np.asarray(location_ids), return_inverse=True)
         if max_months_apart is None:
             order = np.argsort(group, kind="stable")
             sizes = np.bincount(group)
@@ -75,7 +75,7 @@ class TemporalPairs:
         self._position[order] = np.arange(len(group))
         self._first, self._count = first[self._position], (past - first)[self._position]
 
-    def partner(self, index, draw):
+    def positive_index(self, index, draw):
         """Index of another image of the same place, chosen by the number ``draw``; the image itself if it is alone."""
         count = self._count[index]
         if count == 1:
@@ -120,7 +120,7 @@ class SpatialNeighborPairs:
         self._beside = np.take_along_axis(beside, np.argsort(beside < 0, axis=1, kind="stable"), axis=1)
         self._count = (beside >= 0).sum(1)
 
-    def partner(self, index, draw):
+    def positive_index(self, index, draw):
         """Index of a patch beside this one, chosen by the number ``draw``; the patch itself if none is in the list."""
         count = self._count[index]
         return int(self._beside[index, draw % count]) if count else index

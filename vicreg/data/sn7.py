@@ -191,14 +191,14 @@ class SN7Patches:
         self._rows = self.table.row.to_numpy()
         self._path, self._on_device = csv_path.parent / "patches.npy", None
         self._store = self._open_store(self._path)
-        self.at_hand = self._store is not None
-        self.places = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
+        self.in_memory = self._store is not None
+        self.location_ids = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
         months = month_number(self.table.year, self.table.month).to_numpy()
         if positives == "neighbor" and max_months_apart is None:
             mosaics = self.table.groupby(["aoi", "year", "month"], sort=False).ngroup()
             self._pairs = SpatialNeighborPairs(mosaics, self.table.patch, self._grid)
         else:
-            self._pairs = build_pairs(positives, self.places, months, max_months_apart)
+            self._pairs = build_pairs(positives, self.location_ids, months, max_months_apart)
 
     def _open_store(self, path):
         if not path.is_file() or (self._rows < 0).any():
@@ -244,13 +244,13 @@ class SN7Patches:
         name = row.image_id if Path(row.image_id).suffix else f"{row.image_id}.tif"
         return cut_patches(read_mosaic(Path(self._source) / row.aoi / "images" / name), self._grid)[row.patch]
 
-    def partner(self, index, draw):
+    def positive_index(self, index, draw):
         """Index of the other half of a pair, O(1): chosen by the number ``draw`` among the other months."""
-        return index if self._pairs is None else self._pairs.partner(index, draw)
+        return index if self._pairs is None else self._pairs.positive_index(index, draw)
 
     def __getitems__(self, keys):
         first = [index for index, _ in keys]
-        second = [self.partner(index, draw) for index, draw in keys]
+        second = [self.positive_index(index, draw) for index, draw in keys]
         images = self.images(first)
         return images, (images if second == first else self.images(second))
 

@@ -91,7 +91,7 @@ def check_percent(percent):
         raise ValueError(f"--train-percent {percent}: a whole number from 1 to 100 is needed")
 
 
-def held_out_subset(labels, places, share, seed):
+def held_out_subset(labels, location_ids, share, seed):
     """Set aside whole places of every class, to choose a rate on; a class of one place keeps it.
 
     Args:
@@ -101,14 +101,14 @@ def held_out_subset(labels, places, share, seed):
     Returns:
         sorted int64 array of indices.
     """
-    labels, places = np.asarray(labels), np.asarray(places)
+    labels, location_ids = np.asarray(labels), np.asarray(location_ids)
     random = np.random.default_rng([seed, 2])
     chosen = [np.empty(0, np.int64)]
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        there = random.permutation(np.unique(places[members]))
-        aside = there[: max(1, round(share * len(there)))] if len(there) > 1 else []
-        chosen.append(members[np.isin(places[members], aside)])
+        there = random.permutation(np.unique(location_ids[members]))
+        held_out = there[: max(1, round(share * len(there)))] if len(there) > 1 else []
+        chosen.append(members[np.isin(location_ids[members], held_out)])
     return np.sort(np.concatenate(chosen))
 
 
@@ -150,5 +150,5 @@ class CachedFeatures(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitems__(self, keys):
-        places, draws = (torch.tensor(column) for column in zip(*keys, strict=True))
-        return self.views[draws % len(self.views), places], self.labels[places]
+        location_ids, draws = (torch.tensor(column) for column in zip(*keys, strict=True))
+        return self.views[draws % len(self.views), location_ids], self.labels[location_ids]

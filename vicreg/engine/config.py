@@ -12,7 +12,7 @@ from vicreg.common.cli import check_positive, to_serializable
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.engine.optim import warmup_epochs
-from vicreg.losses.vicreg import loss_floor
+from vicreg.losses.vicreg import loss_lower_bound
 from vicreg.models.backbones import check_channels
 from vicreg.models.vicreg import parse_mlp
 
@@ -59,7 +59,7 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
 
     Returns:
         dict: ``batch_size`` (effective), ``share`` (per process), ``steps_per_epoch, steps, warmup_steps, peak_lr,
-        image_size, bf16, checkpoint_every, loss_floor, memory, memory_free, source, device, processes``.
+        image_size, bf16, checkpoint_every, loss_lower_bound, memory, memory_free, source, device, processes``.
 
     Raises:
         ValueError: numbers that cannot work, with the flag to change.
@@ -77,7 +77,7 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
     presets.get_augmentation(args.augment, args.augment_set)
     check_channels(args.in_chans, dataset, "--in-chans")
     widths = parse_mlp(args.mlp)
-    floor = loss_floor(batch_size, widths[-1], args.std_coeff, args.cov_coeff)
+    floor = loss_lower_bound(batch_size, widths[-1], args.std_coeff, args.cov_coeff)
     on_gpu = device.type == "cuda"
     bf16 = use_bf16(args.precision, device)
     size = args.image_size or max(1, round(dataset.patch_size * 7 / 8))
@@ -99,7 +99,7 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
         "image_size": size,
         "bf16": bf16,
         "checkpoint_every": args.checkpoint_every or per_epoch,
-        "loss_floor": round(floor["loss"], 4),
+        "loss_lower_bound": round(floor["loss"], 4),
         "accumulate": args.accumulate,
         "memory": round(need),
         "memory_free": round(have),
@@ -156,7 +156,7 @@ def log_config(args, plan, model, begin):
         f"  steps   {plan['steps']} ({plan['steps_per_epoch']} an epoch), warm-up {plan['warmup_steps']}, "
         f"peak rate {plan['peak_lr']:.4g}\n"
         f"  memory  about {plan['memory'] / 1e9:.1f} GB a process, {plan['memory_free'] / 1e9:.1f} GB free\n"
-        f"  floor   no loss below {plan['loss_floor']:.2f} with this batch and expander"
+        f"  floor   no loss below {plan['loss_lower_bound']:.2f} with this batch and expander"
     )
     log_progress(begin, plan["steps"])
 

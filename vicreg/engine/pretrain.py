@@ -95,7 +95,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         if distributed.is_main() and (epoch_ends or last or metric_logger.seconds >= args.log_freq_time):
             line = {"epoch": epoch, "step": done, "lr": rate, **metric_logger.averages(plan["batch_size"])}
             line["effective_rank"] = metrics.effective_rank(representation)
-            metric_logger.write({**line, "loss_floor": plan["loss_floor"]})
+            metric_logger.write({**line, "loss_lower_bound": plan["loss_lower_bound"]})
             warning = check_collapse(line["embedding_std"], line["effective_rank"], *representation.shape)
             if warning and not alarmed and done > plan["warmup_steps"]:
                 log(warning)

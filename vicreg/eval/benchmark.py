@@ -227,20 +227,24 @@ def _linear_heads(protocol, train, test, indices, rates, epochs, batch_size, see
     """What ``of_linear_heads`` returns, learnt from some of the training samples."""
     labels = torch.from_numpy(protocol.train.labels).to(train.device)
     truth = torch.from_numpy(protocol.test.labels).to(train.device)
-    aside = indices[held_out_subset(protocol.train.labels[indices], protocol.train.places[indices], HELD_OUT, seed)]
-    if not len(aside):
+    held_out = indices[
+        held_out_subset(protocol.train.labels[indices], protocol.train.location_ids[indices], HELD_OUT, seed)
+    ]
+    if not len(held_out):
         raise ValueError("the head's rate is chosen on held-out places, and no class has two in the training list")
-    fit = torch.from_numpy(np.setdiff1d(indices, aside)).to(train.device)
-    aside = torch.from_numpy(aside).to(train.device)
+    fit = torch.from_numpy(np.setdiff1d(indices, held_out)).to(train.device)
+    held_out = torch.from_numpy(held_out).to(train.device)
     heads = lr_sweep.lr_sweep(train[fit], labels[fit], len(protocol.classes), rates, epochs, batch_size, seed=seed)
-    chosen_on = [metrics.accuracy(r, labels[aside], (1,))["top1"] for r in lr_sweep.rank_classes(*heads, train[aside])]
+    chosen_on = [
+        metrics.accuracy(r, labels[held_out], (1,))["top1"] for r in lr_sweep.rank_classes(*heads, train[held_out])
+    ]
     judged = lr_sweep.rank_classes(*heads, test)
     reached = [metrics.accuracy(ranked, truth, (1,))["top1"] for ranked in judged]
     best = int(np.argmax(chosen_on))
     figures, right = {}, {}
     _count("", judged[best], truth, figures, right)
     every = zip(rates, chosen_on, reached, strict=True)
-    figures |= {"lr_head": rates[best], "held_out_samples": len(aside)}
+    figures |= {"lr_head": rates[best], "held_out_samples": len(held_out)}
     figures["rates"] = {f"{rate:g}": {"held_out_top1": held, "top1": top1} for rate, held, top1 in every}
     return figures, right
 
@@ -252,7 +256,7 @@ def of_geometry(protocol, train, test, seed=0):
         dict of ``effective_rank``, ``alignment`` (None where no place has two samples) and ``uniformity``.
     """
     found = {"effective_rank": metrics.effective_rank(train, len(train)), "alignment": None}
-    pairs = metrics.positive_pairs(protocol.test.places, seed)
+    pairs = metrics.positive_pairs(protocol.test.location_ids, seed)
     if len(pairs):
         found["alignment"] = metrics.alignment(test, pairs)
     some = np.random.default_rng([seed, 6]).permutation(len(test))[:_MOST_SAMPLES]

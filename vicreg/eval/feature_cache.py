@@ -83,7 +83,7 @@ def _chunked(file):  # Python 3.10
 def dataset_digest(dataset, batch_size=1024):
     """sha256 of a data set's labels, places, normalization and pixels; of image files the names, sizes and dates."""
     digest = hashlib.sha256(json.dumps([len(dataset), list(dataset.mean), list(dataset.std)]).encode())
-    for numbers in (dataset.labels, dataset.places):
+    for numbers in (dataset.labels, dataset.location_ids):
         digest.update(np.ascontiguousarray(np.asarray(numbers, np.int64)).tobytes())
     for begin in range(0, len(dataset), batch_size):
         indices = range(begin, min(begin + batch_size, len(dataset)))

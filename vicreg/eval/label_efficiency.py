@@ -63,8 +63,8 @@ def _hold_out(chosen, train, rates, seed):
     """Samples to train on, and those to choose among several rates with: whole places, if the set knows them."""
     if rates == 1:
         return chosen, np.empty(0, np.int64)
-    places = getattr(train, "places", np.arange(len(train)))
-    held_out = chosen[held_out_subset(train.labels[chosen], places[chosen], HELD_OUT, seed)]
+    location_ids = getattr(train, "location_ids", np.arange(len(train)))
+    held_out = chosen[held_out_subset(train.labels[chosen], location_ids[chosen], HELD_OUT, seed)]
     if not len(held_out):
         raise ValueError("several --lr-head need samples to choose on, and no class has two places; name one rate")
     return np.setdiff1d(chosen, held_out), held_out
@@ -96,8 +96,8 @@ class FrozenFeatures:
 
     def plain(self, indices):
         """Features and labels of training samples, without augmentation."""
-        places = torch.from_numpy(np.searchsorted(self._plain, indices)).to(self._device)
-        return self._found[places], self._labels[indices].to(self._device)
+        location_ids = torch.from_numpy(np.searchsorted(self._plain, indices)).to(self._device)
+        return self._found[location_ids], self._labels[indices].to(self._device)
 
     def judged(self, run):
         """[(features, labels)] of the validation samples, and of those that are held out, where there are any."""
@@ -105,8 +105,8 @@ class FrozenFeatures:
 
     def views(self, run):
         """Data set of all views of a run's training samples."""
-        places = np.searchsorted(self._fit, run.fit)
-        return CachedFeatures(torch.stack([self.plain(run.fit)[0].cpu(), *(view[places] for view in self._more)]),
+        location_ids = np.searchsorted(self._fit, run.fit)
+        return CachedFeatures(torch.stack([self.plain(run.fit)[0].cpu(), *(view[location_ids] for view in self._more)]),
                       self._labels[run.fit])  # fmt: skip
 
 

@@ -99,8 +99,8 @@ def probe(args, train, val, chosen=None):
         known = FrozenFeatures(backbone, train, val, look, runs, args.views, args.seed, bool(args.knn))
     for run in runs:
         share = f"{run.percent} %" if chosen is None else "a list"
-        aside = f"{len(run.held_out)} held out to choose the rate"
-        log(f"{len(run.fit)} training samples ({share}, seed {run.seed}), {aside}")
+        held_out = f"{len(run.held_out)} held out to choose the rate"
+        log(f"{len(run.fit)} training samples ({share}, seed {run.seed}), {held_out}")
         found = _evaluate(args, run, backbone, known, train, val, look, quiet=len(runs) > 1)
         found |= {**about, "protocol": f"{protocol}_{run.percent}", "train_samples": len(run.fit), "seed": run.seed}
         found["seconds"] = round(time.perf_counter() - started, 1)

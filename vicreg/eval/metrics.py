@@ -64,7 +64,7 @@ def check_collapse(embedding_std, effective_rank, samples, features):
     return f"warning: collapse: {found}. {ADVICE}"
 
 
-def positive_pairs(places, seed=0):
+def positive_pairs(location_ids, seed=0):
     """For each sample another one of its place; samples that are alone at theirs are left out.
 
     Args:
@@ -73,10 +73,10 @@ def positive_pairs(places, seed=0):
     Returns:
         int64 (m, 2) of indices; m = 0 where no place has two samples.
     """
-    pairs = TemporalPairs(places)
-    draws = np.random.default_rng([seed, 4]).integers(0, 2**63 - 1, len(places))
-    partners = [pairs.partner(index, int(draw)) for index, draw in enumerate(draws)]
-    found = np.stack([np.arange(len(places)), np.array(partners, np.int64)], 1)
+    pairs = TemporalPairs(location_ids)
+    draws = np.random.default_rng([seed, 4]).integers(0, 2**63 - 1, len(location_ids))
+    partners = [pairs.positive_index(index, int(draw)) for index, draw in enumerate(draws)]
+    found = np.stack([np.arange(len(location_ids)), np.array(partners, np.int64)], 1)
     return found[found[:, 0] != found[:, 1]]
 
 

@@ -15,12 +15,12 @@ class EvalSubset(NamedTuple):
     dataset: object
     indices: np.ndarray
     labels: np.ndarray
-    places: np.ndarray
+    location_ids: np.ndarray
 
     @property
     def groups(self):
         """Places, where several samples share one; otherwise None: every sample stands for itself."""
-        return self.places if len(np.unique(self.places)) < len(self.places) else None
+        return self.location_ids if len(np.unique(self.location_ids)) < len(self.location_ids) else None
 
 
 class EvalSplit(NamedTuple):
@@ -34,14 +34,14 @@ class EvalSplit(NamedTuple):
 
 def full_subset(dataset):
     """All samples of a data set."""
-    return EvalSubset(dataset, np.arange(len(dataset)), dataset.labels.numpy(), np.array(dataset.places))
+    return EvalSubset(dataset, np.arange(len(dataset)), dataset.labels.numpy(), np.array(dataset.location_ids))
 
 
 def train_val_split(train, val):
     """Protocol 1: learn from the training list, judge on the validation list.
 
     Args:
-        train, val: data sets with ``labels``, ``places`` and ``classes``.
+        train, val: data sets with ``labels``, ``location_ids`` and ``classes``.
 
     Raises:
         ValueError: labels that only one of the two can mean.
@@ -117,7 +117,7 @@ def _of_areas(seen, seen_indices, unseen, unseen_indices):
         # the same number for the same place in both lists
         parts.append(EvalSubset(dataset, indices, labels, labels * 10_000 + table.patch.to_numpy(np.int64)))
     train, test = parts
-    shared = np.isin(test.places, train.places).mean()
+    shared = np.isin(test.location_ids, train.location_ids).mean()
     line = (
         f"{len(train.labels)} seen and {len(test.labels)} unseen patches of {len(classes)} AOIs, each a class; "
         f"{shared:.0%} of the unseen ones are of places in the seen list"

@@ -86,7 +86,7 @@ def _variance_and_covariance(z):
     return std_loss, _with_value(mine_weighted / dim, off_diagonal.square().sum() / dim)
 
 
-def loss_floor(batch_size, dim, std_coeff=25.0, cov_coeff=1.0):
+def loss_lower_bound(batch_size, dim, std_coeff=25.0, cov_coeff=1.0):
     """The least loss that a batch of this size can reach: zero only where the expander is no wider than the batch.
 
     C has rank at most N - 1. With all standard deviations equal to s, for D > N - 1, the loss is at least
