@@ -24,10 +24,10 @@ def setting(default: Any = dataclasses.MISSING, *, compare: str = "warn", flag: 
     return dataclasses.field(default=default, metadata={"compare": compare, "flag": flag})
 
 
-def from_args(cls: type[Config], args: argparse.Namespace, **overrides: Any) -> Config:
+def from_args(cls: type[Config], namespace: argparse.Namespace, **overrides: Any) -> Config:
     """Build a configuration from parsed arguments of the same names; ``overrides`` take precedence."""
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    values = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    values = {name: getattr(namespace, name) for name in names if hasattr(namespace, name)}
     return cls(**{**values, **overrides})
 
 
