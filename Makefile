@@ -48,7 +48,7 @@ format: $(READY)  ## ruff: put formatting right
 	$(RUN) -m ruff format .
 
 docs: $(READY) $(DOCS)  ## the documentation in site/, with all links checked
-	$(RUN) -m mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --clean
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=python3.12")'
