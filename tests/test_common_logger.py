@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vicreg.common import logger
-from vicreg.common.logger import MetricLogger, read_stats
+from vicreg.common.logger import MetricLogger, format_eta, read_stats
 from vicreg.distributed import process_group
 
 
@@ -73,3 +73,8 @@ def test_other_processes_write_and_print_nothing(tmp_path, monkeypatch, capsys):
     metric_logger.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
     assert read_stats(tmp_path / "stats.txt") == []
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(42, "42 s"), (600, "0 h 10 min"), (7500, "2 h 05 min")])
+def test_durations_are_told_in_words(seconds, words):
+    assert format_eta(seconds).startswith(f"{words} (until 20")

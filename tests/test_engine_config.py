@@ -1,5 +1,6 @@
 """A run says what it will do, keeps an honest record, ends in order, and explains a wrong input in one line."""
 
+import argparse
 import json
 import os
 import signal
@@ -59,11 +60,6 @@ def test_a_closed_watch_gives_the_signals_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     PreemptionGuard(CPU).close()
     assert [signal.getsignal(number) for number in SIGNALS] == before
-
-
-@pytest.fixture(autouse=True)
-def plenty_of_memory(monkeypatch):
-    monkeypatch.setattr(config.memory, "available", lambda device: 1e15)
 
 
 def test_a_batch_that_does_not_divide_is_rounded_down_said_and_sets_the_rate(tmp_path, monkeypatch, capsys):
@@ -214,3 +210,15 @@ def test_a_frozen_backbone_stays_in_eval_mode_and_out_of_the_graph(frozen):
     assert classifier.heads.training and classifier.backbone.training is not frozen
     classifier(torch.randn(6, 4)).sum().backward()
     assert all((p.grad is None) is frozen for p in classifier.backbone.parameters())
+
+
+def asked(batch_size):
+    return argparse.Namespace(batch_size=batch_size, exp_dir="exp/run")
+
+
+def test_other_processes_go_on_with_the_batch_that_the_run_began_with():
+    assert config.local_batch_size(asked(512), 3, None) == 170
+    assert config.local_batch_size(asked(512), 2, 510) == 255  # begun by three: 510 stays, not 512
+    assert config.local_batch_size(asked(512), 3, 510) == 170
+    with pytest.raises(ValueError, match="batch of 510, which 4 processes cannot share"):
+        config.local_batch_size(asked(512), 4, 510)
