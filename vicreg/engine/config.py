@@ -65,7 +65,7 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
         ValueError: numbers that cannot work, with the flag to change.
     """
     positive = ("batch_size", "epochs", "base_lr", "max_steps", "checkpoint_every", "image_size", "accumulate")
-    check_positive(args, positive)
+    check_positive(args, *positive)
     processes = distributed.world_size()
     share = local_batch_size(args, processes, earlier_batch)
     if share < 2 * args.accumulate and args.accumulate > 1:
