@@ -78,7 +78,6 @@ class RunConfig:
         device: ``"auto"``, ``"cuda"`` or ``"cpu"``.
         local_rank: Local rank, used if the launcher does not set LOCAL_RANK.
         timeout_minutes: Time limit of collectives.
-        lost_after: Seconds after which a silent process counts as lost.
 
     Raises:
         ValueError: A value is out of range; the message names the flag.
@@ -101,8 +100,7 @@ class RunConfig:
     log_freq_time: float = setting(60.0, compare="ignore")
     device: str = setting("auto", compare="ignore")
     local_rank: int = setting(0, compare="ignore")
-    timeout_minutes: float = setting(10.0, compare="ignore")
-    lost_after: float = setting(40.0, compare="ignore")
+    timeout_minutes: float = setting(5.0, compare="ignore")
 
     def __post_init__(self) -> None:
         self.check_positive("epochs", "batch_size", "lr", "max_steps", "checkpoint_every")

@@ -20,7 +20,7 @@ def init_device(config: RunConfig) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-    return distributed.init(config.device, config.local_rank, config.timeout_minutes, config.lost_after)
+    return distributed.init(config.device, config.local_rank, config.timeout_minutes)
 
 
 def to_device(model: nn.Module, device: torch.device, compile: bool = False) -> nn.Module:
