@@ -9,6 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from vicreg.augmentations.batch import step_generator
 from vicreg.augmentations.presets import PROBE_VIEW
+from vicreg.data.base import BaseDataset
 from vicreg.eval import features
 from vicreg.eval.features import extract_features
 from vicreg.eval.knn import knn_predict
@@ -100,7 +101,7 @@ def test_effective_rank_of_nothing_but_zeros_is_one_and_of_no_numbers_none():
         assert math.isnan(effective_rank(torch.full((4, 3), value)))
 
 
-class Shades:
+class Shades(BaseDataset):
     """Sample i is an image of the one color i."""
 
     def __init__(self, count=10):
