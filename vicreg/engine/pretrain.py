@@ -1,7 +1,6 @@
 """Self-supervised pretraining: the loop, for every data set and every loss."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,11 @@ from vicreg.common.logger import log
 from vicreg.common.plots import save_view_pairs
 from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
 from vicreg.engine.checkpoint import save_backbone
-from vicreg.engine.config import PretrainConfig, RunPlan, plan_run
+from vicreg.engine.config import RunPlan, plan_run
 from vicreg.engine.grad_cache import cached_backward
 from vicreg.engine.optim import build_optimizer
 from vicreg.engine.parallel import init_device
+from vicreg.engine.pretrain_config import PretrainConfig
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval import features, knn
@@ -150,17 +150,16 @@ def start_run(
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
         return {"backbone": info}
 
-    def write_backbone(path: Path) -> None:
-        save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
-
-    return TrainingRun(
+    run = TrainingRun(
         config, plan, folder, model, build_optimizer(config.optimizer, model, config.weight_decay), device,
         describe=describe, summary=summary, info={"source": source, "image_size": size, "loss_lower_bound": bound},
-        validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device),
-        validate_every=config.probe_every if probe_sets else 0, outputs={BACKBONE_FILE: write_backbone},
+        validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device) if probe_sets else None,
+        validate_every=config.probe_every,
         on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, model.backbone.num_features),
         constants={} if bound is None else {"loss_lower_bound": bound}, unit="pairs",
     )  # fmt: skip
+    run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
+    return run
 
 
 class CollapseWarning:
