@@ -55,7 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Label all images."""
-    cli.positive(args, "image_size", "scale")
+    cli.check_positive(args, "image_size", "scale")
     if not 0 <= args.overlap <= 0.9:
         raise ValueError(f"--overlap {args.overlap:g}: 0 to 0.9 is needed")
     if args.levels and args.levels[0] >= args.levels[1]:

@@ -61,7 +61,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Map the large TIFFs, then classify the other images."""
-    cli.positive(args, "batch_size", "window", "stride", "bands")
+    cli.check_positive(args, "batch_size", "window", "stride", "bands")
     check_levels(args.levels)
     device = distributed.init(args.device)
     model, task = inference.load_classifier(args.checkpoint, device)

@@ -43,8 +43,7 @@ def training_view(
     Returns:
         Float tensor (n, 3, size, size) in [0, 1] on the device.
     """
-    plan = {"batch_size": len(images), "share": len(images), "image_size": size}
-    views = augment_batch(images, view, 0, plan, seed, step, device)
+    views = augment_batch(images, view, size, batch_size=len(images), rank=0, seed=seed, step=step, device=device)
     if view is not TURNS:
         return views
     transposed = torch.rand(len(views), generator=step_generator(seed, step, 1)) < 0.5
