@@ -68,7 +68,10 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         tick = time.perf_counter()
         first, second = next(loader)
         waited = time.perf_counter() - tick
-        make = functools.partial(augment_pair, first, second, views, plan, args.seed, step, device)
+        make = functools.partial(
+            augment_pair, first, second, views, plan["image_size"], batch_size=plan["batch_size"],
+            rank=distributed.rank(), seed=args.seed, step=step, device=device,
+        )  # fmt: skip
         if step == 0 and distributed.is_main():
             save_view_pairs(args.exp_dir / "views.png", *make())
 
@@ -115,7 +118,8 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
 
 
 def _normalized(make, dataset, part, parts):
-    return [batch.normalize(view, dataset.mean, dataset.std) for view in make(part, parts)]
+    views = make(micro_batch=part, num_micro_batches=parts)
+    return [batch.normalize(view, dataset.mean, dataset.std) for view in views]
 
 
 def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
