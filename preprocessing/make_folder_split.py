@@ -102,7 +102,10 @@ def hold_out(rule, paths, labels, locations, longitudes, fraction, seed):
     if rule == "image":
         return subsets.held_out_images(labels, fraction, seed)
     if rule == "location":
-        return np.isin(locations, subsets.held_out_locations(locations, fraction, seed))
+        held_out = subsets.held_out_groups(locations, fraction, seed)
+        if not held_out.any():
+            raise ValueError("--split location holds out whole locations, and there is only one; use --split image")
+        return held_out
     border = np.quantile(longitudes, 1 - fraction)
     held_out = longitudes > border
     if not held_out.any():

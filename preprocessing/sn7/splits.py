@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vicreg.data.subsets import check_fraction, held_out_images, held_out_locations
+from vicreg.data.subsets import check_fraction, held_out_groups, held_out_images
 
 RULES = ("block", "image", "location", "published")
 PARTS = ("train", "val", "test", "unused")  # what the column split holds; unused is in all.csv only
@@ -103,10 +103,16 @@ def split_parts(rule, aois, labels, grid, fraction, seed):
         parts[:, what] = "val"
         described = f"patch positions {what} of every AOI in every month"
     elif rule == "location":
-        what = held_out_locations(aois, fraction, seed)
-        parts[np.isin(aois, what)] = "val"
+        held_out = held_out_groups(aois, fraction, seed)
+        if not held_out.any():
+            raise ValueError("--split location holds out whole AOIs, and there is only one; use --split block or image")
+        parts[held_out] = "val"
+        what = sorted(set(np.asarray(aois)[held_out].tolist()))
         described = f"{len(what)} whole AOIs"
     elif rule == "image":
+        if len(set(labels)) == len(labels):
+            raise ValueError("--split image keeps a training mosaic of every class, and every class has one mosaic "
+                             "only; use --split block")  # fmt: skip
         chosen = held_out_images(labels, fraction, seed)
         parts[chosen] = "val"
         what, described = int(chosen.sum()), f"{chosen.sum()} mosaics, drawn class by class"
