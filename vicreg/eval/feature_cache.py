@@ -13,7 +13,8 @@ from vicreg.common import checkpoint_io, files
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.eval import features
-from vicreg.models.backbones import BASELINES, PARAMETER_FREE, arch_of, check_channels, load_backbone
+from vicreg.models.backbones import BASELINES, PARAMETER_FREE, check_channels, load_backbone
+from vicreg.models.weight_files import recorded_arch
 
 DTYPES = ("float32", "float16")
 _USUAL = {Path(name).stem for name in (checkpoint_io.MODEL_FILE, checkpoint_io.BACKBONE_FILE)}  # their folder says more
@@ -44,7 +45,7 @@ def resolve_backbones(pretrained, arch=None, in_chans=3, seed=0):
     pretrained = [str(name) for name in pretrained]
     if twice := {name for name in pretrained if pretrained.count(name) > 1}:
         raise ValueError(f"--pretrained names {', '.join(sorted(twice))} twice")
-    named = {name: arch_of(name) or arch for name in pretrained if name not in BASELINES}
+    named = {name: recorded_arch(name) or arch for name in pretrained if name not in BASELINES}
     usual = arch or next(filter(None, named.values()), None)
     found = []
     for name, short in zip(pretrained, _short_names(pretrained), strict=True):
