@@ -2,9 +2,10 @@
 
 import math
 import struct
-from typing import NamedTuple
 
 import numpy as np
+
+from vicreg.augmentations.presets import Augmentation
 
 _GAP = 2  # a JPEG is decoded at a fraction of its size only where this many pixels remain for each one asked for
 _ORIENTATION = 0x0112  # EXIF: 1 is upright; the others need one of these
@@ -14,27 +15,14 @@ _TURNS = {
 }  # fmt: skip
 
 
-class Crop(NamedTuple):
-    """What to cut from an image; ``vicreg.augmentations.presets.Augmentation`` has the same four, and serves as well.
-
-    ``crop`` is "resized" (random share ``scale`` of the area, width / height within ``ratio``), "fixed" or "center"
-    (a square, ``fraction`` of the short side; at random or in the middle).
-    """
-
-    crop: str = "center"
-    scale: tuple = (0.08, 1.0)
-    ratio: tuple = (3 / 4, 4 / 3)
-    fraction: float = 1.0
-
-
-WHOLE = Crop()  # the largest square in the middle
+WHOLE = Augmentation(crop="center", fraction=1.0)  # the largest square in the middle
 
 
 def draw_box(crop, height, width, random):
     """A crop's place in one image.
 
     Args:
-        crop: ``Crop`` or alike. height, width: of the image, pixels. random: numpy Generator.
+        crop: ``Augmentation``. height, width: of the image, pixels. random: numpy Generator.
 
     Returns:
         (left, top, right, bottom) in whole pixels, inside the image.
@@ -82,7 +70,8 @@ def read_crops(path, crops, size):
     A JPEG whose crops are all much larger than asked for is decoded at 1/2, 1/4 or 1/8 of its size.
 
     Args:
-        path: of the file. crops: list of (``Crop``, seed); the same seed gives the same box. size: side of the results.
+        path: of the file. crops: list of (``Augmentation``, seed); the same seed gives the same box.
+        size: side of the results.
 
     Returns:
         list of uint8 arrays (3, size, size), resized as PIL's antialiased bicubic does.

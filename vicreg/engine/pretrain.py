@@ -49,10 +49,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
     autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=plan["bf16"])
     coefficients = {name: getattr(args, name) for name in ("sim_coeff", "std_coeff", "cov_coeff")}
     criterion = functools.partial(vicreg_loss, **coefficients)
-    views = presets.get_augmentation(args.augment, args.augment_set)
-    if hasattr(dataset, "cut_views"):  # image files: each crop comes from the whole image, where that is decoded
-        dataset.cut_views(views, plan["image_size"])
-        views = tuple(presets.without_crop(view) for view in views)
+    views = dataset.set_views(presets.get_augmentation(args.augment, args.augment_set), plan["image_size"])
     watch = PreemptionGuard(device, folder=args.exp_dir)
     share = (distributed.rank(), distributed.world_size())
     batches = ResumableBatchSampler(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
