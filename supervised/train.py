@@ -15,6 +15,7 @@ from vicreg.common.cli import check_positive, to_serializable
 from vicreg.common.files import write_json
 from vicreg.common.logger import MetricLogger, log
 from vicreg.common.plots import plot_confusion_matrix
+from vicreg.data.base import InputSpec
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset, check_percent, stratified_subset
@@ -97,7 +98,7 @@ def train(args, dataset, val, split=None, source="supervised"):
     announce(args, plan, model, len(val), len(dataset.classes), split, begin)
     parallel = wrap_ddp(model.train(), device)
     weights = class_weights(args.class_weights, dataset.labels[chosen], len(dataset.classes)).to(device)
-    look = {"size": plan["image_size"], "mean": dataset.mean, "std": dataset.std, "device": device}
+    spec = InputSpec(plan["image_size"], dataset.mean, dataset.std)
     samples = LabeledSubset(dataset, chosen, view, plan["image_size"])
     watch = PreemptionGuard(device, "--lr", args.exp_dir)
     batches = ResumableBatchSampler(
@@ -142,7 +143,7 @@ def train(args, dataset, val, split=None, source="supervised"):
             line = {"epoch": epoch, "step": done, "lr": rate, **metric_logger.averages(plan["batch_size"], "images")}
             if ends:
                 watch.check()  # a network that is no number has nothing to be judged
-                last = {"epoch": epoch, "step": done, **evaluate_classifier(model, val, look)}
+                last = {"epoch": epoch, "step": done, **evaluate_classifier(model, val, spec, device)}
                 best = last if best is None or last["top1"] > best["top1"] else best
                 line |= {name: last[name] for name in ("top1", "top5", "balanced_accuracy")}
             metric_logger.write(line)

@@ -11,6 +11,7 @@ from vicreg.augmentations import batch, presets
 from vicreg.augmentations.batch import augment_pair, seed_step
 from vicreg.common.logger import MetricLogger, format_eta, log
 from vicreg.common.plots import save_view_pairs
+from vicreg.data.base import InputSpec
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.engine.checkpoint import read_checkpoint
 from vicreg.engine.config import log_config, plan_run
@@ -124,8 +125,8 @@ def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
     parts = []
     for labeled, most in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
         indices = torch.linspace(0, len(labeled) - 1, min(most, len(labeled))).round().long()
-        view = plan["image_size"], dataset.mean, dataset.std
-        found = features.extract_features(backbone, labeled, *view, device, indices.tolist())
+        spec = InputSpec(plan["image_size"], dataset.mean, dataset.std)
+        found = features.extract_features(backbone, labeled, spec, device, indices.tolist())
         parts.append((found, labeled.labels[indices].to(device)))
     (train, train_labels), (val, val_labels) = parts
     ranked = knn.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)

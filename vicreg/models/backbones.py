@@ -12,8 +12,11 @@ from torch import nn
 from vicreg.models.baselines import ChannelStatistics, PooledPixels
 from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, format_keys, match_state_dict, read_weights
 
-__all__ = ["BASELINES", "IMAGENET_MEAN", "IMAGENET_STD", "PARAMETER_FREE", "BackboneInfo", "check_channels",
-           "create_backbone", "feature_dim", "format_normalization", "init_backbone", "load_backbone"]  # fmt: skip
+__all__ = [
+    "BASELINES", "IMAGENET_MEAN", "IMAGENET_STD", "PARAMETER_FREE", "BackboneInfo", "check_channels",
+    "create_backbone", "feature_dim", "format_normalization", "init_backbone", "load_backbone",
+    "records_normalization", "set_normalization",
+]  # fmt: skip
 
 BASELINES = ("random", "imagenet", "stats", "pixels")
 PARAMETER_FREE = ("stats", "pixels")
@@ -114,7 +117,7 @@ def load_backbone(
     else:
         backbone = _load_file(path_or_name, arch, info)
     if mean is not None or std is not None:
-        _set_normalization(info, mean, std)
+        set_normalization(info, mean, std)
     return backbone, info
 
 
@@ -141,18 +144,27 @@ def _load_file(path: str | Path, arch: str | None, info: BackboneInfo) -> nn.Mod
     return backbone
 
 
-def _set_normalization(info: BackboneInfo, mean: list[float] | None, std: list[float] | None) -> None:
-    """Set the mean and standard deviation of ``info`` from arguments.
+def records_normalization(info: BackboneInfo) -> bool:
+    """Return whether the weights record their mean and standard deviation, rather than leave them to be assumed."""
+    return info["normalization"] is not None and "assumed" not in info["normalization"]
+
+
+def set_normalization(info: BackboneInfo, mean: list[float] | None, std: list[float] | None) -> None:
+    """Set mean and standard deviation of weights that do not record them.
+
+    Args:
+        info: Record of the backbone, changed in place.
+        mean: Mean of each channel of pixels in [0, 1].
+        std: Standard deviation of each channel.
 
     Raises:
-        ValueError: Their lengths do not fit, a standard deviation is not positive, or the file stores other values.
+        ValueError: Their lengths do not fit, a standard deviation is not positive, or the weights record other values.
     """
     if mean is None or std is None or not len(mean) == len(std) == info["in_chans"]:
         raise ValueError(f"--mean and --std: {info['in_chans']} numbers each are needed, one per channel")
     if not all(value > 0 for value in std):
         raise ValueError(f"--std {' '.join(map(str, std))}: must be positive")
-    stored = info["normalization"] is not None and "assumed" not in info["normalization"]
-    if stored and (info["mean"], info["std"]) != (list(mean), list(std)):
+    if records_normalization(info) and (info["mean"], info["std"]) != (list(mean), list(std)):
         raise ValueError(f"{info['source']} records its mean and std; leave --mean and --std out")
     info["mean"], info["std"], info["normalization"] = list(mean), list(std), "given by --mean and --std"
 
