@@ -16,6 +16,7 @@ class ChannelStatistics(nn.Module):
         self.num_features = 2 * in_chans
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the features of images."""
         return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)
 
 
@@ -32,4 +33,5 @@ class PooledPixels(nn.Module):
         self.size, self.num_features = size, in_chans * size * size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the features of images."""
         return nn.functional.adaptive_avg_pool2d(images, self.size).flatten(1)

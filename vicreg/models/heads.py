@@ -28,6 +28,7 @@ class LinearHeads(nn.Module):
         return [self.weight[head], self.bias[head]]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of features."""
         return torch.stack([nn.functional.linear(x, w, b) for w, b in zip(self.weight, self.bias, strict=True)], 1)
 
 
@@ -53,6 +54,7 @@ class Classifier(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of images."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.backbone(images)
         return self.heads(features)
