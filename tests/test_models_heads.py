@@ -1,30 +1,38 @@
-"""Which labeled samples a probe learns from, and on which it chooses."""
+"""Linear heads and classifiers."""
 
-import numpy as np
 import pytest
+import torch
 
-from vicreg.data.subsets import held_out_subset
-
-
-def test_whole_places_of_every_class_are_held_out():
-    labels = np.repeat([0, 1], 40)
-    location_ids = np.repeat(np.arange(20), 4)  # ten places a class, four months each
-    held_out = held_out_subset(labels, location_ids, 0.1, seed=0)
-    assert len(held_out) == 8 and set(labels[held_out]) == {0, 1}
-    kept = np.setdiff1d(np.arange(80), held_out)
-    assert not set(location_ids[held_out]) & set(location_ids[kept])
-    assert np.array_equal(held_out, held_out_subset(labels, location_ids, 0.1, seed=0))
-    assert not np.array_equal(held_out, held_out_subset(labels, location_ids, 0.1, seed=1))
+from vicreg.models.heads import Classifier, LinearHeads
 
 
-def test_a_class_of_one_place_keeps_it():
-    labels, location_ids = np.array([0, 0, 0, 1, 1]), np.array([7, 7, 7, 8, 9])
-    held_out = held_out_subset(labels, location_ids, 0.5, seed=0)
-    assert len(held_out) == 1 and labels[held_out[0]] == 1
+def test_heads_trained_side_by_side_are_the_heads_trained_alone():
+    random = torch.Generator().manual_seed(0)
+    x, labels, rates = torch.randn(12, 5, generator=random), torch.arange(12) % 3, (0.1, 1.0)
+    heads = LinearHeads(2, 5, 3)
+    alone = [torch.nn.Linear(5, 3) for _ in rates]
+    for n, linear in enumerate(alone):
+        linear.load_state_dict({"weight": heads.weight[n], "bias": heads.bias[n]})
+    together = torch.optim.SGD([{"params": heads.of(n), "lr": rate} for n, rate in enumerate(rates)], momentum=0.9)
+    apart = [torch.optim.SGD(linear.parameters(), rate, 0.9) for linear, rate in zip(alone, rates, strict=True)]
+    for _ in range(5):
+        logits = heads(x)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2))
+        losses = [torch.nn.functional.cross_entropy(linear(x), labels) for linear in alone]
+        for optimizer, value in zip((together, *apart), (2 * loss, *losses), strict=True):
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+    for n, linear in enumerate(alone):
+        torch.testing.assert_close(heads(x)[:, n], linear(x))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_every_class_keeps_something_to_learn_from(share):
-    labels = np.arange(30) % 6
-    held_out = held_out_subset(labels, np.arange(30), share, seed=3)
-    assert set(np.delete(labels, held_out)) == set(range(6))
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_backbone_stays_in_eval_mode_and_out_of_the_graph(frozen):
+    classifier = Classifier(
+        torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5)), LinearHeads(1, 5, 3), frozen
+    )
+    classifier.train()
+    assert classifier.heads.training and classifier.backbone.training is not frozen
+    classifier(torch.randn(6, 4)).sum().backward()
+    assert all((p.grad is None) is frozen for p in classifier.backbone.parameters())
