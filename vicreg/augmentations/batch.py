@@ -67,8 +67,9 @@ def _sample_boxes(
     """Sample crop boxes (n, 4) of top, left, height and width in whole pixels."""
     if view.crop == "resized":
         fraction = uniform(*view.scale, MAX_TRIES)
-        log_aspect = uniform(*log_aspect_range(view), MAX_TRIES)
-        box_height, box_width, centered = resized_crop_size(view, height, width, fraction, log_aspect)
+        aspect = torch.exp(uniform(*log_aspect_range(view), MAX_TRIES))
+        sizes = resized_crop_size(view, height, width, zip(fraction.numpy().T, aspect.numpy().T, strict=True))
+        box_height, box_width, centered = (torch.from_numpy(values) for values in sizes)
     else:
         side = float(square_crop_side(view, height, width))
         box_height = box_width = torch.full((n,), side)

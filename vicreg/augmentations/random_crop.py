@@ -1,8 +1,10 @@
 """Size of random crops, shared by the augmentation of batches and by crops of image files."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
-import torch
+import numpy as np
 
 from vicreg.augmentations.presets import Augmentation
 
@@ -19,9 +21,7 @@ def square_crop_side(view: Augmentation, height: int, width: int) -> int:
     return max(1, round(view.fraction * min(height, width)))
 
 
-def resized_crop_size(
-    view: Augmentation, height: int, width: int, fraction: torch.Tensor, log_aspect: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def resized_crop_size(view: Augmentation, height: int, width: int, tries: Iterable[tuple[Any, Any]]) -> tuple[Any, ...]:
     """Choose the size of "resized" crops by the rule of torchvision's ``RandomResizedCrop``.
 
     The first try that fits into the image is taken. If none fits, the crop is the largest one in the center whose
@@ -31,20 +31,23 @@ def resized_crop_size(
         view: Augmentation.
         height: Height of the images in pixels.
         width: Width of the images in pixels.
-        fraction: Float tensor (n, tries), fraction of the image's area, uniform in ``view.scale``.
-        log_aspect: Float tensor (n, tries), uniform in ``log_aspect_range``.
+        tries: Up to ``MAX_TRIES`` pairs of numbers or arrays (n,): fraction of the image's area, uniform in
+            ``view.scale``, and width / height, whose logarithm is uniform in ``log_aspect_range``. They are read
+            until every crop has a size.
 
     Returns:
-        Heights and widths in whole pixels as float tensors (n,), and a bool tensor (n,): True for the crop in the
-        center that is taken if no try fits.
+        Heights and widths in whole pixels, and True for the crop in the center that is taken if no try fits: arrays
+        (n,), or without axes for numbers.
     """
-    area, aspect = height * width * fraction, torch.exp(log_aspect)
-    heights, widths = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
-    fits = (heights <= height) & (widths <= width) & (heights > 0) & (widths > 0)
-    first, none_fits = fits.to(torch.uint8).argmax(1, keepdim=True), ~fits.any(1)
     low, high = view.ratio
-    largest_height = float(max(1, min(height, round(width / low))))
-    largest_width = float(max(1, min(width, round(height * high))))
-    heights = torch.where(none_fits, largest_height, heights.gather(1, first)[:, 0])
-    widths = torch.where(none_fits, largest_width, widths.gather(1, first)[:, 0])
-    return heights, widths, none_fits
+    heights: Any = max(1.0, min(height, round(width / low)))
+    widths: Any = max(1.0, min(width, round(height * high)))
+    missed: Any = True
+    for fraction, aspect in tries:
+        area = height * width * fraction
+        h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+        take = missed & (h > 0) & (h <= height) & (w > 0) & (w <= width)
+        heights, widths, missed = np.where(take, h, heights), np.where(take, w, widths), missed & ~take
+        if not missed.any():
+            break
+    return heights, widths, missed

@@ -32,7 +32,9 @@ def sample_crop_box(view, height, width, random):
         (left, top, right, bottom) in whole pixels, inside the image.
     """
     if view.crop == "resized":
-        h, w, centered = _sample_resized_crop(view, height, width, random)
+        low, high = log_aspect_range(view)
+        tries = ((random.uniform(*view.scale), math.exp(random.uniform(low, high))) for _ in range(MAX_TRIES))
+        h, w, centered = (int(value) for value in resized_crop_size(view, height, width, tries))
     else:
         h = w = square_crop_side(view, height, width)
         centered = view.crop == "center"
@@ -41,19 +43,6 @@ def sample_crop_box(view, height, width, random):
     else:
         top, left = int(random.integers(height - h + 1)), int(random.integers(width - w + 1))
     return left, top, left + w, top + h
-
-
-def _sample_resized_crop(view, height, width, random):
-    """Sample height and width of a "resized" crop, and whether it is the one in the center."""
-    import torch
-
-    for _ in range(MAX_TRIES):
-        fraction, log_aspect = random.uniform(*view.scale), random.uniform(*log_aspect_range(view))
-        tries = (torch.tensor([[value]], dtype=torch.float64) for value in (fraction, log_aspect))
-        h, w, centered = (values.item() for values in resized_crop_size(view, height, width, *tries))
-        if not centered:
-            break
-    return int(h), int(w), centered
 
 
 def open_image(path):
