@@ -237,7 +237,7 @@ def plan_training(args, samples, patch_size, device, source, earlier_batch=None)
     Raises:
         ValueError: numbers that cannot work, with the flag to change.
     """
-    check_positive(args, ("batch_size", "epochs", "lr", "max_steps", "checkpoint_every", "image_size", "gamma"))
+    check_positive(args, "batch_size", "epochs", "lr", "max_steps", "checkpoint_every", "image_size", "gamma")
     if not 0 <= args.label_smoothing < 1:
         raise ValueError(f"--label-smoothing {args.label_smoothing}: 0 or more and below 1 is needed")
     if not 0 <= args.momentum < 1:

@@ -64,7 +64,7 @@ def test_killed_ten_times_at_random_moments_the_weights_are_those_of_an_undistur
 def torchrun(folder, csv, *more, launcher=HERE, **variables):
     """Start the toy run of ``train`` under torchrun, on two processes."""
     words = "--arch test_resnet --mlp 16-16 --batch-size 16 --image-size 16 --device cpu --epochs 5 --seed 3 "
-    words += "--checkpoint-every 2 --log-freq-time 0 --probe-every 0 --lost-after 6"
+    words += "--checkpoint-every 2 --log-freq-time 0 --probe-every 0"
     command = [sys.executable, "-m", "torch.distributed.run", *launcher]
     command += ["vicreg/main_vicreg_sn7.py", "--csv-dir", csv, "--exp-dir", folder, *words.split(), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}

@@ -13,7 +13,7 @@ from vicreg.common.logger import read_stats
 
 SCRIPTS = ["pretrain_sn7", "pretrain_torchrun", "evaluate_sn7"]
 TOY = "--batch-size 16 --epochs 5 --image-size 16 --workers 0 --device cpu --arch test_resnet"
-TOY_TRAIN = f"{TOY} --mlp 16-16 --checkpoint-every 1000 --log-freq-time 0 --probe-every 0 --lost-after 6"
+TOY_TRAIN = f"{TOY} --mlp 16-16 --checkpoint-every 1000 --log-freq-time 0 --probe-every 0"
 SRUN = """#!{python}
 # Starts FAKE_TASKS processes of a step, waits, and ends with the highest exit code, as srun does.
 import os, subprocess, sys

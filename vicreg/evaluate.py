@@ -33,7 +33,7 @@ def get_parser():
 
 def main(args):
     """Train on the training images, or those of a list; judge on the validation images."""
-    device = distributed.init(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
     train, val, chosen = image_folder.load_folder(
         args.data_dir, device, args.image_size, not args.no_check, args.train_files
     )

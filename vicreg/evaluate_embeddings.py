@@ -86,8 +86,9 @@ def get_parser():
 
 def main(args):
     """Read the lists, make sure of the backbones, compare them."""
-    cli.positive(args, "image_size", "feature_batch", "knn", "lr_head", "epochs", "batch_size", "resamples",
-                          "seeds")  # fmt: skip
+    cli.check_positive(
+        args, "image_size", "feature_batch", "knn", "lr_head", "epochs", "batch_size", "resamples", "seeds"
+    )
     for percent in args.train_percent:
         check_percent(percent)
     if not 1 <= args.val_percent <= 90:

@@ -62,7 +62,7 @@ def get_parser():
 
 def main(args):
     """Load, write, verify, and say how to go on."""
-    cli.positive(args, "image_size", "in_chans", "std")
+    cli.check_positive(args, "image_size", "in_chans", "std")
     if args.image_size and args.to != "onnx":
         raise ValueError(f"--image-size is for --to onnx; --to {args.to} holds weights, which take any size")
     if args.pretrained in PARAMETER_FREE:

@@ -34,7 +34,7 @@ def get_parser():
 
 def main(args):
     """Pretrain on the training images; probe against the validation images."""
-    device = distributed.init(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
     train, val, _ = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check)
     probe_sets = (train, val) if args.probe_every else None
     pretrain.pretrain(args, train, probe_sets, f"VICReg, {args.arch}, images of {args.data_dir.resolve()}")

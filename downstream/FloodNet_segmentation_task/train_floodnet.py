@@ -128,7 +128,7 @@ def check(args):
     """Refuse arguments that cannot work, and settle the defaults that depend on others."""
     if (args.pretrained is None) == (args.init_from is None):
         raise ValueError("one of --pretrained (a backbone) and --init-from (a whole earlier run) is needed")
-    cli.positive(args, "image_size", "scale", "crop", "repeats")
+    cli.check_positive(args, "image_size", "scale", "crop", "repeats")
     if args.scale > 1:
         raise ValueError(f"--scale {args.scale:g}: 1 or less; images are reduced, never enlarged")
     if args.crop and args.crop % 32:

@@ -151,7 +151,7 @@ def main(args):
 def check(args):
     """Raise ValueError for arguments that cannot work, before images are read."""
     check_percent(args.train_percent)
-    cli.positive(args, "image_size", "lr_head", "views")
+    cli.check_positive(args, "image_size", "lr_head", "views")
     if not 0 <= args.label_smoothing < 1 or args.wd_head < 0:
         raise ValueError("--label-smoothing must be 0 or more and below 1, --wd-head 0 or more")
     transforms.view_named(args.augment, args.augment_set)

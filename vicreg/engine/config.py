@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vicreg import distributed, memory
+from vicreg import distributed
 from vicreg.augmentations import presets
 from vicreg.common.cli import check_positive, to_serializable
 from vicreg.common.files import write_json
@@ -50,7 +50,7 @@ def set_deterministic(deterministic):
 
 
 def plan_run(args, dataset, device, source, earlier_batch=None):
-    """Work out batch, steps, rate and memory.
+    """Work out batch, steps and learning rate.
 
     Args:
         args: of ``vicreg.engine.pretrain.get_parser``. dataset: has ``len``, ``patch_size``, ``mean``, ``std``.
@@ -59,13 +59,13 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
 
     Returns:
         dict: ``batch_size`` (effective), ``share`` (per process), ``steps_per_epoch, steps, warmup_steps, peak_lr,
-        image_size, bf16, checkpoint_every, loss_lower_bound, memory, memory_free, source, device, processes``.
+        image_size, bf16, checkpoint_every, loss_lower_bound, source, device, processes``.
 
     Raises:
         ValueError: numbers that cannot work, with the flag to change.
     """
     positive = ("batch_size", "epochs", "base_lr", "max_steps", "checkpoint_every", "image_size", "accumulate")
-    check_positive(args, positive)
+    check_positive(args, *positive)
     processes = distributed.world_size()
     share = local_batch_size(args, processes, earlier_batch)
     if share < 2 * args.accumulate and args.accumulate > 1:
@@ -81,10 +81,6 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
     on_gpu = device.type == "cuda"
     bf16 = use_bf16(args.precision, device)
     size = args.image_size or max(1, round(dataset.patch_size * 7 / 8))
-    numbers = {"batch_size": batch_size, "dim": widths[-1], "processes": processes, "bf16": bf16}
-    numbers["pair"], numbers["weights"] = memory.bytes_of_one_pair(args.arch, args.in_chans, size, widths, bf16)
-    need, have = memory.estimate(share=share, accumulate=args.accumulate, **numbers), memory.available(device)
-    memory.check_fits(need, have, numbers, args.accumulate, share)
     return {
         "source": source,
         "samples": len(dataset),
@@ -101,8 +97,6 @@ def plan_run(args, dataset, device, source, earlier_batch=None):
         "checkpoint_every": args.checkpoint_every or per_epoch,
         "loss_lower_bound": round(floor["loss"], 4),
         "accumulate": args.accumulate,
-        "memory": round(need),
-        "memory_free": round(have),
     }
 
 
@@ -155,7 +149,6 @@ def log_config(args, plan, model, begin):
         f"{plan['device']}, {precision}\n"
         f"  steps   {plan['steps']} ({plan['steps_per_epoch']} an epoch), warm-up {plan['warmup_steps']}, "
         f"peak rate {plan['peak_lr']:.4g}\n"
-        f"  memory  about {plan['memory'] / 1e9:.1f} GB a process, {plan['memory_free'] / 1e9:.1f} GB free\n"
         f"  floor   no loss below {plan['loss_lower_bound']:.2f} with this batch and expander"
     )
     log_progress(begin, plan["steps"])

@@ -64,7 +64,7 @@ def open_run(args, task, weights=WEIGHTS, path_names=PATH):
     Raises:
         ValueError: arguments that cannot work; the folder holds something else, or another process writes there now.
     """
-    check_positive(args, ("epochs", "batch_size", "lr", "max_steps", "checkpoint_every"))
+    check_positive(args, "epochs", "batch_size", "lr", "max_steps", "checkpoint_every")
     if args.wd < 0 or args.grad_clip < 0 or args.workers < 0:
         raise ValueError("--wd, --grad-clip and --workers must be 0 or more")
     set_deterministic(args.deterministic)

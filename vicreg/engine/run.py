@@ -31,7 +31,7 @@ def open_run(args):
         torch.device of this process, and the lock, to be closed at the end; None but on the main process.
     """
     set_deterministic(args.deterministic)
-    device = distributed.init(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
     lock = lock_run_dir(args.exp_dir) if distributed.is_main() else None
     clear_preempted_marker(args.exp_dir)
     return device, lock
@@ -157,7 +157,7 @@ class PreemptionGuard:
         if self._pending is None:
             return None
         if self._copied is not None:
-            self._copied.synchronize()
+            distributed.synchronize(self._copied)
         step, values = self._pending
         loss, number = values.tolist()
         if not math.isfinite(loss):

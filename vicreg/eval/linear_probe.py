@@ -83,7 +83,7 @@ def probe(args, train, val, chosen=None):
     """
     started, protocol = time.perf_counter(), "finetune" if args.weights == "finetune" else "freeze"
     _check(args, protocol == "freeze")
-    device = distributed.init(args.device, args.local_rank, args.timeout_minutes, args.lost_after)
+    device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
     backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
     check_channels(info["in_chans"], train, f"--pretrained {args.pretrained}")
     log(info["report"])
