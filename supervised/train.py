@@ -118,7 +118,10 @@ def train(args, dataset, val, split=None, source="supervised"):
         tick = time.perf_counter()
         images, labels = next(loader)
         waited = time.perf_counter() - tick
-        images = augment_batch(images, samples.view, 0, plan, args.seed, step, device)
+        images = augment_batch(
+            images, samples.view, plan["image_size"], batch_size=plan["batch_size"], rank=distributed.rank(),
+            seed=args.seed, step=step, device=device,
+        )  # fmt: skip
         labels = labels.to(device, non_blocking=True)
 
         rate = rate_at(step, plan)

@@ -44,7 +44,7 @@ def test_help_comes_from_anywhere(repo_root, tmp_path):
 
 
 def test_the_command_tested_here_is_the_readmes(repo_root):
-    readme = " ".join((repo_root / "README.md").read_text().replace("\\\n", " ").split())
+    readme = " ".join("\n".join(p.read_text() for p in (repo_root / "docs").rglob("*.md")).replace("\\\n", " ").split())
     assert COMPARE in readme
 
 

@@ -54,7 +54,7 @@ def trained(supervise, tmp_path_factory):
 
 
 def test_the_readmes_line_works_from_its_folder(repo_root, sn7_prepared, tmp_path):
-    readme = " ".join((repo_root / "README.md").read_text().replace("\\\n", " ").split())
+    readme = " ".join("\n".join(p.read_text() for p in (repo_root / "docs").rglob("*.md")).replace("\\\n", " ").split())
     assert TRAIN in readme
     words = [sys.executable, *TRAIN.split()[1:], *TOY.split(), "--csv-dir", sn7_prepared, "--exp-dir", tmp_path]
     ran = subprocess.run([*map(str, words), "--max-steps", "2"], cwd=repo_root / "supervised", capture_output=True,

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import torch
 
+from vicreg.data.base import BaseDataset
 from vicreg.data.image_folder import choose_files, in_portions, list_images
 from vicreg.data.image_io import WHOLE, error_reason, open_image, read_crops
 from vicreg.data.subsets import held_out_images
@@ -12,7 +13,7 @@ from vicreg.data.subsets import held_out_images
 MOST_BYTES = 16 * 2**30  # of decoded pixels; all 27,000 images of EuroSAT are 0.33 GB
 
 
-class Scenes:
+class Scenes(BaseDataset):
     """Images of one size in memory, with their classes.
 
     Args:

@@ -5,6 +5,7 @@ processes. Color, blur and flips are made in batches on the training device.
 """
 
 import itertools
+import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vicreg.augmentations.presets import without_crop
+from vicreg.data.base import BaseDataset
 from vicreg.data.image_io import WHOLE, error_reason, read_crops
 from vicreg.data.pairs import build_pairs
 
@@ -25,13 +28,13 @@ def decode_size(view_size=None):
     return round(view_size * 8 / 7) if view_size else _SIDE
 
 
-class ImageDataset:
+class ImageDataset(BaseDataset):
     """Image files, single or as pairs of crops for VICReg, fetched a batch at a time.
 
     ``dataset.__getitems__(keys)`` takes a list of ``(index, draw)``, where ``draw`` is the sample's own random 63-bit
     number: it settles both crops and the partner, so that a pair depends on nothing but its key. It returns two uint8
-    tensors (n, 3, S, S): the crops that ``cut_views`` asks for, of one image or of two images of one place; before
-    ``cut_views``, whole images.
+    tensors (n, 3, S, S): the crops that views of ``set_views``, of one image or of two images of one place; before
+    ``set_views``, whole images.
 
     A file that cannot be decoded is replaced by the next readable one of its place, else of its class, and named once
     on stderr: a broken file should not end a run of a week.
@@ -47,6 +50,8 @@ class ImageDataset:
     Raises:
         ValueError: no files, or arguments that do not fit each other.
     """
+
+    crops_in_loader = True
 
     def __init__(self, paths, labels, classes, mean=IMAGENET_MEAN, std=IMAGENET_STD, positives="same",
                  location_ids=None, months=None, max_months_apart=None, side=_SIDE):  # fmt: skip
@@ -74,9 +79,10 @@ class ImageDataset:
         begin = self._ends[index - 1] if index else 0
         return Path(os.fsdecode(self._names[begin : self._ends[index]]))
 
-    def cut_views(self, views, size):
-        """Say what ``__getitems__`` cuts: two ``Crop``s, and the side of the results in pixels."""
+    def set_views(self, views, size):
+        """Crop the views from the whole images; see ``PairDataset.set_views``."""
         self._views, self._size = tuple(views), size
+        return tuple(without_crop(view) for view in views)
 
     def to_device(self, device):
         """Refused: images of all sizes, cropped anew each time, do not lie in memory ready to use."""
@@ -84,23 +90,21 @@ class ImageDataset:
 
     def images(self, indices):
         """Fetch the middle square of images: list of indices -> uint8 tensor (n, 3, patch_size, patch_size)."""
-        return self.cut(indices, [0] * len(indices), WHOLE, self.patch_size)
+        return self.crop_images(indices, [0] * len(indices), WHOLE, self.patch_size)
 
-    def cut(self, indices, draws, crop, size):
-        """Fetch one crop of each image.
-
-        Args:
-            indices: list of n. draws: n random numbers, one an image. crop: ``Crop``. size: side of the results.
-
-        Returns:
-            uint8 tensor (n, 3, size, size).
-        """
-        wanted = [(index, [(crop, [draw])]) for index, draw in zip(indices, draws, strict=True)]
+    def crop_images(self, indices, sample_seeds, view, size):
+        """Load one random crop of each image; see ``LabeledDataset.crop_images``."""
+        wanted = [(index, [(view, [seed])]) for index, seed in zip(indices, sample_seeds, strict=True)]
         return self._fetch(wanted, size)[0]
 
-    def positive_index(self, index, draw):
-        """Index of the other half of a pair, O(1): chosen by the number ``draw`` among the place's other times."""
-        return index if self._pairs is None else self._pairs.positive_index(index, draw)
+    def content_bytes(self, indices):
+        """Return paths, sizes and modification times: reading all files takes as long as extracting features."""
+        states = [(path, path.stat()) for path in map(self.path, indices)]
+        return json.dumps([(str(path), state.st_size, state.st_mtime_ns) for path, state in states]).encode()
+
+    def positive_index(self, index, sample_seed):
+        """Return the index of the second image of a pair in O(1), chosen by ``sample_seed``."""
+        return index if self._pairs is None else self._pairs.positive_index(index, sample_seed)
 
     def __getitems__(self, keys):
         view1, view2 = self._views
@@ -111,10 +115,6 @@ class ImageDataset:
         pairs = zip(partners, keys, strict=True)
         (second,) = self._fetch([(i, [(view2, [draw, 1])]) for i, (_, draw) in pairs], self._size)
         return first, second
-
-    def __getitem__(self, key):
-        first, second = self.__getitems__([key])
-        return first[0], second[0]
 
     def _fetch(self, wanted, size):
         """[(index, crops of it), …] -> for each crop a uint8 tensor (n, 3, size, size)."""

@@ -125,7 +125,7 @@ class LabeledSubset(torch.utils.data.Dataset):
 
     def __init__(self, dataset, indices, view, size):
         self.dataset, self.indices, self._size = dataset, indices, size
-        self._crop = view if hasattr(dataset, "cut") else None
+        self._crop = view if dataset.crops_in_loader else None
         self.view = without_crop(view) if self._crop else view
 
     def __len__(self):
@@ -134,7 +134,7 @@ class LabeledSubset(torch.utils.data.Dataset):
     def __getitems__(self, keys):
         indices = self.indices[[place for place, _ in keys]].tolist()
         if self._crop:
-            images = self.dataset.cut(indices, [draw for _, draw in keys], self._crop, self._size)
+            images = self.dataset.crop_images(indices, [draw for _, draw in keys], self._crop, self._size)
         else:
             images = self.dataset.images(indices)
         return images, self.dataset.labels[indices]

@@ -49,10 +49,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
     autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=plan["bf16"])
     coefficients = {name: getattr(args, name) for name in ("sim_coeff", "std_coeff", "cov_coeff")}
     criterion = functools.partial(vicreg_loss, **coefficients)
-    views = presets.get_augmentation(args.augment, args.augment_set)
-    if hasattr(dataset, "cut_views"):  # image files: each crop comes from the whole image, where that is decoded
-        dataset.cut_views(views, plan["image_size"])
-        views = tuple(presets.without_crop(view) for view in views)
+    views = dataset.set_views(presets.get_augmentation(args.augment, args.augment_set), plan["image_size"])
     watch = PreemptionGuard(device, folder=args.exp_dir)
     share = (distributed.rank(), distributed.world_size())
     batches = ResumableBatchSampler(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
@@ -71,7 +68,10 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         tick = time.perf_counter()
         first, second = next(loader)
         waited = time.perf_counter() - tick
-        make = functools.partial(augment_pair, first, second, views, plan, args.seed, step, device)
+        make = functools.partial(
+            augment_pair, first, second, views, plan["image_size"], batch_size=plan["batch_size"],
+            rank=distributed.rank(), seed=args.seed, step=step, device=device,
+        )  # fmt: skip
         if step == 0 and distributed.is_main():
             save_view_pairs(args.exp_dir / "views.png", *make())
 
@@ -118,7 +118,8 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
 
 
 def _normalized(make, dataset, part, parts):
-    return [batch.normalize(view, dataset.mean, dataset.std) for view in make(part, parts)]
+    views = make(micro_batch=part, num_micro_batches=parts)
+    return [batch.normalize(view, dataset.mean, dataset.std) for view in views]
 
 
 def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
