@@ -22,7 +22,6 @@ from pathlib import Path
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
 import pandas as pd
 
 from preprocessing import folder_split
@@ -61,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
         held_out = subsets.held_out_images(listing.labels, args.val_fraction, args.seed)
     elif rule == "location":
         locations = folder_split.parse_locations(paths, args.location_pattern)
-        held_out = np.isin(locations, subsets.held_out_locations(locations, args.val_fraction, args.seed))
+        held_out = subsets.held_out_groups(locations, args.val_fraction, args.seed)
     else:
         longitudes = folder_split.read_longitudes(args.data_dir, paths)
         held_out = folder_split.eastern_part(longitudes, args.val_fraction)
