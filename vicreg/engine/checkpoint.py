@@ -8,8 +8,9 @@ import torch
 
 from vicreg import distributed
 from vicreg.common import checkpoint_io
-from vicreg.common.checkpoint_io import MODEL_FILE, _check_sums, load, save
+from vicreg.common.checkpoint_io import MODEL_FILE, check_sums, load, save
 from vicreg.common.cli import to_serializable
+from vicreg.common.files import remove_partial_files
 from vicreg.common.logger import log
 
 PREVIOUS_FILE = "model.previous.pth"  # the one before, should a power cut spoil the last one
@@ -60,14 +61,13 @@ def load_latest(folder, map_location="cpu"):
 
 def _choose(paths, map_location):
     """(1 or 2, state) of the first of two paths that is whole, or (0, None) where neither is there."""
-    for partial in paths[0].parent.glob(".*.pth.*.partial"):
-        partial.unlink(missing_ok=True)
+    remove_partial_files(paths[0].parent)
     problem = None
     for number, path in enumerate(paths, 1):
         if not path.exists():
             continue
         try:
-            _check_sums(path)
+            check_sums(path)
             state = load(path, map_location)
         except ValueError as error:
             problem = problem or error

@@ -91,7 +91,7 @@ def pretrain(args, dataset, probe_sets=None, source="vicreg"):
         epoch_ends, last = done % plan["steps_per_epoch"] == 0, done == plan["steps"]
         metric_logger.add({**losses, "embedding_std": z1.float().std(0).mean()}, waited)
         if done == begin + TIMED_STEPS < plan["steps"]:
-            log(f"{format_eta(metric_logger.seconds_a_step * (plan['steps'] - done))} to go at this pace")
+            log(f"{format_eta(metric_logger.seconds_per_step * (plan['steps'] - done))} to go at this pace")
         if distributed.is_main() and (epoch_ends or last or metric_logger.seconds >= args.log_freq_time):
             line = {"epoch": epoch, "step": done, "lr": rate, **metric_logger.averages(plan["batch_size"])}
             line["effective_rank"] = metrics.effective_rank(representation)
