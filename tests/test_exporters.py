@@ -304,8 +304,8 @@ REFUSALS = {  # architecture, channels; other arguments (OUT: the folder of the 
     ),
     "channels to torchvision": ("resnet18", 4, "--to torchvision --out OUT/a.pth", "take 3 channels, this one 4"),
     "channels to detectron2": ("resnet18", 4, "--to detectron2 --out OUT/a.pkl", "3 channels, this resnet18 takes 4"),
-    "ending": ("resnet18", 3, "--to detectron2 --out OUT/a.pth", "let it end in .pkl"),
-    "endings": ("resnet18", 3, "--to timm --out OUT/a.safetensors", "let it end in .pth or .pt"),
+    "ending": ("resnet18", 3, "--to detectron2 --out OUT/a.pth", "use .pkl"),
+    "endings": ("resnet18", 3, "--to timm --out OUT/a.safetensors", "use .pth or .pt"),
     "no folder": ("resnet18", 3, "--to timm --out OUT/none/a.pth", "none to write a.pth to; make it"),
     "a folder": ("resnet18", 3, "--to timm --out OUT", "is a folder; name a file in it"),
     "size": ("resnet18", 3, "--to timm --out OUT/a.pth --image-size 64", "--image-size is for --to onnx"),
@@ -357,7 +357,7 @@ def test_a_full_disk_leaves_the_old_file(fails, trained, tmp_path, monkeypatch):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_named(trained, tmp_path):
     (tmp_path / "shut").mkdir(mode=0o500)
-    with pytest.raises(PermissionError, match="shut cannot be written"):
+    with pytest.raises(PermissionError, match="shut is not writable"):
         run("--pretrained", trained("test_resnet"), "--to", "timm", "--out", tmp_path / "shut" / "a.pth")
 
 
