@@ -15,7 +15,7 @@ from vicreg.augmentations.presets import Augmentation
 from vicreg.data import image_dataset
 from vicreg.data.base import InputSpec
 from vicreg.data.image_dataset import ImageDataset, decode_size
-from vicreg.data.image_io import WHOLE, draw_box, read_crops
+from vicreg.data.image_io import WHOLE, read_crops, sample_crop_box
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset
 from vicreg.eval.features import extract_features
@@ -51,7 +51,7 @@ def test_a_view_of_224_pixels_is_the_center_of_256_and_others_likewise():
 def test_boxes_lie_inside_and_keep_area_and_shape():
     areas, lefts = [], []
     for seed in range(500):
-        left, top, right, bottom = draw_box(RANDOM, 300, 400, np.random.default_rng(seed))
+        left, top, right, bottom = sample_crop_box(RANDOM, 300, 400, np.random.default_rng(seed))
         assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
         areas.append((right - left) * (bottom - top) / 120_000)
         lefts.append(left / max(1, 400 - right + left))
@@ -65,31 +65,37 @@ def test_boxes_are_distributed_as_torchvisions():
     image = torch.empty(3, 90, 140)
     theirs = [torchvision.transforms.RandomResizedCrop.get_params(image, (0.2, 1), (3 / 4, 4 / 3)) for _ in range(2000)]
     random = np.random.default_rng(0)
-    ours = [draw_box(Augmentation("resized", (0.2, 1.0), (3 / 4, 4 / 3)), 90, 140, random) for _ in range(2000)]
+    ours = [sample_crop_box(Augmentation("resized", (0.2, 1.0), (3 / 4, 4 / 3)), 90, 140, random) for _ in range(2000)]
     ours = np.array([(top, left, bottom - top, right - left) for left, top, right, bottom in ours])
     for n in range(4):
         quartiles = [np.quantile(boxes[:, n], [0.25, 0.5, 0.75]) for boxes in (ours, np.array(theirs))]
         assert abs(quartiles[0] - quartiles[1]).max() < 5
 
 
-def test_an_image_too_narrow_for_any_box_gives_its_largest_middle_of_a_permitted_shape():
-    never = Augmentation("resized", (1.0, 1.0), (3 / 4, 4 / 3))
-    assert draw_box(never, 100, 10, np.random.default_rng(0)) == (0, 43, 10, 56)
-    assert draw_box(never, 10, 100, np.random.default_rng(0)) == (43, 0, 56, 10)
+@pytest.mark.parametrize(
+    ("height", "width", "box"), [(100, 10, (0, 43, 10, 56)), (10, 100, (43, 0, 56, 10)), (30, 31, (0, 0, 31, 30))]
+)
+def test_crop_box_falls_back_to_torchvisions_center_crop(height, width, box):
+    never = Augmentation("resized", (3.0, 3.0), (3 / 4, 4 / 3))  # larger than the image: no try fits
+    get_params = torchvision.transforms.RandomResizedCrop.get_params
+    top, left, h, w = get_params(torch.empty(3, height, width), never.scale, never.ratio)
+    assert sample_crop_box(never, height, width, np.random.default_rng(0)) == box == (left, top, left + w, top + h)
 
 
 def test_fixed_and_center_crops_are_a_share_of_the_short_side():
-    boxes = {draw_box(Augmentation("fixed", fraction=0.5), 40, 60, np.random.default_rng(seed)) for seed in range(50)}
+    boxes = {
+        sample_crop_box(Augmentation("fixed", fraction=0.5), 40, 60, np.random.default_rng(seed)) for seed in range(50)
+    }
     assert len(boxes) > 40 and {(r - x, b - y) for x, y, r, b in boxes} == {(20, 20)}
-    assert draw_box(Augmentation("center", fraction=0.5), 40, 60, None) == (20, 10, 40, 30)
-    assert draw_box(WHOLE, 40, 60, None) == (10, 0, 50, 40)
+    assert sample_crop_box(Augmentation("center", fraction=0.5), 40, 60, None) == (20, 10, 40, 30)
+    assert sample_crop_box(WHOLE, 40, 60, None) == (10, 0, 50, 40)
 
 
 def test_a_crop_is_pils_crop_resized_by_pils_bicubic(tmp_path):
     image = noise(96, 120)
     image.save(tmp_path / "a.png")
     for seed in range(5):
-        box = draw_box(RANDOM, 96, 120, np.random.default_rng(seed))
+        box = sample_crop_box(RANDOM, 96, 120, np.random.default_rng(seed))
         expected = np.asarray(image.crop(box).resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
         assert np.array_equal(read_crops(tmp_path / "a.png", [(RANDOM, seed)], 32)[0], expected)
 

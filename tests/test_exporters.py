@@ -321,7 +321,7 @@ REFUSALS = {  # architecture, channels; other arguments (OUT: the folder of the 
     "no folder": ("resnet18", 3, "--to timm --out OUT/none/a.pth", "none to write a.pth to; make it"),
     "a folder": ("resnet18", 3, "--to timm --out OUT", "is a folder; name a file in it"),
     "size": ("resnet18", 3, "--to timm --out OUT/a.pth --image-size 64", "--image-size is for --to onnx"),
-    "size 0": ("resnet18", 3, "--to onnx --out OUT/a.onnx --image-size 0", "more than zero"),
+    "size 0": ("resnet18", 3, "--to onnx --out OUT/a.onnx --image-size 0", "must be positive"),
     "said twice": (
         "resnet18",
         3,

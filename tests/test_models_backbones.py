@@ -246,7 +246,7 @@ class Bomb:
 def test_a_pickled_object_is_refused_and_does_not_run(tmp_path, write):
     path, mark = tmp_path / "model.pth", tmp_path / "mark"
     write({"arch": "resnet18", "state_dict": Bomb(mark)}, path)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: holds more than tensors and plain values"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: contains more than tensors and plain values"):
         load_backbone(path)
     assert not mark.exists()
     if write is torch.save:

@@ -54,7 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Load, write and verify; print how to load the file."""
-    cli.positive(args, "image_size", "in_chans")
+    cli.check_positive(args, "image_size", "in_chans")
     if args.image_size and args.to != "onnx":
         raise ValueError(f"--image-size is for --to onnx; --to {args.to} holds weights, which take any size")
     if args.pretrained in PARAMETER_FREE:

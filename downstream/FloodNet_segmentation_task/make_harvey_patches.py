@@ -53,7 +53,7 @@ def get_parser():
 
 def main(args):
     """Cut all tiles, then let the finished folder appear."""
-    cli.positive(args, "patch_size", "stride", "workers")
+    cli.check_positive(args, "patch_size", "stride", "workers")
     if (args.out_dir / "meta.json").exists() and not args.overwrite:
         raise ValueError(f"{args.out_dir} holds finished patches; --overwrite replaces them")
     side, stride = args.patch_size, args.stride or args.patch_size

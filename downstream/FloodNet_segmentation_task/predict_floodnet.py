@@ -56,7 +56,7 @@ def get_parser():
 
 def main(args):
     """Label all images; those that cannot be read are named at the end."""
-    cli.positive(args, "image_size", "scale")
+    cli.check_positive(args, "image_size", "scale")
     if not 0 <= args.overlap <= 0.9:
         raise ValueError(f"--overlap {args.overlap:g}: 0 to 0.9 is needed")
     device = distributed.init(args.device)

@@ -39,8 +39,8 @@ from vicreg.data.leakage import overlap_of_images
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.engine import checkpoint, finetune
 from vicreg.engine.checkpoint import strip_module_prefix
+from vicreg.engine.finetune import to_device
 from vicreg.engine.optim import cosine_lr
-from vicreg.engine.run import to_device
 from vicreg.inference.sliding_window import label_image
 
 NAME = "flood segmentation"
@@ -128,7 +128,7 @@ def check(args):
     """Refuse arguments that cannot work, and settle the defaults that depend on others."""
     if (args.pretrained is None) == (args.init_from is None):
         raise ValueError("one of --pretrained (a backbone) and --init-from (a whole earlier run) is needed")
-    cli.positive(args, "image_size", "scale", "crop", "repeats")
+    cli.check_positive(args, "image_size", "scale", "crop", "repeats")
     if args.scale > 1:
         raise ValueError(f"--scale {args.scale:g}: 1 or less; images are reduced, never enlarged")
     if args.crop and args.crop % 32:

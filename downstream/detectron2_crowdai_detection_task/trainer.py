@@ -16,7 +16,8 @@ from vicreg.augmentations.batch import seed_step
 from vicreg.common.logger import MetricLogger, format_eta, lock_run_dir, log
 from vicreg.engine import checkpoint
 from vicreg.engine.config import use_bf16
-from vicreg.engine.run import PreemptionGuard, clear_preempted_marker, wrap_ddp, write_preempted_marker
+from vicreg.engine.parallel import wrap_ddp
+from vicreg.engine.preemption import PreemptionGuard, clear_preempted_marker, write_preempted_marker
 from vicreg.models.backbones import load_backbone
 
 LOG_EVERY = 20  # steps between lines
@@ -135,7 +136,7 @@ def loop(run, begin, device, bf16):
             done = step + 1
             metric_logger.add(dict(zip(["loss", *losses], seen, strict=True)), waited)
             if done % LOG_EVERY == 0 or done == steps:
-                left = format_eta(metric_logger.seconds_a_step * (steps - done))
+                left = format_eta(metric_logger.seconds_per_step * (steps - done))
                 line = {"step": done, "lr": run.optimizer.param_groups[0]["lr"]}
                 metric_logger.write(
                     {**line, **metric_logger.averages(cfg.SOLVER.IMS_PER_BATCH, "images"), "left": left}

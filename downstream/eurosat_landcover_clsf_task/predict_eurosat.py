@@ -82,7 +82,7 @@ def get_parser():
 
 def main(args):
     """Classify each image, map each large TIFF."""
-    cli.positive(args, "batch_size", "window", "stride", "bands")
+    cli.check_positive(args, "batch_size", "window", "stride", "bands")
     if args.levels and args.levels[0] >= args.levels[1]:
         raise ValueError(f"--levels {args.levels[0]:g} {args.levels[1]:g}: the second must be larger")
     device = distributed.init(args.device)

@@ -50,9 +50,8 @@ from vicreg.engine import (
     finetune,
     optim,
 )
-from vicreg.engine.checkpoint import save_state
+from vicreg.engine.finetune import save_state, to_device
 from vicreg.engine.optim import one_cycle_lr
-from vicreg.engine.run import to_device
 from vicreg.eval import classification
 from vicreg.eval.knn import knn_predict
 from vicreg.eval.lr_sweep import DEFAULT_LRS
@@ -151,7 +150,7 @@ def main(args):
 def check(args):
     """Raise ValueError for arguments that cannot work, before images are read."""
     check_percent(args.train_percent)
-    cli.positive(args, "image_size", "lr_head", "views")
+    cli.check_positive(args, "image_size", "lr_head", "views")
     if not 0 <= args.label_smoothing < 1 or args.wd_head < 0:
         raise ValueError("--label-smoothing must be 0 or more and below 1, --wd-head 0 or more")
     transforms.view_named(args.augment, args.augment_set)
@@ -228,7 +227,7 @@ def freeze(args, plan, model, optimizer, train, val, look, about, earlier):
     metric_logger = MetricLogger(args.exp_dir)
     metric_logger.write({key: value for key, value in (last | more).items() if isinstance(value, (int, float))})
     metric_logger.close()
-    checkpoint.save_best(args, model, last, **about)
+    finetune.save_best(args, model, last, **about)
     save_state(args, model, optimizer, plan["steps"], last=last, best=last, more=more, **about)
     return last, last, more
 

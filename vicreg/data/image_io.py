@@ -6,6 +6,7 @@ import struct
 import numpy as np
 
 from vicreg.augmentations.presets import Augmentation
+from vicreg.augmentations.random_crop import MAX_TRIES, log_aspect_range, resized_crop_size, square_crop_side
 
 _GAP = 2  # a JPEG is decoded at a fraction of its size only where this many pixels remain for each one asked for
 _ORIENTATION = 0x0112  # EXIF: 1 is upright; the others need one of these
@@ -18,35 +19,30 @@ _TURNS = {
 WHOLE = Augmentation(crop="center", fraction=1.0)  # the largest square in the middle
 
 
-def draw_box(crop, height, width, random):
-    """A crop's place in one image.
+def sample_crop_box(view, height, width, random):
+    """Sample the crop box of one image.
 
     Args:
-        crop: ``Augmentation``. height, width: of the image, pixels. random: numpy Generator.
+        view: Augmentation whose crop is taken.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        random: Generator; not used for "center".
 
     Returns:
         (left, top, right, bottom) in whole pixels, inside the image.
     """
-    if crop.crop != "resized":
-        h = w = max(1, round(crop.fraction * min(height, width)))
-        if crop.crop == "center":
-            return _at((height - h) // 2, (width - w) // 2, h, w)
-    else:  # as torchvision's RandomResizedCrop: up to ten tries, else the largest center crop of a permitted shape
-        low, high = crop.ratio
-        for _ in range(10):
-            area = height * width * random.uniform(*crop.scale)
-            aspect = math.exp(random.uniform(math.log(low), math.log(high)))
-            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-            if 0 < h <= height and 0 < w <= width:
-                break
-        else:
-            h, w = max(1, min(height, round(width / low))), max(1, min(width, round(height * high)))
-            return _at((height - h) // 2, (width - w) // 2, h, w)
-    return _at(int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w)
-
-
-def _at(top, left, height, width):
-    return left, top, left + width, top + height
+    if view.crop == "resized":
+        low, high = log_aspect_range(view)
+        tries = ((random.uniform(*view.scale), math.exp(random.uniform(low, high))) for _ in range(MAX_TRIES))
+        h, w, centered = (int(value) for value in resized_crop_size(view, height, width, tries))
+    else:
+        h = w = square_crop_side(view, height, width)
+        centered = view.crop == "center"
+    if centered:
+        top, left = (height - h) // 2, (width - w) // 2
+    else:
+        top, left = int(random.integers(height - h + 1)), int(random.integers(width - w + 1))
+    return left, top, left + w, top + h
 
 
 def open_image(path):
@@ -85,7 +81,7 @@ def read_crops(path, crops, size):
         turn = _TURNS.get(_orientation(image))
         lies = turn in ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
         width, height = image.size[::-1] if lies else image.size
-        boxes = [draw_box(crop, height, width, np.random.default_rng(seed)) for crop, seed in crops]
+        boxes = [sample_crop_box(crop, height, width, np.random.default_rng(seed)) for crop, seed in crops]
         reduce = min(min(right - left, bottom - top) for left, top, right, bottom in boxes) / (_GAP * size)
         if image.format == "JPEG" and reduce >= 2:
             image.draft(None, tuple(math.ceil(side / reduce) for side in image.size))

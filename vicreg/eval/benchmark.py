@@ -58,7 +58,7 @@ class BenchmarkConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        cli.positive(self, "knn", "lr", "epochs", "batch_size", "seeds", "resamples")
+        cli.check_positive(self, "knn", "lr", "epochs", "batch_size", "seeds", "resamples")
         for percent in self.train_percent:
             check_percent(percent)
         if self.map_samples < 0 or not self.weight_decay >= 0:
@@ -172,8 +172,8 @@ def _save_figures(
         [split.classes[label] for label in split.test.labels[queries]],
         images.view(*nearest.shape, *images.shape[1:]),
         [[split.classes[label] for label in labels[row]] for row in nearest],
-        cosines.cpu().numpy(),
-        labels[nearest] == split.test.labels[queries][:, None],
+        cosines.cpu(),
+        torch.from_numpy(labels[nearest] == split.test.labels[queries][:, None]),
         f"{name}: test samples (left) and the nearest training samples by cosine similarity",
     )
 

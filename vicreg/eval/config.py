@@ -38,7 +38,7 @@ class EvaluationConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        cli.positive(self, "image_size", "in_chans", "epochs", "batch_size", "lr_head", "knn", "seeds", "std")
+        cli.check_positive(self, "image_size", "in_chans", "epochs", "batch_size", "lr_head", "knn", "seeds", "std")
         for flag, value in (
             ("views", self.views),
             ("weight-decay", self.weight_decay),

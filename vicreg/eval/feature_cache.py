@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,7 +179,7 @@ class FeatureCache:
         record |= {"data_digest": data_digest, "image_size": spec.size, "default_mean": list(spec.mean)}
         record |= {"default_std": list(spec.std), "dtype": self.dtype, "shape": list(features.shape)}
         write_json(path.with_suffix(".json"), record)
-        _write(path, features)
+        files.atomic_write(path, lambda tmp_path: np.save(tmp_path, features))
         log(f"  {features.shape[0]} x {features.shape[1]} features extracted and cached as {self.dtype}: {path}")
         return torch.from_numpy(features).to(self.device).float()
 
@@ -211,15 +210,3 @@ def _read(path: Path, rows: int, dtype: str) -> np.ndarray | None:
         log(f"  {path} cannot be read ({error}); extracting again")
         return None
     return features if features.ndim == 2 and len(features) == rows and features.dtype == dtype else None
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    """Write a file to a temporary path and rename it."""
-
-    def save(tmp_path: Path) -> None:
-        with tmp_path.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-
-    files.atomic_write(path, save)

@@ -90,25 +90,3 @@ def extract_features(
         features.append(backbone(normalize(views, spec.mean, spec.std)).float())
     backbone.train(was_training)
     return all_gather_cat(torch.cat(features))
-
-
-def augment_and_normalize(
-    images: torch.Tensor, view: Augmentation, spec: InputSpec, generator: torch.Generator, batch_size: int
-) -> torch.Tensor:
-    """Make random views of this process's part of a batch; they do not depend on the number of processes.
-
-    Args:
-        images: uint8 (n, C, H, W) on any device.
-        view: Augmentation.
-        spec: Size and normalization of the views.
-        generator: CPU generator, in the same state on every process.
-        batch_size: Number of samples of all processes together, n on each.
-
-    Returns:
-        float32 (n, C, size, size) on the images' device.
-    """
-    height, width = images.shape[-2:]
-    params = sample_params(view, batch_size, height, width, generator)
-    rows = slice(rank() * len(images), (rank() + 1) * len(images))
-    views = apply(images, {key: value[rows] for key, value in params.items()}, spec.size, view.blur_kernel)
-    return normalize(views, spec.mean, spec.std)

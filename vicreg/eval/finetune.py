@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import distributed
-from vicreg.augmentations.batch import step_generator
+from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common.logger import MetricLogger
 from vicreg.data.base import InputSpec, LabeledDataset
@@ -19,7 +19,6 @@ from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset
 from vicreg.eval.classification import predict_logits
 from vicreg.eval.config import EvaluationConfig
-from vicreg.eval.features import augment_and_normalize
 from vicreg.eval.metrics import accuracy
 from vicreg.models.backbones import feature_dim
 from vicreg.models.heads import Classifier, LinearHeads
@@ -97,9 +96,11 @@ def finetune(
             start = time.perf_counter()
             images, labels = next(loader)
             data_time = time.perf_counter() - start
-            generator = step_generator(seed, step)
-            views = augment_and_normalize(images.to(device), samples.view, spec, generator, batch_size)
-            loss = cross_entropy(wrapped(views)[:, 0], labels.to(device))
+            views = augment_batch(
+                images, samples.view, spec.size, batch_size=batch_size, rank=distributed.rank(), seed=seed, step=step,
+                device=device,
+            )  # fmt: skip
+            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std))[:, 0], labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

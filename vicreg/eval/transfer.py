@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from vicreg import distributed
-from vicreg.augmentations.batch import step_generator
+from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common.files import write_json
 from vicreg.common.logger import MetricLogger, log
@@ -24,7 +24,7 @@ from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset
 from vicreg.eval import knn
 from vicreg.eval.config import EvaluationConfig
-from vicreg.eval.features import augment_and_normalize, build_input_spec, format_input_spec
+from vicreg.eval.features import build_input_spec, format_input_spec
 from vicreg.eval.finetune import finetune, local_batch_size
 from vicreg.eval.label_efficiency import FrozenFeatures, LabelFractionRun, plan_runs, summarize
 from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
@@ -220,11 +220,14 @@ def _augmented_batches(
     bar = tqdm(zip(whole, loader, strict=True), "linear probe", steps, leave=False,
                disable=None if distributed.is_main() else True)  # fmt: skip
     for step, (keys, (images, _)) in enumerate(bar):
-        generator = step_generator(run.seed, step)
-        views = augment_and_normalize(images.to(device), samples.view, spec, generator, batch_size)
+        views = augment_batch(
+            images, samples.view, spec.size, batch_size=batch_size, rank=distributed.rank(), seed=run.seed, step=step,
+            device=device,
+        )  # fmt: skip
         rows = torch.tensor([row for row, _ in keys])
         labels = train.labels[run.indices[rows]]
-        yield distributed.all_gather_cat(backbone(views).float()), labels, held_out[rows]
+        features = backbone(normalize(views, spec.mean, spec.std)).float()
+        yield distributed.all_gather_cat(features), labels, held_out[rows]
 
 
 def _best_and_last(history: Sequence[dict[str, float]]) -> dict[str, Any]:
