@@ -72,10 +72,46 @@ def test_hengqin_is_in_china_though_the_nearest_place_is_in_macao():
 
 def test_an_override_table_is_read_with_the_countrys_code(tmp_path):
     path = tmp_path / "places.csv"
-    path.write_text("aoi,city,state,country\nA,Cologne,North Rhine-Westphalia,Germany\nB,Nowhere,,Atlantis\n")
+    path.write_text("aoi,city,state,country\nA,Cologne,North Rhine-Westphalia,Germany\nB,Taipa,,Macao\n")
     places = read_places(path, {"A", "B", "C"})
     assert places["A"] == Place("Cologne", "North Rhine-Westphalia", "Germany", "DE")
-    assert places["B"] == Place("Nowhere", "", "Atlantis", "")
+    assert places["B"] == Place("Taipa", "", "Macao", "MO")
+
+
+@pytest.mark.parametrize(
+    ("country", "name", "iso"),
+    [
+        ("USA", "United States", "US"), ("us", "United States", "US"),
+        ("United States of America", "United States", "US"),
+        ("UK", "United Kingdom", "GB"), ("Korea, Republic of", "South Korea", "KR"), ("Türkiye", "Turkey", "TR"),
+    ],
+)  # fmt: skip
+def test_every_form_of_a_country_gives_one_name_and_code(tmp_path, country, name, iso):
+    path = tmp_path / "places.csv"
+    path.write_text(f'aoi,city,state,country\nA,x,,"{country}"\n', encoding="utf-8")
+    assert read_places(path)["A"] == Place("x", "", name, iso)
+
+
+def test_an_unknown_country_is_refused_with_similar_names(tmp_path):
+    path = tmp_path / "places.csv"
+    path.write_text("aoi,city,state,country\nA,x,,Grenland\n")
+    with pytest.raises(ValueError, match="line 2: no country Grenland in ISO 3166; similar names: .*Greenland"):
+        read_places(path)
+
+
+def test_every_country_of_the_geonames_list_resolves_to_itself():
+    assert {code: geocode.resolve_country(name) for code, name in geocode.country_names().items()} == {
+        code: code for code in geocode.country_names()
+    }
+
+
+def test_a_table_from_a_spreadsheet_with_semicolons_and_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "places.csv"
+    path.write_bytes(b"\xef\xbb\xbfaoi;city;state;country\r\nA;Paris;Ile-de-France;France\r\n")
+    assert read_places(path) == {"A": Place("Paris", "Ile-de-France", "France", "FR")}
+    path.write_bytes("aoi,city,state,country\nA,Zürich,,Switzerland\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="places.csv: not UTF-8"):
+        read_places(path)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +169,26 @@ def test_a_label_file_that_is_empty_or_broken_is_refused_with_its_path(tmp_path,
         footprint_points(path)
 
 
-def test_footprints_outvote_the_raster_and_the_raster_outvotes_the_name(sn7_tree):
+def test_footprints_outvote_the_raster_and_the_raster_outvotes_the_name(sn7_tree, monkeypatch):
     mosaics, _ = index.scan_tree(sn7_tree, workers=1)
     first = {mosaic.name.aoi: mosaic for mosaic in mosaics}
     dartford, california = first[DARTFORD], first["L15-0331E-1257N_1327_3160_13"]
     assert dartford.crs is None and california.crs is not None
-    in_paris = dartford._replace(crs="EPSG:4326", transform=(1e-4, 0, 2.35, 0, -1e-4, 48.86))
+    paris = dartford._replace(crs="EPSG:4326", transform=(1e-4, 0, 2.35, 0, -1e-4, 48.86))
     assert index.locate_aois([dartford], {})[0][DARTFORD].country == "United Kingdom"
-    assert index.locate_aois([in_paris], {})[0][DARTFORD].country == "France"
-    # California's raster is moved to Paris, but it has a label file in California.
-    moved = california._replace(crs="EPSG:4326", transform=in_paris.transform)
+    assert index.locate_aois([paris], {})[0][DARTFORD].country == "France"
+    moved = california._replace(crs="EPSG:4326", transform=paris.transform)  # its label file stays in California
     assert index.locate_aois([moved], {})[0][moved.name.aoi].country == "United States"
+
+
+def test_a_position_agrees_with_the_tile_up_to_a_tenth_of_its_side():
+    left, bottom, right, top = xyz_tile_bounds(4102, 2726, 13)
+
+    def message(column, row):  # in tile sides from the top left corner
+        x, y = left + column * (right - left), top - row * (top - bottom)
+        latitude, longitude = np.degrees(np.arctan(np.sinh(y / 6378137))), np.degrees(x / 6378137)
+        return geocode.check_position(DARTFORD, np.array([[latitude, longitude]]), "its coordinates")
+
+    assert message(0.5, 0.5) == message(-0.09, 0.5) == message(0.5, 1.09) == ""
+    assert message(-0.11, 0.5) and message(0.5, 1.11)
+    assert "lie at 51.4403 N, 0.2417 E, the tile number in the AOI's name at 51.4403 N, 0.2856 E" in message(-0.5, 0.5)

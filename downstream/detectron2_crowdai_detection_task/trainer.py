@@ -136,7 +136,7 @@ def loop(run, begin, device, bf16):
             done = step + 1
             metric_logger.add(dict(zip(["loss", *losses], seen, strict=True)), waited)
             if done % LOG_EVERY == 0 or done == steps:
-                left = format_eta(metric_logger.seconds_a_step * (steps - done))
+                left = format_eta(metric_logger.seconds_per_step * (steps - done))
                 line = {"step": done, "lr": run.optimizer.param_groups[0]["lr"]}
                 metric_logger.write(
                     {**line, **metric_logger.averages(cfg.SOLVER.IMS_PER_BATCH, "images"), "left": left}

@@ -10,7 +10,7 @@ from vicreg.data.subsets import check_percent
 from vicreg.engine.config import RunPlan
 from vicreg.engine.finetune import FinetuneConfig
 from vicreg.engine.optim import one_cycle_lr
-from vicreg.eval.lr_sweep import RATES
+from vicreg.eval.lr_sweep import DEFAULT_LRS
 
 TASK = "EuroSAT"  # name in checkpoints
 
@@ -22,7 +22,7 @@ class EurosatConfig(FinetuneConfig):
     weights: str = setting("finetune", compare="must_match")
     optimizer: str = setting("adam", compare="must_match")
     label_smoothing: float = setting(0.0)
-    lr_head: Sequence[float] = setting(tuple(RATES))
+    lr_head: Sequence[float] = setting(tuple(DEFAULT_LRS))
     data_dir: Path = setting(compare="ignore")
     val_fraction: float = setting(0.2, compare="ignore")
     split_seed: int = setting(0, compare="ignore")

@@ -31,7 +31,7 @@ def extract(
     """Extract features: float32 (n, F) on the backbone's device; see ``vicreg.eval.features.extract_features``."""
     device = next(backbone.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        return features.extract_features(backbone, scenes, *spec, device, view=view, random=generator)
+        return features.extract_features(backbone, scenes, spec, device, view=view, generator=generator)
 
 
 @torch.no_grad()

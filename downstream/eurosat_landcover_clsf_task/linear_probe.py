@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
@@ -14,17 +13,15 @@ from vicreg.augmentations.batch import step_generator
 from vicreg.common.config import to_dict
 from vicreg.common.logger import MetricLogger, log
 from vicreg.data.base import InputSpec
-from vicreg.data.subsets import held_out_subset
 from vicreg.engine import checkpoint, parallel
 from vicreg.engine.config import RunPlan
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval.classification import per_class_metrics
 from vicreg.eval.knn import knn_predict
-from vicreg.eval.lr_sweep import lr_sweep, rank_classes, select_lr
+from vicreg.eval.linear_probe import fit_linear_probe
 from vicreg.eval.metrics import accuracy
 from vicreg.models.heads import Classifier
 
-HELD_OUT = 0.1  # of the training samples of each class, to choose the rate on
 NEIGHBORS = 20
 
 
@@ -57,7 +54,7 @@ def probe(
         the accuracies of kNN.
 
     Raises:
-        ValueError: No class has a sample to spare for choosing the learning rate.
+        ValueError: There is nothing to hold out, or the head diverged.
     """
     parallel.to_device(model, device)
     if saved := folder.checkpoint:
@@ -86,41 +83,28 @@ def probe(
 def fit_head(
     config: EurosatConfig, model: Classifier, split: EurosatSplit, spec: InputSpec, bf16: bool
 ) -> tuple[float, torch.Tensor]:
-    """Train the head with the best of several learning rates on held-out training samples, then again on all.
+    """Train the head of a frozen classifier, with a learning rate selected on held-out training samples.
 
     Returns:
         The learning rate, and the features (n, F) of the unchanged training scenes.
 
     Raises:
-        ValueError: No class has a sample to spare for choosing the learning rate.
+        ValueError: There is nothing to hold out, or the head diverged.
     """
     train = split.train
     extracted = [extract(model.backbone, train, spec, bf16)]
     for number in range(1, config.views):
         generator = step_generator(config.seed, number)
         extracted.append(extract(model.backbone, train.rotated(number), spec, bf16, TURNS, generator))
-    views = torch.stack(extracted)
-    labels = train.labels.to(views.device)
-
-    def heads(rows: np.ndarray, lrs: Any) -> Any:
-        return lr_sweep(
-            views[:, rows].flatten(0, 1), labels[rows].repeat(len(views)), len(train.classes), lrs, config.epochs,
-            config.batch_size, config.weight_decay, seed=config.seed,
-        )  # fmt: skip
-
-    lr = config.lr_head[0]
-    if len(config.lr_head) > 1:
-        held_out = held_out_subset(train.labels, np.arange(len(train)), HELD_OUT, config.seed)
-        if not len(held_out):
-            raise ValueError("no class has two training samples, so no rate can be chosen; name one with --lr-head")
-        rest = np.setdiff1d(np.arange(len(train)), held_out)
-        ranked = rank_classes(*heads(rest, config.lr_head), views[0, held_out])
-        scores = [accuracy(classes, labels[held_out])["top1"] for classes in ranked]
-        lr = config.lr_head[select_lr(scores)]
-        shown = "  ".join(f"{rate:g}: {score:.4f}" for rate, score in zip(config.lr_head, scores, strict=True))
-        log(f"top-1 on {len(held_out)} held-out training samples by learning rate\n  {shown}\nlearning rate {lr:g}")
-    weight, bias = heads(np.arange(len(train)), [lr])
+    head, lr, scores = fit_linear_probe(
+        torch.stack(extracted), train.labels, None, len(train.classes), config.lr_head,
+        epochs=config.epochs * config.views, batch_size=config.batch_size, weight_decay=config.weight_decay,
+        seed=config.seed,
+    )  # fmt: skip
+    if scores:
+        shown = "  ".join(f"{rate:g}: {score:.4f}" for rate, score in scores.items())
+        log(f"top-1 on held-out training samples by learning rate\n  {shown}\nlearning rate {lr:g}")
     with torch.no_grad():
-        for parameter, value in zip(model.heads.of(0), (weight[0], bias[0]), strict=True):
+        for parameter, value in zip(model.heads.of(0), (head.weight, head.bias), strict=True):
             parameter.copy_(value)
-    return lr, views[0]
+    return lr, extracted[0]

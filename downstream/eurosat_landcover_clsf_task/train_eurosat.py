@@ -23,7 +23,7 @@ from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.engine.arguments import add_alias, add_aug_override
 from vicreg.engine.finetune import add_arguments, add_levels_argument
-from vicreg.eval.lr_sweep import RATES
+from vicreg.eval.lr_sweep import DEFAULT_LRS
 
 DEFAULTS = {"finetune": {"epochs": 10, "weight_decay": 1e-4}, "freeze": {"epochs": 100, "weight_decay": 1e-6}}
 
@@ -47,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     optim.add_argument("--label-smoothing", type=float, default=0.0, help="target mass spread over all classes")
     optim.add_argument(
-        "--lr-head", type=float, nargs="+", default=list(RATES), help="freeze: learning rates to select from"
+        "--lr-head", type=float, nargs="+", default=list(DEFAULT_LRS), help="freeze: learning rates to select from"
     )
     add_alias(optim, "--wd-head", "weight_decay", float)
     data = parser.add_argument_group("data")

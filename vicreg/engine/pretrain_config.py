@@ -62,6 +62,8 @@ class PretrainConfig(RunConfig):
         super().__post_init__()
         self.check_positive("image_size", "accumulate")
         self.check_not_negative("probe_every")
+        parse_mlp(self.mlp)
+        presets.get_augmentation(self.augment, self.aug_override)
 
     @property
     def widths(self) -> list[int]:
