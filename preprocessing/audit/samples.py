@@ -11,10 +11,9 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from vicreg.data.fmow import read_timestamp
+from vicreg.data.image_io import IMAGE_SUFFIXES
 from vicreg.data.leakage import location_keys
 from vicreg.data.sn7 import cut_patches, read_mosaic, read_patch_list
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2"}
 
 
 class Part(NamedTuple):
@@ -123,9 +122,9 @@ def from_folder(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not files:
-        raise ValueError(f"no images in {folder} ({' '.join(sorted(SUFFIXES))}); a folder of lists, as make_sn7_csv.py "
+        raise ValueError(f"no images in {folder} ({' '.join(IMAGE_SUFFIXES)}); a folder of lists, as make_sn7_csv.py "
                          "writes it, is audited alone: audit_split.py FOLDER")  # fmt: skip
     names = [path.relative_to(folder).parts for path in files]
     classes = Counter(parts[0] for parts in names if len(parts) > 1)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.problems import Problem
+from vicreg.data.broken_files import find_broken, map_in_threads
 from vicreg.data.fmow import COLUMNS, UNKNOWN, parse_image_name, read_timestamp
 from vicreg.data.image_dataset import ImageDataset
-from vicreg.data.image_folder import find_broken, in_portions
 
 FORMAT = 1
 NEAR = 0.02  # degrees, about 2 km: images of one place are not framed alike, places of one name in two splits are far
@@ -47,7 +47,7 @@ def scan_tree(data_dir, splits, workers, progress):
     broken = find_broken(paths, workers, progress)
     problems += [Problem("broken image", Path(paths[index]), what) for index, what in broken.items()]
     rows = [row for index, row in enumerate(rows) if index not in broken]
-    moments = list(in_portions(_moment, [row[0] for row in rows], workers, progress))
+    moments = list(map_in_threads(_moment, [row[0] for row in rows], workers, progress))
     problems += [moment for moment in moments if isinstance(moment, Problem)]
     moments = [(UNKNOWN, UNKNOWN, None) if isinstance(moment, Problem) else moment for moment in moments]
     table = pd.DataFrame(rows, columns=["path", "class", "location", "k", "split"])
