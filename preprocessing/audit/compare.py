@@ -8,7 +8,7 @@ import numpy as np
 
 from preprocessing.audit import phash
 from preprocessing.fmow.index import NEAR
-from vicreg.data.leakage import digest, overlap_share
+from vicreg.data.leakage import digest, overlap_mask
 
 KINDS = ("exact", "near", "places")  # of pairs
 _GROUP = 128  # samples that a thread takes at a time
@@ -111,7 +111,7 @@ def compare(train, val, pixels=True, most=phash.MOST, min_contrast=phash.MIN_CON
         found["near"]["pairs"] = [(int(rows[h]), int(columns[nearest[h]]), int(bits[h])) for h in hits]
     if train.places is not None and val.places is not None:
         first, elsewhere, unknown = _common_places(train, val)
-        shared = overlap_share(first, val.places)
+        shared = overlap_mask(first, val.places)
         found["places"] = count(shared, kind=val.kind, places=len(set(val.places)), location_overlap=len(first),
                                 elsewhere=elsewhere, unknown=unknown)  # fmt: skip
         found["places"]["pairs"] = [(int(v), first[val.places[v]], None) for v in np.flatnonzero(shared)]

@@ -73,11 +73,11 @@ def _list_split(folder, split):
                 except ValueError as error:
                     problems.append(Problem("unreadable name", path, str(error).partition(": ")[2]))
                     continue
-                if (name.kind, name.location) != (kind.name, place.name):
+                if (name.class_name, name.location) != (kind.name, place.name):
                     what = f"named for {name.location}, but in the folder {kind.name}/{place.name}"
                     problems.append(Problem("other place", path, what))
                 else:
-                    rows.append((str(path), name.kind, name.location, name.k, split))
+                    rows.append((str(path), name.class_name, name.location, name.k, split))
         if not _folders(kind):
             problems.append(Problem("empty folder", kind, "no folders of places in it"))
     return rows, problems

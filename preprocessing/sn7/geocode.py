@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vicreg.data.sn7 import parse_aoi_name
+from vicreg.data.sn7_format import parse_aoi_name
 
 SHIPPED_PLACES = Path(__file__).with_name("places.csv")  # where the nearest place lies across a border
 PLACE_COLUMNS = ["aoi", "city", "state", "country"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from preprocessing.problems import Problem
 from preprocessing.sn7.geocode import footprint_points, locate, raster_points, tile_points
-from vicreg.data.sn7 import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
+from vicreg.data.sn7_format import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
 from vicreg.inference.rasters import quiet_georeference
 
 SUFFIXES = (".tif", ".tiff")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from preprocessing.sn7.pack import channel_statistics
 from preprocessing.sn7.splits import split_facts, split_parts
-from vicreg.data.sn7 import COLUMNS
+from vicreg.data.sn7_format import COLUMNS
 
 FORMAT = 1
 OUTPUTS = (
