@@ -37,27 +37,27 @@ quickstart: $(READY)  ## the main job, from a made-up sample (or SN7_DIR=/path/t
 	PYTHON='$(RUN)' SN7_DIR='$(SN7_DIR)' bash exp/quickstart.sh
 
 test: $(READY) $(DETECTRON2)  ## all tests (TESTS="tests/test_vicreg_loss.py -k gradient" for some)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 '$(RUN)' -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(READY)  ## ruff: mistakes and formatting
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
+	'$(RUN)' -m ruff check .
+	'$(RUN)' -m ruff format --check .
 
 format: $(READY)  ## ruff: put formatting right
-	$(RUN) -m ruff check --fix .
-	$(RUN) -m ruff format .
+	'$(RUN)' -m ruff check --fix .
+	'$(RUN)' -m ruff format .
 
 docs: $(READY) $(DOCS)  ## the documentation in site/, with all links checked
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 '$(RUN)' -m mkdocs build --strict --clean
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=python3.12")'
 	$(PYTHON) -m venv '$(VENV)'
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	'$(RUN)' -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch '$@'
 
 $(VENV)/.docs: requirements-docs.txt $(VENV)/.installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	'$(RUN)' -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch '$@'
 
 # the tests of the detection task need it and are skipped without it, so a failure here is no reason to stop
