@@ -59,6 +59,11 @@ def test_the_json_beside_an_image_says_month_and_position(tmp_path):
     assert read_timestamp(path) == (0, 0, None)
     path.write_text('{"timestamp": "2015-07-25T14:23:52Z", "raw_location": "POLYGON ((2.0 48.5, 2.5 48.5, 2.5 49))"}')
     assert read_timestamp(path) == (2015, 7, [2.25, 48.75])
+    path.write_text(
+        '\ufeff{"timestamp": "2015-07-25", "raw_location": "POLYGON ((1e-05 -2.5E+1, 3e-05 -2.5E+1, 1e-05 -24))"}',
+        encoding="utf-8",
+    )
+    assert read_timestamp(path)[2] == pytest.approx([2e-5, -24.5])
     path.write_text('{"timestamp": "2015-07-25"}')
     assert read_timestamp(path) == (2015, 7, None)
     for wrong in ("", "[]", "{}", '{"timestamp": 5}', '{"timestamp": "25.7.2015"}', '{"timestamp": "2015-13-01"}'):
