@@ -85,7 +85,7 @@ def test_a_linear_head_on_frozen_features_leaves_the_backbone_as_it_was(eurosat_
     checkpoint.save_backbone(file, backbone, "test_resnet", 3, [0.4] * 3, [0.2] * 3, "a toy")
     more = ("--weights", "freeze", "--epochs", 30, "--pretrained", file)
     result = train(eurosat_tree, tmp_path / "run", *more)
-    assert result["top1"] == 1.0 and result["knn20_top1"] == 1.0 and result["lr_head"] in train_eurosat.RATES
+    assert result["top1"] == 1.0 and result["knn20_top1"] == 1.0 and result["lr_head"] in train_eurosat.DEFAULT_LRS
     assert result["source"] == "a toy" and result["protocol"] == "EuroSAT linear"
     kept = checkpoint_io.load(tmp_path / "run" / "trained_model.pth")
     assert all(torch.equal(value, kept["state_dict"][key]) for key, value in backbone.state_dict().items())

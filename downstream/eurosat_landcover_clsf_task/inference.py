@@ -5,13 +5,15 @@ from tqdm import tqdm
 
 from downstream.eurosat_landcover_clsf_task.transforms import WHOLE_VIEW
 from vicreg.augmentations import batch
+from vicreg.data.base import InputSpec
 from vicreg.eval import features
 
 
 def extract(backbone, scenes, look, bf16, view=WHOLE_VIEW, random=None):
     """Features of scenes: float32 (n, F) on the device; see ``vicreg.eval.features.extract_features``."""
     with torch.autocast(look["device"].type, torch.bfloat16, enabled=bf16):
-        return features.extract_features(backbone, scenes, **look, view=view, random=random)
+        spec = InputSpec(look["size"], look["mean"], look["std"])
+        return features.extract_features(backbone, scenes, spec, look["device"], view=view, generator=random)
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ from vicreg.engine.finetune import save_state, to_device
 from vicreg.engine.optim import one_cycle_lr
 from vicreg.eval import classification
 from vicreg.eval.knn import knn_predict
-from vicreg.eval.lr_sweep import RATES
+from vicreg.eval.lr_sweep import DEFAULT_LRS
 from vicreg.eval.metrics import accuracy
 from vicreg.models.heads import (
     Classifier,
@@ -85,7 +85,7 @@ def get_parser():
         "(momentum 0.9) leave biases and norms alone",
     )  # fmt: skip
     optim.add_argument("--label-smoothing", type=float, default=0.0, help="share of the target spread over all classes")
-    optim.add_argument("--lr-head", type=float, nargs="+", default=list(RATES), help="frozen: rates to choose from")
+    optim.add_argument("--lr-head", type=float, nargs="+", default=list(DEFAULT_LRS), help="frozen: rates to choose from")
     optim.add_argument("--wd-head", type=float, default=1e-6, help="frozen: weight decay")
     scenes = parser.add_argument_group("data")
     scenes.add_argument("--data-dir", type=Path, required=True, help="folder of class folders, such as EuroSAT/2750")

@@ -211,7 +211,7 @@ def knn_probe(
     parts = []
     for labeled, max_samples in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
         indices = torch.linspace(0, len(labeled) - 1, min(max_samples, len(labeled))).round().long()
-        extracted = features.extract_features(backbone, labeled, *spec, device, indices.tolist())
+        extracted = features.extract_features(backbone, labeled, spec, device, indices.tolist())
         parts.append((extracted, labeled.labels[indices].to(device)))
     (train, train_labels), (val, val_labels) = parts
     ranked = knn.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)
