@@ -107,6 +107,8 @@ def upgrade(state: dict[str, Any]) -> dict[str, Any]:
         return {}
     config = {_OLD_NAMES.get(key, key): value for key, value in state["args"].items()}
     config = {key: _OLD_VALUES.get(value, value) if isinstance(value, str) else value for key, value in config.items()}
+    if config.get("weights") == "freeze" and "wd_head" in config:  # EuroSAT: a frozen run had a weight decay of its own
+        config["weight_decay"] = config["wd_head"]
     if isinstance(state.get("task"), dict):
         kind = state["task"].get("name")
     else:
