@@ -7,6 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from vicreg.augmentations.batch import step_generator
 from vicreg.common import plots
+from vicreg.data.base import BaseDataset
 from vicreg.engine import checkpoint
 from vicreg.eval import benchmark, clustering, feature_cache, lr_sweep, metrics, splits
 from vicreg.eval.knn import nearest_neighbors
@@ -15,7 +16,7 @@ from vicreg.eval.tables import as_markdown, as_text, cells
 from vicreg.models.backbones import create_backbone, load_backbone
 
 
-class Toy:
+class Toy(BaseDataset):
     """Eight noisy 8-pixel images of two colors, four places of two months."""
 
     def __init__(self, seed=0):

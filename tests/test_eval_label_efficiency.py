@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from vicreg.data.base import BaseDataset
 from vicreg.eval import linear_probe
 from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarize
 
 
-class Blocks:
+class Blocks(BaseDataset):
     """40 samples of two classes in 20 places: the pixel values are the sample's number."""
 
     def __init__(self, count=40):

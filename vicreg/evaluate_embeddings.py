@@ -98,8 +98,10 @@ def main(args):
     if args.csv_dir:
         lists = [SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val")]
     elif args.data_dir:
-        share = args.val_percent / 100
-        lists = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check, share=share)[:2]
+        fraction = args.val_percent / 100
+        lists = image_folder.load_folder(
+            args.data_dir, device, args.image_size, not args.no_check, val_fraction=fraction
+        )[:2]
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")
     first = splits.train_val_split(*lists)

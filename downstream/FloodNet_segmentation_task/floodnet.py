@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vicreg.data.subsets import held_out_groups
+
 FLOODNET = (
     "background", "building flooded", "building non-flooded", "road flooded", "road non-flooded", "water", "tree",
     "vehicle", "pool", "grass",
@@ -108,17 +110,15 @@ def split_pairs(pairs, val_percent, seed):
     """
     if not 0 < val_percent < 100:
         raise ValueError(f"--val-percent {val_percent:g}: more than 0 and less than 100 is needed")
-    random, held_out = np.random.default_rng([seed, 3]), set()
-    for group in sorted({pair.group for pair in pairs}):
-        tiles = list(dict.fromkeys(pair.tile for pair in pairs if pair.group == group))
-        count = min(max(1, round(val_percent / 100 * len(tiles))), len(tiles) - 1)
-        held_out.update(tiles[n] for n in random.permutation(len(tiles))[:count])
-    if not held_out:
+    tiles, groups = [str(pair.tile) for pair in pairs], [pair.group for pair in pairs]
+    held_out = held_out_groups(tiles, val_percent / 100, [seed, 3], groups)
+    if not held_out.any():
         one = "tile" if pairs and pairs[0].tile != pairs[0].image else "image"
         raise ValueError(
             f"{len(pairs)} pair(s) cannot be split into training and validation; two {one}s of a group are needed"
         )
-    return [p for p in pairs if p.tile not in held_out], [p for p in pairs if p.tile in held_out]
+    train, val = ([pairs[index] for index in np.flatnonzero(mask)] for mask in (~held_out, held_out))
+    return train, val
 
 
 def match(images, masks, group, classes=10):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from downstream.FloodNet_segmentation_task.image_mask_io import same_shape
+from vicreg.data.subsets import held_out_groups
 from vicreg.inference.rasters import quiet_georeference
 from vicreg.inference.sliding_window import window_starts
 
@@ -59,17 +60,13 @@ def split_tiles(tiles, val_percent, seed):
         raise ValueError(f"--val-percent {val_percent:g}: 0 or more and less than 100 is needed")
     if val_percent == 0:
         return {"train": list(tiles)}
-    count = max(1, round(val_percent / 100 * len(tiles)))
-    if count >= len(tiles):
+    if len(tiles) < 2:
         raise ValueError(
-            f"{len(tiles)} tile(s), {count} of them held out: nothing is left to train on; add tiles or lower "
-            "--val-percent (0 holds none out)"
+            f"{len(tiles)} tile(s), one of them held out: nothing is left to train on; add tiles or set --val-percent 0"
         )
-    held_out = set(np.random.default_rng([seed, 4]).permutation(len(tiles))[:count].tolist())
-    return {
-        "train": [tile for n, tile in enumerate(tiles) if n not in held_out],
-        "val": [tile for n, tile in enumerate(tiles) if n in held_out],
-    }
+    held_out = held_out_groups(range(len(tiles)), val_percent / 100, [seed, 4])
+    parts = {"train": ~held_out, "val": held_out}
+    return {name: [tiles[index] for index in np.flatnonzero(mask)] for name, mask in parts.items()}
 
 
 def read_tile(tile, stretch=False):

@@ -16,7 +16,8 @@ from vicreg.augmentations.batch import seed_step
 from vicreg.common.logger import MetricLogger, format_eta, lock_run_dir, log
 from vicreg.engine import checkpoint
 from vicreg.engine.config import use_bf16
-from vicreg.engine.run import PreemptionGuard, clear_preempted_marker, wrap_ddp, write_preempted_marker
+from vicreg.engine.parallel import wrap_ddp
+from vicreg.engine.preemption import PreemptionGuard, clear_preempted_marker, write_preempted_marker
 from vicreg.models.backbones import load_backbone
 
 LOG_EVERY = 20  # steps between lines

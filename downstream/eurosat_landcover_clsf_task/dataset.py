@@ -5,14 +5,16 @@ import os
 import numpy as np
 import torch
 
-from vicreg.data.image_folder import choose_files, in_portions, list_images
+from vicreg.data.base import BaseDataset
+from vicreg.data.broken_files import map_in_threads
+from vicreg.data.image_folder import choose_files, list_images
 from vicreg.data.image_io import WHOLE, error_reason, open_image, read_crops
 from vicreg.data.subsets import held_out_images
 
 MOST_BYTES = 16 * 2**30  # of decoded pixels; all 27,000 images of EuroSAT are 0.33 GB
 
 
-class Scenes:
+class Scenes(BaseDataset):
     """Images of one size in memory, with their classes.
 
     Args:
@@ -111,7 +113,7 @@ def decode(listing, side, workers, progress):
     """Decode images, each the largest square in its middle.
 
     Args:
-        listing: ``Listing``. side: of the results in pixels. workers: threads. progress: see ``in_portions``.
+        listing: ``Listing``. side: of the results in pixels. workers: threads. progress: see ``map_in_threads``.
 
     Returns:
         ``Scenes``.
@@ -134,7 +136,8 @@ def decode(listing, side, workers, progress):
         except Exception as error:  # every decoder of PIL has its own
             return f"{path}: {error_reason(error, path)}"
 
-    for row, found in enumerate(in_portions(read, listing.paths, max(1, min(workers, os.cpu_count() or 1)), progress)):
+    threads = max(1, min(workers, os.cpu_count() or 1))
+    for row, found in enumerate(map_in_threads(read, listing.paths, threads, progress)):
         if isinstance(found, str):
             broken.append(found)
         else:

@@ -31,8 +31,8 @@ from vicreg.common import (
     files,
 )
 from vicreg.common.logger import log
-from vicreg.data.image_folder import SUFFIXES
 from vicreg.data.image_io import (
+    IMAGE_SUFFIXES,
     WHOLE,
     error_reason,
     read_crops,
@@ -142,7 +142,7 @@ def image_paths(given):
     for path in given:
         if not path.exists():
             raise FileNotFoundError(f"no image or folder {path}")
-        inside = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        inside = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not inside:
             raise ValueError(f"no image in {path}")
         found += inside

@@ -30,12 +30,14 @@ def training_view(images, view, plan, seed, step, device):
     """One view of a step's batch, counted from (seed, step).
 
     Args:
-        images: uint8 (n, 3, S, S). view: of ``view_named``. plan: with ``batch_size, share, image_size``.
+        images: uint8 (n, 3, S, S). view: of ``view_named``. plan: with ``batch_size, image_size``.
 
     Returns:
         float (n, 3, image_size, image_size) in [0, 1] on the device.
     """
-    found = augment_batch(images, view, 0, plan, seed, step, device)
+    found = augment_batch(
+        images, view, plan["image_size"], batch_size=plan["batch_size"], rank=0, seed=seed, step=step, device=device
+    )
     if view is not TURNS:
         return found
     turn = torch.rand(len(found), generator=batch.step_generator(seed, step, 1)) < 0.5

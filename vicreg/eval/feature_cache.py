@@ -86,13 +86,7 @@ def dataset_digest(dataset, batch_size=1024):
     for numbers in (dataset.labels, dataset.location_ids):
         digest.update(np.ascontiguousarray(np.asarray(numbers, np.int64)).tobytes())
     for begin in range(0, len(dataset), batch_size):
-        indices = range(begin, min(begin + batch_size, len(dataset)))
-        if hasattr(dataset, "path"):  # reading every file takes as long as the features themselves
-            states = [(str(path := dataset.path(index)), (state := path.stat()).st_size, state.st_mtime_ns)
-                      for index in indices]  # fmt: skip
-            digest.update(json.dumps(states).encode())
-        else:
-            digest.update(dataset.images(list(indices)).contiguous().numpy().tobytes())
+        digest.update(dataset.content_bytes(range(begin, min(begin + batch_size, len(dataset)))))
     return digest.hexdigest()
 
 

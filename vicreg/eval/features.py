@@ -32,9 +32,9 @@ def extract_features(backbone, dataset, size, mean, std, device, indices=None, b
     bar = tqdm(range(0, len(mine), batch_size), "features", leave=False, disable=None if is_main() else True)
     for start in bar:  # shown on a terminal only
         part, left = mine[start : start + batch_size], view
-        if view.crop != "center" and hasattr(dataset, "cut"):  # image files: from the whole image
+        if view.crop != "center" and dataset.crops_in_loader:  # image files: from the whole image
             seeds = torch.randint(2**63 - 1, (len(part),), generator=random)
-            images, left = dataset.cut(part, seeds.tolist(), view, size), without_crop(view)
+            images, left = dataset.crop_images(part, seeds.tolist(), view, size), without_crop(view)
         else:
             images = dataset.images(part)
         images = images.to(device)

@@ -63,8 +63,7 @@ def _hold_out(chosen, train, rates, seed):
     """Samples to train on, and those to choose among several rates with: whole places, if the set knows them."""
     if rates == 1:
         return chosen, np.empty(0, np.int64)
-    location_ids = getattr(train, "location_ids", np.arange(len(train)))
-    held_out = chosen[held_out_subset(train.labels[chosen], location_ids[chosen], HELD_OUT, seed)]
+    held_out = chosen[held_out_subset(train.labels[chosen], train.location_ids[chosen], HELD_OUT, seed)]
     if not len(held_out):
         raise ValueError("several --lr-head need samples to choose on, and no class has two places; name one rate")
     return np.setdiff1d(chosen, held_out), held_out

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from vicreg.common import files
-from vicreg.data.image_io import error_reason, open_image
+from vicreg.data.image_io import IMAGE_SUFFIXES, error_reason, open_image
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 NO_DATA = 255  # in label GeoTIFFs
 
 
@@ -24,9 +23,9 @@ def find_images(path):
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"no image and no folder at {path}")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not found:
-        raise ValueError(f"{path} holds no images ({' '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{path} holds no images ({' '.join(IMAGE_SUFFIXES)})")
     stems = [p.stem for p in found]
     if twice := [p.name for p in found if stems.count(p.stem) > 1]:
         raise ValueError(f"{path}: {', '.join(twice[:3])} would write results of the same name; rename one")
