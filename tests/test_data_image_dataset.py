@@ -231,7 +231,7 @@ def test_a_file_that_does_not_decode_is_replaced_by_the_next_of_its_class_and_na
     assert torch.equal(dataset.images([7]), dataset.images([4]))  # round again to the first of the class
 
 
-def test_a_stand_in_shows_the_place_where_it_can(files):
+def test_substitute_image_shows_the_same_location_if_possible(files):
     files[4].write_bytes(b"")
     dataset = dataset_of(files)  # places of three, classes of four
     assert torch.equal(dataset.images([4]), dataset.images([5]))
@@ -241,7 +241,7 @@ def test_a_disk_that_is_gone_ends_the_run(files):
     dataset = dataset_of(files)
     for path in files[:4]:
         path.unlink()
-    with pytest.raises(OSError, match="0.png cannot be read, nor can any of its stand-ins"):
+    with pytest.raises(OSError, match="0.png cannot be read, and no image that could replace it"):
         dataset.images([0])
 
 
@@ -255,11 +255,11 @@ def test_what_image_files_cannot_do_is_said(files):
     for arguments, words in [
         (([], [], []), "0 image files"),
         ((files, [0], ["a"]), "12 image files and 1 labels"),
-        ((files, [0] * 12, ["a"], [0] * 3, [1] * 3, "temporal"), "one place"),
+        ((files, [0] * 12, ["a"], [0] * 3, [1] * 3, "temporal"), "one location"),
     ]:
         with pytest.raises(ValueError, match=words):
             ImageDataset(*arguments)
-    with pytest.raises(ValueError, match="--store device"):
+    with pytest.raises(ValueError, match="--cache-on-device"):
         dataset_of(files).to_device("cpu")
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from preprocessing.audit import compare, phash, samples
 from tests.test_preprocessing_audit_split import save, texture
+from vicreg.data.image_folder import list_images
 
 
 def write_list(list_file, **columns):
@@ -63,6 +64,34 @@ def test_samples_that_cannot_be_read_are_not_part_of_the_fractions(tmp_path):
     found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
     assert (found["val"]["samples"], found["val"]["unreadable"]) == (4, 2)
     assert found["exact"]["fraction"] == found["overlap"]["fraction"] == 0.5
+
+
+def test_hidden_files_of_macos_and_windows_are_no_samples(tmp_path):
+    for part, side in (("train", 64), ("val", 64)):
+        for number in range(3):
+            save(tmp_path / part / "a" / f"{number}.png", texture(number, side))
+            (tmp_path / part / "a" / f"._{number}.png").write_bytes(b"\0\5\x16\7")
+        save(tmp_path / part / ".ipynb_checkpoints" / "0.png", texture(0))
+        save(tmp_path / part / "__MACOSX" / "a" / "0.png", texture(0))
+        (tmp_path / part / "Thumbs.db").write_bytes(b"x")
+    found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
+    assert (found["val"]["samples"], found["val"]["unreadable"], found["exact"]["fraction"]) == (3, 0, 1)
+
+
+def test_linked_class_folders_are_entered_once_and_pgm_files_are_images(tmp_path):
+    for number in range(2):
+        save(tmp_path / "elsewhere" / f"{number}.png", texture(number))
+        save(tmp_path / "train" / "b" / f"{number}.pgm", texture(10 + number)[..., 0])
+    (tmp_path / "train" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train" / "b" / "up").symlink_to("..")
+    (tmp_path / "train" / "b" / "self").symlink_to(".")
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere")
+    subset = samples.from_folder(tmp_path / "train")
+    assert [name.removeprefix(f"{tmp_path}/train/") for name in subset.samples] == [
+        "a/0.png", "a/1.png", "b/0.pgm", "b/1.pgm",
+    ]  # fmt: skip
+    assert subset.classes == {"a": 2, "b": 2}
+    assert list_images(tmp_path / "train").paths == subset.samples
 
 
 def test_transparent_pixels_are_no_data_whatever_their_color(tmp_path):

@@ -296,3 +296,10 @@ def test_a_mistake_ends_the_script_with_a_message_and_no_traceback(tmp_path, opt
     done = run_script(ROOT, "--out", tmp_path / "sn7", *options)
     assert done.returncode != 0 and options[0] in done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
+
+
+def test_proj_data_of_another_installation_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROJ_DATA", str(tmp_path))
+    done = run_script(ROOT, "--out", tmp_path / "sn7", "--aois", 1, "--months", 1, "--size", 32)
+    assert done.returncode == 1 and f"unset PROJ_DATA={tmp_path}" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "sn7").exists()

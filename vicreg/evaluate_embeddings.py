@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
         train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     elif args.data_dir:
         train, val, _ = image_folder.load_folder(
-            args.data_dir, device, args.image_size, not args.no_check, share=args.val_fraction
+            args.data_dir, device, args.image_size, not args.no_check, val_fraction=args.val_fraction
         )
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
-from vicreg.data.image_folder import Listing, choose_files, in_portions, list_images
+from vicreg.data.broken_files import map_in_threads
+from vicreg.data.image_folder import Listing, choose_files, list_images
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import samples_digest
 from vicreg.inference.images import image_size, read_square
@@ -200,7 +201,7 @@ def decode(listing: Listing, size: int, workers: int, bands: Sequence[int] | Non
 
     pixels, failures = np.empty((len(listing.paths), 3, size, size), np.uint8), []
     threads = max(1, min(workers, os.cpu_count() or 1))
-    for row, image in enumerate(in_portions(read, listing.paths, threads, progress)):
+    for row, image in enumerate(map_in_threads(read, listing.paths, threads, progress)):
         if isinstance(image, str):
             failures.append(image)
         else:

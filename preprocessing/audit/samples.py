@@ -12,10 +12,11 @@ from PIL import Image, UnidentifiedImageError
 
 from preprocessing.text_files import read_csv, read_json
 from vicreg.data.fmow import read_timestamp
+from vicreg.data.image_folder import image_paths
+from vicreg.data.image_io import IMAGE_SUFFIXES
 from vicreg.data.leakage import location_keys
 from vicreg.data.sn7 import cut_patches, read_mosaic, read_patch_list
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2"}
 Position = tuple[float, float]  # longitude, latitude in degrees
 
 
@@ -128,7 +129,7 @@ def _patch_reader(path: Path, table: pd.DataFrame, source: str | Path | None, gr
 
 
 def from_folder(folder: str | Path) -> Subset:
-    """List all images below a folder. The first level of subfolders gives the classes.
+    """List all images below a folder. The first level of folders gives the classes.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -137,9 +138,9 @@ def from_folder(folder: str | Path) -> Subset:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = [Path(path) for path in image_paths(folder)]
     if not files:
-        raise ValueError(f"no images in {folder} ({' '.join(sorted(SUFFIXES))}); pass a folder of lists, as written by "
+        raise ValueError(f"no images in {folder} ({' '.join(IMAGE_SUFFIXES)}); pass a folder of lists, as written by "
                          "make_sn7_csv.py, alone: audit_split.py FOLDER")  # fmt: skip
     parts = [path.relative_to(folder).parts for path in files]
     classes = Counter(names[0] for names in parts if len(names) > 1)

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.problems import Problem, count_kinds
+from vicreg.data.broken_files import find_broken, map_in_threads
 from vicreg.data.fmow import COLUMNS, UNKNOWN, parse_image_name, read_timestamp
 from vicreg.data.image_dataset import ImageDataset
-from vicreg.data.image_folder import find_broken, in_portions
 
 FORMAT = 1
 MAX_DEGREES_APART = 0.02  # about 2 km: images of one location are framed differently, other locations are farther
@@ -52,7 +52,7 @@ def scan_tree(
     broken = find_broken(paths, workers, progress)
     problems += [Problem("broken image", Path(paths[index]), message) for index, message in broken.items()]
     rows = [row for index, row in enumerate(rows) if index not in broken]
-    timestamps = list(in_portions(_read_timestamp, [row[0] for row in rows], workers, progress))
+    timestamps = list(map_in_threads(_read_timestamp, [row[0] for row in rows], workers, progress))
     problems += [timestamp for timestamp in timestamps if isinstance(timestamp, Problem)]
     timestamps = [(UNKNOWN, UNKNOWN, None) if isinstance(each, Problem) else each for each in timestamps]
     table = pd.DataFrame(rows, columns=["path", "class", "location", "k", "split"])

@@ -117,16 +117,16 @@ def split_parts(
         parts[:, held_out] = "val"
         description = f"patch positions {held_out} of every AOI in every month"
     elif rule == "location":
-        held_out = held_out_groups(aois, fraction, seed)
-        if not held_out.any():
+        mask = held_out_groups(aois, fraction, seed)
+        if not mask.any():
             raise ValueError("--split location holds out whole AOIs, and there is only one; use --split block or image")
-        parts[held_out] = "val"
-        held_out = sorted(set(np.asarray(aois)[held_out].tolist()))
+        parts[mask] = "val"
+        held_out = sorted(set(np.asarray(aois)[mask].tolist()))
         description = f"{len(held_out)} whole AOIs"
     elif rule == "image":
         if len(set(labels)) == len(labels):
-            raise ValueError("--split image keeps a training mosaic of every class, and every class has one mosaic "
-                             "only; use --split block")  # fmt: skip
+            raise ValueError("--split image keeps a training mosaic of every class, and every class has only one; "
+                             "use --split block")  # fmt: skip
         chosen = held_out_images(labels, fraction, seed)
         parts[chosen] = "val"
         held_out, description = int(chosen.sum()), f"{chosen.sum()} mosaics, stratified by class"
