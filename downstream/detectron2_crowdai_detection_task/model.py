@@ -31,7 +31,9 @@ def check_backbone(model: torch.nn.Module, weights: str | Path) -> int:
         for tensors in (given, state)
     )
     wrong = sorted(given.keys() ^ state.keys())
-    wrong += [key for key in given.keys() & state.keys() if not torch.equal(state[key].cpu(), torch.as_tensor(given[key]))]
+    wrong += [
+        key for key in given.keys() & state.keys() if not torch.equal(state[key].cpu(), torch.as_tensor(given[key]))
+    ]
     if wrong:
         raise ValueError(f"{weights}: {len(wrong)} of {len(state)} tensors were not loaded: {', '.join(wrong[:3])}")
     return len(state)

@@ -28,7 +28,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder of train_crowdai.py, or a .pth in it")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="run folder of train_crowdai.py, or a .pth in it"
+    )
     parser.add_argument("--image", type=Path, required=True, help="image, GeoTIFF, or a folder of them")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to; not that of the images")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score, 0 to 1")

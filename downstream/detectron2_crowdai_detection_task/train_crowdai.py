@@ -39,7 +39,9 @@ def get_parser() -> argparse.ArgumentParser:
     task.add_argument("--exp-dir", type=Path, required=True, help="run folder")
     task.add_argument("--pretrained", help="trained_model.pth, random, imagenet, or a torchvision file")
     task.add_argument("--arch", help="resnet18, 34, 50 or 101, if --pretrained does not name it")
-    task.add_argument("--data-dir", type=Path, default=HERE.parents[1] / "data" / "crowdai", help="holds train/ and val/")
+    task.add_argument(
+        "--data-dir", type=Path, default=HERE.parents[1] / "data" / "crowdai", help="holds train/ and val/"
+    )
     for name in ("train", "val"):
         text = f"name in {name}/, or a path (annotation-small.json is the short list of the challenge)"
         task.add_argument(f"--{name}-json", default="annotation.json", help=text)

@@ -74,7 +74,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[Any]:
         """Return Detectron2's hooks, with a limit on the number of checkpoints."""
         return [
-            hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=MAX_CHECKPOINTS)
+            hooks.PeriodicCheckpointer(
+                self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=MAX_CHECKPOINTS
+            )
             if isinstance(hook, hooks.PeriodicCheckpointer)
             else hook
             for hook in super().build_hooks()
