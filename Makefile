@@ -1,15 +1,16 @@
-# make            what there is
-# make quickstart mosaics -> patch lists -> VICReg -> an evaluated backbone, in minutes, on a made-up sample
-# make test       all tests
-# make docs       the documentation as web pages in site/
+# make             list the targets
+# make quickstart  mosaics -> patch lists -> VICReg -> an evaluated backbone, in minutes, on a synthetic sample
+# make test        run all tests
 #
-# PYTHON=python3.12 chooses the interpreter that makes the environment, VENV=/elsewhere where it lies; VENV= (empty)
-# uses the environment that is active now and installs nothing. SN7_DIR=/path/to/train runs quickstart on real mosaics.
+# PYTHON=python3.12 chooses the interpreter that creates the environment, VENV=/elsewhere its location. VENV= (empty)
+# uses the active environment and installs nothing. CONSTRAINTS=file passes a pip constraints file.
+# SN7_DIR=/path/to/train runs the quickstart on real mosaics.
 
 PYTHON ?= python3
 VENV ?= .venv
 SN7_DIR ?=
 TESTS ?=
+CONSTRAINTS ?=
 
 ifeq ($(strip $(VENV)),)
 RUN := $(PYTHON)
@@ -17,50 +18,55 @@ READY :=
 DETECTRON2 :=
 DOCS :=
 else
-RUN := $(abspath $(VENV))/bin/python
+RUN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin/python
 READY := $(VENV)/.installed
 DETECTRON2 := $(VENV)/.detectron2
 DOCS := $(VENV)/.docs
 endif
 
 INSTALL_DETECTRON2 := downstream/detectron2_crowdai_detection_task/install_detectron2.sh
+PIP_INSTALL := "$(RUN)" -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint format docs
+.PHONY: help install quickstart test test-fast lint format docs
 
-help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 22
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
 
-install: $(READY) $(DETECTRON2)  ## the environment alone (.venv, or VENV=/elsewhere), with Detectron2's Python
+install: $(READY) $(DETECTRON2)  ## create the environment (.venv, or VENV=/elsewhere), with Detectron2's Python part
 
-quickstart: $(READY)  ## the main job, from a made-up sample (or SN7_DIR=/path/to/SN7/train) to a table of results
-	PYTHON='$(RUN)' SN7_DIR='$(SN7_DIR)' bash exp/quickstart.sh
+quickstart: $(READY)  ## run the main job on a synthetic sample (or SN7_DIR=/path/to/SN7/train) and print a table
+	PYTHON="$(RUN)" SN7_DIR="$(SN7_DIR)" bash exp/quickstart.sh
 
-test: $(READY) $(DETECTRON2)  ## all tests (TESTS="tests/test_vicreg_loss.py -k gradient" for some)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
+test: $(READY) $(DETECTRON2)  ## run all tests (TESTS="tests/test_losses_vicreg.py -k gradient" for some)
+	OMP_NUM_THREADS=1 "$(RUN)" -m pytest -n 2 --dist loadfile $(TESTS)
 
-lint: $(READY)  ## ruff: mistakes and formatting
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
+test-fast: $(READY)  ## run the tests that start no process, in under 3 minutes
+	OMP_NUM_THREADS=1 "$(RUN)" -m pytest -n 2 --dist loadfile -m "not slow" --in-process $(TESTS)
 
-format: $(READY)  ## ruff: put formatting right
-	$(RUN) -m ruff check --fix .
-	$(RUN) -m ruff format .
+lint: $(READY)  ## check style, docstrings, formatting and types
+	"$(RUN)" -m ruff check .
+	"$(RUN)" -m ruff format --check .
+	"$(RUN)" -m mypy
 
-docs: $(READY) $(DOCS)  ## the documentation in site/, with all links checked
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --clean
+format: $(READY)  ## fix style and formatting
+	"$(RUN)" -m ruff check --fix .
+	"$(RUN)" -m ruff format .
+
+docs: $(READY) $(DOCS)  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 "$(RUN)" -m mkdocs build --strict --clean
 
 $(VENV)/.installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=python3.12")'
-	$(PYTHON) -m venv '$(VENV)'
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	touch '$@'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.12")'
+	$(PYTHON) -m venv "$(VENV)"
+	$(PIP_INSTALL) -r requirements.txt $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)")
+	touch "$@"
 
 $(VENV)/.docs: requirements-docs.txt $(VENV)/.installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
-	touch '$@'
+	$(PIP_INSTALL) -r requirements-docs.txt
+	touch "$@"
 
-# the tests of the detection task need it and are skipped without it, so a failure here is no reason to stop
+# the detection task's tests are skipped without it, so a failure does not stop the other targets
 $(VENV)/.detectron2: $(INSTALL_DETECTRON2) $(VENV)/.installed
-	@if PYTHON='$(RUN)' bash $(INSTALL_DETECTRON2); then touch '$@'; \
+	@if PYTHON="$(RUN)" bash $(INSTALL_DETECTRON2); then touch "$@"; \
 	else echo 'Detectron2 could not be installed: the tests of the detection task will be skipped'; fi

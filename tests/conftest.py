@@ -22,6 +22,26 @@ TINY_AOIS = [
 ]
 
 
+def pytest_addoption(parser):
+    """Add ``--in-process`` for ``make test-fast``."""
+    parser.addoption("--in-process", action="store_true", help="skip tests that start another Python process")
+
+
+def pytest_configure(config):
+    """Let a test under ``--in-process`` skip itself where it starts a Python process or a shell script."""
+    if not config.getoption("--in-process"):
+        return
+    start = subprocess.Popen.__init__
+
+    def skip_python(self, command, *args, **kwargs):
+        first = os.path.basename(str(command if isinstance(command, (str, os.PathLike)) else command[0]))
+        if first.startswith(("python", "bash", "torchrun", "make")) and "PYTEST_CURRENT_TEST" in os.environ:
+            pytest.skip("starts a process; make test runs it")
+        start(self, command, *args, **kwargs)
+
+    subprocess.Popen.__init__ = skip_python
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Give every test the same random numbers, whichever tests ran before it in its process."""
