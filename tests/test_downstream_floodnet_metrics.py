@@ -1,4 +1,4 @@
-"""Figures counted by hand, windows that join without a seam, and an encoder that is our backbone."""
+"""Metrics counted by hand, and an encoder that is our backbone."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 
 from downstream.FloodNet_segmentation_task import metrics
 from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, fill_encoder, predictor
-from vicreg.inference.sliding_window import label_blocks, label_image, window_starts
 from vicreg.models.backbones import create_backbone
 
 ABC = ["a", "b", "c"]
@@ -42,65 +41,6 @@ def test_the_constant_guess_is_the_commonest_class_of_the_training_masks():
     assert (found["class"], found["mean_iou"]) == ("b", pytest.approx(2 / 6 / 3, abs=1e-6))
     binary = metrics.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2)
     assert metrics.constant_guess(np.array([9, 1]), binary, ABC[:2])["mean_iou"] == 0.25  # all of it: better than none
-
-
-def brightness(images):
-    """A network that sees each pixel alone: three classes by brightness."""
-    level = images.float().mean(1)
-    return torch.stack([(level < 85).float(), ((level >= 85) & (level < 170)).float(), (level >= 170).float()], 1)
-
-
-@pytest.mark.parametrize("shape", [(50, 70), (20, 100), (32, 32), (90, 17)])
-@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
-def test_windows_label_every_pixel_once_and_join_without_a_seam(shape, overlap):
-    image = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
-    expected = brightness(torch.from_numpy(image)[None]).argmax(1)[0].numpy()
-    seen = np.zeros(shape, int)
-    blocks = label_blocks(lambda y, x, h, w: image[:, y : y + h, x : x + w], *shape, brightness, 32, overlap, panel=40)
-    for top, left, labels in blocks:
-        seen[top : top + labels.shape[0], left : left + labels.shape[1]] += 1
-        assert np.array_equal(labels, expected[top : top + labels.shape[0], left : left + labels.shape[1]])
-    assert (seen == 1).all()
-    assert np.array_equal(label_image(image, brightness, 32, overlap), expected)
-
-
-def test_panels_give_what_one_piece_gives():
-    image = np.random.default_rng(0).integers(0, 256, (3, 70, 150), dtype=np.uint8)
-    torch.manual_seed(0)
-    network = torch.nn.Conv2d(3, 4, 9, padding=4)
-
-    def predict(images):
-        with torch.inference_mode():
-            return network(images.float() / 64).softmax(1)
-
-    def read(top, left, height, width):
-        return image[:, top : top + height, left : left + width]
-
-    labels = {panel: np.full((70, 150), 99, np.uint8) for panel in (37, 4096)}
-    for panel, whole in labels.items():
-        for top, left, block in label_blocks(read, 70, 150, predict, 32, panel=panel):
-            whole[top : top + block.shape[0], left : left + block.shape[1]] = block
-    assert len(np.unique(labels[37])) > 2
-    assert np.array_equal(labels[37], labels[4096])
-
-
-def test_no_more_than_a_row_of_windows_of_a_panel_is_read_at_a_time():
-    most, rows = 0, 0
-
-    def read(top, left, height, width):
-        nonlocal most
-        most = max(most, height * width)
-        return np.zeros((3, height, width), np.uint8)
-
-    for _, _, labels in label_blocks(read, 4000, 300, brightness, 32, overlap=0.0, panel=128):
-        rows = max(rows, labels.shape[0])
-        assert labels.shape[1] <= 128
-    assert (most, rows) == (32 * 32, 32)
-
-
-def test_windows_reach_the_border():
-    assert window_starts(100, 32, 16) == [0, 16, 32, 48, 64, 68]
-    assert window_starts(32, 32, 16) == window_starts(7, 32, 16) == [0]
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from vicreg.common import checkpoint_io
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.engine import checkpoint, finetune
+from vicreg.engine.finetune import to_device
 from vicreg.engine.optim import one_cycle_lr
-from vicreg.engine.run import to_device
 
 
 @pytest.mark.parametrize("total", [7, 10, 100])

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from vicreg.augmentations.batch import normalize
+from vicreg.engine import checkpoint
 from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
+TASK = "flood segmentation"  # name in checkpoints
 DECODERS = {
     "unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus, "fpn": smp.FPN, "deeplabv3plus": smp.DeepLabV3Plus,
 }  # fmt: skip
@@ -104,3 +106,24 @@ def predictor(model, device, bf16=False):
         return torch.cat([1 - above, above], 1)
 
     return predict
+
+
+def load_segmenter(path, device):
+    """Load a segmentation network and what its checkpoint says of the task.
+
+    Args:
+        path: ``best_model.pth`` or ``model.pth`` of train_floodnet.py.
+        device: Where the model goes.
+
+    Returns:
+        The ``Segmenter``, and the dict ``task`` of the checkpoint.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is not a checkpoint of train_floodnet.py.
+    """
+    weights, about = checkpoint.load_task(path, TASK, device)
+    task = about["task"]
+    model = Segmenter(about["backbone"]["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"])
+    model.load_state_dict(weights)
+    return model.to(device), task

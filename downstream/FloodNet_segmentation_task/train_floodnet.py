@@ -39,8 +39,8 @@ from vicreg.data.leakage import overlap_of_images
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.engine import checkpoint, finetune
 from vicreg.engine.checkpoint import strip_module_prefix
+from vicreg.engine.finetune import to_device
 from vicreg.engine.optim import cosine_lr
-from vicreg.engine.run import to_device
 from vicreg.inference.sliding_window import label_image
 
 NAME = "flood segmentation"

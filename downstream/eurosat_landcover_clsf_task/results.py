@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from downstream.eurosat_landcover_clsf_task.inference import averaged, logits_of
+from downstream.eurosat_landcover_clsf_task.inference import logits_of, predict_tta
 from vicreg.common import checkpoint_io
 from vicreg.common.cli import to_serializable
 from vicreg.common.files import write_json
@@ -27,7 +27,7 @@ def conclude(args, model, train, val, look, bf16, last, best, about, more):
     """
     result = {name: last[name] for name in SHOWN} | {f"best_{name}": best[name] for name in (*SHOWN, "epoch")}
     if args.tta:
-        together = per_class_metrics(averaged(model, val, look, bf16), val.labels, val.classes)
+        together = per_class_metrics(predict_tta(model, val, look, bf16), val.labels, val.classes)
         result |= {f"tta_{name}": together[name] for name in SHOWN}
     result |= more | {"val_samples": len(val), "overlap": overlap(train, val), "classes": train.classes}
     result |= {"last": last, "best": best, "args": to_serializable(vars(args))}

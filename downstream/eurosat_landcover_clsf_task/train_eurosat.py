@@ -50,9 +50,8 @@ from vicreg.engine import (
     finetune,
     optim,
 )
-from vicreg.engine.checkpoint import save_state
+from vicreg.engine.finetune import save_state, to_device
 from vicreg.engine.optim import one_cycle_lr
-from vicreg.engine.run import to_device
 from vicreg.eval import classification
 from vicreg.eval.knn import knn_predict
 from vicreg.eval.lr_sweep import RATES
@@ -228,7 +227,7 @@ def freeze(args, plan, model, optimizer, train, val, look, about, earlier):
     metric_logger = MetricLogger(args.exp_dir)
     metric_logger.write({key: value for key, value in (last | more).items() if isinstance(value, (int, float))})
     metric_logger.close()
-    checkpoint.save_best(args, model, last, **about)
+    finetune.save_best(args, model, last, **about)
     save_state(args, model, optimizer, plan["steps"], last=last, best=last, more=more, **about)
     return last, last, more
 

@@ -10,12 +10,15 @@ import torch
 
 from vicreg import distributed
 from vicreg.augmentations.batch import seed_step
+from vicreg.common import checkpoint_io
 from vicreg.common.cli import check_positive, to_serializable
 from vicreg.common.files import write_json
 from vicreg.common.logger import MetricLogger, lock_run_dir, log
-from vicreg.engine.checkpoint import read_checkpoint, save_best, save_state
-from vicreg.engine.config import add_run_arguments, count_steps, log_progress, set_deterministic, use_bf16
-from vicreg.engine.run import PreemptionGuard, clear_preempted_marker, write_preempted_marker
+from vicreg.engine import checkpoint, parallel
+from vicreg.engine.arguments import add_run_arguments
+from vicreg.engine.checkpoint import strip_module_prefix
+from vicreg.engine.config import use_bf16
+from vicreg.engine.preemption import PreemptionGuard, clear_preempted_marker, write_preempted_marker
 from vicreg.models.backbones import PARAMETER_FREE, create_backbone, load_backbone
 
 WEIGHTS = ("pretrained", "arch")  # what a folder's run cannot change; tasks add theirs
@@ -67,7 +70,7 @@ def open_run(args, task, weights=WEIGHTS, path_names=PATH):
     check_positive(args, ("epochs", "batch_size", "lr", "max_steps", "checkpoint_every"))
     if args.wd < 0 or args.grad_clip < 0 or args.workers < 0:
         raise ValueError("--wd, --grad-clip and --workers must be 0 or more")
-    set_deterministic(args.deterministic)
+    torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
     device = distributed.init(args.device)
     if distributed.world_size() > 1:
         raise ValueError(f"{task} is trained by one process; start it without torchrun, or with --nproc-per-node 1")
@@ -200,3 +203,114 @@ def fit(args, plan, model, optimizer, loader, rate_at, loss_of, judge, figure, a
     watch.close()
     metric_logger.close()
     return last, best
+
+
+LENGTH = ("epochs", "max_steps")  # what makes a finished run longer
+
+
+def check_same_run(earlier, now, exp_dir, weights, path, finished=False):
+    """Compare the arguments of a folder's run with today's.
+
+    Args:
+        earlier, now: dicts. weights, path: names of arguments that must agree, and of those whose change is noted.
+        finished: whether the run came to its end. Then those of ``path`` have to agree too, but for its length: there
+            is nothing left that a change could act on, and the figures would be put down to what did not make them.
+
+    Raises:
+        ValueError: the weights would not fit, or the run is finished and was another one.
+    """
+    for name in weights:
+        if name in earlier and earlier[name] != now[name]:
+            raise ValueError(
+                f"{exp_dir} holds a run with --{name.replace('_', '-')} {earlier[name]}, not {now[name]}; "
+                "choose another --exp-dir or the same value"
+            )
+    for name in path:
+        if name in earlier and earlier[name] != to_serializable(now).get(name):
+            flag = f"--{name.replace('_', '-')}"
+            if finished and name not in LENGTH:
+                raise ValueError(
+                    f"{exp_dir} holds a finished run with {flag} {earlier[name]}, not {now.get(name)}; choose another "
+                    "--exp-dir or the same value"
+                )
+            log(f"note: {flag} was {earlier[name]} when this run began and is {now.get(name)} now")
+
+
+def read_checkpoint(args, device, kind, mark, weights, path_names):
+    """The run that is to go on in ``args.exp_dir``: its checkpoint, with its ``batch_size``; empty for a new run.
+
+    Args:
+        kind: of run, in words. mark: an argument that only such runs have. weights, path_names: see ``check_same_run``.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    state, path = checkpoint.load_latest(args.exp_dir, device)
+    if state is None:
+        return {}
+    if not {"model", "optimizer", "step", "args"} <= state.keys() or mark not in state["args"]:
+        raise ValueError(f"{path} is no checkpoint of a {kind} run; choose another --exp-dir")
+    finished = state["step"] >= state.get("steps", state["step"] + 1)
+    check_same_run(state["args"], vars(args), args.exp_dir, weights, path_names, finished)
+    if state["args"]["batch_size"] != args.batch_size:
+        state.pop("batch_size", None)  # another one is wanted now
+    return state
+
+
+def save_state(args, model, optimizer, step, **more):
+    """Write ``model.pth``: all that is needed to go on from a step, with ``more`` plain values."""
+    state = {
+        "model": checkpoint.add_module_prefix(model),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "args": to_serializable(vars(args)),
+    }
+    checkpoint_io.save({**state, **more}, args.exp_dir / checkpoint_io.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
+
+
+def save_best(args, model, figures, **about):
+    """Write ``best_model.pth``: weights, the figures that they reached, and what prediction needs."""
+    payload = {
+        "model": checkpoint.add_module_prefix(model),
+        "args": to_serializable(vars(args)),
+        "figures": figures,
+        **about,
+    }
+    checkpoint_io.save(payload, args.exp_dir / checkpoint.BEST_FILE)
+
+
+def count_steps(samples, batch_size, epochs, max_steps=None):
+    """Steps of an epoch and of the run, both whole.
+
+    Raises:
+        ValueError: the samples do not fill one batch.
+    """
+    if samples < batch_size:
+        raise ValueError(f"{samples} samples do not fill a batch of {batch_size}; lower --batch-size")
+    per_epoch = samples // batch_size
+    return per_epoch, min(epochs * per_epoch, max_steps or epochs * per_epoch)
+
+
+def log_progress(begin, steps):
+    """Say where a run goes on, unless it begins."""
+    if begin >= steps:
+        log(f"  done    {begin} of {steps} steps; nothing left to do")
+    elif begin:
+        log(f"  resume  from step {begin}")
+
+
+def to_device(model, device, earlier, make_optimizer):
+    """Bring a model to its device, with the earlier run's weights and optimizer if there was one."""
+    model = parallel.to_device(model, device)
+    optimizer = make_optimizer(model)
+    if not earlier:
+        return model, optimizer, 0
+    model.load_state_dict(strip_module_prefix(earlier["model"]))
+    today = [
+        {name: group[name] for name in ("weight_decay", "momentum") if name in group}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(earlier["optimizer"])
+    for group, numbers in zip(optimizer.param_groups, today, strict=True):
+        group.update(numbers)
+    return model, optimizer, earlier["step"]
