@@ -1,7 +1,7 @@
 """CrowdAI annotations in MS COCO format: validate them, and correct boxes, areas and category ids.
 
-Circulating copies have x and y mixed up in every ``bbox``, and some polygons have no area. Boxes and areas are therefore
-computed from the polygons, unusable polygons are dropped and counted, and categories are matched by name.
+Circulating copies have x and y mixed up in every ``bbox``, and some polygons have no area. Boxes and areas are computed
+from the polygons, unusable polygons are dropped and counted, and categories are matched by name.
 """
 
 import json
@@ -197,15 +197,15 @@ def _problem(ring, image):
     """Return why a polygon is unusable, or None."""
     if len(ring) < 6 or len(ring) % 2:
         return "fewer than three points"
-    if any(math.isnan(number) for number in ring if isinstance(number, float)):
+    if not all(math.isfinite(number) for number in ring if isinstance(number, float)):
         return "coordinates not finite"
+    axes = ((ring[::2], image["width"]), (ring[1::2], image["height"]))
+    if any(min(values) < -REACH * length or max(values) > (1 + REACH) * length for values, length in axes):
+        return "coordinates far outside the image"
     if not _area(ring) > 0:
         return "no area"
-    for values, length in ((ring[::2], image["width"]), (ring[1::2], image["height"])):
-        if min(values) < -REACH * length or max(values) > (1 + REACH) * length:
-            return "coordinates far outside the image"
-        if min(values) >= length or max(values) <= 0:
-            return "outside the image"
+    if any(min(values) >= length or max(values) <= 0 for values, length in axes):
+        return "outside the image"
     return None
 
 

@@ -21,7 +21,7 @@ ADJUSTABLE = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.NORM", "MODE
 
 
 def build_config(
-    config_file: str | Path, opts: list[str], backbone: dict[str, Any], fixed: dict[str, tuple[Any, str]], device: str
+    config_file: str | Path, opts: list[str], backbone: dict[str, Any], fixed: dict[str, Any], device: str
 ) -> CfgNode:
     """Build the configuration of a training run.
 
@@ -31,7 +31,7 @@ def build_config(
         config_file: YAML file; ``_BASE_`` names a file that it extends.
         opts: ``[KEY, VALUE, KEY, VALUE, …]`` of the command line.
         backbone: Second value of ``load_backbone``; sets depth, pixel mean and std, and RGB input.
-        fixed: ``{key: (value, source)}`` of settings that come from elsewhere, such as the number of classes.
+        fixed: Settings that options of the script or the data determine; they may not be changed.
         device: Default of MODEL.DEVICE.
 
     Raises:
@@ -40,17 +40,13 @@ def build_config(
     """
     if not Path(config_file).is_file():
         raise FileNotFoundError(f"no configuration at {config_file}; configs/train_config.yaml is the recipe")
-    of_backbone = detectron2.config(backbone)
-    fixed = {key: (value, "this task") for key, value in TASK.items()} | fixed
-    fixed |= {key: (value, "the backbone") for key, value in of_backbone.items() if key not in ADJUSTABLE}
+    defaults = TASK | detectron2.config(backbone) | fixed
     cfg = get_cfg()
     cfg.merge_from_file(model_zoo.get_config_file("Base-RCNN-FPN.yaml"), allow_unsafe=False)
-    cfg.MODEL.DEVICE = device
-    cfg.merge_from_list(detectron2.flat(of_backbone | {key: value for key, (value, _) in fixed.items()}))
+    cfg.merge_from_list(detectron2.flat(defaults | {"MODEL.DEVICE": device}))
     _merge(config_file, lambda: cfg.merge_from_file(str(config_file), allow_unsafe=False))
     batch_size = cfg.SOLVER.IMS_PER_BATCH
-    merge_opts(cfg, opts)
-    check_fixed(cfg, fixed)
+    _merge_opts(cfg, opts, {key: value for key, value in defaults.items() if key not in ADJUSTABLE})
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED needs a GPU; use --precision bf16 on a CPU")
     if "SOLVER.BASE_LR" not in opts:
@@ -58,40 +54,36 @@ def build_config(
     return cfg
 
 
-def load_config(folder: str | Path, opts: list[str], fixed: dict[str, tuple[Any, str]], device: str) -> CfgNode:
+def load_config(folder: str | Path, opts: list[str], fixed: dict[str, Any], device: str) -> CfgNode:
     """Load the configuration of an existing run, changed by ``opts``; arguments and errors as ``build_config``."""
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}; it is written by train_crowdai.py")
     cfg = get_cfg()
     _merge(path, lambda: cfg.merge_from_file(str(path), allow_unsafe=False))
-    cfg.merge_from_list(detectron2.flat({key: value for key, (value, _) in fixed.items()}))
-    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
-    merge_opts(cfg, opts)
-    check_fixed(cfg, fixed)
+    cfg.merge_from_list(detectron2.flat(fixed | {"MODEL.WEIGHTS": "", "MODEL.DEVICE": device}))
+    _merge_opts(cfg, opts, fixed)
     return cfg
 
 
-def merge_opts(cfg: CfgNode, opts: list[str]) -> None:
-    """Apply ``[KEY, VALUE, …]`` of the command line; raise ValueError as ``build_config``."""
+def check_same_model(folder: Path, cfg: CfgNode) -> None:
+    """Raise ValueError if the model of a run folder is not the one of ``cfg``: Detectron2 would load a part of it."""
+    saved = load_config(folder, [], {}, cfg.MODEL.DEVICE).MODEL
+    for key, value in cfg.MODEL.items():
+        if key not in ("WEIGHTS", "DEVICE") and saved[key] != value:
+            raise ValueError(f"{folder} holds a run with another MODEL.{key}; choose another --exp-dir")
+
+
+def _merge_opts(cfg, opts, fixed):
     if len(opts) % 2:
         raise ValueError(f"settings come in pairs KEY VALUE, got {' '.join(opts)}")
     _merge("command line", lambda: cfg.merge_from_list(opts))
-
-
-def check_fixed(cfg: CfgNode, fixed: dict[str, tuple[Any, str]]) -> None:
-    """Raise ValueError if a setting was changed that another source determines."""
-    for key, (value, source) in fixed.items():
-        if (current := reduce(getattr, key.split("."), cfg)) != value:
-            raise ValueError(f"{key} is {current} in the configuration, but {source} needs {value}; remove the setting")
-
-
-def check_same_model(exp_dir: Path, cfg: CfgNode) -> None:
-    """Raise ValueError if the model of a run folder is not the one of ``cfg``: Detectron2 would load a part of it."""
-    saved = load_config(exp_dir, [], {}, cfg.MODEL.DEVICE).MODEL
-    for key, value in cfg.MODEL.items():
-        if key not in ("WEIGHTS", "DEVICE") and saved[key] != value:
-            raise ValueError(f"{exp_dir} holds a run with another MODEL.{key}; choose another --exp-dir")
+    for key, value in fixed.items():
+        if (given := reduce(getattr, key.split("."), cfg)) != value:
+            raise ValueError(
+                f"{key} is {given} in the configuration or on the command line, but {value} according to the backbone, "
+                "the data and the options of this script; remove it there"
+            )
 
 
 def _merge(source, merge):

@@ -9,7 +9,7 @@ import numpy as np
 from downstream.detectron2_crowdai_detection_task import coco
 from vicreg.common import files
 from vicreg.data import leakage
-from vicreg.data.image_io import error_reason
+from vicreg.inference.images import load_rgb
 
 MAX_COMPARED = 5000  # images whose pixels are read before training; minutes on slow disks
 
@@ -76,35 +76,30 @@ def register(split: Split) -> None:
     register_coco_instances(split.dataset_name, {}, split.json_file, split.image_dir)
 
 
-def measure_overlap(splits: dict[str, Split]) -> dict[str, Any]:
-    """Return the fraction of validation images whose pixels are also in training, as ``vicreg.data.leakage`` does.
+def report(splits: dict[str, Split]) -> dict[str, Any]:
+    """Print the numbers of each split and the overlap of validation with training; return both.
 
-    It is None for more than ``MAX_COMPARED`` images.
+    The overlap is the fraction of validation images whose pixels are also in training, as ``vicreg.data.leakage``
+    measures it; it is None for more than ``MAX_COMPARED`` images.
 
     Raises:
         ValueError: An image cannot be decoded, or its size is not that of the annotations.
     """
-    number = sum(split.counts["images"] for split in splits.values())
-    if number > MAX_COMPARED:
-        return {"samples": splits["val"].counts["images"], "location_overlap": None, "exact_duplicates": None}
-    return leakage.overlap_of_images(_read_images(splits["train"]), _read_images(splits["val"]))
+    overlap = {"samples": splits["val"].counts["images"], "location_overlap": None, "exact_duplicates": None}
+    if sum(split.counts["images"] for split in splits.values()) <= MAX_COMPARED:
+        overlap = leakage.overlap_of_images(_read_images(splits["train"]), _read_images(splits["val"]))
+    lines = [coco.describe(name, split.counts) for name, split in splits.items()]
+    print(*lines, leakage.format_overlap(overlap), sep="\n", flush=True)
+    return {"data": {name: split.counts for name, split in splits.items()}, "overlap": overlap}
 
 
 def _read_images(split):
-    from PIL import Image, ImageOps
-
     for image in json.loads(Path(split.json_file).read_bytes())["images"]:
         path = Path(split.image_dir) / image["file_name"]
-        try:
-            with Image.open(path) as file:
-                pixels = np.asarray(ImageOps.exif_transpose(file))  # as Detectron2 reads it
-        except MemoryError:
-            raise
-        except Exception as error:  # every decoder has its own
-            raise ValueError(f"{path} cannot be used: {error_reason(error, path)}") from error
-        if pixels.shape[:2] != (image["height"], image["width"]):
+        pixels = load_rgb(path)
+        if pixels.size != (image["width"], image["height"]):
             raise ValueError(
-                f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, the annotations have {image['width']} x "
+                f"{path} is {pixels.width} x {pixels.height} pixels, the annotations have {image['width']} x "
                 f"{image['height']}"
             )
-        yield pixels
+        yield np.asarray(pixels)

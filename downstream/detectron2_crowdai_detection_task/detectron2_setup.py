@@ -20,3 +20,13 @@ def require() -> None:
     except ImportError as error:
         script = Path(__file__).with_name("install_detectron2.sh")
         raise ValueError(f"Detectron2 cannot be imported ({error}); install it with: bash {script}") from error
+
+
+def choose_device(name: str) -> str:
+    """Return "cuda" or "cpu" for ``--device``; raise ValueError if "cuda" is not available."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda: no GPU is visible to PyTorch; use --device cpu or check nvidia-smi")
+    return "cuda" if available and name != "cpu" else "cpu"

@@ -6,8 +6,8 @@
 
 prints the corrections of the annotations and Detectron2's log, then box and mask AP, AP50 and AP75 on the validation
 images. ``--exp-dir`` receives ``result.json``, ``metrics.json``, ``log.txt``, TensorBoard events, ``config.yaml`` and
-checkpoints. Add ``--resume`` to continue from the last checkpoint. Settings of Detectron2 follow at
-the end: ``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2: ``bash install_detectron2.sh``.
+checkpoints. Add ``--resume`` to continue from the last checkpoint. Settings of Detectron2 follow at the end:
+``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2: ``bash install_detectron2.sh``.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from downstream.detectron2_crowdai_detection_task import coco, dataset, detectron2_setup
+from downstream.detectron2_crowdai_detection_task import dataset, detectron2_setup
 from vicreg.common import cli, files
-from vicreg.data import leakage
 from vicreg.engine.config import use_bf16
+from vicreg.exporters import detectron2
+from vicreg.models.backbones import load_backbone
 
 HERE = Path(__file__).resolve().parent
-BACKBONE_KEYS = ("arch", "in_chans", "mean", "std", "source")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the parser of Detectron2 with the options of this task; raise ValueError without Detectron2."""
+    """Add the options of this task to Detectron2's parser; raise ValueError without Detectron2."""
     detectron2_setup.require()
     from detectron2.engine import default_argument_parser
 
@@ -39,9 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     task.add_argument("--exp-dir", type=Path, required=True, help="run folder")
     task.add_argument("--pretrained", help="trained_model.pth, random, imagenet, or a torchvision file")
     task.add_argument("--arch", help="resnet18, 34, 50 or 101, if --pretrained does not name it")
-    task.add_argument(
-        "--data-dir", type=Path, default=HERE.parents[1] / "data" / "crowdai", help="holds train/ and val/"
-    )
+    task.add_argument("--data-dir", type=Path, default=HERE.parents[1] / "data/crowdai", help="holds train/ and val/")
     for name in ("train", "val"):
         text = f"name in {name}/, or a path (annotation-small.json is the short list of the challenge)"
         task.add_argument(f"--{name}-json", default="annotation.json", help=text)
@@ -59,17 +57,15 @@ def main(args: argparse.Namespace) -> None:
 
     from downstream.detectron2_crowdai_detection_task import experiment
 
-    gpus = torch.cuda.device_count() if args.device != "cpu" else 0
+    device = detectron2_setup.choose_device(args.device)
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("several machines need --dist-url tcp://first-machine:port, the same on all")
-    if args.num_gpus > max(gpus, 1):
-        raise ValueError(f"--num-gpus {args.num_gpus}: this machine has {gpus}")
-    if args.device == "cuda" and not gpus:
-        raise ValueError("--device cuda: no GPU is visible to PyTorch")
+    if args.num_gpus > 1 and (device == "cpu" or args.num_gpus > torch.cuda.device_count()):
+        raise ValueError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
     run = experiment.load_run(args.exp_dir)
     if args.eval_only and not run:
         raise FileNotFoundError(f"--eval-only: no checkpoint in {args.exp_dir}")
-    if run and args.resume and not args.eval_only:
+    if run and args.resume:
         experiment.check_resume(args.exp_dir, run, args.pretrained, args.arch)
     elif run and not args.eval_only:
         raise ValueError(f"{args.exp_dir} holds a run; add --resume, or choose another --exp-dir")
@@ -77,18 +73,14 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError("--pretrained is missing: trained_model.pth, random, imagenet, or a torchvision file")
     names = {"train": args.train_json, "val": args.val_json}
     splits = dataset.prepare_splits(args.data_dir, names, args.exp_dir, run and run["classes"])
-    overlap = dataset.measure_overlap(splits)
-    lines = [coco.describe(name, split.counts) for name, split in splits.items()]
-    print(*lines, leakage.format_overlap(overlap), sep="\n", flush=True)
-    cfg, run = configure(args, splits, run, "cuda" if gpus else "cpu")
-    run |= {"data": {name: split.counts for name, split in splits.items()}, "overlap": overlap}
-    run |= {"args": cli.to_serializable(vars(args))}
+    cfg, run = configure(args, splits, run, device)
+    run |= dataset.report(splits) | {"args": cli.to_serializable(vars(args))}
     processes = args.num_gpus * args.num_machines
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {processes} processes")
-    start = (run_process, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    machines = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
-        launch(*start, (args, cfg, splits, run))
+        launch(run_process, *machines, (args, cfg, splits, run))
     except torch.multiprocessing.ProcessExitedException as error:  # the process has printed the reason
         sys.exit(error.exit_code or 1)
 
@@ -96,52 +88,44 @@ def main(args: argparse.Namespace) -> None:
 def configure(args, splits, run, device):
     """Return the configuration and the content of ``run.json``; write the backbone of a new run for Detectron2."""
     from downstream.detectron2_crowdai_detection_task import config
-    from vicreg.exporters import detectron2
-    from vicreg.models.backbones import load_backbone
 
     evaluated = ("train", "val") if args.eval_on == "both" else (args.eval_on,)
-    fixed = {
-        "OUTPUT_DIR": (str(args.exp_dir), "--exp-dir"),
-        "DATASETS.TEST": (tuple(splits[name].dataset_name for name in evaluated), "--eval-on"),
-    }
+    fixed = {"OUTPUT_DIR": str(args.exp_dir), "DATASETS.TEST": tuple(splits[name].dataset_name for name in evaluated)}
     if args.eval_only:
         return config.load_config(args.exp_dir, args.opts, fixed, device), run
     weights = args.exp_dir.resolve() / "backbone.pkl"
-    fixed |= {
-        "SEED": (args.seed, "--seed"),
-        "DATASETS.TRAIN": ((splits["train"].dataset_name,), "this task"),
-        "MODEL.WEIGHTS": (str(weights), "--pretrained"),
-        "MODEL.ROI_HEADS.NUM_CLASSES": (len(splits["train"].classes), "the data"),
-    }
+    fixed |= {"MODEL.ROI_HEADS.NUM_CLASSES": len(splits["train"].classes), "MODEL.WEIGHTS": str(weights)}
+    fixed |= {"DATASETS.TRAIN": (splits["train"].dataset_name,), "SEED": args.seed}
     if run:
         cfg = config.build_config(args.config_file, args.opts, run["backbone"], fixed, device)
         config.check_same_model(args.exp_dir, cfg)
         return cfg, run
     backbone, info = load_backbone(args.pretrained, args.arch, seed=args.seed)
     cfg = config.build_config(args.config_file, args.opts, info, fixed, device)
-    print(info["report"])
-    print(detectron2.save(weights, backbone, info))
-    run = {"pretrained": args.pretrained, "backbone": {key: info[key] for key in BACKBONE_KEYS}}
-    run |= {"classes": splits["train"].classes, "image_size": splits["train"].image_size}
-    return cfg, run
+    print(info["report"], detectron2.save(weights, backbone, info), sep="\n", flush=True)
+    return cfg, {
+        "pretrained": args.pretrained,
+        "backbone": {key: info[key] for key in ("arch", "in_chans", "mean", "std", "source")},
+        "classes": splits["train"].classes,
+        "image_size": splits["train"].image_size,
+    }
 
 
 def run_process(args, cfg, splits, run):
     """Train or evaluate in one of the processes."""
     from detectron2.utils import comm
 
-    if comm.get_world_size() > 1:
-        os.environ["RANK"] = str(comm.get_rank())  # the first one prints errors
-        return cli.run(lambda args: train_or_evaluate(args, cfg, splits, run), args)
-    return train_or_evaluate(args, cfg, splits, run)
+    if comm.get_world_size() == 1:
+        return train(args, cfg, splits, run)
+    os.environ["RANK"] = str(comm.get_rank())  # the first one prints errors
+    return cli.run(lambda args: train(args, cfg, splits, run), args)
 
 
-def train_or_evaluate(args, cfg, splits, run):
+def train(args, cfg, splits, run):
     """Train, unless ``--eval-only``, evaluate, and write the results."""
     import torch
     from detectron2.engine import default_setup
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
+    from detectron2.utils import comm, logger
 
     from downstream.detectron2_crowdai_detection_task import experiment, model
     from downstream.detectron2_crowdai_detection_task.trainer import Trainer
@@ -149,7 +133,7 @@ def train_or_evaluate(args, cfg, splits, run):
     for split in splits.values():
         dataset.register(split)
     if args.eval_only:
-        setup_logger(distributed_rank=comm.get_rank())
+        logger.setup_logger(distributed_rank=comm.get_rank())
         detector, step = model.load_model(cfg.MODEL.WEIGHTS or model.find_checkpoint(args.exp_dir), cfg)
         results = Trainer.test(cfg, detector)
     else:
@@ -158,8 +142,7 @@ def train_or_evaluate(args, cfg, splits, run):
             files.write_json(args.exp_dir / experiment.RUN_FILE, run)
         trainer = Trainer(cfg, use_bf16(args.precision, torch.device(cfg.MODEL.DEVICE)))
         trainer.resume_or_load(args.resume)
-        results = trainer.train()
-        step = trainer.iter
+        results, step = trainer.train(), trainer.iter
     if comm.is_main_process():
         names = [name for name, split in splits.items() if split.dataset_name in cfg.DATASETS.TEST]
         experiment.write_results(args.exp_dir, results, names, step, run)

@@ -1,6 +1,5 @@
 """Detectron2's DefaultTrainer with the checks of this task."""
 
-import logging
 from typing import Any
 
 import torch
@@ -73,14 +72,11 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[Any]:
         """Return Detectron2's hooks, with a limit on the number of checkpoints."""
-        return [
-            hooks.PeriodicCheckpointer(
-                self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=MAX_CHECKPOINTS
-            )
-            if isinstance(hook, hooks.PeriodicCheckpointer)
-            else hook
-            for hook in super().build_hooks()
-        ]
+        built = super().build_hooks()
+        for hook in built:
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                hook.max_to_keep = MAX_CHECKPOINTS
+        return built
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint, if there is one, or load the backbone and check that all of it was loaded.
@@ -90,9 +86,7 @@ class Trainer(DefaultTrainer):
         """
         super().resume_or_load(resume)
         if not (resume and self.checkpointer.has_checkpoint()):
-            model = getattr(self.model, "module", self.model)
-            number = check_backbone(model, self.cfg.MODEL.WEIGHTS)
-            logging.getLogger("detectron2").info(f"Backbone: {number} of {number} tensors loaded")
+            check_backbone(getattr(self.model, "module", self.model), self.cfg.MODEL.WEIGHTS)
 
     def train(self) -> dict[str, Any]:
         """Train and return the results of the last evaluation; empty on all processes but the first."""
