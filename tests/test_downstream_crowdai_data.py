@@ -38,7 +38,9 @@ def test_load_split_computes_boxes_from_polygons_and_counts_wrong_ones(tmp_path)
     assert split.counts["boxes_corrected"] == 1
 
 
-@pytest.mark.parametrize("bbox", [None, "10 20 5 5", [10, 20, 5], [10, None, 5, 5], ["10", "20", "5", "5"], [1e400, 2, 3, 4]])
+@pytest.mark.parametrize(
+    "bbox", [None, "10 20 5 5", [10, 20, 5], [10, None, 5, 5], ["10", "20", "5", "5"], [1e400, 2, 3, 4]]
+)
 def test_load_split_replaces_invalid_boxes(tmp_path, bbox):
     split = coco.load_split(write(tmp_path, content({"bbox": bbox})))
     assert split.coco["annotations"][0]["bbox"] == [10, 20, 5, 5] and split.counts["boxes_corrected"] == 1
@@ -69,7 +71,9 @@ def test_load_split_takes_building_without_categories(tmp_path):
     (square(10, 10, 10**400), "coordinates far outside the image"),
 ])  # fmt: skip
 def test_load_split_drops_and_counts_unusable_polygons(tmp_path, ring, reason):
-    split = coco.load_split(write(tmp_path, content({}, {"segmentation": [ring]}, {"segmentation": [ring, square(1, 2, 3)]})))
+    split = coco.load_split(
+        write(tmp_path, content({}, {"segmentation": [ring]}, {"segmentation": [ring, square(1, 2, 3)]}))
+    )
     assert [annotation["bbox"] for annotation in split.coco["annotations"]] == [[10, 20, 5, 5], [1, 2, 3, 3]]
     assert split.counts["polygons"] == 2 and split.counts["dropped"] == {reason: 2}
     assert reason in coco.describe("train", split.counts)

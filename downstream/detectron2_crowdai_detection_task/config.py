@@ -69,7 +69,9 @@ def load_config(folder: str | Path, opts: list[str], fixed: dict[str, Any], devi
 def check_same_model(folder: Path, cfg: CfgNode) -> None:
     """Raise ValueError if the model of a run folder is not the one of ``cfg``: Detectron2 would load a part of it."""
     saved = load_config(folder, [], {}, cfg.MODEL.DEVICE)
-    saved, current = (yaml.safe_load(one.dump())["MODEL"] for one in (saved, cfg))  # tuples and lists are the same there
+    saved, current = (
+        yaml.safe_load(one.dump())["MODEL"] for one in (saved, cfg)
+    )  # tuples and lists are the same there
     for key, value in current.items():
         if key not in ("WEIGHTS", "DEVICE") and saved[key] != value:
             raise ValueError(f"{folder} holds a run with another MODEL.{key}; choose another --exp-dir")
