@@ -188,7 +188,7 @@ def need_detectron2():
     from downstream.detectron2_crowdai_detection_task import detectron2_setup
 
     try:
-        detectron2_setup.need()
+        detectron2_setup.require()
     except ValueError as error:
         pytest.skip(str(error), allow_module_level=True)
 

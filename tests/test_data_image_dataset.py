@@ -13,6 +13,7 @@ from vicreg.augmentations import batch, presets
 from vicreg.augmentations.functional import crop_resize
 from vicreg.augmentations.presets import Augmentation
 from vicreg.data import image_dataset
+from vicreg.data.base import InputSpec
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_io import WHOLE, read_crops, sample_crop_box
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
@@ -284,10 +285,10 @@ def test_labeled_subset_and_features_crop_the_whole_image(tmp_path):
         def forward(self, x):
             return x.mean((2, 3))
 
-    look = {"size": 14, "mean": [0.0] * 3, "std": [1.0] * 3, "device": torch.device("cpu"), "indices": [0] * 40}
+    given = dataset, InputSpec(14, [0.0] * 3, [1.0] * 3), torch.device("cpu"), [0] * 40
     random = batch.step_generator(0)
-    assert extract_features(Mean(), dataset, **look).sum() == 0
-    assert (extract_features(Mean(), dataset, **look, view=presets.PROBE_VIEW, random=random)[:, 0] > 0.1).sum() > 5
+    assert extract_features(Mean(), *given).sum() == 0
+    assert (extract_features(Mean(), *given, view=presets.PROBE_VIEW, generator=random)[:, 0] > 0.1).sum() > 5
 
 
 def test_without_crop_keeps_flips_and_the_whole_image():

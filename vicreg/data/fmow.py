@@ -56,13 +56,14 @@ def read_timestamp(path: str | Path) -> tuple[int, int, list[float] | None]:
     if not path.is_file():
         return UNKNOWN, UNKNOWN, None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         match = re.match(r"(\d{4})-(0[1-9]|1[0-2])-\d\d", content["timestamp"])
         if not match:
             raise ValueError("no date")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no JSON with a timestamp such as 2016-02-13T09:30:00Z") from error
-    corners = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", str(content.get("raw_location", "")))]
+    numbers = re.findall(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", str(content.get("raw_location", "")))
+    corners = [float(number) for number in numbers]
     longitudes, latitudes = corners[::2], corners[1::2]
     known = len(corners) > 1 and len(longitudes) == len(latitudes)
     center = [(min(values) + max(values)) / 2 for values in (longitudes, latitudes)] if known else None

@@ -148,22 +148,3 @@ class LabeledSubset(torch.utils.data.Dataset):
         else:
             images = self.dataset.images(indices)
         return images, self.dataset.labels[indices]
-
-
-class CachedFeatures(torch.utils.data.Dataset):
-    """Features extracted once for several views of each sample; the sample seed of a key chooses the view.
-
-    Args:
-        views: Features (views, n, F).
-        labels: Labels (n,).
-    """
-
-    def __init__(self, views: torch.Tensor, labels: torch.Tensor):
-        self.views, self.labels = views, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
-        indices, sample_seeds = (torch.tensor(column) for column in zip(*keys, strict=True))
-        return self.views[sample_seeds % len(self.views), indices], self.labels[indices]
