@@ -16,7 +16,8 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repository root, from any working directory
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from supervised import train as supervised_training
+from supervised import config
+from supervised.train import train
 from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.data.sn7 import SN7Patches, read_meta
@@ -26,7 +27,7 @@ CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "sn7"
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser: the arguments of supervised training, and those of SN7."""
-    parser = supervised_training.get_parser(__doc__.split("\n")[0])
+    parser = config.get_parser(__doc__.split("\n")[0])
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, if the folder has no patches.npy")
@@ -35,11 +36,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train on the training list; validate on the validation list."""
-    config = from_args(supervised_training.SupervisedConfig, args)
-    train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
+    settings = from_args(config.SupervisedConfig, args)
+    dataset, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     has_meta = (args.csv_dir / "meta.json").is_file()  # headerless lists have none
     split = read_meta(args.csv_dir).get("split") if has_meta else None
-    supervised_training.train(config, train, val, split, f"supervised, {config.arch}, SN7")
+    train(settings, dataset, val, split, f"supervised, {settings.arch}, SN7")
 
 
 if __name__ == "__main__":

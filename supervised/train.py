@@ -1,7 +1,5 @@
 """Supervised training: cross-entropy on the labels, with the data path, log, and files of pretraining."""
 
-import argparse
-import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +9,21 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from supervised.config import SupervisedConfig
 from vicreg import distributed
 from vicreg.augmentations import presets
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
-from vicreg.common.config import setting, to_dict
+from vicreg.common.config import to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.common.plots import plot_confusion_matrix
+from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.leakage import format_overlap, overlap
-from vicreg.data.subsets import LabeledSubset, check_percent, stratified_subset
-from vicreg.engine.arguments import add_aug_override, add_data_arguments, add_optimization_arguments, add_run_arguments
+from vicreg.data.subsets import LabeledSubset, stratified_subset
 from vicreg.engine.checkpoint import save_backbone
-from vicreg.engine.config import RunConfig, RunPlan, plan_run
-from vicreg.engine.optim import build_optimizer, cosine_lr
+from vicreg.engine.config import RunPlan, plan_run
+from vicreg.engine.optim import build_optimizer
 from vicreg.engine.parallel import init_device
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
@@ -35,94 +34,9 @@ from vicreg.models.heads import Classifier, LinearHeads
 METRICS = ("top1", "top5", "balanced_accuracy")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SupervisedConfig(RunConfig):
-    """Settings of supervised training; see ``get_parser`` for their meaning."""
-
-    arch: str = setting("resnet18", compare="must_match")
-    in_chans: int = setting(3, compare="must_match")
-    init_from: str | None = setting(None)
-    label_smoothing: float = setting(0.0)
-    class_weights: str = setting("none")
-    train_percent: int = setting(100)
-    augment: str = setting("crop")
-    aug_override: Sequence[str] = setting(())
-    image_size: int | None = setting(None)
-    optimizer: str = setting("sgd", compare="must_match")
-    momentum: float = setting(0.9)
-    warmup_epochs: float = setting(0.0)
-    schedule: str = setting("cosine")
-    milestones: Sequence[int] = setting(())
-    gamma: float = setting(0.1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_positive("image_size", "gamma")
-        check_percent(self.train_percent)
-        for name in ("label_smoothing", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag} {getattr(self, name)}: must be 0 or more and below 1")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError("--warmup-epochs must be 0 or more and fewer than --epochs")
-        if bool(self.milestones) != (self.schedule == "step"):
-            raise ValueError("--schedule step needs --milestones, such as 60 80, and no other schedule takes any")
-
-    def view_size(self, patch_size: int) -> int:
-        """Return the side of the views in pixels for images of ``patch_size`` pixels."""
-        return self.image_size or max(1, round(patch_size * 7 / 8))
-
-    def warmup_steps(self, steps_per_epoch: int, steps: int) -> int:
-        """Return the steps of ``warmup_epochs``."""
-        return min(round(self.warmup_epochs * steps_per_epoch), steps)
-
-    def learning_rate(self, step: int, plan: RunPlan) -> float:
-        """Return the learning rate at a step: linear warm-up, then the schedule.
-
-        ``cosine`` falls to a thousandth of the peak, ``step`` is multiplied by ``gamma`` at each milestone (in epochs),
-        ``constant`` stays.
-        """
-        if self.schedule == "cosine":
-            return cosine_lr(step, plan.steps, plan.warmup_steps, plan.peak_lr)
-        warmup = min(1.0, step / plan.warmup_steps) if plan.warmup_steps else 1.0
-        passed = sum(step >= epoch * plan.steps_per_epoch for epoch in self.milestones)
-        return plan.peak_lr * warmup * self.gamma**passed
-
-
-def get_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of supervised training; scripts add those of their data."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_run_arguments(parser, "weights, subset, order and augmentation")
-    model = parser.add_argument_group("model")
-    model.add_argument("--arch", default="resnet18", help="backbone, any timm name")
-    model.add_argument("--init-from", help="initial weights: a file that --pretrained takes, or imagenet")
-    loss = parser.add_argument_group("loss")
-    loss.add_argument("--label-smoothing", type=float, default=0.0, help="target mass spread over all classes")
-    loss.add_argument(
-        "--class-weights", choices=["none", "sqrt", "inverse"], default="none",
-        help="weight of a class by its number of samples n: equal, 1 / sqrt(n), or 1 / n (all classes count alike)",
-    )  # fmt: skip
-    data = parser.add_argument_group("data")
-    data.add_argument("--train-percent", type=int, default=100, help="percentage of each class's labels, 1 to 100")
-    data.add_argument(
-        "--augment", default="crop", choices=list(presets.PRESETS), help="preset, whose first view is used"
-    )
-    add_aug_override(data, "scale=0.3,1 vertical_flip=0.5")
-    add_data_arguments(data)
-    optim = parser.add_argument_group("optimization")
-    optim.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="biases and norms do not decay")
-    add_optimization_arguments(optim, batch_size=64, weight_decay=1e-4)
-    optim.add_argument("--lr", type=float, default=0.01, help="peak learning rate; does not scale with the batch size")
-    optim.add_argument("--momentum", type=float, default=0.9, help="momentum of sgd")
-    optim.add_argument("--warmup-epochs", type=float, default=0.0, help="epochs of linear warm-up")
-    optim.add_argument("--schedule", choices=["cosine", "step", "constant"], default="cosine", help="after the warm-up")
-    optim.add_argument("--milestones", type=int, nargs="+", default=[], help="epochs at which --schedule step falls")
-    optim.add_argument("--gamma", type=float, default=0.1, help="factor at each milestone")
-    distributed.add_arguments(parser)
-    return parser
-
-
-def train(config: SupervisedConfig, dataset: Any, val: Any, split: dict[str, Any] | None, source: str) -> None:
+def train(
+    config: SupervisedConfig, dataset: LabeledDataset, val: LabeledDataset, split: dict[str, Any] | None, source: str
+) -> None:
     """Train a classifier on labels, or resume the run in ``config.exp_dir``.
 
     Writes the files of pretraining, and ``result.json`` (metrics of the last and the best epoch) and ``confusion.png``.
@@ -148,8 +62,10 @@ def train(config: SupervisedConfig, dataset: Any, val: Any, split: dict[str, Any
     plan = plan_run(config, len(indices), device, folder.batch_size)
     size = config.view_size(dataset.patch_size)
     samples = LabeledSubset(dataset, indices, view, size)
-    sizes = {"batch_size": plan.batch_size, "share": plan.local_batch_size, "image_size": size}
-    augment = functools.partial(augment_batch, view=samples.view, number=0, plan=sizes, seed=config.seed, device=device)
+    augment = functools.partial(
+        augment_batch, view=samples.view, size=size, batch_size=plan.batch_size, rank=distributed.rank(),
+        seed=config.seed, device=device,
+    )  # fmt: skip
     weights = class_weights(config.class_weights, dataset.labels[indices], len(dataset.classes)).to(device)
     run = start_run(config, plan, folder, dataset, val, split, source, device)
     for step, (images, labels) in run.steps(run.loader(samples)):
@@ -163,9 +79,15 @@ def train(config: SupervisedConfig, dataset: Any, val: Any, split: dict[str, Any
 
 
 def start_run(
-    config: SupervisedConfig, plan: RunPlan, folder: RunFolder, dataset: Any, val: Any, split: dict[str, Any] | None,
-    source: str, device: torch.device,
-) -> TrainingRun:  # fmt: skip
+    config: SupervisedConfig,
+    plan: RunPlan,
+    folder: RunFolder,
+    dataset: LabeledDataset,
+    val: LabeledDataset,
+    split: dict[str, Any] | None,
+    source: str,
+    device: torch.device,
+) -> TrainingRun:
     """Build the classifier and its optimizer, and start or resume the run; see ``train``."""
     torch.manual_seed(config.seed)
     backbone = create_backbone(config.arch, config.in_chans)
@@ -183,43 +105,53 @@ def start_run(
         "model": f"{config.arch} {millions:.1f} M parameters",
         "loss": f"cross-entropy, label smoothing {config.label_smoothing:g}, class weights {config.class_weights}",
     }
-    spec = {"size": size, "mean": dataset.mean, "std": dataset.std, "device": device}
+    spec = InputSpec(size, dataset.mean, dataset.std)
 
     def describe(step: int) -> dict[str, Any]:
         info = {"arch": config.arch, "in_chans": config.in_chans, "mean": dataset.mean, "std": dataset.std}
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
         return {"backbone": info, "classes": list(dataset.classes)}
 
-    def write_result(path: Path) -> None:
-        last, best = run.last, run.best
-        shared = overlap(dataset, val)
-        result = {name: last[name] for name in METRICS} | {f"best_{name}": best[name] for name in (*METRICS, "epoch")}
-        result |= {"arch": config.arch, "source": source, "protocol": "supervised", "split": split}
-        result |= {"train_samples": plan.samples, "val_samples": len(val), "image_size": size, "overlap": shared}
-        result |= {"classes": list(dataset.classes), "last": last, "best": best, "config": to_dict(config)}
-        write_json(path, result)
-        log(format_overlap(shared))
-        rule = split["rule"] if split else "unknown"
-        log(
-            f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  balanced {last['balanced_accuracy']:.4f}  "
-            f"(best top-1 {best['top1']:.4f} in epoch {best['epoch']}, split {rule}); {path}"
-        )
-
-    outputs = {
-        "result.json": write_result,
-        "confusion.png": lambda path: plot_confusion_matrix(path, run.last["confusion"], dataset.classes),
-        BACKBONE_FILE: lambda path: save_backbone(path, backbone, **describe(plan.steps)["backbone"]),
-    }
     optimizer = build_optimizer(config.optimizer, model, config.weight_decay, config.momentum)
     run = TrainingRun(
         config, plan, folder, model, optimizer, device, describe=describe, summary=summary,
-        info={"source": source, "image_size": size}, outputs=outputs,
-        validate=functools.partial(evaluate_classifier, model, val, spec), monitor="top1",
+        info={"source": source, "image_size": size},
+        validate=functools.partial(evaluate_classifier, model, val, spec, device),
+        monitor="top1",
     )  # fmt: skip
+    run.outputs = {
+        "result.json": functools.partial(write_result, config, run, dataset, val, split, source),
+        "confusion.png": lambda path: plot_confusion_matrix(path, run.last["confusion"], dataset.classes),
+        BACKBONE_FILE: lambda path: save_backbone(path, backbone, **describe(plan.steps)["backbone"]),
+    }
     return run
 
 
-def unify_classes(dataset: Any, val: Any) -> None:
+def write_result(
+    config: SupervisedConfig,
+    run: TrainingRun,
+    dataset: LabeledDataset,
+    val: LabeledDataset,
+    split: dict[str, Any] | None,
+    source: str,
+    path: Path,
+) -> None:
+    """Write ``result.json``, and print its metrics."""
+    last, best, shared = run.last, run.best, overlap(dataset, val)
+    rule = split["rule"] if split else "unknown"
+    result = {name: last[name] for name in METRICS} | {f"best_{name}": best[name] for name in (*METRICS, "epoch")}
+    result |= {"arch": config.arch, "source": source, "protocol": "supervised", "split": split}
+    result |= {"train_samples": run.plan.samples, "val_samples": len(val), "overlap": shared}
+    result |= {"image_size": config.view_size(dataset.patch_size), "classes": list(dataset.classes)}
+    write_json(path, result | {"last": last, "best": best, "config": to_dict(config)})
+    log(format_overlap(shared))
+    log(
+        f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  balanced {last['balanced_accuracy']:.4f}  "
+        f"(best top-1 {best['top1']:.4f} in epoch {best['epoch']}, split {rule}); {path}"
+    )
+
+
+def unify_classes(dataset: LabeledDataset, val: LabeledDataset) -> None:
     """Give both data sets the same classes: a list without names only knows labels up to its own largest.
 
     Raises:

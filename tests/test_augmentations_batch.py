@@ -1,12 +1,13 @@
 """Regimes carry their documented numbers, and views depend on (seed, step, view) alone."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
 import torch
+import torchvision
 
-from vicreg import distributed
 from vicreg.augmentations import presets
 from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params, step_generator
 from vicreg.augmentations.presets import PLAIN, PRESETS, PROBE_VIEW, Augmentation, get_augmentation
@@ -111,9 +112,12 @@ def test_resized_crops_are_inside_the_image_with_the_share_and_ratio_asked_for(h
         assert area.mean().item() == pytest.approx(0.4, abs=0.01)
 
 
-def test_a_resized_crop_that_fits_nowhere_is_the_whole_image():
-    boxes = sample_params(Augmentation(scale=(0.9, 1.0)), 50, 10, 100, step_generator(0))["boxes"]
-    assert (boxes == torch.tensor([0.0, 0, 10, 100])).all()
+@pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (33, 34)], ids=str)
+def test_resized_crop_falls_back_to_torchvisions_center_crop(height, width):
+    view = Augmentation(scale=(3.0, 3.0))  # larger than the image: no try fits
+    boxes = sample_params(view, 50, height, width, step_generator(0))["boxes"]
+    get_params = torchvision.transforms.RandomResizedCrop.get_params
+    assert (boxes == torch.tensor(get_params(torch.empty(3, height, width), view.scale, view.ratio))).all()
 
 
 def test_fixed_crops_are_224_of_256_pixels_at_any_place():
@@ -186,19 +190,17 @@ def test_numbers_depend_on_the_counters_and_on_nothing_else():
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_together_make_the_views_that_one_process_makes(monkeypatch, name, processes):
+def test_processes_together_make_the_views_that_one_process_makes(name, processes):
     first, second = photographs(6), photographs(6).flip(0)
-    plan = {"batch_size": 6, "share": 6, "image_size": 14}
-    views, place = get_augmentation(name), torch.device("cpu")
-    alone = augment_pair(first, second, views, plan, seed=5, step=7, device=place)
-    other_step = augment_pair(first, second, views, plan, seed=5, step=8, device=place)
+    augment = functools.partial(
+        augment_pair, views=get_augmentation(name), size=14, batch_size=6, seed=5, device=torch.device("cpu")
+    )
+    alone = augment(first, second, rank=0, step=7)
+    other_step = augment(first, second, rank=0, step=8)
     assert torch.equal(alone[0], other_step[0]) == (name == "none")
-    share, parts = 6 // processes, []
-    monkeypatch.setattr(distributed, "world_size", lambda: processes)
-    for rank in range(processes):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        mine = slice(rank * share, (rank + 1) * share)
-        parts.append(augment_pair(first[mine], second[mine], views, plan | {"share": share}, 5, 7, place))
+    n = 6 // processes
+    rows = [slice(rank * n, (rank + 1) * n) for rank in range(processes)]
+    parts = [augment(first[mine], second[mine], rank=rank, step=7) for rank, mine in enumerate(rows)]
     for joined, whole in zip(map(torch.cat, zip(*parts, strict=True)), alone, strict=True):
         torch.testing.assert_close(joined, whole, rtol=0, atol=1e-6)
 

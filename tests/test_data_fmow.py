@@ -59,6 +59,11 @@ def test_the_json_beside_an_image_says_month_and_position(tmp_path):
     assert read_timestamp(path) == (0, 0, None)
     path.write_text('{"timestamp": "2015-07-25T14:23:52Z", "raw_location": "POLYGON ((2.0 48.5, 2.5 48.5, 2.5 49))"}')
     assert read_timestamp(path) == (2015, 7, [2.25, 48.75])
+    path.write_text(
+        '\ufeff{"timestamp": "2015-07-25", "raw_location": "POLYGON ((1e-05 -2.5E+1, 3e-05 -2.5E+1, 1e-05 -24))"}',
+        encoding="utf-8",
+    )
+    assert read_timestamp(path)[2] == pytest.approx([2e-5, -24.5])
     path.write_text('{"timestamp": "2015-07-25"}')
     assert read_timestamp(path) == (2015, 7, None)
     for wrong in ("", "[]", "{}", '{"timestamp": 5}', '{"timestamp": "25.7.2015"}', '{"timestamp": "2015-13-01"}'):
@@ -80,8 +85,8 @@ def test_a_tree_becomes_lists_with_places_and_months(tree, tmp_path, capsys):
     assert table.year.tolist() == [2016] * 12 and table.month.tolist() == [1, 5, 9] * 4
     assert len(read_image_list(out / "val.csv")[0]) == 3
     said = capsys.readouterr().out
-    assert "train: 12 images of 4 locations (0 with one image only) in 2 classes; 12 with a timestamp, 2016-01" in said
-    assert "has too: 2 of 3; by the positions in the JSON 1 are the same place, 1 another one, 0 unknown" in said
+    assert "train: 12 images of 4 locations (0 with a single image) in 2 classes; 12 with a timestamp, 2016-01" in said
+    assert "has too: 2 of 3; by their coordinates 1 are the same location, 1 another one, 0 unknown" in said
     assert "main_vicreg_fmow.py" in said and "problems left out: none" in said
 
 
@@ -91,7 +96,7 @@ def test_channel_statistics_are_those_of_the_pixels(tmp_path):
     for n, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{n}.png")
     dataset = ImageDataset([tmp_path / f"{n}.png" for n in range(5)], [0] * 5, ["a"], side=16)
-    mean, std = channel_statistics(dataset, chunk=2)
+    mean, std = channel_statistics(dataset, batch_size=2)
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)) / 255)
     np.testing.assert_allclose(std, pixels.std((0, 1, 2)) / 255)
     black = tmp_path / "black.png"
@@ -113,7 +118,7 @@ def test_the_statistics_sample_is_seeded_and_of_training_images(tree, tmp_path):
 BAD = {
     "unreadable name": lambda tree: (tree / "train/airport/airport_0/scene_rgb.jpg").write_text("x"),
     "empty folder": lambda tree: (tree / "train/airport/airport_5").mkdir(),
-    "other place": lambda tree: (tree / "train/airport/airport_0/airport_0_0_rgb.jpg").rename(
+    "other location": lambda tree: (tree / "train/airport/airport_0/airport_0_0_rgb.jpg").rename(
         tree / "train/airport/airport_1/airport_0_0_rgb.jpg"
     ),
     "broken image": lambda tree: (tree / "train/airport/airport_0/airport_0_1_rgb.jpg").write_bytes(b"\xff\xd8\xff"),
@@ -131,21 +136,21 @@ def test_what_is_wrong_is_named_and_stops_or_is_left_out(tree, tmp_path, kind, c
     prepare(tree, out, "--on-error", "skip")
     assert f"problems left out: 1 x {kind}" in capsys.readouterr().out
     table = read_image_list(out / "train.csv")[0]
-    assert len(table) == (11 if kind in ("other place", "broken image") else 12)
+    assert len(table) == (11 if kind in ("other location", "broken image") else 12)
     assert (table.year == 0).sum() == (kind == "JSON without time")
 
 
 def test_a_class_without_places_is_named(tree, tmp_path, capsys):
     (tree / "train" / "zoo").mkdir()
     prepare(tree, tmp_path / "csv", "--on-error", "skip")
-    assert f"{tree}/train/zoo: no folders of places in it" in capsys.readouterr().err
+    assert f"{tree}/train/zoo: it contains no location folders" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--splits", "train", "test"], "no folder .*/test; there are train, val; name others with --splits"),
-        (["--splits", "train", "train"], "every one of --splits another"),
+        (["--splits", "train", "test"], "no folder .*/test; there are train, val; name the folders with --splits"),
+        (["--splits", "train", "train"], "every name must occur once"),
         (["--workers", "0"], "--workers 0"),
         (["--stats-images", "0"], "--stats-images 0"),
     ],

@@ -11,14 +11,16 @@ from PIL import Image, ImageOps
 
 from vicreg.augmentations import batch, presets
 from vicreg.augmentations.functional import crop_resize
+from vicreg.augmentations.presets import Augmentation
 from vicreg.data import image_dataset
+from vicreg.data.base import InputSpec
 from vicreg.data.image_dataset import ImageDataset, decode_size
-from vicreg.data.image_io import WHOLE, Crop, draw_box, read_crops
+from vicreg.data.image_io import WHOLE, read_crops, sample_crop_box
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset
 from vicreg.eval.features import extract_features
 
-RANDOM = Crop("resized", (0.08, 1.0), (3 / 4, 4 / 3))
+RANDOM = Augmentation("resized", (0.08, 1.0), (3 / 4, 4 / 3))
 
 
 def noise(height, width, seed=0, cell=8):
@@ -49,7 +51,7 @@ def test_a_view_of_224_pixels_is_the_center_of_256_and_others_likewise():
 def test_boxes_lie_inside_and_keep_area_and_shape():
     areas, lefts = [], []
     for seed in range(500):
-        left, top, right, bottom = draw_box(RANDOM, 300, 400, np.random.default_rng(seed))
+        left, top, right, bottom = sample_crop_box(RANDOM, 300, 400, np.random.default_rng(seed))
         assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
         areas.append((right - left) * (bottom - top) / 120_000)
         lefts.append(left / max(1, 400 - right + left))
@@ -63,31 +65,37 @@ def test_boxes_are_distributed_as_torchvisions():
     image = torch.empty(3, 90, 140)
     theirs = [torchvision.transforms.RandomResizedCrop.get_params(image, (0.2, 1), (3 / 4, 4 / 3)) for _ in range(2000)]
     random = np.random.default_rng(0)
-    ours = [draw_box(Crop("resized", (0.2, 1.0), (3 / 4, 4 / 3)), 90, 140, random) for _ in range(2000)]
+    ours = [sample_crop_box(Augmentation("resized", (0.2, 1.0), (3 / 4, 4 / 3)), 90, 140, random) for _ in range(2000)]
     ours = np.array([(top, left, bottom - top, right - left) for left, top, right, bottom in ours])
     for n in range(4):
         quartiles = [np.quantile(boxes[:, n], [0.25, 0.5, 0.75]) for boxes in (ours, np.array(theirs))]
         assert abs(quartiles[0] - quartiles[1]).max() < 5
 
 
-def test_an_image_too_narrow_for_any_box_gives_its_largest_middle_of_a_permitted_shape():
-    never = Crop("resized", (1.0, 1.0), (3 / 4, 4 / 3))
-    assert draw_box(never, 100, 10, np.random.default_rng(0)) == (0, 43, 10, 56)
-    assert draw_box(never, 10, 100, np.random.default_rng(0)) == (43, 0, 56, 10)
+@pytest.mark.parametrize(
+    ("height", "width", "box"), [(100, 10, (0, 43, 10, 56)), (10, 100, (43, 0, 56, 10)), (30, 31, (0, 0, 31, 30))]
+)
+def test_crop_box_falls_back_to_torchvisions_center_crop(height, width, box):
+    never = Augmentation("resized", (3.0, 3.0), (3 / 4, 4 / 3))  # larger than the image: no try fits
+    get_params = torchvision.transforms.RandomResizedCrop.get_params
+    top, left, h, w = get_params(torch.empty(3, height, width), never.scale, never.ratio)
+    assert sample_crop_box(never, height, width, np.random.default_rng(0)) == box == (left, top, left + w, top + h)
 
 
 def test_fixed_and_center_crops_are_a_share_of_the_short_side():
-    boxes = {draw_box(Crop("fixed", fraction=0.5), 40, 60, np.random.default_rng(seed)) for seed in range(50)}
+    boxes = {
+        sample_crop_box(Augmentation("fixed", fraction=0.5), 40, 60, np.random.default_rng(seed)) for seed in range(50)
+    }
     assert len(boxes) > 40 and {(r - x, b - y) for x, y, r, b in boxes} == {(20, 20)}
-    assert draw_box(Crop("center", fraction=0.5), 40, 60, None) == (20, 10, 40, 30)
-    assert draw_box(WHOLE, 40, 60, None) == (10, 0, 50, 40)
+    assert sample_crop_box(Augmentation("center", fraction=0.5), 40, 60, None) == (20, 10, 40, 30)
+    assert sample_crop_box(WHOLE, 40, 60, None) == (10, 0, 50, 40)
 
 
 def test_a_crop_is_pils_crop_resized_by_pils_bicubic(tmp_path):
     image = noise(96, 120)
     image.save(tmp_path / "a.png")
     for seed in range(5):
-        box = draw_box(RANDOM, 96, 120, np.random.default_rng(seed))
+        box = sample_crop_box(RANDOM, 96, 120, np.random.default_rng(seed))
         expected = np.asarray(image.crop(box).resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
         assert np.array_equal(read_crops(tmp_path / "a.png", [(RANDOM, seed)], 32)[0], expected)
 
@@ -115,7 +123,7 @@ def test_a_jpeg_much_larger_than_its_crops_is_decoded_at_a_fraction_of_its_size(
         return found
 
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", watched)
-    crops = [(WHOLE, 0), (Crop("resized", (0.5, 1.0), (3 / 4, 4 / 3)), 1)]
+    crops = [(WHOLE, 0), (Augmentation("resized", (0.5, 1.0), (3 / 4, 4 / 3)), 1)]
     reduced = read_crops(tmp_path / "a.jpg", crops, 64)
     assert sizes == [(320, 240)]  # a fourth: at least twice 64 pixels remain of each crop
     assert read_crops(tmp_path / "a.jpg", [(WHOLE, 0)], 400)[0].shape == (3, 400, 400) and len(sizes) == 1
@@ -170,7 +178,7 @@ def test_a_broken_exif_block_costs_the_rotation_not_the_image(tmp_path):
 
 def test_a_pair_is_two_crops_of_one_image_decoded_once(files, monkeypatch):
     dataset = dataset_of(files)
-    dataset.cut_views((RANDOM, RANDOM), 16)
+    dataset.set_views((RANDOM, RANDOM), 16)
     opened = []
     monkeypatch.setattr(image_dataset, "read_crops", lambda path, *more: opened.append(path) or read_crops(path, *more))
     first, second = dataset.__getitems__([(3, 11), (8, 12)])
@@ -183,7 +191,7 @@ def test_a_pair_is_two_crops_of_one_image_decoded_once(files, monkeypatch):
 
 def test_a_pair_depends_on_its_key_alone(files):
     dataset = dataset_of(files, positives="temporal")
-    dataset.cut_views((RANDOM, RANDOM), 16)
+    dataset.set_views((RANDOM, RANDOM), 16)
     together = dataset.__getitems__([(3, 11), (8, 2**62 + 5), (8, 4)])
     alone = dataset[(8, 2**62 + 5)]
     assert all(torch.equal(many[1], one) for many, one in zip(together, alone, strict=True))
@@ -200,7 +208,7 @@ def test_temporal_pairs_show_one_place_at_two_times(files):
 @pytest.mark.parametrize(("workers", "context"), [(1, "fork"), (2, "fork"), (2, "spawn")])
 def test_loader_processes_change_nothing(files, workers, context):
     dataset = dataset_of(files, positives="temporal")
-    dataset.cut_views((RANDOM, RANDOM), 16)
+    dataset.set_views((RANDOM, RANDOM), 16)
     batches = ResumableBatchSampler(len(dataset), 4, seed=1, steps=6)
     here = list(build_loader(dataset, batches, 0, torch.device("cpu")))
     loader = torch.utils.data.DataLoader(
@@ -223,7 +231,7 @@ def test_a_file_that_does_not_decode_is_replaced_by_the_next_of_its_class_and_na
     assert torch.equal(dataset.images([7]), dataset.images([4]))  # round again to the first of the class
 
 
-def test_a_stand_in_shows_the_place_where_it_can(files):
+def test_substitute_image_shows_the_same_location_if_possible(files):
     files[4].write_bytes(b"")
     dataset = dataset_of(files)  # places of three, classes of four
     assert torch.equal(dataset.images([4]), dataset.images([5]))
@@ -233,7 +241,7 @@ def test_a_disk_that_is_gone_ends_the_run(files):
     dataset = dataset_of(files)
     for path in files[:4]:
         path.unlink()
-    with pytest.raises(OSError, match="0.png cannot be read, nor can any of its stand-ins"):
+    with pytest.raises(OSError, match="0.png cannot be read, and no image that could replace it"):
         dataset.images([0])
 
 
@@ -247,11 +255,11 @@ def test_what_image_files_cannot_do_is_said(files):
     for arguments, words in [
         (([], [], []), "0 image files"),
         ((files, [0], ["a"]), "12 image files and 1 labels"),
-        ((files, [0] * 12, ["a"], [0] * 3, [1] * 3, "temporal"), "one place"),
+        ((files, [0] * 12, ["a"], [0] * 3, [1] * 3, "temporal"), "one location"),
     ]:
         with pytest.raises(ValueError, match=words):
             ImageDataset(*arguments)
-    with pytest.raises(ValueError, match="--store device"):
+    with pytest.raises(ValueError, match="--cache-on-device"):
         dataset_of(files).to_device("cpu")
 
 
@@ -277,10 +285,10 @@ def test_the_probes_training_crops_come_from_the_whole_image(tmp_path):
         def forward(self, x):
             return x.mean((2, 3))
 
-    look = {"size": 14, "mean": [0.0] * 3, "std": [1.0] * 3, "device": torch.device("cpu"), "indices": [0] * 40}
+    given = dataset, InputSpec(14, [0.0] * 3, [1.0] * 3), torch.device("cpu"), [0] * 40
     random = batch.step_generator(0)
-    assert extract_features(Mean(), dataset, **look).sum() == 0
-    assert (extract_features(Mean(), dataset, **look, view=presets.PROBE_VIEW, random=random)[:, 0] > 0.1).sum() > 5
+    assert extract_features(Mean(), *given).sum() == 0
+    assert (extract_features(Mean(), *given, view=presets.PROBE_VIEW, generator=random)[:, 0] > 0.1).sum() > 5
 
 
 def test_what_is_cut_already_is_flipped_and_not_cropped_again():

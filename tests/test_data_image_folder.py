@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vicreg.data.image_folder import choose_files, find_broken, image_folder, list_images
+from vicreg.data.broken_files import find_broken
+from vicreg.data.image_folder import choose_files, list_images, split_image_folder
 
 
 def write_tree(folder, classes=("bee", "ant", "cat"), images=10):
@@ -20,7 +21,7 @@ def write_tree(folder, classes=("bee", "ant", "cat"), images=10):
 def test_the_root_and_its_training_folder_name_the_same_data(tmp_path, which):
     write_tree(tmp_path / "train")
     write_tree(tmp_path / "val", images=2)
-    train, val, line = image_folder(tmp_path / which)
+    train, val, line = split_image_folder(tmp_path / which)
     assert train.classes == val.classes == ["ant", "bee", "cat"]
     assert [len(part.paths) for part in (train, val)] == [30, 6] and "val" in line
     assert train.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
@@ -32,17 +33,17 @@ def test_the_val_beside_a_link_is_meant_not_one_beside_its_target(tmp_path):
     write_tree(tmp_path / "elsewhere" / "val", images=5)
     write_tree(tmp_path / "here" / "val", images=2)
     (tmp_path / "here" / "train").symlink_to(tmp_path / "elsewhere" / "train")
-    assert len(image_folder(tmp_path / "here")[1].paths) == 6
+    assert len(split_image_folder(tmp_path / "here")[1].paths) == 6
 
 
 def test_without_a_val_a_tenth_of_every_class_is_set_aside_the_same_each_time(tmp_path):
     write_tree(tmp_path / "EuroSAT")
     write_tree(tmp_path / "val", ["something", "else"])  # beside it, but of another data set
-    train, val, line = image_folder(tmp_path / "EuroSAT")
+    train, val, line = split_image_folder(tmp_path / "EuroSAT")
     assert "3 of 30" in line and "no val/" in line
     assert np.bincount(val.labels).tolist() == [1, 1, 1] and len(train.paths) == 27
     assert not set(train.paths) & set(val.paths)
-    assert image_folder(tmp_path / "EuroSAT")[1].paths == val.paths
+    assert split_image_folder(tmp_path / "EuroSAT")[1].paths == val.paths
 
 
 def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path):
@@ -66,26 +67,26 @@ def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path):
 
 def test_what_is_no_image_folder_is_refused_with_its_reason(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
-        image_folder(tmp_path / "nowhere")
+        split_image_folder(tmp_path / "nowhere")
     train = write_tree(tmp_path / "train")
     (train / "dog").mkdir()
     with pytest.raises(ValueError, match="no image in .*/dog; remove empty class folders"):
-        image_folder(tmp_path)
+        split_image_folder(tmp_path)
     (train / "dog").rmdir()
     (tmp_path / "val").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
     with pytest.raises(ValueError, match=r"no class folders in .*/val \(1 loose images\)"):
-        image_folder(tmp_path)
+        split_image_folder(tmp_path)
     (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").unlink()
     write_tree(tmp_path / "val" / "x")
     with pytest.raises(ValueError, match="ant, bee, cat only in .*/train; x only in .*/val"):
-        image_folder(tmp_path)
+        split_image_folder(tmp_path)
 
 
 def test_one_image_a_class_leaves_none_to_judge_on(tmp_path):
     write_tree(tmp_path / "train", images=1)
-    with pytest.raises(ValueError, match="one image a class"):
-        image_folder(tmp_path)
+    with pytest.raises(ValueError, match="one image per class"):
+        split_image_folder(tmp_path)
 
 
 def test_broken_files_are_found_and_odd_but_good_ones_stay(tmp_path):
@@ -147,5 +148,5 @@ def test_leaving_files_out_renumbers_what_was_chosen_and_keeps_every_class(tmp_p
     assert [kept.paths[index] for index in chosen] == [listing.paths[1], listing.paths[5]]
     with pytest.raises(ValueError, match="no readable image of bee"):
         listing.without([3, 4, 5])
-    with pytest.raises(ValueError, match="none of the files that were chosen"):
+    with pytest.raises(ValueError, match="none of the chosen files"):
         listing.without([0], np.array([0]))

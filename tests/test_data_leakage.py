@@ -12,19 +12,22 @@ import torch
 
 from preprocessing import make_sn7_csv
 from vicreg.data import leakage
+from vicreg.data.base import BaseDataset
 from vicreg.data.leakage import digest, format_overlap, location_keys, overlap, overlap_of_images, overlap_share
 from vicreg.data.sn7 import SN7Patches
 
 
-class Images:
-    """A data set of constant 2 x 2 images; its table says where they are, if it is given."""
+class Images(BaseDataset):
+    """A data set of constant 2 x 2 images and, if a table is given, their locations."""
 
     in_memory = True
 
     def __init__(self, values, table=None):
         self.pixels = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
-        if table is not None:
-            self.table = pd.DataFrame(table)
+        self.keys = None if table is None else location_keys(pd.DataFrame(table))
+
+    def location_keys(self):
+        return self.keys
 
     def __len__(self):
         return len(self.pixels)

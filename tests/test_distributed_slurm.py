@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from vicreg import distributed
-from vicreg.distributed.slurm import TASK, hosts, process
+from vicreg.distributed import process_group
+from vicreg.distributed.slurm import SRUN_TASK, expand_hostlist, launch_environment
 
 STEP = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8",
@@ -26,30 +26,30 @@ LISTS = {
 
 @pytest.mark.parametrize(("text", "expected"), LISTS.items(), ids=LISTS)
 def test_lists_of_hosts_are_read_as_slurm_writes_them(text, expected):
-    assert hosts(text) == expected
+    assert expand_hostlist(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "n[1", "n1]", "n[]", "n[a-b]", "n[3-1]", "n[1-2-3]", "a,,b", "a b", "n[[1-2]]"])
 def test_what_is_no_list_of_hosts_is_refused_with_the_text(text):
-    with pytest.raises(ValueError, match="no list of hosts") as error:
-        hosts(text)
+    with pytest.raises(ValueError, match="is not a SLURM hostlist") as error:
+        expand_hostlist(text)
     assert repr(text) in str(error.value)
 
 
 def test_a_task_of_srun_learns_what_torchrun_would_have_told_it():
-    told = process(STEP)
+    told = launch_environment(STEP)
     port = told.pop("MASTER_PORT")
     where = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "gpu07"}
-    assert told == where | {TASK: "1"}
+    assert told == where | {SRUN_TASK: "1"}
     assert 1024 < int(port) < 32768
-    assert process(STEP | {"SLURM_PROCID": "0"})["MASTER_PORT"] == port  # all tasks find the same
-    assert process(STEP | {"SLURM_STEP_ID": "1"})["MASTER_PORT"] != port  # another step of the job does not
-    assert process(STEP | {"SLURM_JOB_ID": "4712"})["MASTER_PORT"] != port
+    assert launch_environment(STEP | {"SLURM_PROCID": "0"})["MASTER_PORT"] == port  # all tasks find the same
+    assert launch_environment(STEP | {"SLURM_STEP_ID": "1"})["MASTER_PORT"] != port  # another step of the job does not
+    assert launch_environment(STEP | {"SLURM_JOB_ID": "4712"})["MASTER_PORT"] != port
 
 
 @pytest.mark.parametrize(("node", "tasks"), [("0", "4"), ("1", "4"), ("2", "3")])
 def test_a_task_knows_how_many_share_its_host(node, tasks):
-    told = process(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": node})
+    told = launch_environment(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": node})
     assert told["LOCAL_WORLD_SIZE"] == tasks
 
 
@@ -57,10 +57,10 @@ def test_a_task_that_sees_its_own_gpu_only_finds_it_each_time_it_asks(monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
-    with pytest.raises(ValueError, match="process 3 of this machine has no GPU: 1 visible"):
-        distributed._choose_device("cuda", 3)
-    monkeypatch.setenv(TASK, "1")
-    assert {distributed._choose_device("auto", 3) for _ in range(2)} == {torch.device("cuda", 0)}
+    with pytest.raises(ValueError, match="local rank 3 has no GPU: 1 visible"):
+        process_group._select_device("cuda", 3)
+    monkeypatch.setenv(SRUN_TASK, "1")
+    assert {process_group._select_device("auto", 3) for _ in range(2)} == {torch.device("cuda", 0)}
 
 
 LAUNCHED = """
@@ -80,13 +80,13 @@ def test_where_another_launcher_has_made_the_group_slurm_says_nothing(fork, tmp_
 
 
 def test_the_users_address_and_port_win():
-    told = process(STEP | {"MASTER_ADDR": "10.1.1.1", "MASTER_PORT": "5"})
+    told = launch_environment(STEP | {"MASTER_ADDR": "10.1.1.1", "MASTER_PORT": "5"})
     assert (told["MASTER_ADDR"], told["MASTER_PORT"]) == ("10.1.1.1", "5")
 
 
 def test_older_variables_and_a_single_machine_are_understood():
     old = {"SLURM_JOBID": "9", "SLURM_STEPID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_NODELIST": "big"}
-    told = process(old)
+    told = launch_environment(old)
     assert (told["RANK"], told["LOCAL_RANK"], told["WORLD_SIZE"]) == ("1", "0", "2")
     assert told["MASTER_ADDR"] == "127.0.0.1"  # its name need not resolve
 
@@ -103,7 +103,7 @@ ALONE = {
 
 @pytest.mark.parametrize("case", ALONE)
 def test_elsewhere_slurm_says_nothing(case):
-    assert process(ALONE[case]) == {}
+    assert launch_environment(ALONE[case]) == {}
 
 
 WORKER = """

@@ -10,7 +10,8 @@ from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, palette
 from downstream.FloodNet_segmentation_task.model import Segmenter
 from tests.floodnet_fixtures import scene, write_pair, write_raster
 from vicreg.common import checkpoint_io
-from vicreg.inference.rasters import RasterReader
+from vicreg.inference.label_rasters import read_labels
+from vicreg.inference.rasters import RasterReader, quiet_georeference
 
 SCRIPT = "downstream/FloodNet_segmentation_task/predict_floodnet.py"
 
@@ -93,18 +94,77 @@ def test_a_geotiff_keeps_its_georeference_and_gets_a_color_table(network, tmp_pa
     assert (tmp_path / "out" / "mosaic_overlay.png").is_file()
 
 
-def test_pixels_without_data_get_no_class(network, tmp_path, by_brightness):
+@pytest.mark.parametrize("kind", ["alpha", "nodata", "nan", "png"])
+def test_pixels_without_data_get_no_class(network, tmp_path, by_brightness, kind):
     import rasterio
 
-    pixels = np.full((4, 64, 64), 200, np.uint8)
-    pixels[3, :, 32:] = 0  # alpha
-    write_raster(tmp_path / "mosaic.tif", pixels, 0.5)
-    with rasterio.open(tmp_path / "mosaic.tif", "r+") as raster:
-        raster.colorinterp = [*raster.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
-    predict(network, tmp_path / "mosaic.tif", tmp_path / "out", "--scale", "1")
-    with rasterio.open(tmp_path / "out" / "mosaic_labels.tif") as found:
-        labels = found.read(1)
+    pixels, name = np.full((4, 64, 64), 200, np.uint8), "mosaic.png" if kind == "png" else "mosaic.tif"
+    pixels[3, :, 32:] = 0
+    more = ["--levels", "0", "255"] if kind == "nan" else []
+    if kind == "png":
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / name)
+    elif kind == "nan":
+        values = np.where(pixels[3] > 0, pixels[:3], np.nan).astype(np.float32)
+        profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "float32"}
+        with quiet_georeference(), rasterio.open(tmp_path / name, "w", **profile) as raster:
+            raster.write(values)
+    else:
+        pixels[:3, :, 32:] = 0 if kind == "nodata" else 255
+        write_raster(tmp_path / name, pixels[: 3 + (kind == "alpha")], 0.5)
+        with rasterio.open(tmp_path / name, "r+") as raster:
+            if kind == "alpha":
+                raster.colorinterp = [*raster.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
+            else:
+                raster.nodata = 0
+    predict(network, tmp_path / name, tmp_path / "out", "--scale", "1", *more)
+    labels = read_labels(next((tmp_path / "out").glob("mosaic_labels.*")), (64, 64))
     assert (labels[:, :32] == 7).all() and (labels[:, 32:] == 255).all()
+
+
+def test_levels_of_training_are_those_of_prediction(network, tmp_path, by_brightness):
+    level = np.kron(np.arange(6).reshape(2, 3), np.ones((32, 32)))
+    Image.fromarray(((level * 26 + 8) * 10).astype(np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png holds uint16, not 8-bit colors"):
+        predict(network, tmp_path / "deep.png", tmp_path / "out", "--scale", "1")
+    saved = checkpoint_io.load(network)
+    saved["task"]["levels"] = [0.0, 2550.0]
+    checkpoint_io.save(saved, tmp_path / "deep.pth")
+    predict(tmp_path / "deep.pth", tmp_path / "deep.png", tmp_path / "out", "--scale", "1")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "deep_labels.png")), level)
+
+
+def test_a_photograph_is_labeled_upright(network, tmp_path, by_brightness):
+    level = np.kron(np.arange(6).reshape(2, 3), np.ones((32, 32))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray((level * 26 + 8)[..., None].repeat(3, 2)).transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "steps.png", exif=exif)
+    predict(network, tmp_path / "steps.png", tmp_path / "out", "--scale", "1")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "steps_labels.png")), level)
+
+
+@pytest.mark.parametrize("profile", [{}, {"crs": "EPSG:3857"}])
+def test_a_scale_does_not_give_an_unreferenced_raster_a_position(network, tmp_path, by_brightness, profile):
+    import rasterio
+
+    shape = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint8"}
+    with quiet_georeference(), rasterio.open(tmp_path / "a.tif", "w", **shape, **profile) as raster:
+        raster.write(np.full((3, 64, 64), 200, np.uint8))
+    predict(network, tmp_path / "a.tif", tmp_path / "out", "--scale", "0.5")
+    with quiet_georeference(), rasterio.open(tmp_path / "out" / "a_labels.tif") as found:
+        assert found.crs is None and found.transform.is_identity and found.shape == (32, 32)
+
+
+def test_results_do_not_replace_or_become_images(network, tmp_path):
+    write_pair(tmp_path / "in", tmp_path / "masks", "a", scene(np.random.default_rng(0)), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="--out .*in is in the folder of images"):
+        predict(network, tmp_path / "in", tmp_path / "in")
+    (tmp_path / "in" / "a.jpg").rename(tmp_path / "a_labels.png")
+    image = tmp_path / "a_labels.png"
+    image.rename(tmp_path / "a.png")
+    (tmp_path / "a_labels.png").symlink_to(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a_labels\.png would replace the image .*a\.png"):
+        predict(network, tmp_path / "a.png", tmp_path)
 
 
 def test_a_large_geotiff_is_read_a_batch_of_windows_at_a_time(network, tmp_path, by_brightness, monkeypatch):

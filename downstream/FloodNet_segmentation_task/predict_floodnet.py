@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Label images with a network of train_floodnet.py: photographs, a folder of them, or a GeoTIFF of any size.
+r"""Label images with a network of train_floodnet.py: photographs, a folder of them, or a GeoTIFF of any size.
 
-    python downstream/FloodNet_segmentation_task/predict_floodnet.py --checkpoint exp/floodnet/best_model.pth \\
+    python downstream/FloodNet_segmentation_task/predict_floodnet.py --checkpoint exp/floodnet/best_model.pth \
         --image FloodNet/test/test-org-img --out exp/floodnet/predictions
 
 writes for each image ``<name>_overlay.png``, with the classes' colors and a legend, and ``<name>_labels.png``, a
 palette image of class numbers at the image's own size. A TIFF is read a window at a time and gets
-``<name>_labels.tif`` instead, with its georeference and a color table, on the pixels that the network worked on. Pixels
+``<name>_labels.tif`` instead, with its georeference and a color table, at the size that the network worked at. Pixels
 without data (nodata, alpha 0, not finite) are 255. It prints a line for each image such as
 
     6279.jpg: 320 x 240 pixels, grass 58.1%, tree 20.4%, water 9.9% -> predictions/6279_labels.png
@@ -27,6 +27,7 @@ from downstream.FloodNet_segmentation_task.model import load_segmenter, predicto
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.engine.config import use_bf16
+from vicreg.engine.finetune import add_levels_argument, check_levels
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 from vicreg.inference.images import open_reader
 from vicreg.inference.rasters import TIFF
@@ -44,10 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
     size.add_argument("--image-size", type=int, help="reduce to this long side in pixels (default: as in training)")
     size.add_argument("--scale", type=float, help="or by this factor (default for TIFFs: as in training)")
     parser.add_argument("--overlap", type=float, default=0.5, help="overlap of neighboring windows, 0 to 0.9")
-    parser.add_argument(
-        "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),
-        help="values of black and white of files deeper than 8 bits (default: as in training)",
-    )  # fmt: skip
+    add_levels_argument(parser, "default: as in training")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
     return parser
@@ -55,11 +53,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Label all images."""
-    cli.positive(args, "image_size", "scale")
+    cli.check_positive(args, "image_size", "scale")
     if not 0 <= args.overlap <= 0.9:
         raise ValueError(f"--overlap {args.overlap:g}: 0 to 0.9 is needed")
-    if args.levels and args.levels[0] >= args.levels[1]:
-        raise ValueError(f"--levels {args.levels[0]:g} {args.levels[1]:g}: the second must be larger")
+    check_levels(args.levels)
     device = distributed.init(args.device)
     model, task = load_segmenter(args.checkpoint, device)
     predict = predictor(model, device, use_bf16(args.precision, device))

@@ -22,7 +22,9 @@ from downstream.eurosat_landcover_clsf_task import class_map, inference, predict
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.logger import log
+from vicreg.data.base import InputSpec
 from vicreg.engine.config import use_bf16
+from vicreg.engine.finetune import add_levels_argument, check_levels
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 from vicreg.inference.images import open_reader, read_square
 from vicreg.inference.rasters import resize
@@ -53,21 +55,17 @@ def get_parser() -> argparse.ArgumentParser:
         "--bands", type=int, nargs=3, metavar="BAND",
         help="red, green and blue band, counted from 1 (default: as in training)",
     )  # fmt: skip
-    rasters.add_argument(
-        "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),
-        help="values of black and white of files deeper than 8 bits (default: as in training)",
-    )  # fmt: skip
+    add_levels_argument(rasters, "default: as in training")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Map the large TIFFs, then classify the other images."""
-    cli.positive(args, "batch_size", "window", "stride", "bands")
-    if args.levels and args.levels[0] >= args.levels[1]:
-        raise ValueError(f"--levels {args.levels[0]:g} {args.levels[1]:g}: the second must be larger")
+    cli.check_positive(args, "batch_size", "window", "stride", "bands")
+    check_levels(args.levels)
     device = distributed.init(args.device)
     model, task = inference.load_classifier(args.checkpoint, device)
-    look = {"size": task["image_size"], "mean": task["mean"], "std": task["std"], "device": device}
+    spec = InputSpec(task["image_size"], task["mean"], task["std"])
     bf16, size = use_bf16(args.precision, device), task["patch_size"]
     window = args.window or task.get("window", size)
     bands, levels = args.bands or task.get("bands"), args.levels or task.get("levels")
@@ -81,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     def predict(batch: np.ndarray) -> torch.Tensor:
-        return inference.predict_proba(model, torch.from_numpy(batch), look, bf16, args.tta)
+        return inference.predict_proba(model, torch.from_numpy(batch), spec, bf16, args.tta)
 
     def classify(windows: np.ndarray) -> np.ndarray:
         return predict(np.stack([resize(pixels, (size, size)) for pixels in windows])).argmax(1).numpy()

@@ -1,37 +1,51 @@
-"""Sample augmentation parameters for a batch and apply them."""
+"""Augment a batch: sample the parameters of every image, then apply them on the device that trains.
 
-import math
+Parameters are sampled on the CPU for the batch of all processes from ``(seed, step, view)``, and each process takes
+its own rows. The views therefore do not depend on the device, on the number of processes, or on earlier steps.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from vicreg import distributed
 from vicreg.augmentations.functional import color_jitter, crop_resize, gaussian_blur, grayscale, solarize
+from vicreg.augmentations.presets import Augmentation
+from vicreg.augmentations.random_crop import MAX_TRIES, log_aspect_range, resized_crop_size, square_crop_side
+
+Params = dict[str, torch.Tensor]
 
 
-def step_generator(*counters):
-    """A CPU generator whose numbers depend on the counters alone, such as (seed, step, view)."""
+def step_generator(*counters: int) -> torch.Generator:
+    """Return a CPU generator that depends on the counters alone, such as (seed, step, view)."""
     seed = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed & np.uint64(2**63 - 1)))
 
 
-def sample_params(view, count, height, width, generator):
-    """Draw the parameters of one view for a batch.
+def sample_params(view: Augmentation, n: int, height: int, width: int, generator: torch.Generator) -> Params:
+    """Sample the parameters of one view for a batch.
 
     Args:
-        view: the regime's numbers. count: samples. height, width: of the source images, pixels.
+        view: Augmentation.
+        n: Number of images.
+        height: Height of the source images in pixels.
+        width: Width of the source images in pixels.
         generator: CPU generator.
 
     Returns:
-        dict of CPU tensors with ``count`` rows each; take rows by slicing every tensor.
+        CPU tensors of n rows: ``boxes`` (n, 4) of top, left, height and width; bool (n,) ``flip``, ``vertical_flip``,
+        ``jittered``, ``gray``, ``blurred`` and ``solarized``; ``order`` (n, 4) of the color operations; float (n,)
+        ``brightness``, ``contrast``, ``saturation``, ``hue`` and ``sigma``.
     """
 
-    def uniform(low, high, *shape):
-        return torch.rand(count, *shape, generator=generator) * (high - low) + low
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return torch.rand(n, *shape, generator=generator) * (high - low) + low
 
     brightness, contrast, saturation, hue = view.jitter
     return {
-        "boxes": _draw_boxes(view, count, height, width, uniform),
+        "boxes": _sample_boxes(view, n, height, width, uniform),
         "flip": uniform(0, 1) < view.flip,
         "vertical_flip": uniform(0, 1) < view.vertical_flip,
         "jittered": uniform(0, 1) < view.jitter_p,
@@ -47,91 +61,147 @@ def sample_params(view, count, height, width, generator):
     }
 
 
-def _draw_boxes(view, count, height, width, uniform, tries=10):
-    """Crop boxes (count, 4) of top, left, height, width, whole pixels."""
+def _sample_boxes(
+    view: Augmentation, n: int, height: int, width: int, uniform: Callable[..., torch.Tensor]
+) -> torch.Tensor:
+    """Sample crop boxes (n, 4) of top, left, height and width in whole pixels."""
     if view.crop == "resized":
-        # as torchvision's RandomResizedCrop: up to ten tries, the first that fits, else the whole image
-        area = height * width * uniform(*view.scale, tries)
-        aspect = torch.exp(uniform(math.log(view.ratio[0]), math.log(view.ratio[1]), tries))
-        heights, widths = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
-        fits = (heights <= height) & (widths <= width) & (heights > 0) & (widths > 0)
-        first = fits.to(torch.uint8).argmax(1, keepdim=True)
-        box_height = torch.where(fits.any(1), heights.gather(1, first)[:, 0], float(height))
-        box_width = torch.where(fits.any(1), widths.gather(1, first)[:, 0], float(width))
+        fraction = uniform(*view.scale, MAX_TRIES)
+        aspect = torch.exp(uniform(*log_aspect_range(view), MAX_TRIES))
+        sizes = resized_crop_size(view, height, width, zip(fraction.numpy().T, aspect.numpy().T, strict=True))
+        box_height, box_width, centered = (torch.from_numpy(values) for values in sizes)
     else:
-        side = max(1, round(view.fraction * min(height, width)))
-        box_height = box_width = torch.full((count,), float(side))
-    if view.crop == "center":
-        top, left = ((height - box_height) / 2).floor(), ((width - box_width) / 2).floor()
-    else:
-        top = (uniform(0, 1) * (height - box_height + 1)).floor()
-        left = (uniform(0, 1) * (width - box_width + 1)).floor()
+        side = float(square_crop_side(view, height, width))
+        box_height = box_width = torch.full((n,), side)
+        centered = torch.full((n,), view.crop == "center")
+    top, left = ((height - box_height) / 2).floor(), ((width - box_width) / 2).floor()
+    if view.crop != "center":
+        top = torch.where(centered, top, (uniform(0, 1) * (height - box_height + 1)).floor())
+        left = torch.where(centered, left, (uniform(0, 1) * (width - box_width + 1)).floor())
     return torch.stack([top, left, box_height, box_width], 1)
 
 
-def apply(images, parameters, size, blur_kernel=0):
-    """Make one view of a batch.
+def apply(images: torch.Tensor, params: Params, size: int, blur_kernel: int = 0) -> torch.Tensor:
+    """Apply sampled parameters to a batch.
 
     Args:
-        images: uint8 (n, C, H, W) on any device. parameters: from ``sample_params``, n rows.
-        size: side of the view in pixels. blur_kernel: taps; 0 is the whole Gaussian.
+        images: uint8 tensor (n, C, H, W) on any device.
+        params: Parameters from ``sample_params``, n rows.
+        size: Side of the view in pixels.
+        blur_kernel: Number of taps of the blur; 0 covers the whole Gaussian.
 
     Returns:
-        float32 (n, C, size, size) in [0, 1] on the images' device. Color operations need C = 3; with other channel
-        counts only the geometry and the blur apply.
+        float32 tensor (n, C, size, size) in [0, 1] on the device of the images. Color operations need C = 3; with other
+        channel counts only crop, flips and blur apply.
     """
-    p = parameters
-    x = crop_resize(images.float() / 255, p["boxes"], size, p["flip"], p["vertical_flip"])
+    x = crop_resize(images.float() / 255, params["boxes"], size, params["flip"], params["vertical_flip"])
 
-    def change(mask, operation):
-        rows = p[mask].nonzero()[:, 0]
+    def change(mask: str, operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        rows = params[mask].nonzero()[:, 0]
         if len(rows):
-            on_device = rows.to(x.device)
-            x[on_device] = operation(x[on_device], rows)
+            rows_on_device = rows.to(x.device)
+            x[rows_on_device] = operation(x[rows_on_device], rows)
 
     if x.shape[1] == 3:
-        amounts = [p[key] for key in ("order", "brightness", "contrast", "saturation", "hue")]
-        change("jittered", lambda part, rows: color_jitter(part, *(amount[rows] for amount in amounts)))
-        change("gray", lambda part, rows: grayscale(part).expand_as(part))
-    change("blurred", lambda part, rows: gaussian_blur(part, p["sigma"][rows], blur_kernel or None))
+        jitter = [params[key] for key in ("order", "brightness", "contrast", "saturation", "hue")]
+        change("jittered", lambda selected, rows: color_jitter(selected, *(values[rows] for values in jitter)))
+        change("gray", lambda selected, rows: grayscale(selected).expand_as(selected))
+    change("blurred", lambda selected, rows: gaussian_blur(selected, params["sigma"][rows], blur_kernel or None))
     if x.shape[1] == 3:
-        change("solarized", lambda part, rows: solarize(part))
+        change("solarized", lambda selected, rows: solarize(selected))
     return x
 
 
-def normalize(images, mean, std):
-    """(images - mean) / std per channel; mean and std are lists in units of [0, 1] pixels."""
-    mean = torch.as_tensor(mean, dtype=images.dtype, device=images.device)[:, None, None]
-    std = torch.as_tensor(std, dtype=images.dtype, device=images.device)[:, None, None]
+def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Return (images - mean) / std per channel.
+
+    Args:
+        images: Float tensor (n, C, H, W) in [0, 1].
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel, of pixels in [0, 1].
+    """
+    mean, std = (torch.as_tensor(x, dtype=images.dtype, device=images.device)[:, None, None] for x in (mean, std))
     return (images - mean) / std
 
 
-def augment_batch(images, view, number, plan, seed, step, device, part=0, parts=1):
-    """One view of this process's share of a step's batch.
+def augment_batch(
+    images: torch.Tensor,
+    view: Augmentation,
+    size: int,
+    *,
+    batch_size: int,
+    rank: int,
+    seed: int,
+    step: int,
+    device: torch.device,
+    view_index: int = 0,
+    micro_batch: int = 0,
+    num_micro_batches: int = 1,
+) -> torch.Tensor:
+    """Make one view of the images of this process in one step.
 
     Args:
-        images: uint8 (n, C, H, W), this process's. view: a ``View``. number: which of the step's views this is.
-        plan: dict of ``batch_size`` (of all processes), ``share`` (of this one) and ``image_size`` (pixels).
-        seed, step: what is counted. part, parts: which of how many micro-batches.
+        images: uint8 tensor (n, C, H, W), the images of this process.
+        view: Augmentation.
+        size: Side of the view in pixels.
+        batch_size: Number of images of all processes together; n is the same for every process.
+        rank: Rank of this process.
+        seed: Seed of the run.
+        step: Step of the run.
+        device: Device to augment on.
+        view_index: Which of the step's views this is; views with different indices have independent parameters.
+        micro_batch: Index of the micro-batch to return.
+        num_micro_batches: Number of micro-batches into which the images are divided.
 
     Returns:
-        float tensor (n, C, S, S) in [0, 1] on the device.
+        float32 tensor (m, C, size, size) in [0, 1] on the device; m = n for one micro-batch.
     """
-    begin, end = (plan["share"] * count // parts for count in (part, part + 1))
-    mine = slice(distributed.rank() * plan["share"] + begin, distributed.rank() * plan["share"] + end)
-    random = step_generator(seed, step, number)
-    numbers = sample_params(view, plan["batch_size"], *images.shape[-2:], random)
-    numbers = {key: value[mine] for key, value in numbers.items()}
-    images = images[begin:end].to(device, non_blocking=True)
-    return apply(images, numbers, plan["image_size"], view.blur_kernel)
+    n = len(images)
+    start, stop = (n * index // num_micro_batches for index in (micro_batch, micro_batch + 1))
+    params = sample_params(view, batch_size, *images.shape[-2:], step_generator(seed, step, view_index))
+    params = {key: value[rank * n + start : rank * n + stop] for key, value in params.items()}
+    return apply(images[start:stop].to(device, non_blocking=True), params, size, view.blur_kernel)
 
 
-def augment_pair(first, second, views, plan, seed, step, device, part=0, parts=1):
-    """The two views of one step: as ``augment_batch``, of two batches of images and the regime's two ``View``s."""
-    pairs = enumerate(zip((first, second), views, strict=True))
-    return [augment_batch(images, view, n, plan, seed, step, device, part, parts) for n, (images, view) in pairs]
+def augment_pair(
+    images1: torch.Tensor,
+    images2: torch.Tensor,
+    views: Sequence[Augmentation],
+    size: int,
+    *,
+    batch_size: int,
+    rank: int,
+    seed: int,
+    step: int,
+    device: torch.device,
+    micro_batch: int = 0,
+    num_micro_batches: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make the two views of one step; arguments as for ``augment_batch``.
+
+    Args:
+        images1: uint8 tensor (n, C, H, W), first image of each pair.
+        images2: uint8 tensor (n, C, H, W), second image of each pair.
+        views: Augmentation of the first and of the second image.
+        size: Side of the views in pixels.
+        batch_size: Number of pairs of all processes together.
+        rank: Rank of this process.
+        seed: Seed of the run.
+        step: Step of the run.
+        device: Device to augment on.
+        micro_batch: Index of the micro-batch to return.
+        num_micro_batches: Number of micro-batches into which the pairs are divided.
+
+    Returns:
+        Two float32 tensors (m, C, size, size) in [0, 1] on the device.
+    """
+    augment = functools.partial(
+        augment_batch, size=size, batch_size=batch_size, rank=rank, seed=seed, step=step, device=device,
+        micro_batch=micro_batch, num_micro_batches=num_micro_batches,
+    )  # fmt: skip
+    return augment(images1, views[0], view_index=0), augment(images2, views[1], view_index=1)
 
 
-def seed_step(seed, step, part=0):
-    """Settle what a network draws (dropout, stochastic depth) in one forward pass."""
-    torch.manual_seed(step_generator(seed, step, distributed.rank(), part).initial_seed())
+def seed_step(seed: int, step: int, micro_batch: int = 0) -> None:
+    """Seed the global generator for one forward pass: dropout, stochastic depth."""
+    torch.manual_seed(step_generator(seed, step, distributed.rank(), micro_batch).initial_seed())

@@ -1,142 +1,176 @@
-"""How every script ends when something is wrong: one clear line, exit code 1, no traceback."""
+"""Run a script's ``main`` and end it with one line, not a traceback, on a mistake of the user."""
 
 import errno
 import os
 import re
+import select
+import signal
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from vicreg import distributed, heartbeat
+from vicreg import distributed
 
-ADVICE = {
-    errno.ENOSPC: "free some space there, or choose another --exp-dir",
-    errno.EDQUOT: "free some space there, or choose another --exp-dir",
-    errno.EFBIG: "raise the limit on the size of files, or choose another --exp-dir",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "change its permissions, or choose another",
-    errno.EPERM: "change its permissions, or choose another",
+Namespace = TypeVar("Namespace")
+
+_ADVICE = {
+    errno.ENOSPC: "free some space there or choose another --exp-dir",
+    errno.EDQUOT: "free some space there or choose another --exp-dir",
+    errno.EFBIG: "raise the limit on the size of files or choose another --exp-dir",
+    errno.EROFS: "choose a writable folder",
+    errno.EACCES: "change its permissions or choose another",
+    errno.EPERM: "change its permissions or choose another",
 }
-SAVERS = {  # what lowers the memory of a step, where a script has it and does not do it yet
+_MEMORY_ADVICE = {  # options that lower the memory of a step, by the argument that shows whether a script has them
     "batch_size": "a smaller --batch-size",
-    "accumulate": "--accumulate K (the same batch in K parts)",
+    "accumulate": "--accumulate K (the same batch in K micro-batches)",
     "image_size": "a smaller --image-size",
-    "store": "--store disk",
+    "cache_on_device": "no --cache-on-device",
 }
 
 
-def run(main, args):
-    """Call ``main(args)``; turn errors that name a wrong input into a message on stderr and exit code 1.
+def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
+    """Call ``main(namespace)``; report an error of the user in one line on stderr and exit with code 1.
 
-    ``ValueError`` and ``OSError`` are what modules raise for bad input; memory that does not suffice is told in the
-    same way. Set ``TRACEBACK=1`` to see where one came from. Of several processes that find the same mistake only the
-    first prints. Where one process fails by itself, or is lost, all others end with it.
-    """
-    threading.excepthook = _thread_failed
-    try:
-        return main(args)
-    except SystemExit:
-        distributed.destroy()  # in order, on a signal: all processes together
-        raise
-    except BaseException as error:
-        expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or out_of_memory(error)
-        cut_off = distributed.is_collective_error(error)
-        if os.environ.get("TRACEBACK") or not (expected or cut_off):
-            if heartbeat.running() is None:
-                raise
-            traceback.print_exc()  # before the others know: when they end, launchers kill who is left
-            heartbeat.running().fail(repr(error), print_it=False)
-        elif cut_off:
-            _end_cut_off(cut_off)
-        else:
-            _complain(explain(error, args))
-        sys.exit(1)
-
-
-def explain(error, args):
-    """An error's message, with what to do where it does not say it.
+    ``ValueError`` and ``OSError`` are what modules raise for wrong input. Out-of-memory errors and failed collectives
+    are reported in the same way. Any other exception keeps its traceback, and so do all if ``TRACEBACK`` is set. The
+    exit code is 130 after Ctrl-C and 141 if the reader of stdout has gone, as in ``| head``.
 
     Args:
-        error: the exception. args: of the script; ``exp_dir`` is where it writes, for errors that do not name a file.
+        main: Function of the script.
+        namespace: Its parsed arguments.
+
+    Returns:
+        What ``main`` returns.
     """
-    if out_of_memory(error):
-        given = getattr(args, "__dict__", {})
-        savers = [words for name, words in SAVERS.items() if name in given and not words.endswith(f" {given[name]}")]
-        return f"{out_of_memory(error)}; less is needed with {', '.join(savers) or 'smaller batches or images'}"
-    advice = ADVICE.get(getattr(error, "errno", None))
-    if advice is None:
+    threading.excepthook = _handle_thread_exception
+    try:
+        result = main(namespace)
+        sys.stdout.flush()
+        return result
+    except SystemExit:
+        distributed.destroy(wait=True)
+        raise
+    except KeyboardInterrupt:
+        if _local_rank() == 0:
+            _print_error("interrupted")
+        _exit(128 + signal.SIGINT)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_stdout_closed():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it again at exit
+            _exit(128 + signal.SIGPIPE)
+        collective = distributed.collective_error(error)
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or out_of_memory(error)
+        if os.environ.get("TRACEBACK") or not (collective or expected):
+            if distributed.world_size() == 1:
+                raise
+            traceback.print_exc()
+        else:
+            _wait_for_launcher(bool(collective))
+            _print_error(_explain_collective(collective) if collective else explain(error, namespace))
+        _exit(1)
+
+
+def explain(error: BaseException, namespace: Any) -> str:
+    """Return an error's message with what to do about it.
+
+    Args:
+        error: A user's mistake, an error of the operating system or an out-of-memory error.
+        namespace: Arguments of the script; ``exp_dir`` names the folder for errors that do not name a file.
+    """
+    memory = out_of_memory(error)
+    if memory:
+        given = getattr(namespace, "__dict__", {})
+        advice = [text for name, text in _MEMORY_ADVICE.items() if given.get(name, False) is not False]
+        return f"{memory}; reduce it with {', '.join(advice) or 'smaller batches or images'}"
+    action = _ADVICE.get(getattr(error, "errno", None) or 0)
+    if action is None or not isinstance(error, OSError):
         return str(error)
-    return f"{error.strerror}: {error.filename or getattr(args, 'exp_dir', None)}; {advice}"
+    return f"{error.strerror}: {error.filename or getattr(namespace, 'exp_dir', None)}; {action}"
 
 
-def out_of_memory(error):
-    """Which memory an error says is used up, and what was asked for, in one line; None for another error."""
-    words = str(error).partition("\n")[0]
-    asked = re.search(r"Tried to allocate [\d.]+ \w+|tried to allocate \d+ bytes|Unable to allocate .*", words)
+def out_of_memory(error: BaseException) -> str | None:
+    """Describe an out-of-memory error of a GPU or of the host in one line; None for any other error."""
+    message = str(error).partition("\n")[0]
+    request = re.search(r"Tried to allocate [\d.]+ \w+|tried to allocate \d+ bytes|Unable to allocate .*", message)
     on_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
-    if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in words):
+    if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in message):
         return None
-    memory = "the GPU's memory" if on_gpu else "this machine's memory"
-    return f"{memory} does not suffice{f' ({asked[0]})' if asked else ''}"
+    return f"out of {'GPU' if on_gpu else 'host'} memory{f' ({request[0]})' if request else ''}"
 
 
-def _thread_failed(failure):
-    """Hold back the traceback of TensorBoard's writing thread: the main thread meets the full disk as well."""
-    if getattr(failure.exc_value, "errno", None) not in ADVICE or os.environ.get("TRACEBACK"):
+def _explain_collective(message: str) -> str:
+    if "timed out" in message.lower():
+        message += "; if it was only slow, raise --timeout-minutes"
+    return f"lost contact with another process ({message}); started again, training resumes from its last checkpoint"
+
+
+def _handle_thread_exception(failure: threading.ExceptHookArgs) -> None:
+    """Hide the traceback of TensorBoard's writing thread on a full disk: the main thread gets that error too."""
+    if getattr(failure.exc_value, "errno", None) not in _ADVICE or os.environ.get("TRACEBACK"):
         threading.__excepthook__(failure)
 
 
-def _complain(words):
-    if heartbeat.running() is not None:
-        heartbeat.running().fail(words)
-    elif _is_first():
-        heartbeat.complain(words)
+def _is_stdout_closed() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are always reported
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _end_cut_off(words):
-    """Say which process is missing, and end without waiting for a process group that is broken."""
-    if "imed out" in words:
-        words += "; --timeout-minutes allows more"
-    if heartbeat.running() is not None:
-        heartbeat.running().cut_off(words)
-    elif _is_first():
-        heartbeat.complain(f"lost contact with another process ({words}); {heartbeat.GO_ON}")
-    sys.stdout.flush()
-    os._exit(1)
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
 
 
-def _is_first():
-    """True in the first process of each machine: what is wrong on the second machine, the first cannot know."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    return rank == "0" or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID")) == "0"
+def _wait_for_launcher(collective: bool) -> None:
+    """Wait before reporting an error, in all processes of a machine but the first.
 
-
-def positive(args, *names):
-    """Make sure that arguments are more than zero, where they are given.
+    If they all fail for the same reason, the first one reports it and the launcher ends the others while they wait. A
+    process that fails alone reports the error itself.
 
     Args:
-        args: of a parser. names: of numbers and of lists of numbers.
+        collective: Whether a collective failed: a consequence of another process's error, so that local rank 0 waits
+            as well.
+    """
+    position = _local_rank() + collective
+    if position > 0:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        time.sleep(2 + 0.5 * position)
+
+
+def _print_error(message: str) -> None:
+    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
+
+
+def _exit(code: int) -> NoReturn:
+    if distributed.world_size() > 1:  # do not wait for a process group whose other members may have failed
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def check_positive(namespace: Any, *names: str) -> None:
+    """Check that numbers and lists of numbers are positive, where they are given.
+
+    Args:
+        namespace: Parsed arguments or a configuration.
+        *names: Attributes of it.
 
     Raises:
-        ValueError: one is not.
+        ValueError: A number is zero, negative or NaN.
     """
     for name in names:
-        value = getattr(args, name)
+        value = getattr(namespace, name)
         if value is not None and not all(number > 0 for number in (value if isinstance(value, list) else [value])):
-            raise ValueError(f"--{name.replace('_', '-')} {value}: more than zero is needed")
-
-
-def check_positive(args, names):
-    """Raise ValueError, with the flag, for an argument of these names that is given and not positive."""
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and value <= 0:
             raise ValueError(f"--{name.replace('_', '-')} {value}: must be positive")
 
 
-def to_serializable(values):
-    """Arguments as values that JSON and weights_only loading take."""
+def to_serializable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as values that JSON and ``torch.load(weights_only=True)`` accept."""
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}

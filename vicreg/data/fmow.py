@@ -55,11 +55,12 @@ def read_timestamp(path):
     if not path.is_file():
         return UNKNOWN, UNKNOWN, None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         year, month = re.match(r"(\d{4})-(0[1-9]|1[0-2])-\d\d", content["timestamp"]).groups()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no JSON with a timestamp such as 2016-02-13T09:30:00Z") from error
-    corners = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", str(content.get("raw_location", "")))]
+    numbers = re.findall(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", str(content.get("raw_location", "")))
+    corners = [float(number) for number in numbers]
     longitudes, latitudes = corners[::2], corners[1::2]
     known = len(corners) > 1 and len(longitudes) == len(latitudes)
     middle = [(min(values) + max(values)) / 2 for values in (longitudes, latitudes)] if known else None

@@ -41,20 +41,20 @@ def overlap(train, val):
     """How much of a validation set is in the training set.
 
     Args:
-        train, val: data sets with ``images(indices)`` -> uint8 (n, C, H, W); a ``table`` where they know places, and
-            a true ``in_memory`` where fetching all images costs next to nothing.
+        train: Training set, a ``LabeledDataset``.
+        val: Validation set.
 
     Returns:
         dict of plain values: ``samples`` (of validation), ``location_overlap`` and ``exact_duplicates`` (shares of them
         whose location, and whose very pixels, are in training too; None for what is unknown or too much to compare).
     """
-    keys = [location_keys(data.table) if hasattr(data, "table") else None for data in (train, val)]
+    keys = [dataset.location_keys() for dataset in (train, val)]
     location_ids = None if None in keys else float(overlap_share(*keys).mean())
     return {"samples": len(val), "location_overlap": location_ids, "exact_duplicates": _exact_duplicates(train, val)}
 
 
 def _exact_duplicates(train, val, batch=1024):
-    if not all(getattr(data, "in_memory", False) for data in (train, val)):
+    if not (train.in_memory and val.in_memory):
         return None
     if (len(train) + len(val)) * val.images([0]).numel() > MOST_BYTES:
         return None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from vicreg.data.base import BaseDataset
 from vicreg.data.pairs import SpatialNeighborPairs, build_pairs, month_number
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
@@ -156,7 +157,7 @@ def read_meta(csv_dir):
     return json.loads(path.read_text())
 
 
-class SN7Patches:
+class SN7Patches(BaseDataset):
     """The patches of one patch list, single or as pairs for VICReg, fetched a batch at a time.
 
     ``dataset.__getitems__(keys)`` takes a list of ``(index, draw)``: ``index`` counts rows of the list, ``draw`` is
@@ -224,11 +225,6 @@ class SN7Patches:
         """Keep this list's patches in the device's memory (n x 3 x P x P bytes); fetching then costs no transfer."""
         self._on_device = self.images(range(len(self))).to(device)
 
-    @property
-    def patch_size(self):
-        """Side of a patch in pixels."""
-        return self.images([0]).shape[-1]
-
     def images(self, indices):
         """Fetch patches: list of indices -> uint8 tensor (n, 3, P, P)."""
         import torch
@@ -244,16 +240,10 @@ class SN7Patches:
         name = row.image_id if Path(row.image_id).suffix else f"{row.image_id}.tif"
         return cut_patches(read_mosaic(Path(self._source) / row.aoi / "images" / name), self._grid)[row.patch]
 
-    def positive_index(self, index, draw):
-        """Index of the other half of a pair, O(1): chosen by the number ``draw`` among the other months."""
-        return index if self._pairs is None else self._pairs.positive_index(index, draw)
+    def location_keys(self):
+        """Return (AOI, patch position) of each patch."""
+        return list(zip(self.table.aoi, self.table.patch, strict=True))
 
-    def __getitems__(self, keys):
-        first = [index for index, _ in keys]
-        second = [self.positive_index(index, draw) for index, draw in keys]
-        images = self.images(first)
-        return images, (images if second == first else self.images(second))
-
-    def __getitem__(self, key):
-        first, second = self.__getitems__([key])
-        return first[0], second[0]
+    def positive_index(self, index, sample_seed):
+        """Return the index of the second image of a pair in O(1), chosen by ``sample_seed``."""
+        return index if self._pairs is None else self._pairs.positive_index(index, sample_seed)

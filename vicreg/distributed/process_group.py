@@ -1,96 +1,121 @@
-"""Processes: who am I, how many are we, and the few collectives that the rest needs.
+"""Set up the process group, and the collectives that training and evaluation need.
 
-Everything here works in one process too, where no process group exists.
+Every function also works in a single process without a process group.
 """
 
+import argparse
+import contextlib
 import os
+import socket
+import time
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from vicreg import heartbeat
 from vicreg.distributed import slurm
-from vicreg.rendezvous import first_line, meet
+from vicreg.distributed.rendezvous import first_line, rendezvous
+
+_MAX_MINUTES = 1e6
+_timeout = timedelta(minutes=5)  # of the process group, set by init
 
 
-def add_arguments(parser):
-    """Arguments that launchers pass (both spellings: ``torch.distributed.launch`` changed its own), and of waiting."""
-    group = parser.add_argument_group("processes (told by torchrun, torch.distributed.launch or srun)")
-    group.add_argument("--local-rank", "--local_rank", type=int, default=0, help="ignored where LOCAL_RANK is set")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--local-rank``, ``--device`` and ``--timeout-minutes`` to a parser.
+
+    ``torch.distributed.launch`` passes ``--local_rank`` or ``--local-rank``, depending on its version.
+    """
+    group = parser.add_argument_group("distributed (torchrun, torch.distributed.launch or srun set the rest)")
+    group.add_argument("--local-rank", "--local_rank", type=int, default=0, help="ignored if LOCAL_RANK is set")
     group.add_argument(
-        "--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU for each process if there is one"
+        "--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: one GPU per process if available"
     )
     group.add_argument(
-        "--timeout-minutes", type=float, default=10.0,
-        help="how long processes wait for each other, at the start and in each exchange; more for slow disks",
-    )  # fmt: skip
-    group.add_argument(
-        "--lost-after", type=float, default=40.0,
-        help="seconds without a sign of life until a process counts as lost and all others end; 0: never",
+        "--timeout-minutes", type=float, default=5.0,
+        help="time-out of the process group: how long a process waits for the others at the start and in each "
+        "collective before it exits",
     )  # fmt: skip
 
 
-def init(device="auto", local_rank=0, timeout_minutes=10.0, lost_after=40.0):
-    """Join the process group that the launcher describes in the environment, if it describes one.
+def init(device: str = "auto", local_rank: int = 0, timeout_minutes: float = 5.0) -> torch.device:
+    """Select the device and join the process group that RANK and WORLD_SIZE describe, if they are set.
 
     Args:
-        device: "auto", "cuda" or "cpu". GPUs talk nccl, CPUs gloo.
-        local_rank: used where the launcher sets no LOCAL_RANK.
-        timeout_minutes: how long to wait for the others, here and in each collective.
-        lost_after: seconds without a sign of life until another process counts as lost; 0 never.
+        device: ``"auto"``, ``"cuda"`` or ``"cpu"``. The backend is NCCL on GPUs and Gloo on CPUs.
+        local_rank: Index of this process on its machine; LOCAL_RANK takes precedence.
+        timeout_minutes: How long to wait for the other processes, at the start and in each collective.
 
     Returns:
-        torch.device of this process.
+        The device of this process.
 
     Raises:
-        ValueError: numbers that cannot be, CUDA was asked for and there is none, or there are more processes than GPUs
-            on this machine.
-        ConnectionError: the processes did not find each other.
+        ValueError: ``timeout_minutes`` is not positive, CUDA is requested but not available, or this machine has fewer
+            GPUs than processes.
+        ConnectionError: Another process did not connect within the time-out.
     """
-    if not timeout_minutes > 0 or not (lost_after == 0 or lost_after >= 1):
-        raise ValueError("--timeout-minutes must be positive, --lost-after 0 or a second at least")
-    if not dist.is_initialized():  # else it is settled already who is who, here or by another launcher
-        os.environ.update(slurm.process(os.environ))  # as torchrun leaves it, for everything that reads RANK
-    timeout, group = timedelta(minutes=timeout_minutes), {}
+    global _timeout
+    if not 0 < timeout_minutes < _MAX_MINUTES:
+        raise ValueError(f"--timeout-minutes {timeout_minutes:g}: must be positive and less than {_MAX_MINUTES:g}")
+    if not dist.is_initialized():  # else another launcher has assigned the ranks
+        os.environ.update(slurm.launch_environment(os.environ))
+    selected = _select_device(device, int(os.environ.get("LOCAL_RANK", local_rank)))
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        store, number, processes, name = meet(timeout_minutes)
-        store = dist.PrefixStore(f"vicreg/{name}", store)
-        if processes > 1 and lost_after:
-            heartbeat.start(store, number, processes, lost_after, name)
-        group = {"store": store, "rank": number, "world_size": processes}
-    place = _choose_device(device, int(os.environ.get("LOCAL_RANK", local_rank)))
-    if group:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout, **group)
-    return place
+        _timeout = timedelta(minutes=timeout_minutes)
+        store, rank, world_size = rendezvous(_timeout)
+        backend = "nccl" if selected.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_timeout)
+    return selected
 
 
-def _choose_device(device, local_rank):
+def _select_device(device: str, local_rank: int) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no GPU is visible to PyTorch; use --device cpu or check nvidia-smi")
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     visible = torch.cuda.device_count()
-    if slurm.TASK in os.environ and visible == 1:
-        local_rank = 0  # srun --gpus-per-task=1 shows each task its own GPU only
+    if slurm.SRUN_TASK in os.environ and visible == 1:
+        local_rank = 0  # srun --gpus-per-task=1 shows each task only its own GPU
     if local_rank >= visible:
         raise ValueError(
-            f"process {local_rank} of this machine has no GPU: {visible} visible; lower --nproc_per_node "
+            f"local rank {local_rank} has no GPU: {visible} visible on {socket.gethostname()}; lower --nproc_per_node "
             "(or --ntasks-per-node)"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
-def destroy():
-    """Leave the process group, once all processes have come as far."""
-    heartbeat.leave()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def destroy(wait: bool = False) -> None:
+    """Leave the process group.
+
+    Args:
+        wait: First wait for the other processes. For an exit code other than 0, at which launchers end the processes
+            that are still at work, such as rank 0 writing a checkpoint.
+    """
+    if not dist.is_initialized():
+        return
+    if wait:
+        with contextlib.suppress(RuntimeError):
+            dist.barrier()
+    dist.destroy_process_group()
 
 
-def is_collective_error(error):
-    """What a failed collective says, in one line; None where an error is something else.
+def synchronize(event: torch.cuda.Event) -> None:
+    """Wait for a CUDA event that depends on a collective, for less than the time-out of the process group.
+
+    NCCL collectives time out in a thread of PyTorch that aborts the process. Here the caller gets an exception first.
+
+    Raises:
+        RuntimeError: The event did not complete in time; ``collective_error`` describes it.
+    """
+    deadline = time.monotonic() + 0.9 * _timeout.total_seconds()
+    while not event.query():
+        if time.monotonic() > deadline:
+            raise dist.DistError(f"NCCL: timed out after {0.9 * _timeout.total_seconds():.0f} s")
+        time.sleep(2e-4)
+
+
+def collective_error(error: BaseException) -> str | None:
+    """Return the message of a failed collective in one line, or None for any other error.
 
     Gloo raises plain RuntimeErrors ("[…/gloo/transport/tcp/pair.cc:534] Connection closed by peer …").
     """
@@ -99,66 +124,75 @@ def is_collective_error(error):
     return None
 
 
-def rank():
-    """Number of this process, from 0."""
+def rank() -> int:
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world_size():
-    """How many processes there are."""
+def world_size() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_main():
-    """True in the one process that writes files and talks to the terminal."""
+def is_main() -> bool:
+    """Return True in rank 0, the process that writes files and prints."""
     return rank() == 0
 
 
-def all_reduce(tensor, op="sum"):
-    """Sum (or ``op="max"``) of a tensor over the processes, in place, without gradient."""
+def all_reduce(tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:
+    """Reduce a tensor over all processes, in place and without gradient.
+
+    Args:
+        tensor: Tensor of the same shape on every process.
+        op: ``"sum"`` or ``"max"``.
+    """
     if world_size() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
     return tensor
 
 
-def all_gather_cat(tensor):
-    """Join the rows of all processes, in rank order, without gradient.
+def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
+    """Concatenate the rows of all processes in rank order, without gradient.
 
     Args:
-        tensor: (n, …), with an n that may differ between processes.
+        tensor: Shape (n, …); n may differ between processes.
 
     Returns:
-        tensor (sum of all n, …) on every process.
+        Tensor of shape (sum of all n, …), the same on every process.
     """
     tensor = tensor.detach()
     if world_size() == 1:
         return tensor
     counts = torch.zeros(world_size(), dtype=torch.long, device=tensor.device)
     counts[rank()] = len(tensor)
-    counts = all_reduce(counts).tolist()
-    padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+    sizes = all_reduce(counts).tolist()
+    padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
     padded[: len(tensor)] = tensor
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)])
 
 
-def broadcast_buffers(module):
-    """Give every process the first one's buffers: BatchNorm statistics that are not synchronized drift apart."""
+def broadcast_buffers(module: torch.nn.Module) -> None:
+    """Copy the buffers of rank 0 to all processes: BatchNorm statistics differ between them without SyncBatchNorm."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
-def assert_equal_across_ranks(number, what, device):
-    """Make sure that all processes found as many of something.
+def assert_equal_across_ranks(count: int, description: str, device: torch.device) -> None:
+    """Check that all processes counted the same number of something, such as samples.
 
     Args:
-        number: that this process found. what: in words. device: of this process.
+        count: Number that this process counted.
+        description: What was counted, for the message.
+        device: Device of this process.
 
     Raises:
-        ValueError: they did not; training would stop dead where the first one ends.
+        ValueError: The numbers differ; training would hang where the process with the fewest ends.
     """
-    least, most = (all_reduce(torch.tensor(sign * number, device=device), "max").item() * sign for sign in (-1, 1))
-    if least != most:
-        raise ValueError(f"the processes found between {least} and {most} {what}; do all machines see the same folder?")
+    low, high = (all_reduce(torch.tensor(sign * count, device=device), "max").item() * sign for sign in (-1, 1))
+    if low != high:
+        raise ValueError(
+            f"the processes found between {low} and {high} {description}; check that all machines see the same folder"
+        )

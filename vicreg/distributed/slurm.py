@@ -1,92 +1,97 @@
-"""Processes that ``srun`` starts without torchrun: SLURM's variables, told in the words that PyTorch reads."""
+"""Translate the variables of a SLURM step into those that torchrun sets, for processes that ``srun`` starts."""
 
 import math
 import re
+from collections.abc import Mapping
 from itertools import product
 
-HOST = r"(?:[^,\[\]\s]|\[[^\[\]\s]+\])+"  # such as node[01-04,07]
-TASK = "VICREG_SRUN_TASK"  # set in a process that srun started by itself, without torchrun
-NOT_OF_SRUN = 0xFFFFFFF0  # step numbers from here on are the batch script, an interactive shell and the like
+SRUN_TASK = "VICREG_SRUN_TASK"  # set in a process that srun started without torchrun
+_HOST = r"(?:[^,\[\]\s]|\[[^\[\]\s]+\])+"  # such as node[01-04,07]
+_FIRST_SPECIAL_STEP = 0xFFFFFFF0  # step ids from here on are the batch script, an interactive shell and so on
 
 
-def hosts(text):
-    """Expand a list of hosts as SLURM writes it.
+def expand_hostlist(hostlist: str) -> list[str]:
+    """Expand a SLURM hostlist expression, as ``scontrol show hostnames`` does.
 
     Args:
-        text: such as ``node[01-04,07],gpu-a3`` or ``rack[1-2]n[0-9]``.
+        hostlist: Such as ``node[01-04,07],gpu-a3`` or ``rack[1-2]n[0-9]``.
 
     Returns:
-        list of names, in SLURM's order.
+        Host names in SLURM's order.
 
     Raises:
-        ValueError: brackets or numbers that do not fit, or nothing at all.
+        ValueError: The text is not a hostlist expression.
+
+    Example:
+        >>> expand_hostlist("node[01-02],gpu-a3")
+        ['node01', 'node02', 'gpu-a3']
     """
-    if not re.fullmatch(f"{HOST}(,{HOST})*", text):
-        raise ValueError(f"{text!r} is no list of hosts as SLURM writes it, such as node[01-04,07],gpu-a3")
-    names = []
-    for item in re.findall(HOST, text):
-        parts = re.split(r"\[(.+?)\]", item)  # words and brackets take turns
-        choices = [_numbers(part, text) if place % 2 else [part] for place, part in enumerate(parts)]
+    if not re.fullmatch(f"{_HOST}(,{_HOST})*", hostlist):
+        raise ValueError(f"{hostlist!r} is not a SLURM hostlist such as node[01-04,07],gpu-a3")
+    names: list[str] = []
+    for item in re.findall(_HOST, hostlist):
+        pieces = re.split(r"\[(.+?)\]", item)  # literals at even, bracketed ranges at odd positions
+        choices = [_expand_ranges(piece, hostlist) if index % 2 else [piece] for index, piece in enumerate(pieces)]
         names += ["".join(choice) for choice in product(*choices)]
     return names
 
 
-def _numbers(ranges, text):
-    """``01-03,7`` -> 01 02 03 7: a range is as wide as its first number is written."""
-    found = []
-    for part in ranges.split(","):
-        first, _, last = part.partition("-")
+def _expand_ranges(ranges: str, hostlist: str) -> list[str]:
+    """Expand ``01-03,7`` to 01, 02, 03, 7; numbers are zero-padded to the width of the first of their range."""
+    numbers: list[str] = []
+    for item in ranges.split(","):
+        first, _, last = item.partition("-")
         last = last or first
         if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
-            raise ValueError(f"{text!r} is no list of hosts as SLURM writes it: {part!r} is no range of numbers")
-        found += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return found
+            raise ValueError(f"{hostlist!r} is not a SLURM hostlist: {item!r} is not a range of numbers")
+        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return numbers
 
 
-def process(environment):
-    """What torchrun would have set, for one of several tasks of a step that ``srun`` started.
+def launch_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that torchrun would set, for one of several tasks of a step that ``srun`` started.
 
-    A plain ``python`` in a batch script is no such task: SLURM names several tasks there too, but only one process
-    runs, and it must not wait for others. Only steps of ``srun`` have a number and a count of their own.
+    A plain ``python`` in a batch script is not such a task: SLURM describes several tasks there too, but only one
+    process runs. Only steps of ``srun`` have a step id and a task count of their own.
 
     Args:
-        environment: such as ``os.environ``. MASTER_ADDR and MASTER_PORT are kept where they are set; else the first
-            host of the step, and a port that follows from the numbers of job and step.
+        environ: Such as ``os.environ``. MASTER_ADDR and MASTER_PORT are kept if set; otherwise they are the first host
+            of the step and a port computed from the ids of job and step.
 
     Returns:
-        dict of str ``RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT`` and ``TASK``; empty
-        where there is no such step, it has one task only, or torchrun has set RANK already.
+        RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and ``SRUN_TASK``. Empty outside such a
+        step, in a step of one task, and if torchrun has set RANK.
 
     Raises:
-        ValueError: a list of hosts that cannot be read.
+        ValueError: SLURM's list of hosts cannot be parsed.
     """
-    step = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID", ""))
-    of_srun = "SLURM_STEP_NUM_TASKS" in environment or step.isdigit()
-    if "RANK" in environment or not of_srun or (step.isdigit() and int(step) >= NOT_OF_SRUN):
+    step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", ""))
+    in_step = "SLURM_STEP_NUM_TASKS" in environ or step.isdigit()
+    if "RANK" in environ or not in_step or (step.isdigit() and int(step) >= _FIRST_SPECIAL_STEP):
         return {}
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1)
-    if tasks == 1 or "SLURM_PROCID" not in environment:
+    tasks = int(environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or 1)
+    if tasks == 1 or "SLURM_PROCID" not in environ:
         return {}
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
-    nodes = hosts(nodes or environment.get("SLURM_NODELIST") or "localhost")
-    job = re.sub(r"\D", "", environment.get("SLURM_JOB_ID", environment.get("SLURM_JOBID", ""))) or "0"
-    # below the ports that systems hand out by themselves; a second step of the job takes another one
+    hostlist = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
+    hosts = expand_hostlist(hostlist or environ.get("SLURM_NODELIST") or "localhost")
+    job = re.sub(r"\D", "", environ.get("SLURM_JOB_ID", environ.get("SLURM_JOBID", ""))) or "0"
+    # below the ephemeral ports; another step of the same job gets another port
     port = 12000 + (int(job) + 1009 * int(step or 0)) % 20000
     return {
-        "RANK": environment["SLURM_PROCID"],
-        "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+        "RANK": environ["SLURM_PROCID"],
+        "LOCAL_RANK": environ.get("SLURM_LOCALID", "0"),
         "WORLD_SIZE": str(tasks),
-        "MASTER_ADDR": environment.get("MASTER_ADDR") or (nodes[0] if len(nodes) > 1 else "127.0.0.1"),
-        "LOCAL_WORLD_SIZE": str(_tasks_here(environment, math.ceil(tasks / len(nodes)))),
-        TASK: "1",
-        "MASTER_PORT": environment.get("MASTER_PORT") or str(port),
+        "LOCAL_WORLD_SIZE": str(_local_tasks(environ, math.ceil(tasks / len(hosts)))),
+        "MASTER_ADDR": environ.get("MASTER_ADDR") or (hosts[0] if len(hosts) > 1 else "127.0.0.1"),
+        "MASTER_PORT": environ.get("MASTER_PORT") or str(port),
+        SRUN_TASK: "1",
     }
 
 
-def _tasks_here(environment, share):
-    """Tasks of the step on this host: of ``4(x2),3`` on three hosts, SLURM_NODEID says which; else ``share``."""
-    counts = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "")):
+def _local_tasks(environ: Mapping[str, str], default: int) -> int:
+    """Return the number of tasks on this host: SLURM_NODEID is an index into counts such as ``4(x2),3``."""
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
         counts += [int(count)] * int(times or 1)
-    here = environment.get("SLURM_NODEID", "")
-    return counts[int(here)] if here.isdigit() and int(here) < len(counts) else share
+    node = environ.get("SLURM_NODEID", "")
+    return counts[int(node)] if node.isdigit() and int(node) < len(counts) else default

@@ -9,7 +9,7 @@ from types import FrameType
 
 import torch
 
-from vicreg.distributed.process_group import all_reduce, is_main
+from vicreg.distributed.process_group import all_reduce, is_main, synchronize
 from vicreg.engine import checkpoint
 
 MARKER_FILE = "interrupted"  # in the run folder while a preempted run waits for its restart
@@ -60,7 +60,7 @@ class PreemptionGuard:
         if self._pending is None:
             return None
         if self._copied is not None:
-            self._copied.synchronize()
+            synchronize(self._copied)
         step, values = self._pending
         diverged, number, loss = values.tolist()
         if diverged:

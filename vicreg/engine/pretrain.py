@@ -1,21 +1,23 @@
 """Self-supervised pretraining: the loop, for every data set and every loss."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations import batch, presets
+from vicreg.augmentations import presets
+from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
 from vicreg.common.logger import log
 from vicreg.common.plots import save_view_pairs
+from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
 from vicreg.engine.checkpoint import save_backbone
-from vicreg.engine.config import PretrainConfig, RunPlan, plan_run
+from vicreg.engine.config import RunPlan, plan_run
 from vicreg.engine.grad_cache import cached_backward
 from vicreg.engine.optim import build_optimizer
 from vicreg.engine.parallel import init_device
+from vicreg.engine.pretrain_config import PretrainConfig
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval import features, knn
@@ -26,7 +28,12 @@ from vicreg.models.vicreg import VICReg
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
 
 
-def pretrain(config: PretrainConfig, dataset: Any, probe_sets: Any = None, source: str = "vicreg") -> None:
+def pretrain(
+    config: PretrainConfig,
+    dataset: PairDataset,
+    probe_sets: tuple[LabeledDataset, LabeledDataset] | None = None,
+    source: str = "vicreg",
+) -> None:
     """Pretrain a backbone, or resume the run in ``config.exp_dir``.
 
     Args:
@@ -42,6 +49,7 @@ def pretrain(config: PretrainConfig, dataset: Any, probe_sets: Any = None, sourc
     device = init_device(config)
     folder = RunFolder(config, "pretraining", device)
     plan = plan_run(config, len(dataset), device, folder.batch_size)
+    check_batch_size(config, plan)
     augment = PairAugmentation(config, plan, dataset, device)
     run = start_run(config, plan, folder, dataset, probe_sets, source, device)
     loader, criterion = run.loader(dataset), config.criterion
@@ -66,62 +74,64 @@ class PairAugmentation:
     Args:
         config: Names the augmentation preset and its changes.
         plan: Batch size.
-        dataset: Has ``mean``, ``std``, ``patch_size``; image files cut the views' crops where they are decoded.
+        dataset: Data set of the images, which may crop them for the views while it decodes them.
         device: Device of this process.
 
     Raises:
-        ValueError: The preset cannot be changed as asked for, or the data set has no mean and std.
+        ValueError: The preset cannot be changed as asked for, or the data set has other channels or no mean and std.
     """
 
-    def __init__(self, config: PretrainConfig, plan: RunPlan, dataset: Any, device: torch.device) -> None:
+    def __init__(self, config: PretrainConfig, plan: RunPlan, dataset: PairDataset, device: torch.device) -> None:
         if dataset.mean is None:
             raise ValueError("the data set has no channel mean and std (meta.json); write them with make_sn7_csv.py")
         check_channels(config.in_chans, dataset, "--in-chans")
         size = config.view_size(dataset.patch_size)
-        views = presets.get_augmentation(config.augment, config.aug_override)
-        if hasattr(dataset, "cut_views"):
-            dataset.cut_views(views, size)
-            views = tuple(presets.without_crop(view) for view in views)
-        sizes = {"batch_size": plan.batch_size, "share": plan.local_batch_size, "image_size": size}
-        self._views, self._sizes, self._seed, self._device = views, sizes, config.seed, device
-        self._mean, self._std = dataset.mean, dataset.std
-        self._example = Path(config.exp_dir) / "views.png"
+        views = dataset.set_views(presets.get_augmentation(config.augment, config.aug_override), size)
+        self._augment = functools.partial(
+            augment_pair, views=views, size=size, batch_size=plan.batch_size, rank=distributed.rank(),
+            seed=config.seed, device=device,
+        )  # fmt: skip
+        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / "views.png"
 
     def __call__(
-        self, images1: torch.Tensor, images2: torch.Tensor, step: int, part: int = 0, parts: int = 1
+        self, images1: torch.Tensor, images2: torch.Tensor, step: int, micro_batch: int = 0, num_micro_batches: int = 1
     ) -> list[torch.Tensor]:
-        """Return two batches (n, C, size, size) of the ``part``-th of ``parts`` micro-batches.
+        """Return two batches (m, C, size, size); m = n for one micro-batch.
 
         Args:
             images1: uint8 (n, C, H, W), first images of this process's pairs.
             images2: uint8 (n, C, H, W), second images.
             step: Step, which seeds the random numbers.
-            part: Index of the micro-batch.
-            parts: Number of micro-batches.
+            micro_batch: Index of the micro-batch.
+            num_micro_batches: Number of micro-batches.
         """
-        views = batch.augment_pair(
-            images1, images2, self._views, self._sizes, self._seed, step, self._device, part, parts
-        )
-        if step == part == 0 and distributed.is_main():
+        views = self._augment(images1, images2, step=step, micro_batch=micro_batch, num_micro_batches=num_micro_batches)
+        if step == micro_batch == 0 and distributed.is_main():
             save_view_pairs(self._example, *views)
-        return [batch.normalize(view, self._mean, self._std) for view in views]
+        return [normalize(view, self._mean, self._std) for view in views]
+
+
+def check_batch_size(config: PretrainConfig, plan: RunPlan) -> None:
+    """Raise ValueError unless the batch and each micro-batch hold two samples to compare."""
+    if config.accumulate > 1 and plan.local_batch_size < 2 * config.accumulate:
+        raise ValueError(
+            f"--accumulate {config.accumulate} divides {plan.local_batch_size} samples per process too finely; each "
+            "micro-batch needs 2"
+        )
+    if plan.batch_size < 2:
+        raise ValueError(f"--batch-size {plan.batch_size}: the loss compares samples, at least 2 are needed")
 
 
 def start_run(
     config: PretrainConfig,
     plan: RunPlan,
     folder: RunFolder,
-    dataset: Any,
-    probe_sets: Any,
+    dataset: PairDataset,
+    probe_sets: tuple[LabeledDataset, LabeledDataset] | None,
     source: str,
     device: torch.device,
 ) -> TrainingRun:
     """Build the model and its optimizer, and start or resume the run; see ``pretrain``."""
-    if plan.batch_size < 2 or (plan.local_batch_size < 2 * config.accumulate and config.accumulate > 1):
-        raise ValueError(
-            f"--batch-size {plan.batch_size} over {plan.world_size} process(es) in {config.accumulate} micro-batches: "
-            "each needs 2 samples; raise --batch-size or lower --accumulate"
-        )
     bound = None
     if hasattr(config.criterion, "lower_bound"):
         bound = round(config.criterion.lower_bound(plan.batch_size, config.widths[-1]), 4)
@@ -132,6 +142,7 @@ def start_run(
     if config.cache_on_device:
         dataset.to_device(device)
     size = config.view_size(dataset.patch_size)
+    spec = InputSpec(size, dataset.mean, dataset.std)
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.expander)]
     summary = {
         "data": f"{plan.samples} samples, views {config.augment} {size} px",
@@ -146,17 +157,16 @@ def start_run(
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
         return {"backbone": info}
 
-    def write_backbone(path: Path) -> None:
-        save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
-
-    return TrainingRun(
+    run = TrainingRun(
         config, plan, folder, model, build_optimizer(config.optimizer, model, config.weight_decay), device,
         describe=describe, summary=summary, info={"source": source, "image_size": size, "loss_lower_bound": bound},
-        validate=functools.partial(knn_probe, model.backbone, probe_sets, dataset, size, device),
-        validate_every=config.probe_every if probe_sets else 0, outputs={BACKBONE_FILE: write_backbone},
+        validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device) if probe_sets else None,
+        validate_every=config.probe_every,
         on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, model.backbone.num_features),
         constants={} if bound is None else {"loss_lower_bound": bound}, unit="pairs",
     )  # fmt: skip
+    run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
+    return run
 
 
 class CollapseWarning:
@@ -182,15 +192,18 @@ class CollapseWarning:
 
 
 def knn_probe(
-    backbone: torch.nn.Module, probe_sets: Any, dataset: Any, size: int, device: torch.device, k: int = 20
+    backbone: torch.nn.Module,
+    probe_sets: tuple[LabeledDataset, LabeledDataset],
+    spec: InputSpec,
+    device: torch.device,
+    k: int = 20,
 ) -> dict[str, float]:
     """Return the top-1 accuracy of weighted kNN on evenly spaced samples of two labeled data sets.
 
     Args:
         backbone: Module (n, C, size, size) -> (n, F).
         probe_sets: Labeled training and validation data set.
-        dataset: Has the ``mean`` and ``std`` of the images.
-        size: Side of the images in pixels.
+        spec: Size and normalization of the backbone's input.
         device: Device of this process.
         k: Number of neighbors.
     """
@@ -198,8 +211,7 @@ def knn_probe(
     parts = []
     for labeled, max_samples in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
         indices = torch.linspace(0, len(labeled) - 1, min(max_samples, len(labeled))).round().long()
-        spec = size, dataset.mean, dataset.std
-        extracted = features.extract_features(backbone, labeled, *spec, device, indices.tolist())
+        extracted = features.extract_features(backbone, labeled, spec, device, indices.tolist())
         parts.append((extracted, labeled.labels[indices].to(device)))
     (train, train_labels), (val, val_labels) = parts
     ranked = knn.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)

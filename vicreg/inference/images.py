@@ -95,6 +95,17 @@ def load_rgb(
         return Image.fromarray(reader.read(0, 0, reader.height, reader.width)[0].transpose(1, 2, 0))
 
 
+def load_mask(path: str | Path) -> Any:
+    """Decode a label image, upright, with its values as they are: a PIL image.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    with _decoding(path), open_image(path) as image:
+        image.load()
+        return _transpose(image)
+
+
 def read_square(
     path: str | Path,
     size: int,
@@ -145,12 +156,15 @@ def _decoding(path: str | Path) -> Iterator[None]:
 
 
 def _upright(image: Any) -> Any:
-    """Apply EXIF's orientation and a palette's transparency; the result is not a palette image."""
+    """Apply EXIF's orientation and a palette's transparency."""
+    image = _transpose(image)
+    return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+
+
+def _transpose(image: Any) -> Any:
     from PIL import ImageOps
 
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _orientation(image: Any) -> int:

@@ -1,0 +1,98 @@
+"""Batches of a run: order, sample seeds, resumption and the share of each process."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from vicreg.data import sampler
+from vicreg.data.sampler import ResumableBatchSampler, epoch_order
+
+
+def test_epoch_keys_are_a_permutation_and_numbers_in_63_bits():
+    order, draws = epoch_order(50, seed=1, epoch=2)
+    assert sorted(order) == list(range(50)) and len(set(draws)) == 50
+    assert draws.dtype == np.int64 and draws.min() >= 0 and draws.max() > 2**60
+
+
+def test_epoch_keys_depend_on_the_seed_and_the_epoch_alone():
+    first = epoch_order(50, 1, 2)
+    np.random.seed(0)
+    for mine, again in zip(first, epoch_order(50, 1, 2), strict=True):
+        np.testing.assert_array_equal(mine, again)
+    for other in ((2, 2), (1, 3), (2, 1)):
+        for mine, theirs in zip(first, epoch_order(50, *other), strict=True):
+            assert (mine != theirs).any()
+
+
+def test_every_epoch_is_each_sample_once_in_an_order_of_its_own():
+    batches = list(ResumableBatchSampler(12, 4, seed=0, steps=9))
+    assert [len(batch) for batch in batches] == [4] * 9
+    epochs = [[index for batch in batches[n : n + 3] for index, _ in batch] for n in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    order, draws = epoch_order(12, 0, 1)
+    assert batches[3] == list(zip(order[:4].tolist(), draws[:4].tolist(), strict=True))
+
+
+def test_what_does_not_fill_a_batch_is_dropped_and_no_sample_comes_twice():
+    batches = list(ResumableBatchSampler(11, 4, seed=0, steps=4))
+    for epoch in (batches[:2], batches[2:]):
+        assert len({index for batch in epoch for index, _ in batch}) == 8
+    assert ResumableBatchSampler(11, 4, seed=0, steps=4).steps_per_epoch == 2
+
+
+@pytest.mark.parametrize("start", range(10))
+def test_a_run_that_starts_anywhere_has_the_keys_of_the_whole_run(start):
+    whole = list(ResumableBatchSampler(11, 4, seed=3, steps=9))
+    rest = ResumableBatchSampler(11, 4, seed=3, steps=9, start=start)
+    assert list(rest) == whole[start:] and len(rest) == 9 - start
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_shares_of_the_processes_join_to_the_batch_of_one(processes):
+    whole = list(ResumableBatchSampler(20, 6, seed=3, steps=7))
+    shares = [ResumableBatchSampler(20, 6, 3, 7, rank=rank, world_size=processes) for rank in range(processes)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert {len(part) for part in parts} == {6 // processes}
+        assert sum(parts, []) == batch
+
+
+def test_a_data_set_smaller_than_a_batch_is_refused():
+    with pytest.raises(ValueError, match="7 samples do not fill a batch of 8; lower --batch-size"):
+        ResumableBatchSampler(7, 8, seed=0, steps=1)
+    assert len(list(ResumableBatchSampler(8, 8, seed=0, steps=3))) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loader_hands_each_batch_of_keys_to_the_data_set_whole(workers):
+    class Keys(torch.utils.data.Dataset):
+        def __getitems__(self, keys):
+            return torch.tensor(keys)
+
+    batches = ResumableBatchSampler(5, 2, seed=0, steps=4)
+    found = list(sampler.build_loader(Keys(), batches, workers, torch.device("cpu")))
+    assert [batch.tolist() for batch in found] == [[list(key) for key in batch] for batch in batches]
+
+
+def test_a_process_that_fails_ends_although_its_workers_ignore_the_signal_to_end(repo_root):
+    code = """
+import torch
+from vicreg.data import sampler
+
+class Keys(torch.utils.data.Dataset):
+    def __getitems__(self, keys):
+        return torch.tensor(keys)
+
+def train():
+    batch_sampler = sampler.ResumableBatchSampler(5, 2, seed=0, steps=40)
+    batches = iter(sampler.build_loader(Keys(), batch_sampler, 2, torch.device("cpu")))
+    next(batches)
+    raise RuntimeError("out of memory, say")  # its traceback holds the batches until the very end
+
+train()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 1 and ran.stderr.splitlines()[-1] == "RuntimeError: out of memory, say"
