@@ -65,7 +65,8 @@ def test_load_split_takes_building_without_categories(tmp_path):
 @pytest.mark.parametrize("ring, reason", [
     ([10, 10, 20, 20], "fewer than three points"), ([10, 10, 20, 20, 30, 30], "no area"),
     ([10, 10, 20, 20, 30], "fewer than three points"), (square(70, 10, 5), "outside the image"),
-    ([10, 10, float("nan"), 20, 30, 0], "coordinates not finite"), (square(0, 0, float("inf")), "coordinates not finite"),
+    ([10, 10, float("nan"), 20, 30, 0], "coordinates not finite"),
+    (square(0, 0, float("inf")), "coordinates not finite"),
     (square(10, 10, 1e9), "coordinates far outside the image"),
     (square(-1e9, 10, 1e9 + 20), "coordinates far outside the image"),
     (square(10, 10, 10**400), "coordinates far outside the image"),
@@ -124,8 +125,9 @@ def test_load_split_refuses_malformed_categories(tmp_path, categories, error):
     ({"segmentation": {"counts": "", "size": [48, 64]}}, "run-length"), ({"segmentation": None}, "no list of polygons"),
     ({"segmentation": [[[10, 10], [20, 10], [20, 20]]]}, "not a list of numbers"),
     ({"segmentation": [[10, None, 20, 10, 20, 20]]}, "not a list of numbers"),
-    ({"segmentation": ["10 10 20 10 20 20"]}, "list"), ({"segmentation": [[10, "10", 20, 10, 20, 20]]}, "list of numbers"),
-    ({"image_id": 8}, "no usable polygon"), ({"image_id": [7]}, "no usable polygon"), ({"iscrowd": 1}, "no usable polygon"),
+    ({"segmentation": ["10 10 20 10 20 20"]}, "list"), ({"segmentation": [[1, "1", 20, 1, 20, 20]]}, "list of numbers"),
+    ({"image_id": 8}, "no usable polygon"), ({"image_id": [7]}, "no usable polygon"),
+    ({"iscrowd": 1}, "no usable polygon"),
 ])  # fmt: skip
 def test_load_split_refuses_malformed_annotations_in_one_line(tmp_path, changes, error):
     with pytest.raises(ValueError, match=error) as caught:
@@ -139,7 +141,8 @@ IMAGE = '{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}'
 @pytest.mark.parametrize("text, error", [
     ("", "not readable as JSON"), ('{"images": [1', "not readable as JSON"), ("[" * 100000, "not readable as JSON"),
     ("[]", 'no list of "images"'), ('{"images": [], "annotations": []}', '"images" is empty'),
-    ('{"images": [{"id": 1}]}', 'no list of "annotations"'), ('{"images": null, "annotations": [1]}', 'no list of "images"'),
+    ('{"images": [{"id": 1}]}', 'no list of "annotations"'),
+    ('{"images": null, "annotations": [1]}', 'no list of "images"'),
     ('{"images": [{"id": 1}], "annotations": [1]}', "without a valid file_name, height, width"),
     ('{"images": [1], "annotations": [1]}', "not a JSON object"),
     (f'{{"images": [{IMAGE.replace("4", "null")}], "annotations": [1]}}', "without a valid height, width"),
