@@ -22,7 +22,7 @@ import pandas as pd
 from vicreg.common import cli
 from vicreg.common.logger import read_stats
 
-CURVES = ("loss", "repr_loss", "std_loss", "cov_loss", "embedding_std", "effective_rank", "knn20_top1")
+NOT_CURVES = ("step", "epoch", "lr", "data_time", "loss_lower_bound")  # and throughputs
 
 FIGURES = ("top1", "tta_top1", "top5", "best_top1", "knn20_top1", "lr_head", "train_samples", "mean_iou", "accuracy")
 
@@ -38,16 +38,19 @@ def get_parser():
 def pretraining_runs(folders):
     """One row per pretraining run: what it was, and its last figures."""
     rows = []
-    for path in sorted({path for folder in folders for path in folder.rglob("args.json")}):
+    names = ("config.json", "args.json")  # args.json was written by earlier versions
+    found = {path.parent: path for name in reversed(names) for folder in folders for path in folder.rglob(name)}
+    for path in sorted(found.values()):
         lines = read_stats(path.parent / "stats.txt")
-        losses = [line for line in lines if "loss_lower_bound" in line]
+        losses = [line for line in lines if "embedding_std" in line]
         if not losses:
             continue
         plan, last = json.loads(path.read_text())["plan"], losses[-1]
         probes = [line["knn20_top1"] for line in lines if "knn20_top1" in line]
         row = {"run": str(path.parent), "what": plan["source"], "batch": plan["batch_size"]}
-        row |= {"steps": f"{last['step']}/{plan['steps']}", "loss": last["loss"], "floor": last["loss_lower_bound"]}
-        row |= {"std_loss": last["std_loss"], "rank": last["effective_rank"], "kNN-20": probes[-1] if probes else None}
+        row |= {"steps": f"{last['step']}/{plan['steps']}", "loss": last["loss"]}
+        row |= {"lower bound": last.get("loss_lower_bound"), "rank": last["effective_rank"]}
+        row |= {"kNN-20": probes[-1] if probes else None}
         rows.append(row | {"pairs/s": last["pairs_per_second"], "data wait": last["data_time"]})
     return pd.DataFrame(rows)
 
@@ -75,13 +78,13 @@ def draw_curves(folder):
     from matplotlib import pyplot
 
     lines = pd.DataFrame(read_stats(folder / "stats.txt"))
-    shown = [key for key in CURVES if key in lines]
+    shown = [key for key in lines if key not in NOT_CURVES and not key.endswith("_per_second")]
     figure, axes = pyplot.subplots(2, -(-len(shown) // 2), figsize=(3.2 * -(-len(shown) // 2), 5), squeeze=False)
     for axis, key in zip(axes.flat, shown, strict=False):
         curve = lines[["step", key]].dropna()
         axis.plot(curve.step, curve[key], marker="." if len(curve) < 40 else None)
-        if key == "loss":
-            axis.axhline(lines.loss_lower_bound.dropna().iloc[0], linestyle="--", color="gray", label="floor")
+        if key == "loss" and "loss_lower_bound" in lines:
+            axis.axhline(lines.loss_lower_bound.dropna().iloc[0], linestyle="--", color="gray", label="lower bound")
             axis.legend()
         axis.set_title(key)
         axis.set_xlabel("step")

@@ -258,7 +258,7 @@ def test_what_image_files_cannot_do_is_said(files):
     ]:
         with pytest.raises(ValueError, match=words):
             ImageDataset(*arguments)
-    with pytest.raises(ValueError, match="--store device"):
+    with pytest.raises(ValueError, match="--cache-on-device"):
         dataset_of(files).to_device("cpu")
 
 

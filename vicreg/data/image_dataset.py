@@ -86,7 +86,7 @@ class ImageDataset(BaseDataset):
 
     def to_device(self, device):
         """Refused: images of all sizes, cropped anew each time, do not lie in memory ready to use."""
-        raise ValueError("--store device keeps patches of one size; image files are read from disk: leave it out")
+        raise ValueError("--cache-on-device needs patches of one size; image files are read from disk: leave it out")
 
     def images(self, indices):
         """Fetch the middle square of images: list of indices -> uint8 tensor (n, 3, patch_size, patch_size)."""
