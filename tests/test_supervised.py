@@ -156,7 +156,7 @@ def test_recall_and_confusion_by_hand():
         ("--schedule step", "needs --milestones"),
         ("--label-smoothing 1", "--label-smoothing 1.0"),
         ("--train-percent 0", "--train-percent 0"),
-        ("--augment-set 2.scale=0.3,1", "has one view"),
+        ("--aug-override 2.scale=0.3,1", "has one view"),
         ("--arch resnet19", "nearest"),
         ("--lr 0", "--lr"),
         ("--csv-dir nowhere", "make_sn7_csv"),
@@ -172,7 +172,7 @@ def test_a_folder_of_another_kind_of_run_is_refused(supervise, train, tmp_path):
     earlier = train(tmp_path / "run", "--max-steps", 2)
     assert earlier.wait(0) == 0, earlier.text(0)
     run = supervise(tmp_path / "run")
-    assert run.wait(0) == 1 and "no checkpoint of a supervised run" in run.text(0)
+    assert run.wait(0) == 1 and "is not a checkpoint of supervised training" in run.text(0)
 
 
 def test_the_defaults_are_the_earlier_works():
