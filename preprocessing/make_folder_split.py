@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Split a folder of class folders into training and validation lists.
+r"""Split a folder of class folders into training and validation lists.
 
     python preprocessing/make_folder_split.py --data-dir EuroSAT/2750 --out-dir data/eurosat --split image
     python preprocessing/make_folder_split.py --data-dir scenes --out-dir data/scenes --split location \
-        --location-pattern '_(\\d+)_\\d+\\.'
+        --location-pattern '_(\d+)_\d+\.'
 
 writes ``train.txt`` and ``val.txt`` (one path per line, relative to --data-dir), ``train.csv`` and ``val.csv`` (path,
 location, class, label), which audit_split.py reads, and ``meta.json``. Split rules:
@@ -61,6 +61,8 @@ def main(args: argparse.Namespace) -> None:
     elif rule == "location":
         locations = folder_split.parse_locations(paths, args.location_pattern)
         held_out = subsets.held_out_groups(locations, args.val_fraction, args.seed)
+        if not held_out.any():
+            raise ValueError("--split location holds out whole locations, and there is only one; use --split image")
     else:
         longitudes = folder_split.read_longitudes(args.data_dir, paths)
         held_out = folder_split.eastern_part(longitudes, args.val_fraction)

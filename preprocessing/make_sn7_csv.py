@@ -21,8 +21,9 @@ if __name__ == "__main__":  # scripts run from a bare clone
 
 from tqdm import tqdm
 
+from preprocessing.georeference import check_proj
 from preprocessing.problems import format_problems
-from preprocessing.sn7 import geocode, index, pack, splits, writer
+from preprocessing.sn7 import index, pack, places, splits, writer
 from vicreg.common import cli, files
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "data" / "sn7"
@@ -40,7 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
         "(default: stop)")  # fmt: skip
     add = parser.add_argument_group("patches and classes").add_argument
     add("--grid", type=int, default=4, help="patches per side of a mosaic (default: 4, so 16 patches)")
-    add("--label", choices=geocode.LABELS, default="country", help="what the classes are (default: country)")
+    add("--label", choices=places.LABELS, default="country", help="what the classes are (default: country)")
     add = parser.add_argument_group("split").add_argument
     add("--split", choices=splits.RULES, default="block",
         help="hold out a corner of every AOI in all months (block: no location is in both parts), whole AOIs "
@@ -62,12 +63,16 @@ def main(args: argparse.Namespace) -> None:
     fraction = splits.check_arguments(args.split, args.grid, args.val_fraction, args.seed)
     if args.val_fraction is not None and fraction is None:
         print("--val-fraction is ignored: the published lists define what is held out", file=sys.stderr)
+    check_proj()
     mosaics, problems = index.scan_tree(args.data_dir, args.workers)
-    known = geocode.read_places(geocode.SHIPPED_PLACES)
+    known = places.read_places(places.SHIPPED_PLACES)
     if args.labels_override:
-        known |= geocode.read_places(args.labels_override, {path.name for path in index.list_aois(args.data_dir)})
-    places, label_problems = index.locate_aois(mosaics, known)
+        known |= places.read_places(args.labels_override, {path.name for path in index.list_aois(args.data_dir)})
+    aoi_places, label_problems, far = index.locate_aois(mosaics, known)
     problems += label_problems
+    for aoi, distance in far.items():
+        print(f"note: {aoi} is {distance:.0f} km from the nearest town, of {aoi_places[aoi].country}; if it lies in "
+              "another country, correct it with --labels-override", file=sys.stderr)  # fmt: skip
     if mosaics:
         pack.check_grid(args.grid, mosaics[0].width)
         if args.split == "published":  # before the pixels are read
@@ -86,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         if not packed.mosaics:
             raise ValueError(f"no usable mosaic in {args.data_dir}")
         split = {"rule": args.split, "fraction": fraction, "seed": args.seed}
-        table, meta = writer.describe(packed, places, args.label, args.grid, split, args.data_dir)
+        table, meta = writer.describe(packed, aoi_places, args.label, args.grid, split, args.data_dir)
         writer.write_lists(table, meta, partial)
         writer.publish(partial, args.out_dir)
     print(writer.summary(meta, problems, args.out_dir, time.perf_counter() - started))

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # scripts run from a bare clone
 
 from tqdm import tqdm
 
+from preprocessing.georeference import check_proj
 from preprocessing.problems import format_problems
 from preprocessing.sn7 import index, reduce
 from vicreg.common import cli
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace) -> None:
     """Reduce the mosaics that do not exist yet."""
     if args.out_dir.resolve() == args.data_dir.resolve():
         raise ValueError(f"--out-dir {args.out_dir} is --data-dir; write the reduced mosaics to another folder")
+    check_proj()
     mosaics, problems = index.scan_tree(args.data_dir, args.workers)
     if problems:
         print(format_problems(problems), file=sys.stderr)

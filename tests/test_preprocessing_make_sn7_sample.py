@@ -17,7 +17,7 @@ from preprocessing import make_sn7_sample
 from preprocessing.make_sn7_sample import get_parser, main
 from preprocessing.sn7.sample import AOIS, aoi_name, to_degrees, write_aoi
 from preprocessing.sn7.synthetic import COVERS, build_scene, draw_mosaic
-from vicreg.data.sn7 import cut_patches, parse_mosaic_name
+from vicreg.data.sn7_format import cut_patches, parse_mosaic_name
 
 ROOT = Path(__file__).resolve().parents[1]
 MONTHS, SIZE, COUNT = 3, 64, 3
@@ -296,3 +296,10 @@ def test_a_mistake_ends_the_script_with_a_message_and_no_traceback(tmp_path, opt
     done = run_script(ROOT, "--out", tmp_path / "sn7", *options)
     assert done.returncode != 0 and options[0] in done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
+
+
+def test_proj_data_of_another_installation_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROJ_DATA", str(tmp_path))
+    done = run_script(ROOT, "--out", tmp_path / "sn7", "--aois", 1, "--months", 1, "--size", 32)
+    assert done.returncode == 1 and f"unset PROJ_DATA={tmp_path}" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "sn7").exists()

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from preprocessing.sn7 import geocode, index
-from preprocessing.sn7.geocode import Place, footprint_points, locate, read_places, tile_points, xyz_tile_bounds
+from preprocessing.sn7 import geocode, index, places
+from preprocessing.sn7.geocode import footprint_points, locate, tile_points, xyz_tile_bounds
+from preprocessing.sn7.places import Place, read_places
 
 DARTFORD = "L15-1025E-1366N_4102_2726_13"
 HENGQIN = "L15-1669E-1153N_6678_3579_13"
@@ -67,15 +68,15 @@ def test_classes_of_states_and_cities_are_qualified_and_an_empty_state_falls_bac
 
 def test_hengqin_is_in_china_though_the_nearest_place_is_in_macao():
     assert locate(tile_points(HENGQIN)).country == "Macao"
-    assert read_places(geocode.SHIPPED_PLACES)[HENGQIN] == Place("Zhuhai", "Guangdong", "China", "CN")
+    assert read_places(places.SHIPPED_PLACES)[HENGQIN] == Place("Zhuhai", "Guangdong", "China", "CN")
 
 
 def test_an_override_table_is_read_with_the_countrys_code(tmp_path):
     path = tmp_path / "places.csv"
     path.write_text("aoi,city,state,country\nA,Cologne,North Rhine-Westphalia,Germany\nB,Taipa,,Macao\n")
-    places = read_places(path, {"A", "B", "C"})
-    assert places["A"] == Place("Cologne", "North Rhine-Westphalia", "Germany", "DE")
-    assert places["B"] == Place("Taipa", "", "Macao", "MO")
+    table = read_places(path, {"A", "B", "C"})
+    assert table["A"] == Place("Cologne", "North Rhine-Westphalia", "Germany", "DE")
+    assert table["B"] == Place("Taipa", "", "Macao", "MO")
 
 
 @pytest.mark.parametrize(
@@ -100,8 +101,8 @@ def test_an_unknown_country_is_refused_with_similar_names(tmp_path):
 
 
 def test_every_country_of_the_geonames_list_resolves_to_itself():
-    assert {code: geocode.resolve_country(name) for code, name in geocode.country_names().items()} == {
-        code: code for code in geocode.country_names()
+    assert {code: places.resolve_country(name) for code, name in places.country_names().items()} == {
+        code: code for code in places.country_names()
     }
 
 
@@ -192,3 +193,10 @@ def test_a_position_agrees_with_the_tile_up_to_a_tenth_of_its_side():
     assert message(0.5, 0.5) == message(-0.09, 0.5) == message(0.5, 1.09) == ""
     assert message(-0.11, 0.5) and message(0.5, 1.11)
     assert "lie at 51.4403 N, 0.2417 E, the tile number in the AOI's name at 51.4403 N, 0.2856 E" in message(-0.5, 0.5)
+
+
+def test_the_distance_to_the_nearest_town_is_the_median_over_points():
+    assert geocode.town_distance(np.array([PARIS, LYON])) < 2
+    desert = np.array([(23.0, 12.0)] * 3)  # Libya's south-west; the nearest place of 1000 inhabitants is far
+    assert geocode.town_distance(desert) > 100
+    assert geocode.town_distance(np.array([PARIS, PARIS, (23.0, 12.0)])) < 2

@@ -42,3 +42,15 @@ def test_an_alias_of_a_country_does_not_make_a_second_class(sn7_tree, tmp_path):
     path.write_text(f"aoi,city,state,country\n{HENGQIN},x,,USA\n")
     meta = prepare(sn7_tree, tmp_path / "out", "--labels-override", str(path))
     assert (meta["classes"], meta["iso_codes"]) == (["United Kingdom", "United States"], ["GB", "US"])
+
+
+def test_an_aoi_far_from_any_town_is_named_since_its_country_is_uncertain(tmp_path, capsys):
+    aoi = "L15-1130E-1156N_4553_3570_13"  # in Libya
+    write_tif(
+        tmp_path / "tree" / aoi / "images" / f"global_monthly_2018_01_mosaic_{aoi}.tif", np.ones((3, 32, 32), np.uint8)
+    )
+    prepare(tmp_path / "tree", tmp_path / "out")
+    printed = capsys.readouterr().err
+    assert (
+        f"note: {aoi} is " in printed and "km from the nearest town, of Chad; if it lies in another country" in printed
+    )

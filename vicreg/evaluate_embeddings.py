@@ -20,6 +20,7 @@ from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.data import image_folder
+from vicreg.data.base import LabeledDataset
 from vicreg.data.sn7 import SN7Patches
 from vicreg.eval import splits
 from vicreg.eval.benchmark import BenchmarkConfig, compare
@@ -98,11 +99,13 @@ def main(args: argparse.Namespace) -> None:
     config = from_args(BenchmarkConfig, args)
     backbones = resolve_backbones(args.pretrained, args.arch, args.in_chans, args.seed)
     device = distributed.init(args.device, args.local_rank)
+    train: LabeledDataset
+    val: LabeledDataset
     if args.csv_dir:
         train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     elif args.data_dir:
         train, val, _ = image_folder.load_folder(
-            args.data_dir, device, args.image_size, not args.no_check, share=args.val_fraction
+            args.data_dir, device, args.image_size, not args.no_check, val_fraction=args.val_fraction
         )
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")

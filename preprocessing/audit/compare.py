@@ -1,7 +1,7 @@
 """Overlap between two subsets of a split: equal pixels, near duplicates, locations, classes."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 from preprocessing.audit import phash
 from preprocessing.audit.samples import Subset
 from preprocessing.fmow.index import MAX_DEGREES_APART, degrees_apart
-from vicreg.data.leakage import digest, overlap_share
+from vicreg.data.leakage import digest, overlap_mask
 
 KINDS = ("exact", "near", "location")  # of pairs
 _GROUP = 128  # samples that a thread reads at a time
@@ -100,27 +100,30 @@ def compare(
         progress: Function (iterator, description, total) -> iterator.
 
     Returns:
-        dict of plain values. Each ``pairs`` lists all (validation index, training index, bits).
+        dict of plain values. Fractions are of the validation samples that can be read. Each ``pairs`` lists all
+        (validation index, training index, bits).
     """
     progress = progress or (lambda iterator, description, total: iterator)
 
     def bar(description: str) -> Callable[[Iterable, int], Iterator]:
         return lambda iterator, total: progress(iterator, description, total)
 
+    train, val = _same_keys(train, val)
     total = len(val.samples)
     result = {name: {"name": subset.name, "samples": len(subset.samples)}
               for name, subset in (("train", train), ("val", val))}  # fmt: skip
-    any_overlap = np.zeros(total, bool)
+    any_overlap, readable = np.zeros(total, bool), np.ones(total, bool)
 
     def count(mask: np.ndarray, **more: Any) -> dict[str, Any]:
         any_overlap[mask] = True
-        return {"samples": int(np.sum(mask)), "fraction": float(np.mean(mask)), **more}
+        return {"samples": int(mask.sum()), "fraction": float(mask.sum() / readable.sum()), **more}
 
     if pixels:
         references = fingerprint(train, (0,), False, workers, bar("training images"))
         queries = fingerprint(val, shifts, dihedral, workers, bar("validation images"))
         for name, prints in (("train", references), ("val", queries)):
             result[name] |= {"unreadable": len(prints.errors), "errors": prints.errors[:20]}
+        readable = np.array([key is not None for key in queries.digests])
         first = {key: index for index, key in reversed(list(enumerate(references.digests))) if key is not None}
         match = np.array([first.get(key, -1) for key in queries.digests])
         exact = match >= 0
@@ -132,14 +135,14 @@ def compare(
         result["near"] = count(near, max_bits=max_bits, min_contrast=min_contrast, **excluded, pairs=pairs)
     if train.location_ids is not None and val.location_ids is not None:
         common, elsewhere, unknown = _common_locations(train, val)
-        shared = overlap_share(common, val.location_ids)
+        shared = overlap_mask(common, val.location_ids) & readable
         pairs = [(int(v), common[val.location_ids[v]], None) for v in np.flatnonzero(shared)]
         result["location"] = count(
             shared, kind=val.location_kind, locations=len(set(val.location_ids)), locations_shared=len(common),
             same_name_elsewhere=elsewhere, position_unknown=unknown, pairs=pairs,
         )  # fmt: skip
     result["classes"] = _compare_classes(train.classes, val.classes)
-    result["overlap"] = {"samples": int(any_overlap.sum()), "fraction": float(any_overlap.mean())}
+    result["overlap"] = count(any_overlap)
     return result
 
 
@@ -162,7 +165,15 @@ def _near_duplicates(
     return np.isin(np.arange(len(candidates)), rows[hits]), pairs
 
 
-def _common_locations(train: Subset, val: Subset) -> tuple[dict[Hashable, int], int, int]:
+def _same_keys(train: Subset, val: Subset) -> tuple[Subset, Subset]:
+    """Drop the class from location ids (class, location) if only one of the two lists has a class column."""
+    if not (train.location_ids and val.location_ids and train.location_kind == val.location_kind):
+        return train, val
+    length = min(len(train.location_ids[0]), len(val.location_ids[0]))
+    return tuple(each._replace(location_ids=[key[-length:] for key in each.location_ids]) for each in (train, val))
+
+
+def _common_locations(train: Subset, val: Subset) -> tuple[dict[tuple, int], int, int]:
     """Find the locations that are in both subsets.
 
     fMoW restarts its location names in each split. Where positions are known, locations of one name that lie apart are

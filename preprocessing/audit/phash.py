@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 HASH_SIZE = 12  # low frequencies per axis: 144 bits
 SIDE = 96  # size of the thumbnails; the window is 7/8 of it, 84 = 7 * 12, since phash resizes to a multiple of 12
@@ -18,6 +19,8 @@ STEP = SIDE // 32
 SHIFTS = tuple(range(-2, 3))  # in 1/32 of the side, along both axes
 MAX_BITS = 24  # Hamming distance of near duplicates; MAX_BITS and MIN_CONTRAST are chosen by benchmarks/bench_audit.py
 MIN_CONTRAST = 2.0  # gray levels of 255
+MAX_BLACK = 16  # of 255, in all channels: JPEG makes no-data areas nearly black
+MIN_NODATA = 0.01  # fraction of the image; smaller areas are ordinary shadows
 _TILES = 4
 _BLOCK = 16  # hashes compared at a time, so that their distances stay in the processor's cache
 
@@ -31,7 +34,7 @@ Progress = Callable[[Iterable, int], Iterator]
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Convert an image to grayscale and resize it.
+    """Convert an image to grayscale and resize it. No-data areas get the mean of the other pixels.
 
     Args:
         pixels: uint8 (H, W, 3) or (H, W).
@@ -39,8 +42,31 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     Returns:
         uint8 (SIDE, SIDE).
     """
-    gray = Image.fromarray(pixels).convert("L")
-    return np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    gray = np.asarray(Image.fromarray(pixels).convert("L"))
+    nodata = nodata_mask(pixels)
+    if nodata.any() and not nodata.all():
+        gray = np.where(nodata, np.uint8(round(gray[~nodata].mean())), gray)
+    return np.asarray(Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+
+def nodata_mask(pixels: np.ndarray) -> np.ndarray:
+    """Find black areas that touch the border, such as the wedges of a rotated scene.
+
+    Without a mask, the outline of these areas would decide the hash, and unrelated images would match.
+
+    Args:
+        pixels: uint8 (H, W, 3) or (H, W).
+
+    Returns:
+        bool (H, W).
+    """
+    black = pixels <= MAX_BLACK if pixels.ndim == 2 else (pixels <= MAX_BLACK).all(-1)
+    if black.mean() < MIN_NODATA:
+        return np.zeros_like(black)
+    areas, _ = ndimage.label(black)
+    border = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
+    large = np.flatnonzero(np.bincount(areas.ravel()) >= MIN_NODATA * areas.size)
+    return np.isin(areas, np.intersect1d(border[border > 0], large))
 
 
 def contrast(thumbnails: np.ndarray) -> np.ndarray:

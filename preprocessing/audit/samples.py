@@ -1,9 +1,8 @@
 """The subsets of a split, read from patch lists, image lists, folders of images or COCO files."""
 
 import functools
-import json
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +10,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from preprocessing.text_files import read_csv, read_json
 from vicreg.data.fmow import read_timestamp
+from vicreg.data.image_folder import image_paths
+from vicreg.data.image_io import IMAGE_SUFFIXES
 from vicreg.data.leakage import location_keys
-from vicreg.data.sn7 import cut_patches, read_mosaic, read_patch_list
+from vicreg.data.sn7_format import cut_patches, read_mosaic, read_patch_list
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2"}
 Position = tuple[float, float]  # longitude, latitude in degrees
 
 
@@ -27,7 +28,7 @@ class Subset(NamedTuple):
         samples: n names by which a user finds the sample, mostly paths.
         read: Function index -> uint8 (H, W, 3). Raises ValueError or OSError if the sample cannot be read.
         classes: Class name -> number of samples (of annotations for COCO); empty if there are no classes.
-        location_ids: n hashable values, or None if locations are unknown.
+        location_ids: n tuples, such as (class, location), or None if locations are unknown.
         location_kind: What ``location_ids`` are, for the report.
         position: Function index -> (longitude, latitude) or None, where location names may be ambiguous.
     """
@@ -36,13 +37,13 @@ class Subset(NamedTuple):
     samples: list[str]
     read: Callable[[int], np.ndarray]
     classes: Counter
-    location_ids: list[Hashable] | None
+    location_ids: list[tuple] | None
     location_kind: str = "location"
     position: Callable[[int], Position | None] | None = None
 
 
 def open_image(path: str | Path) -> np.ndarray:
-    """Decode an image file to uint8 (H, W, 3).
+    """Decode an image file to uint8 (H, W, 3). Transparent pixels are black.
 
     Raises:
         ValueError: The file is not an image, is truncated, or has more than 8 bits per channel.
@@ -52,7 +53,10 @@ def open_image(path: str | Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode[:1] in "IF":
                 raise ValueError(f"{path}: pixels of mode {image.mode}; 8 bits per channel expected")
-            return np.asarray(image.convert("RGB"))
+            if "A" not in image.getbands() and "transparency" not in image.info:
+                return np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image.convert("RGBA"))
+            return np.where(pixels[..., 3:] == 0, np.uint8(0), pixels[..., :3])
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not an image that Pillow can read") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -74,12 +78,11 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
     """
     path = Path(path)
     meta_file = path.with_name("meta.json")
-    meta = json.loads(meta_file.read_text()) if meta_file.is_file() else {}
+    meta = read_json(meta_file) if meta_file.is_file() else {}
     source, class_names = data_dir or meta.get("source"), meta.get("classes")
-    columns = pd.read_csv(path, nrows=0).columns if path.is_file() and path.stat().st_size else ()
-    if {"path", "location"} <= set(columns):
-        table = pd.read_csv(path, keep_default_na=False)
-        files = [Path(source or path.parent) / name for name in table.path]
+    table = read_csv(path) if path.is_file() and path.stat().st_size else pd.DataFrame()
+    if {"path", "location"} <= set(table.columns):
+        files = [Path(source or path.parent) / name.replace("\\", "/") for name in table.path]
         labels = table["class"] if "class" in table else table.get("label", [])
         samples, kind = [str(file) for file in files], "location"
         read, position = (lambda index: open_image(files[index])), (lambda index: _position(files[index]))
@@ -126,7 +129,7 @@ def _patch_reader(path: Path, table: pd.DataFrame, source: str | Path | None, gr
 
 
 def from_folder(folder: str | Path) -> Subset:
-    """List all images below a folder. The first level of subfolders gives the classes.
+    """List all images below a folder. The first level of folders gives the classes.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -135,9 +138,9 @@ def from_folder(folder: str | Path) -> Subset:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = [Path(path) for path in image_paths(folder)]
     if not files:
-        raise ValueError(f"no images in {folder} ({' '.join(sorted(SUFFIXES))}); pass a folder of lists, as written by "
+        raise ValueError(f"no images in {folder} ({' '.join(IMAGE_SUFFIXES)}); pass a folder of lists, as written by "
                          "make_sn7_csv.py, alone: audit_split.py FOLDER")  # fmt: skip
     parts = [path.relative_to(folder).parts for path in files]
     classes = Counter(names[0] for names in parts if len(names) > 1)
@@ -159,7 +162,7 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
     if not path.is_file():
         raise FileNotFoundError(f"no COCO file {path}")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         names = [image["file_name"] for image in content["images"]]
         categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         labels = [annotation["category_id"] for annotation in content.get("annotations", [])]

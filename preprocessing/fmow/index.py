@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.problems import Problem, count_kinds
+from vicreg.common.random_streams import rng
+from vicreg.data.broken_files import find_broken, map_in_threads
 from vicreg.data.fmow import COLUMNS, UNKNOWN, parse_image_name, read_timestamp
 from vicreg.data.image_dataset import ImageDataset
-from vicreg.data.image_folder import find_broken, in_portions
 
 FORMAT = 1
 MAX_DEGREES_APART = 0.02  # about 2 km: images of one location are framed differently, other locations are farther
@@ -52,7 +53,7 @@ def scan_tree(
     broken = find_broken(paths, workers, progress)
     problems += [Problem("broken image", Path(paths[index]), message) for index, message in broken.items()]
     rows = [row for index, row in enumerate(rows) if index not in broken]
-    timestamps = list(in_portions(_read_timestamp, [row[0] for row in rows], workers, progress))
+    timestamps = list(map_in_threads(_read_timestamp, [row[0] for row in rows], workers, progress))
     problems += [timestamp for timestamp in timestamps if isinstance(timestamp, Problem)]
     timestamps = [(UNKNOWN, UNKNOWN, None) if isinstance(each, Problem) else each for each in timestamps]
     table = pd.DataFrame(rows, columns=["path", "class", "location", "k", "split"])
@@ -81,11 +82,11 @@ def _list_split(folder: Path, split: str) -> tuple[list[tuple], list[Problem]]:
                 except ValueError as error:
                     problems.append(Problem("unreadable name", path, str(error).partition(": ")[2]))
                     continue
-                if (name.kind, name.location) != (class_folder.name, location.name):
+                if (name.class_name, name.location) != (class_folder.name, location.name):
                     message = f"the name says {name.location}, the folder is {class_folder.name}/{location.name}"
                     problems.append(Problem("other location", path, message))
                 else:
-                    rows.append((str(path), name.kind, name.location, name.k, split))
+                    rows.append((str(path), name.class_name, name.location, name.k, split))
     return rows, problems
 
 
@@ -120,7 +121,7 @@ def describe(
     splits = list(dict.fromkeys(table.split))
     labels = np.searchsorted(classes, table["class"])
     first = table[table.split == splits[0]]
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(first))[:stats_images])
+    chosen = np.sort(rng(seed, "channel_statistics").permutation(len(first))[:stats_images])
     paths = [Path(data_dir) / path for path in first.path.iloc[chosen]]
     mean, std = channel_statistics(ImageDataset(paths, np.zeros(len(chosen)), []))
     meta = {

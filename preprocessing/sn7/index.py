@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from preprocessing.problems import Problem
-from preprocessing.sn7.geocode import Place, check_position, footprint_points, locate, raster_points, tile_points
-from vicreg.data.sn7 import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
+from preprocessing.sn7 import geocode
+from preprocessing.sn7.geocode import check_position, footprint_points, raster_points, tile_points
+from preprocessing.sn7.places import Place
+from vicreg.data.sn7_format import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
 from vicreg.inference.rasters import quiet_georeference
 
 SUFFIXES = (".tif", ".tiff")
 _LABEL_SUFFIX = "_Buildings.geojson"
+_FAR_KM = 20  # from the nearest town, where its country is often another one
 
 
 class Mosaic(NamedTuple):
@@ -159,7 +162,9 @@ def _check_sizes(mosaics: list[Mosaic]) -> tuple[list[Mosaic], list[Problem]]:
     return kept, problems
 
 
-def locate_aois(mosaics: list[Mosaic], known: dict[str, Place]) -> tuple[dict[str, Place], list[Problem]]:
+def locate_aois(
+    mosaics: list[Mosaic], known: dict[str, Place]
+) -> tuple[dict[str, Place], list[Problem], dict[str, float]]:
     """Find the place of each AOI.
 
     The building footprints of the newest label file vote, if there is one. SpaceNet-7 buildings accumulate, so it has
@@ -171,9 +176,10 @@ def locate_aois(mosaics: list[Mosaic], known: dict[str, Place]) -> tuple[dict[st
         known: dict AOI -> Place of AOIs that need no vote.
 
     Returns:
-        dict AOI -> Place, and the problems of label files.
+        dict AOI -> Place, the problems of label files, and dict AOI -> distance to the nearest town in km of those AOIs
+        whose country is uncertain, because the distance is large.
     """
-    firsts, places, problems = {}, {}, []
+    firsts, places, problems, far = {}, {}, [], {}
     for mosaic in mosaics:
         firsts.setdefault(mosaic.name.aoi, mosaic)
     for aoi, first in firsts.items():
@@ -184,8 +190,10 @@ def locate_aois(mosaics: list[Mosaic], known: dict[str, Place]) -> tuple[dict[st
             continue
         if points is None:
             points = _mosaic_points(first) if first.crs else tile_points(aoi)
-        places[aoi] = locate(points)
-    return places, problems
+        places[aoi] = geocode.locate(points)
+        if (distance := geocode.town_distance(points)) > _FAR_KM:
+            far[aoi] = distance
+    return places, problems, far
 
 
 def _footprints(folder: Path, aoi: str) -> tuple[np.ndarray | None, list[Problem]]:

@@ -1,6 +1,5 @@
 """Run a script's ``main`` and end it with one line, not a traceback, on a mistake of the user."""
 
-import argparse
 import errno
 import os
 import re

@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vicreg.common.logger import log
-from vicreg.data.image_folder import SUFFIXES
+from vicreg.data.image_io import IMAGE_SUFFIXES
 
 
 def find_images(paths: Iterable[str | Path], out_dir: str | Path, recursive: bool = False) -> list[Path]:
@@ -41,7 +41,7 @@ def find_images(paths: Iterable[str | Path], out_dir: str | Path, recursive: boo
         entries = path.rglob("*") if recursive else path.iterdir()
         inside = sorted(entry for entry in entries if _is_image(entry.relative_to(path)) and entry.is_file())
         if not inside:
-            raise ValueError(f"{path} holds no images ({' '.join(SUFFIXES)})")
+            raise ValueError(f"{path} holds no images ({' '.join(IMAGE_SUFFIXES)})")
         images += inside
     return list(dict.fromkeys(images))
 
@@ -106,4 +106,4 @@ def raise_failures(failures: Sequence[str], count: int) -> None:
 
 def _is_image(path: Path) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in SUFFIXES
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES
