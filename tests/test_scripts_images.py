@@ -113,8 +113,8 @@ def test_512_over_three_processes_is_510_said_logged_and_used_for_the_rate(train
     folder, ran = trained
     assert ran.returncode == 0, ran.stderr
     assert "batch   510 (of 512 asked for) = 170 x 3 process(es)" in ran.stdout
-    plan = json.loads((folder / "args.json").read_text())["plan"]
-    assert (plan["batch_size"], plan["share"], plan["samples"]) == (510, 170, 520)
+    plan = json.loads((folder / "config.json").read_text())["plan"]
+    assert (plan["batch_size"], plan["local_batch_size"], plan["samples"]) == (510, 170, 520)
     assert plan["peak_lr"] == pytest.approx(0.3 * 510 / 256)
     payload = torch.load(folder / "trained_model.pth", weights_only=True)
     assert payload["mean"] == [0.485, 0.456, 0.406] and payload["std"] == [0.229, 0.224, 0.225]
@@ -196,7 +196,7 @@ def test_a_file_that_breaks_during_the_run_does_not_end_it(repo_root, tmp_path):
                 "--data-dir", tmp_path / "data", "--exp-dir", tmp_path / "run", "--epochs", "3")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("n01440764_3.JPEG cannot be read") == 1
-    assert "set aside, class by class" in ran.stdout
+    assert "held out, stratified by class" in ran.stdout
     assert read_stats(tmp_path / "run" / "stats.txt")[-1]["step"] == 6
 
 
@@ -222,9 +222,9 @@ BAD = {
     "no tree": ("vicreg/main_vicreg_unchanged.py --exp-dir {tmp} --data-dir {tmp}/nowhere", ["nowhere", "--data-dir"]),
     "no classes": ("vicreg/evaluate.py --exp-dir {tmp} --data-dir {tmp} --pretrained stats", ["no class folders"]),
     "device store": (
-        "vicreg/main_vicreg_unchanged.py --exp-dir {tmp} --data-dir {images} --store device --batch-size 4 "
+        "vicreg/main_vicreg_unchanged.py --exp-dir {tmp} --data-dir {images} --cache-on-device --batch-size 4 "
         "--arch test_resnet --mlp 8-8",
-        ["--store device"],
+        ["--cache-on-device"],
     ),
     "no list": ("vicreg/main_vicreg_fmow.py --exp-dir {tmp} --csv-dir {tmp}", ["make_fmow_csv.py"]),
     "no fMoW": ("preprocessing/make_fmow_csv.py --data-dir {tmp} --out-dir {tmp}/out", ["no folder", "train"]),

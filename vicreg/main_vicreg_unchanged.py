@@ -5,39 +5,40 @@
         --data-dir /path/to/imagenet/train --exp-dir path/to/exp --arch resnet50 --epochs 100 --batch-size 512 \
         --base-lr 0.3
 
-prints what is held out for the kNN probe, files that are broken, the plan (512 over 3 processes is 510), then a line
-an epoch, and leaves ``model.pth`` and ``trained_model.pth`` in ``--exp-dir``. Start it again to go on.
+prints the images held out for the kNN probe, broken files, the plan (512 over 3 processes is 510), then a line per
+epoch, and writes ``model.pth`` and ``trained_model.pth`` to ``--exp-dir``. Started again on the same folder, the run
+resumes.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # import from the repo root, wherever we are launched
+if __name__ == "__main__":  # import from the repository root, from any working directory
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from vicreg import distributed
 from vicreg.common import cli
 from vicreg.data import image_folder
-from vicreg.engine import (
-    config,
-    pretrain,
-)
+from vicreg.engine import pretrain_config
+from vicreg.engine.parallel import init_device
+from vicreg.engine.pretrain import pretrain
 
 
-def get_parser():
-    """Arguments of pretraining, and those of a folder of images."""
-    parser = config.get_parser(__doc__.split("\n")[0], augment="vicreg")
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser: the arguments of pretraining, and those of a folder of images."""
+    parser = pretrain_config.get_parser(__doc__.split("\n")[0], augment="vicreg")
     parser.set_defaults(image_size=224)
     image_folder.add_arguments(parser)
     return parser
 
 
-def main(args):
-    """Pretrain on the training images; probe against the validation images."""
-    device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
-    train, val, _ = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check)
-    probe_sets = (train, val) if args.probe_every else None
-    pretrain.pretrain(args, train, probe_sets, f"VICReg, {args.arch}, images of {args.data_dir.resolve()}")
+def main(args: argparse.Namespace) -> None:
+    """Pretrain on the training images; probe on the validation images."""
+    config = pretrain_config.build_config(args)
+    device = init_device(config)
+    train, val, _ = image_folder.load_folder(args.data_dir, device, config.image_size, not args.no_check)
+    probe_sets = (train, val) if config.probe_every else None
+    pretrain(config, train, probe_sets, f"VICReg, {config.arch}, images of {args.data_dir.resolve()}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def flag_of(field: dataclasses.Field) -> str:
 def check_resume(saved: dict[str, Any], config: Any, exp_dir: str | Path, finished: bool = False) -> None:
     """Compare the configuration of a checkpoint with the current one, field by field.
 
-    Fields that the checkpoint does not have (written by an older version) are skipped.
+    Fields that the checkpoint does not have (written by an older version) are skipped. A nested configuration is
+    compared field by field too; an older checkpoint may hold its values at the top level.
 
     Args:
         saved: Configuration of the checkpoint, as from ``to_dict``.
@@ -59,6 +60,9 @@ def check_resume(saved: dict[str, Any], config: Any, exp_dir: str | Path, finish
     current = to_dict(config)
     for field in dataclasses.fields(config):
         compare = field.metadata.get("compare", "warn")
+        if dataclasses.is_dataclass(getattr(config, field.name)):
+            check_resume(saved.get(field.name, saved), getattr(config, field.name), exp_dir, finished)
+            continue
         if compare == "ignore" or field.name not in saved or saved[field.name] == current[field.name]:
             continue
         old, new, flag = saved[field.name], current[field.name], flag_of(field)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 Result = TypeVar("Result")
 
@@ -79,6 +79,14 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@overload
+def write_bytes(path: str | Path, content: bytes, check: None = None) -> None: ...
+
+
+@overload
+def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result]) -> Result: ...
 
 
 def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result] | None = None) -> Result | None:

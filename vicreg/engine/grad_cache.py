@@ -1,66 +1,66 @@
-"""One training step's gradient, in one pass or micro-batch by micro-batch: the same gradient, in less memory.
+"""Gradient caching: the gradient of a whole batch, computed one micro-batch at a time in less memory.
 
-VICReg's statistics are over the whole batch, so summing the losses of micro-batches would optimize something else.
-Gradient caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup") is exact:
-embed all micro-batches without a graph, take the loss's gradient with respect to the joined embeddings, then embed
-each micro-batch again and send its rows of that gradient through the network.
+VICReg's statistics are those of the whole batch, so the sum of the losses of micro-batches would optimize something
+else. Gradient caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup") is
+exact: embed all micro-batches without a graph, compute the loss's gradient with respect to the joined embeddings, then
+embed each micro-batch again and backpropagate its rows of that gradient.
 """
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
 
-def backward(network, views, criterion, parts=1, autocast=contextlib.nullcontext, before_forward=None):
-    """Accumulate the gradient of one step in the parameters' ``grad``.
+def cached_backward(
+    run: Any,
+    make_views: Callable[..., Sequence[torch.Tensor]],
+    criterion: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]],
+    micro_batches: int,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Compute the gradients of one step and update the parameters; ``TrainingRun.backward`` in micro-batches.
 
     Args:
-        network: (view1, view2) -> (embeddings, embeddings, representation); may be wrapped for several processes.
-        views: function (part, parts) -> the two views of that micro-batch.
-        criterion: (z1, z2) of this process's whole share -> dict with a differentiable ``loss``.
-        parts: micro-batches. Twice the forward passes for ``parts > 1``; BatchNorm's statistics are a micro-batch's.
-        autocast: context of forward passes. before_forward: called with the part; settles the random numbers that
-            the network draws (dropout), so that both passes draw the same.
+        run: ``TrainingRun`` whose ``model`` maps two views to two embeddings and the first view's features.
+        make_views: Function (part, parts) -> the two views of a micro-batch.
+        criterion: Loss of the two embeddings of all local samples; the returned dict has a differentiable ``loss``.
+        micro_batches: Number of micro-batches. Each is embedded twice, and has its own BatchNorm statistics.
 
     Returns:
-        (losses, z1, representation): of ``criterion``; embeddings and representation of the first view, detached, all
-        rows of this process.
+        The losses, and embeddings and features of the first view of all local samples, detached.
     """
-    before_forward = before_forward or (lambda part: None)
+    network = run.model
 
-    def embed(part):
-        before_forward(part)
-        pair = views(part, parts)
-        with autocast():
-            return network(*pair)
+    def embed(part: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        run.seed(part)  # both passes draw the same random numbers, such as dropout's
+        view1, view2 = make_views(part, micro_batches)
+        with run.autocast():
+            return network(view1, view2)
 
-    if parts == 1:
-        z1, z2, representation = embed(0)
-        losses = criterion(z1, z2)
-        losses["loss"].backward()
-        return losses, z1.detach(), representation
-    with torch.no_grad(), running_statistics_kept(network):
-        cached = [embed(part) for part in range(parts)]
-    z1, z2, representation = (torch.cat(rows) for rows in zip(*cached, strict=True))
+    with torch.no_grad(), freeze_running_stats(network):
+        cached = [embed(part) for part in range(micro_batches)]
+    z1, z2, features = (torch.cat(rows) for rows in zip(*cached, strict=True))
     sizes = [len(rows) for rows, _, _ in cached]
     del cached
     z1.requires_grad_(), z2.requires_grad_()
     losses = criterion(z1, z2)
-    losses["loss"].backward()
-    gradients = list(zip(z1.grad.split(sizes), z2.grad.split(sizes), strict=True))
-    for part, rows in enumerate(gradients):
-        # several processes add their gradients once, with the last micro-batch
-        alone = part < parts - 1 and hasattr(network, "no_sync")
-        with network.no_sync() if alone else contextlib.nullcontext():
+    gradients = torch.autograd.grad(losses["loss"], (z1, z2))
+    for part, rows in enumerate(zip(*(gradient.split(sizes) for gradient in gradients), strict=True)):
+        # processes exchange gradients once, with the last micro-batch
+        is_local = part < micro_batches - 1 and isinstance(network, nn.parallel.DistributedDataParallel)
+        with network.no_sync() if is_local else contextlib.nullcontext():
             embedded1, embedded2, _ = embed(part)
             torch.autograd.backward((embedded1, embedded2), rows)
-    return losses, z1.detach(), representation
+    run.update(losses["loss"])
+    return losses, z1.detach(), features
 
 
 @contextlib.contextmanager
-def running_statistics_kept(network):
-    """Leave BatchNorm's running statistics as they are, for forward passes that will be made again."""
-    norms = [module for module in network.modules() if getattr(module, "track_running_stats", False)]
+def freeze_running_stats(network: nn.Module) -> Iterator[None]:
+    """Leave BatchNorm's running statistics unchanged by forward passes that will be repeated."""
+    norms: list[Any] = [module for module in network.modules() if getattr(module, "track_running_stats", False)]
     for module in norms:
         module.track_running_stats = False
     try:

@@ -1,136 +1,219 @@
-"""Pretraining with VICReg: the loop, once, for every data set."""
+"""Self-supervised pretraining: the loop, for every data set and every loss."""
 
 import functools
-import sys
-import time
+from typing import Any
 
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations import batch, presets
-from vicreg.augmentations.batch import augment_pair, seed_step
-from vicreg.common.logger import MetricLogger, format_eta, log
+from vicreg.augmentations import presets
+from vicreg.augmentations.batch import augment_pair, normalize
+from vicreg.common.checkpoint_io import BACKBONE_FILE
+from vicreg.common.logger import log
 from vicreg.common.plots import save_view_pairs
-from vicreg.data.sampler import ResumableBatchSampler, build_loader
-from vicreg.engine.checkpoint import read_checkpoint
-from vicreg.engine.config import log_config, plan_run
-from vicreg.engine.grad_cache import backward
-from vicreg.engine.optim import cosine_lr
-from vicreg.engine.run import PreemptionGuard, build, open_run, save_checkpoint, wrap_ddp, write_preempted_marker
-from vicreg.eval import features, knn, metrics
-from vicreg.eval.metrics import check_collapse
-from vicreg.losses.vicreg import vicreg_loss
+from vicreg.common.random_streams import stream_seed
+from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
+from vicreg.engine.checkpoint import save_backbone
+from vicreg.engine.config import RunPlan, plan_run
+from vicreg.engine.grad_cache import cached_backward
+from vicreg.engine.optim import build_optimizer
+from vicreg.engine.parallel import init_device
+from vicreg.engine.pretrain_config import PretrainConfig
+from vicreg.engine.run import TrainingRun
+from vicreg.engine.run_folder import RunFolder
+from vicreg.eval import features, knn
+from vicreg.eval.metrics import accuracy, check_collapse, effective_rank
+from vicreg.models.backbones import check_channels, create_backbone, feature_dim, init_backbone
+from vicreg.models.vicreg import VICReg
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
-TIMED_STEPS = 20  # after which the run says when it expects to end
 
 
-def pretrain(args, dataset, probe_sets=None, source="vicreg"):
-    """Train a backbone with VICReg, or go on where the run in ``args.exp_dir`` was cut off.
+def pretrain(
+    config: PretrainConfig,
+    dataset: PairDataset,
+    probe_sets: tuple[LabeledDataset, LabeledDataset] | None = None,
+    source: str = "vicreg",
+) -> None:
+    """Pretrain a backbone, or resume the run in ``config.exp_dir``.
 
     Args:
-        args: of ``get_parser``.
-        dataset: ``len``, ``__getitems__([(index, draw), …])`` -> two uint8 tensors (n, C, H, W), ``mean``, ``std``,
-            ``patch_size``.
-        probe_sets: labeled (train, val) data sets of the kNN probe, or None. source: goes into the checkpoint.
+        config: Settings of the run.
+        dataset: Data set of image pairs.
+        probe_sets: Labeled training and validation data set of the kNN probe, or None.
+        source: Description of the run, kept in its checkpoints.
 
     Raises:
-        ValueError: arguments that do not fit each other, the data, or the folder's earlier run.
-        FloatingPointError: the loss is not finite; the last good checkpoint is kept.
+        ValueError: Settings do not fit each other, the data, or the run in the folder.
+        FloatingPointError: The loss is not finite; the last good checkpoint is kept.
     """
-    device, lock = open_run(args)
-    earlier = read_checkpoint(args, device)
-    plan = plan_run(args, dataset, device, source, earlier.get("batch_size"))
-    model, optimizer, begin = build(args, plan, device, earlier)
-    del earlier
-    if distributed.is_main():
-        log_config(args, plan, model, begin)
-    parallel = wrap_ddp(model, device)
-    autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=plan["bf16"])
-    coefficients = {name: getattr(args, name) for name in ("sim_coeff", "std_coeff", "cov_coeff")}
-    criterion = functools.partial(vicreg_loss, **coefficients)
-    views = dataset.set_views(presets.get_augmentation(args.augment, args.augment_set), plan["image_size"])
-    watch = PreemptionGuard(device, folder=args.exp_dir)
-    share = (distributed.rank(), distributed.world_size())
-    batches = ResumableBatchSampler(len(dataset), plan["batch_size"], args.seed, plan["steps"], begin, *share)
-    if args.store == "device":
+    device = init_device(config)
+    folder = RunFolder(config, "pretraining", device)
+    plan = plan_run(config, len(dataset), device, folder.batch_size)
+    check_batch_size(config, plan)
+    augment = PairAugmentation(config, plan, dataset, device)
+    run = start_run(config, plan, folder, dataset, probe_sets, source, device)
+    loader, criterion = run.loader(dataset), config.criterion
+    for step, (images1, images2) in run.steps(loader):
+        if config.accumulate == 1:
+            view1, view2 = augment(images1, images2, step)
+            with run.autocast():
+                z1, z2, representation = run.model(view1, view2)
+            losses = criterion(z1, z2)
+            run.backward(losses["loss"])
+        else:
+            make_views = functools.partial(augment, images1, images2, step)
+            losses, z1, representation = cached_backward(run, make_views, criterion, config.accumulate)
+        std = z1.detach().float().std(0).mean()
+        run.log(losses, embedding_std=std, effective_rank=functools.partial(effective_rank, representation))
+    run.close()
+
+
+class PairAugmentation:
+    """The two normalized views of a step's images, on the device. The views of step 0 are also drawn to a file.
+
+    Args:
+        config: Names the augmentation preset and its changes.
+        plan: Batch size.
+        dataset: Data set of the images, which may crop them for the views while it decodes them.
+        device: Device of this process.
+
+    Raises:
+        ValueError: The preset cannot be changed as asked for, or the data set has other channels or no mean and std.
+    """
+
+    def __init__(self, config: PretrainConfig, plan: RunPlan, dataset: PairDataset, device: torch.device) -> None:
+        if dataset.mean is None:
+            raise ValueError("the data set has no channel mean and std (meta.json); write them with make_sn7_csv.py")
+        check_channels(config.in_chans, dataset, "--in-chans")
+        size = config.view_size(dataset.patch_size)
+        views = dataset.set_views(presets.get_augmentation(config.augment, config.aug_override), size)
+        self._augment = functools.partial(
+            augment_pair, views=views, size=size, batch_size=plan.batch_size, rank=distributed.rank(),
+            seed=config.seed, device=device,
+        )  # fmt: skip
+        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / "views.png"
+
+    def __call__(
+        self, images1: torch.Tensor, images2: torch.Tensor, step: int, micro_batch: int = 0, num_micro_batches: int = 1
+    ) -> list[torch.Tensor]:
+        """Return two batches (m, C, size, size); m = n for one micro-batch.
+
+        Args:
+            images1: uint8 (n, C, H, W), first images of this process's pairs.
+            images2: uint8 (n, C, H, W), second images.
+            step: Step, which seeds the random numbers.
+            micro_batch: Index of the micro-batch.
+            num_micro_batches: Number of micro-batches.
+        """
+        views = self._augment(images1, images2, step=step, micro_batch=micro_batch, num_micro_batches=num_micro_batches)
+        if step == micro_batch == 0 and distributed.is_main():
+            save_view_pairs(self._example, *views)
+        return [normalize(view, self._mean, self._std) for view in views]
+
+
+def check_batch_size(config: PretrainConfig, plan: RunPlan) -> None:
+    """Raise ValueError unless the batch and each micro-batch hold two samples to compare."""
+    if config.accumulate > 1 and plan.local_batch_size < 2 * config.accumulate:
+        raise ValueError(
+            f"--accumulate {config.accumulate} divides {plan.local_batch_size} samples per process too finely; each "
+            "micro-batch needs 2"
+        )
+    if plan.batch_size < 2:
+        raise ValueError(f"--batch-size {plan.batch_size}: the loss compares samples, at least 2 are needed")
+
+
+def start_run(
+    config: PretrainConfig,
+    plan: RunPlan,
+    folder: RunFolder,
+    dataset: PairDataset,
+    probe_sets: tuple[LabeledDataset, LabeledDataset] | None,
+    source: str,
+    device: torch.device,
+) -> TrainingRun:
+    """Build the model and its optimizer, and start or resume the run; see ``pretrain``."""
+    bound = None
+    if hasattr(config.criterion, "lower_bound"):
+        bound = round(config.criterion.lower_bound(plan.batch_size, config.widths[-1]), 4)
+    torch.manual_seed(stream_seed(config.seed, "initialization"))
+    model = VICReg(create_backbone(config.arch, config.in_chans), config.widths)
+    if config.init_from and not folder.checkpoint:
+        log(init_backbone(model.backbone, config.init_from, config.arch, config.in_chans))
+    if config.cache_on_device:
         dataset.to_device(device)
-    loader = iter(build_loader(dataset, batches, 0 if args.store == "device" else args.workers, device))
-    keep = functools.partial(save_checkpoint, args, plan, model, optimizer, dataset)
-    metric_logger, alarmed = MetricLogger(args.exp_dir, begin, plan["steps"]), False
+    size = config.view_size(dataset.patch_size)
+    spec = InputSpec(size, dataset.mean, dataset.std)
+    millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.expander)]
+    summary = {
+        "data": f"{plan.samples} samples, views {config.augment} {size} px",
+        "model": f"{config.arch} {millions[0]:.1f} M parameters, expander {config.mlp} {millions[1]:.1f} M",
+        "loss": config.loss + (f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""),
+    }
+    if bound is not None:
+        summary["bound"] = f"the loss cannot fall below {bound:.2f} with this batch size and expander"
 
-    for step in range(begin, plan["steps"]):
-        interrupted = watch.check()  # what the step before showed
-        if interrupted:
-            keep(step)
-            log(f"{interrupted.name}: saved at step {step}; the same command goes on from here")
-            sys.exit(write_preempted_marker(args.exp_dir, interrupted, step))
-        tick = time.perf_counter()
-        first, second = next(loader)
-        waited = time.perf_counter() - tick
-        make = functools.partial(
-            augment_pair, first, second, views, plan["image_size"], batch_size=plan["batch_size"],
-            rank=distributed.rank(), seed=args.seed, step=step, device=device,
-        )  # fmt: skip
-        if step == 0 and distributed.is_main():
-            save_view_pairs(args.exp_dir / "views.png", *make())
+    def describe(step: int) -> dict[str, Any]:
+        info = {"arch": config.arch, "in_chans": config.in_chans, "mean": dataset.mean, "std": dataset.std}
+        info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
+        return {"backbone": info}
 
-        rate = cosine_lr(step, plan["steps"], plan["warmup_steps"], plan["peak_lr"])
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        losses, z1, representation = backward(
-            parallel,
-            functools.partial(_normalized, make, dataset), criterion, args.accumulate, autocast,
-            functools.partial(seed_step, args.seed, step),
-        )  # fmt: skip
-        watch.put(step, losses["loss"])
-        optimizer.step()
-
-        done, epoch = step + 1, step // plan["steps_per_epoch"]
-        epoch_ends, last = done % plan["steps_per_epoch"] == 0, done == plan["steps"]
-        metric_logger.add({**losses, "embedding_std": z1.float().std(0).mean()}, waited)
-        if done == begin + TIMED_STEPS < plan["steps"]:
-            log(f"{format_eta(metric_logger.seconds_per_step * (plan['steps'] - done))} to go at this pace")
-        if distributed.is_main() and (epoch_ends or last or metric_logger.seconds >= args.log_freq_time):
-            line = {"epoch": epoch, "step": done, "lr": rate, **metric_logger.averages(plan["batch_size"])}
-            line["effective_rank"] = metrics.effective_rank(representation)
-            metric_logger.write({**line, "loss_lower_bound": plan["loss_lower_bound"]})
-            warning = check_collapse(line["embedding_std"], line["effective_rank"], *representation.shape)
-            if warning and not alarmed and done > plan["warmup_steps"]:
-                log(warning)
-                alarmed = True
-        if last or done % plan["checkpoint_every"] == 0:
-            watch.check()  # never keep weights of a loss that is not finite
-            keep(done)
-        probe_due = last or (epoch_ends and (epoch + 1) % max(1, args.probe_every) == 0)
-        if probe_sets and args.probe_every and probe_due:
-            metric_logger.write(
-                {"epoch": epoch, "step": done, **knn_probe(model.backbone, probe_sets, dataset, plan, device)}
-            )
-        if epoch_ends:
-            metric_logger.restart_clock()
-    watch.close()
-    metric_logger.close()
-    if lock:
-        lock.close()
-    distributed.destroy()
+    run = TrainingRun(
+        config, plan, folder, model, build_optimizer(config.optimizer, model, config.weight_decay), device,
+        describe=describe, summary=summary, info={"source": source, "image_size": size, "loss_lower_bound": bound},
+        validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device) if probe_sets else None,
+        validate_every=config.probe_every,
+        on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, feature_dim(model.backbone)),
+        constants={} if bound is None else {"loss_lower_bound": bound}, unit="pairs",
+    )  # fmt: skip
+    run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
+    return run
 
 
-def _normalized(make, dataset, part, parts):
-    views = make(micro_batch=part, num_micro_batches=parts)
-    return [batch.normalize(view, dataset.mean, dataset.std) for view in views]
+class CollapseWarning:
+    """Print a warning once, at the first log line after the warm-up that shows a collapse.
+
+    Args:
+        warmup_steps: Steps to ignore.
+        samples: Rows of the matrix that the effective rank is of.
+        dim: Its columns.
+    """
+
+    def __init__(self, warmup_steps: int, samples: int, dim: int) -> None:
+        self._warmup_steps, self._samples, self._dim, self._warned = warmup_steps, samples, dim, False
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Check a log line with ``embedding_std`` and ``effective_rank``."""
+        if self._warned or line["step"] <= self._warmup_steps:
+            return
+        warning = check_collapse(line["embedding_std"], line["effective_rank"], self._samples, self._dim)
+        if warning:
+            log(warning)
+            self._warned = True
 
 
-def knn_probe(backbone, probe_sets, dataset, plan, device, k=20):
-    """Top-1 of weighted kNN on evenly spaced samples of the labeled sets: how good the features are by now."""
+def knn_probe(
+    backbone: torch.nn.Module,
+    probe_sets: tuple[LabeledDataset, LabeledDataset],
+    spec: InputSpec,
+    device: torch.device,
+    k: int = 20,
+) -> dict[str, float]:
+    """Return the top-1 accuracy of weighted kNN on evenly spaced samples of two labeled data sets.
+
+    Args:
+        backbone: Module (n, C, size, size) -> (n, F).
+        probe_sets: Labeled training and validation data set.
+        spec: Size and normalization of the backbone's input.
+        device: Device of this process.
+        k: Number of neighbors.
+    """
     distributed.broadcast_buffers(backbone)
     parts = []
-    for labeled, most in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
-        indices = torch.linspace(0, len(labeled) - 1, min(most, len(labeled))).round().long()
-        view = plan["image_size"], dataset.mean, dataset.std
-        found = features.extract_features(backbone, labeled, *view, device, indices.tolist())
-        parts.append((found, labeled.labels[indices].to(device)))
+    for labeled, max_samples in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
+        indices = torch.linspace(0, len(labeled) - 1, min(max_samples, len(labeled))).round().long()
+        extracted = features.extract_features(backbone, labeled, spec, device, indices.tolist())
+        parts.append((extracted, labeled.labels[indices].to(device)))
     (train, train_labels), (val, val_labels) = parts
     ranked = knn.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)
-    return {f"knn{k}_top1": round(metrics.accuracy(ranked, val_labels, (1,))["top1"], 4)}
+    return {f"knn{k}_top1": round(accuracy(ranked, val_labels, (1,))["top1"], 4)}

@@ -1,203 +1,260 @@
-"""What a training run is made of, new or as its folder has it, and how it is kept."""
+"""A training run: everything around augmentation, forward pass and loss; ``pretrain.pretrain`` shows its use."""
 
-import math
-import os
-import signal
 import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from vicreg import distributed
-from vicreg.common import checkpoint_io
-from vicreg.common.logger import lock_run_dir, log
-from vicreg.distributed.process_group import all_reduce, is_main
+from vicreg.augmentations.batch import seed_step
+from vicreg.common.config import to_dict
+from vicreg.common.logger import MetricLogger, format_eta, log
+from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.engine import checkpoint
-from vicreg.engine.checkpoint import save_state, strip_module_prefix
-from vicreg.engine.config import set_deterministic
-from vicreg.engine.optim import build_optimizer
-from vicreg.models.backbones import create_backbone, init_backbone
-from vicreg.models.vicreg import VICReg, parse_mlp
+from vicreg.engine.config import RunConfig, RunPlan
+from vicreg.engine.parallel import to_device, wrap_ddp
+from vicreg.engine.preemption import PreemptionGuard, write_preempted_marker
+from vicreg.engine.run_folder import CONFIG_FILE, RunFolder
 
-TODAYS = ("weight_decay", "momentum")  # what a run that goes on takes from its arguments, as it does the rate
-
-
-def open_run(args):
-    """Join the other processes and claim the run's folder, before anything there is read: reading tidies up.
-
-    Returns:
-        torch.device of this process, and the lock, to be closed at the end; None but on the main process.
-    """
-    set_deterministic(args.deterministic)
-    device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
-    lock = lock_run_dir(args.exp_dir) if distributed.is_main() else None
-    clear_preempted_marker(args.exp_dir)
-    return device, lock
+ETA_STEPS = 20  # steps after which the remaining time is printed
 
 
-def build(args, plan, device, earlier):
-    """Model and optimizer, fresh or as the run's checkpoint has them, and the step to begin with."""
-    torch.manual_seed(args.seed)
-    model = VICReg(create_backbone(args.arch, args.in_chans), parse_mlp(args.mlp))
-    return restore(model, args, device, earlier, lambda placed: build_optimizer(args.optimizer, placed, args.wd))
-
-
-def restore(model, args, device, earlier, make_optimizer):
-    """Give a new model (with a ``backbone``) its first or its earlier weights and its place; see ``build``."""
-    if args.init_from and not earlier:
-        log(init_backbone(model.backbone, args.init_from, args.arch, args.in_chans))
-    return to_device(model, device, earlier, make_optimizer, args.compile)
-
-
-def to_device(model, device, earlier, make_optimizer, compiled=False):
-    """Bring a model to its device, with the earlier run's weights and optimizer if there was one; see ``build``."""
-    model = model.to(device, memory_format=torch.channels_last)  # faster for convolutions, on CPUs too
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-        if distributed.world_size() > 1:
-            model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of timm's fused norm layers
-    if compiled:
-        model.compile()
-    optimizer = make_optimizer(model)
-    if not earlier:
-        return model, optimizer, 0
-    model.load_state_dict(strip_module_prefix(earlier["model"]))
-    today = [{name: group[name] for name in TODAYS if name in group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(earlier["optimizer"])
-    for group, numbers in zip(optimizer.param_groups, today, strict=True):
-        group.update(numbers)
-    return model, optimizer, earlier["step"]
-
-
-class _DDPBucketWarmup(torch.nn.Module):
-    """A network that answers a call without input with a sum over its parameters, whose gradient is 0."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, *inputs):
-        if inputs:
-            return self.network(*inputs)
-        return 0.0 * sum(p.sum() for p in self.network.parameters() if p.requires_grad)
-
-
-def wrap_ddp(model, device):
-    """The model as all processes train it together: gradients are averaged over them.
-
-    After its first backward pass DistributedDataParallel sorts the gradients into buckets anew, and from three
-    processes on a number's place in its bucket decides in which order it is added up. A run that is started again would
-    then take its first step with other sums than the undisturbed run; so that pass is made here, before any step.
-    """
-    if distributed.world_size() == 1:
-        return model
-    on_gpu = {"device_ids": [device]} if device.type == "cuda" else {}
-    parallel = DistributedDataParallel(_DDPBucketWarmup(model), gradient_as_bucket_view=True, **on_gpu)
-    parallel().backward()
-    for parameter in model.parameters():
-        parameter.grad = None
-    return parallel
-
-
-def save_checkpoint(args, plan, model, optimizer, dataset, step, **more):
-    """Write the checkpoint (with ``more`` plain values), and the backbone file when the run is done."""
-    if not distributed.is_main():
-        return
-    described = {"arch": args.arch, "in_chans": args.in_chans, "mean": dataset.mean, "std": dataset.std}
-    described["source"] = f"{plan['source']}, {args.augment} views, step {step} of {plan['steps']}"
-    more |= {"batch_size": plan["batch_size"], "steps": plan["steps"], "backbone": described}
-    save_state(args, model, optimizer, step, **more)
-    if step == plan["steps"]:
-        checkpoint.save_backbone(args.exp_dir / checkpoint_io.BACKBONE_FILE, model.backbone, **described)
-
-
-NOTE_FILE = "interrupted"  # in a run's folder, while a run that a signal ended waits to be started again
-
-
-class PreemptionGuard:
-    """Looks at each step's loss and at SIGTERM / SIGUSR1, and makes all processes see the same at the same step.
-
-    What a step shows is read before the next one begins, from a copy made alongside the backward pass, so that
-    watching does not stall a GPU.
+class TrainingRun:
+    """Resume, checkpoints, logging, preemption, and data parallelism of a run.
 
     Args:
-        device: of this process. rate_flag: what the user would lower if the loss were no number.
-        folder: of the run, whose checkpoint is put aside if the very weights in it gave such a loss.
+        config: Configuration, which also gives the learning rate of each step.
+        plan: Batch size and number of steps, see ``plan_run``.
+        folder: Locked run folder; its checkpoint is loaded into model and optimizer, and released.
+        model: Model with its initial weights.
+        optimizer: Optimizer of the model's parameters. A group's learning rate is multiplied by its ``scale``, if any.
+        device: Device of this process.
+        describe: Function from a step to plain values for the checkpoint, such as ``{"backbone": …}``.
+        summary: Lines to print at the start, by their first word.
+        info: Plain values for ``config.json``, such as ``{"source": …}``.
+        validate: Function that returns metrics as plain values, called by all processes after an epoch. Numbers are
+            logged. ``best`` and ``last`` keep all of them.
+        validate_every: Epochs between two calls of ``validate``, which is also called after the last step; 0 for none.
+        monitor: Metric, higher is better, whose best epoch is kept in ``best`` and ``best_model.pth``.
+        on_line: Function of each log line, called in the main process.
+        constants: Numbers to repeat in each log line.
+        unit: What a sample is called in the throughput's key.
+
+    Attributes:
+        module: The bare model, on the device.
+        model: The model to call in the training loop; wrapped by DistributedDataParallel for several processes.
+        start_step: First step to train.
+        last: Metrics of the last validation with their ``epoch`` and ``step``; empty before.
+        best: Metrics of the best one by ``monitor``; empty before.
+        outputs: Functions of a path that write the files of a finished run, by file name; to be set before the first
+            step. They are called in the main process before the last checkpoint. A finished run that lacks some files,
+            because it was killed in between, writes them when it is started again.
     """
 
-    def __init__(self, device, rate_flag="--base-lr", folder=None):
-        self._device, self._signal, self._rate_flag, self._folder = device, 0, rate_flag, folder
-        self._pending = self._copied = None
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: RunPlan,
+        folder: RunFolder,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        *,
+        describe: Callable[[int], dict[str, Any]] = lambda step: {},
+        summary: Mapping[str, str] | None = None,
+        info: Mapping[str, Any] | None = None,
+        validate: Callable[[], dict[str, Any]] | None = None,
+        validate_every: int = 1,
+        monitor: str | None = None,
+        on_line: Callable[[dict[str, Any]], Any] = lambda line: None,
+        constants: Mapping[str, float] | None = None,
+        unit: str = "images",
+    ) -> None:
+        self.config, self.plan, self.device = config, plan, device
+        self.module, self.optimizer = to_device(model, device, config.compile), optimizer
+        self.start_step = self._load(folder)
+        self.last: dict[str, Any] = folder.checkpoint.get("last") or {}
+        self.best: dict[str, Any] = folder.checkpoint.get("best") or {}
+        folder.checkpoint = {}
+        self.model = wrap_ddp(self.module.train(), device)
+        self._folder, self._describe, self._validate = folder, describe, validate
+        self._validate_every, self._monitor = validate_every, monitor
+        self._on_line, self._constants, self._unit = on_line, constants or {}, unit
+        self.outputs: dict[str, Callable[[Path], Any]] = {}
+        self._log_start(summary or {}, info or {})
+        self._guard = PreemptionGuard(device, folder=folder.path)
+        self._logger = MetricLogger(folder.path, self.start_step, plan.steps)
+        self._step, self._lr, self._data_time = self.start_step, 0.0, 0.0
 
-    def _note(self, number, frame):
-        self._signal = number
+    def _load(self, folder: RunFolder) -> int:
+        """Load the checkpoint, if any. The optimizer's settings are those of the current configuration."""
+        if not folder.checkpoint:
+            return 0
+        self.module.load_state_dict(checkpoint.strip_module_prefix(folder.checkpoint["model"]))
+        settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(folder.checkpoint["optimizer"])
+        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        return folder.checkpoint["step"]
 
-    def put(self, step, loss):
-        """Note a step's loss (scalar tensor, the same on all processes) and whether a signal has come in."""
-        signals = torch.tensor(float(self._signal), device=self._device)
-        values = torch.stack([loss.detach().float(), all_reduce(signals, "max")])
-        if self._device.type == "cuda":
-            values = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        self._pending = step, values
+    def _log_start(self, summary: Mapping[str, str], info: Mapping[str, Any]) -> None:
+        """Print the plan, and write ``config.json`` unless the run is finished."""
+        plan, config = self.plan, self.config
+        is_finished = self.start_step >= plan.steps
+        if not (is_finished and (self._folder.path / CONFIG_FILE).exists()):
+            self._folder.write_config(config, plan, info)
+        lines = {**summary, **plan.summary(config)}
+        if is_finished:
+            lines["done"] = f"{self.start_step} of {plan.steps} steps; nothing left to do"
+        elif self.start_step:
+            lines["resume"] = f"from step {self.start_step}"
+        log(f"{info.get('source', self._folder.kind)} -> {self._folder.path}")
+        log("\n".join(f"  {name:7} {text}" for name, text in lines.items()))
 
-    def check(self):
-        """Look at the last step put in.
+    def loader(self, dataset: Any, workers: int | None = None) -> torch.utils.data.DataLoader:
+        """Return a loader of this process's batches from ``start_step`` to the end of the run.
 
-        Returns:
-            the ``signal.Signals`` that some process received, or None.
+        Args:
+            dataset: Data set with a length and ``__getitems__``.
+            workers: Loading processes, if not those of the configuration.
+        """
+        share = distributed.rank(), distributed.world_size()
+        batches = ResumableBatchSampler(
+            len(dataset), self.plan.batch_size, self.config.seed, self.plan.steps, self.start_step, *share
+        )
+        if workers is None:
+            workers = 0 if self.config.cache_on_device else self.config.workers
+        return build_loader(dataset, batches, workers, self.device)
+
+    def steps(self, loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """Yield the step and the batch of each step that is left.
+
+        Before each step: save and exit if a signal was received, measure the time to fetch the batch, set the learning
+        rate, clear the gradients, and seed the random numbers that the model draws.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: The loss of the previous step is not finite.
+            SystemExit: A process received SIGTERM or SIGUSR1; the checkpoint is written.
         """
-        if self._pending is None:
-            return None
-        if self._copied is not None:
-            distributed.synchronize(self._copied)
-        step, values = self._pending
-        loss, number = values.tolist()
-        if not math.isfinite(loss):
-            if self._folder is not None and is_main():
-                checkpoint.quarantine_checkpoint(self._folder, step)
-            raise FloatingPointError(
-                f"the loss is {loss} at step {step}; the last good checkpoint is kept. A lower {self._rate_flag} or a "
-                "longer warm-up (more --epochs) helps most"
-            )
-        return signal.Signals(int(number)) if number else None
+        batches = iter(loader)
+        for step in range(self.start_step, self.plan.steps):
+            if received := self._guard.check():
+                self.save(step)
+                log(f"{received.name}: saved at step {step}; run the same command to resume")
+                sys.exit(write_preempted_marker(self._folder.path, received, step))
+            start = time.perf_counter()
+            batch = next(batches)
+            self._data_time = time.perf_counter() - start
+            self._step, self._lr = step, self.config.learning_rate(step, self.plan)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._lr * group.get("scale", 1.0)
+            self.optimizer.zero_grad()
+            self.seed()
+            yield step, batch
+        self._finish()
 
-    def close(self):
-        """Give the signals back."""
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+    def seed(self, part: int = 0) -> None:
+        """Seed the random numbers that the model draws in this step's forward pass of a micro-batch."""
+        seed_step(self.config.seed, self._step, part)
 
+    def autocast(self) -> torch.autocast:
+        """Return the context of forward passes: bfloat16 autocast if the plan says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bf16)
 
-def write_preempted_marker(folder, number, step):
-    """Note in a run's folder that a signal ended it, for scripts that cannot see exit codes; then say the exit code.
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute the gradients of a scalar loss and update the parameters."""
+        loss.backward()
+        self.update(loss)
 
-    torchrun ends with 1 whatever its processes end with, so a job script asks for this file.
+    def update(self, loss: torch.Tensor) -> None:
+        """Clip the gradients, record the loss for the finite check, and take an optimizer step."""
+        if self.config.grad_clip:
+            nn.utils.clip_grad_value_(self.module.parameters(), self.config.grad_clip)
+        self._guard.put(self._step, loss)
+        self.optimizer.step()
 
-    Args:
-        folder: of the run. number: ``signal.Signals``. step: where the checkpoint stands.
+    def average(self, **values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Average scalar tensors over the processes in one collective."""
+        joined = torch.stack([value.detach().float() for value in values.values()])
+        joined = distributed.all_reduce(joined) / distributed.world_size()
+        return dict(zip(values, joined, strict=True))
 
-    Returns:
-        the exit code, 128 + signal.
-    """
-    if is_main():
-        (Path(folder) / NOTE_FILE).write_text(f"{number.name} at step {step}\n")
-    return 128 + number
+    def log(self, losses: Mapping[str, torch.Tensor], **more: torch.Tensor | Callable[[], float]) -> None:
+        """Record a step's values, and at the cadence write a log line, validate, and save a checkpoint.
 
+        Args:
+            losses: Scalar tensors, averaged over the steps of a log line.
+            **more: Further values. Tensors are averaged too; functions are called when a line is written.
+        """
+        tensors = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)}
+        functions = {key: value for key, value in more.items() if not isinstance(value, torch.Tensor)}
+        self._logger.add({**losses, **tensors}, self._data_time)
+        plan, done, epoch = self.plan, self._step + 1, self._step // self.plan.steps_per_epoch
+        is_last = done == plan.steps
+        epoch_ends = is_last or done % plan.steps_per_epoch == 0
+        if done == self.start_step + ETA_STEPS < plan.steps:
+            log(f"{format_eta(self._logger.seconds_per_step * (plan.steps - done))} left at this pace")
+        if epoch_ends or self._logger.seconds >= self.config.log_freq_time:
+            line = {"epoch": epoch, "step": done, "lr": self._lr}
+            line |= self._logger.averages(plan.batch_size, self._unit)
+            if distributed.is_main():
+                line |= {**{key: function() for key, function in functions.items()}, **self._constants}
+            if epoch_ends and self._validate and self._validate_every:
+                if is_last or (epoch + 1) % self._validate_every == 0:
+                    line |= self._run_validation(self._validate, epoch, done)
+            self._logger.write(line)
+            if distributed.is_main():
+                self._on_line(line)
+            self._logger.restart_clock()
+        if is_last or done % plan.checkpoint_every == 0:
+            self._guard.check()  # never save weights after a loss that is not finite
+            if is_last:
+                self._write_outputs(self.outputs)
+            self.save(done)
 
-def clear_preempted_marker(folder):
-    """Remove the note when a run goes on; but end again where only torchrun wants to go on.
+    def _run_validation(self, validate: Callable[[], dict[str, Any]], epoch: int, step: int) -> dict[str, Any]:
+        """Validate, keep the last and the best metrics, and return those that are numbers."""
+        self._guard.check()  # a model with a non-finite loss is not evaluated
+        self.last = {"epoch": epoch, "step": step, **validate()}
+        self.module.train()
+        if self._monitor and (not self.best or self.last[self._monitor] > self.best[self._monitor]):
+            self.best = self.last
+            if distributed.is_main():
+                self._folder.save_best(self._payload(step))
+        return {key: value for key, value in self.last.items() if isinstance(value, (int, float))}
 
-    ``torchrun --max-restarts`` takes a run that a signal ended for one that failed, and starts it again at once.
-    """
-    path = Path(folder) / NOTE_FILE
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and path.is_file():
-        sys.exit(128 + signal.Signals[path.read_text().split()[0]])
-    if is_main():
-        path.unlink(missing_ok=True)
+    def _payload(self, step: int) -> dict[str, Any]:
+        """Return the checkpoint without the optimizer's state."""
+        content = {"kind": self._folder.kind, "config": to_dict(self.config), "batch_size": self.plan.batch_size}
+        content |= {"step": step, "steps": self.plan.steps, "last": self.last, "best": self.best}
+        return {"model": checkpoint.add_module_prefix(self.module), **content, **self._describe(step)}
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint ``model.pth`` from the main process."""
+        if distributed.is_main():
+            self._folder.save({**self._payload(step), "optimizer": self.optimizer.state_dict()})
+
+    def _write_outputs(self, names: Iterable[str]) -> None:
+        """Write files of a finished run, in the main process."""
+        for name in names if distributed.is_main() else ():
+            self.outputs[name](self._folder.path / name)
+
+    def _finish(self) -> None:
+        """Restore the signals, and write the files that a run that was killed at its end lacks."""
+        if self.start_step >= self.plan.steps:
+            if self._validate and self._monitor and not self.last:  # an older checkpoint, without these metrics
+                self._run_validation(
+                    self._validate, (self.start_step - 1) // self.plan.steps_per_epoch, self.start_step
+                )
+            self._write_outputs([name for name in self.outputs if not (self._folder.path / name).exists()])
+        self._guard.close()
+        self._logger.close()
+
+    def close(self) -> None:
+        """Release the run folder and leave the process group."""
+        self._folder.close()
+        distributed.destroy()

@@ -5,12 +5,46 @@ equations 1 to 6, with the weights of the authors' implementation (the variance 
 covariance terms added).
 """
 
+import argparse
+import dataclasses
+
 import torch
 from torch.nn.functional import mse_loss
 
+from vicreg.common.config import setting
 from vicreg.distributed.process_group import all_gather_cat, all_reduce, world_size
 
 EPSILON = 1e-4  # inside the standard deviation's root
+
+
+@dataclasses.dataclass(frozen=True)
+class VICRegLoss:
+    """``vicreg_loss`` with its weights, for ``--loss vicreg``.
+
+    Attributes:
+        sim_coeff: Weight of the invariance term.
+        std_coeff: Weight of the variance term.
+        cov_coeff: Weight of the covariance term.
+    """
+
+    sim_coeff: float = setting(25.0)
+    std_coeff: float = setting(25.0)
+    cov_coeff: float = setting(1.0)
+
+    @staticmethod
+    def add_arguments(group: argparse._ArgumentGroup) -> None:
+        """Add the weights to a group of command-line arguments."""
+        group.add_argument("--sim-coeff", type=float, default=25.0, help="VICReg: weight of the invariance term")
+        group.add_argument("--std-coeff", type=float, default=25.0, help="VICReg: weight of the variance term")
+        group.add_argument("--cov-coeff", type=float, default=1.0, help="VICReg: weight of the covariance term")
+
+    def __call__(self, z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the loss and its terms; see ``vicreg_loss``."""
+        return vicreg_loss(z1, z2, self.sim_coeff, self.std_coeff, self.cov_coeff)
+
+    def lower_bound(self, batch_size: int, dim: int) -> float:
+        """Return the smallest possible loss; see ``loss_lower_bound``."""
+        return loss_lower_bound(batch_size, dim, self.std_coeff, self.cov_coeff)["loss"]
 
 
 def vicreg_loss(z1, z2, sim_coeff=25.0, std_coeff=25.0, cov_coeff=1.0):

@@ -1,0 +1,69 @@
+"""Command-line arguments of training scripts."""
+
+import argparse
+from pathlib import Path
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse._ArgumentGroup:
+    """Add the arguments of every run that can be resumed.
+
+    Args:
+        parser: Parser to extend.
+        seeded: What ``--seed`` determines, for its help text.
+
+    Returns:
+        The argument group, to add to.
+    """
+    run = parser.add_argument_group("run")
+    run.add_argument("--exp-dir", type=Path, required=True, help="run folder; started again on it, the run resumes")
+    run.add_argument("--seed", type=int, default=0, help=f"seed of {seeded}")
+    run.add_argument("--max-steps", type=int, help="shorten the run to this many steps")
+    run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default: an epoch)")
+    run.add_argument(
+        "--deterministic", action="store_true",
+        help="use deterministic GPU algorithms, somewhat slower (CPUs are deterministic anyway)",
+    )  # fmt: skip
+    run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
+    return run
+
+
+def add_alias(parser: argparse._ActionsContainer, flag: str, dest: str, type: type = str) -> None:
+    """Accept a former spelling of an option, without a mention in the help text."""
+    parser.add_argument(flag, dest=dest, type=type, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def add_data_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the arguments of views and loading."""
+    group.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
+    group.add_argument("--workers", type=int, default=2, help="loading processes per training process")
+    group.add_argument("--cache-on-device", action="store_true", help="keep all patches in the device's memory")
+    group.add_argument(
+        "--store", dest="cache_on_device", type=_store, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+
+
+def add_aug_override(group: argparse._ArgumentGroup, example: str) -> None:
+    """Add ``--aug-override``, which changes values of an augmentation preset."""
+    group.add_argument(
+        "--aug-override", nargs="+", default=[], metavar="NAME=VALUE", help=f"change values of the preset: {example}"
+    )
+    group.add_argument(
+        "--augment-set", dest="aug_override", nargs="+", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+
+
+def add_optimization_arguments(group: argparse._ArgumentGroup, batch_size: int, weight_decay: float) -> None:
+    """Add the arguments of optimization that do not depend on the task, with the task's defaults."""
+    group.add_argument("--epochs", type=int, default=100, help="passes over the data")
+    group.add_argument("--batch-size", type=int, default=batch_size, help="samples of all processes together")
+    group.add_argument("--weight-decay", type=float, default=weight_decay, help="weight decay")
+    add_alias(group, "--wd", "weight_decay", float)
+    group.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
+    group.add_argument("--compile", action="store_true", help="torch.compile the network")
+
+
+def _store(value: str) -> bool:
+    """Read a value of ``--store``, the former spelling of ``--cache-on-device``."""
+    if value not in ("disk", "device"):
+        raise argparse.ArgumentTypeError(f"invalid choice: {value!r} (choose from disk, device)")
+    return value == "device"

@@ -1,0 +1,106 @@
+"""Preemption signals and diverged losses: noticed by all processes at the same step, without stalling a GPU."""
+
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from vicreg.distributed.process_group import all_reduce, is_main, synchronize
+from vicreg.engine import checkpoint
+
+MARKER_FILE = "interrupted"  # in the run folder while a preempted run waits for its restart
+
+
+class PreemptionGuard:
+    """Watch the loss of each step and the signals SIGTERM and SIGUSR1, in agreement of all processes.
+
+    Values of a step are read before the next step begins, from a copy made during the backward pass, so that reading
+    them does not stall a GPU.
+
+    Args:
+        device: Device of this process.
+        lr_flag: Flag of the learning rate, for the message about a diverged loss.
+        folder: Run folder, whose checkpoint is set aside if its own weights gave a non-finite loss.
+    """
+
+    def __init__(self, device: torch.device, lr_flag: str = "--lr", folder: str | Path | None = None) -> None:
+        self._device, self._lr_flag, self._folder = device, lr_flag, folder
+        self._signal = 0
+        self._pending: tuple[int, torch.Tensor] | None = None
+        self._copied: torch.cuda.Event | None = None
+        self._handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+
+    def put(self, step: int, loss: torch.Tensor) -> None:
+        """Record a step's loss (a scalar) and whether a signal was received. A collective call."""
+        loss = loss.detach().float()
+        flags = torch.stack([(~loss.isfinite()).float(), torch.tensor(float(self._signal), device=self._device)])
+        values = torch.cat([all_reduce(flags, "max"), loss[None]])
+        if self._device.type == "cuda":
+            values = torch.empty(3, pin_memory=True).copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        self._pending = step, values
+
+    def check(self) -> signal.Signals | None:
+        """Read the values of the last recorded step.
+
+        Returns:
+            The signal that a process received, or None.
+
+        Raises:
+            FloatingPointError: The loss of a process is not finite.
+        """
+        if self._pending is None:
+            return None
+        if self._copied is not None:
+            synchronize(self._copied)
+        step, values = self._pending
+        diverged, number, loss = values.tolist()
+        if diverged:
+            if self._folder is not None and is_main():
+                checkpoint.quarantine_checkpoint(self._folder, step)
+            raise FloatingPointError(
+                f"the loss is {'not finite' if math.isfinite(loss) else loss} at step {step}; the last good checkpoint "
+                f"is kept. A lower {self._lr_flag} or a longer warm-up (more --epochs) helps most"
+            )
+        return signal.Signals(int(number)) if number else None
+
+    def close(self) -> None:
+        """Restore the signal handlers."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+def write_preempted_marker(folder: str | Path, number: signal.Signals, step: int) -> int:
+    """Write the marker file of a preempted run, for job scripts: torchrun exits with 1 whatever its processes return.
+
+    Args:
+        folder: Run folder.
+        number: Signal that ended the run.
+        step: Step of the checkpoint.
+
+    Returns:
+        The exit code, 128 + signal.
+    """
+    if is_main():
+        (Path(folder) / MARKER_FILE).write_text(f"{number.name} at step {step}\n")
+    return 128 + number
+
+
+def clear_preempted_marker(folder: str | Path) -> None:
+    """Remove the marker when a run resumes.
+
+    ``torchrun --max-restarts`` restarts a preempted run at once, as if it had failed; such a restart exits here again.
+    """
+    path = Path(folder) / MARKER_FILE
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and path.is_file():
+        sys.exit(128 + signal.Signals[path.read_text().split()[0]])
+    if is_main():
+        path.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""The folder of a training run: its lock, its checkpoint, and its configuration file."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vicreg import distributed
+from vicreg.common import checkpoint_io
+from vicreg.common.config import check_resume, to_dict
+from vicreg.common.files import write_json
+from vicreg.common.logger import lock_run_dir
+from vicreg.engine import checkpoint
+from vicreg.engine.config import RunConfig, RunPlan
+from vicreg.engine.preemption import clear_preempted_marker
+
+CONFIG_FILE = "config.json"
+
+
+class RunFolder:
+    """A locked run folder, and the checkpoint in it, whose configuration is compared with the current one.
+
+    Args:
+        config: Configuration of the run.
+        kind: What is trained, such as ``"pretraining"``; a checkpoint of another kind is refused.
+        device: Device of this process, for the checkpoint's tensors.
+
+    Attributes:
+        path: The folder.
+        checkpoint: Checkpoint to resume from; empty for a new run.
+        batch_size: Total batch size to keep, also with another number of processes; None for a new run, and if another
+            ``--batch-size`` is asked for.
+
+    Raises:
+        ValueError: Another process writes to the folder, it holds something else, or a setting cannot change.
+    """
+
+    def __init__(self, config: RunConfig, kind: str, device: torch.device) -> None:
+        self.path, self.kind = Path(config.exp_dir), kind
+        self._lock = lock_run_dir(self.path) if distributed.is_main() else None
+        clear_preempted_marker(self.path)
+        self.checkpoint: dict[str, Any] = {}
+        self.batch_size: int | None = None
+        state, path = checkpoint.load_latest(self.path, device)
+        if state is None:
+            return
+        self.checkpoint = checkpoint.upgrade(state)
+        if self.checkpoint.get("kind") != kind:
+            raise ValueError(f"{path} is not a checkpoint of {kind}; choose another --exp-dir")
+        saved = self.checkpoint["config"]
+        check_resume(saved, config, self.path, finished=state["step"] >= state.get("steps", state["step"] + 1))
+        if saved["batch_size"] == config.batch_size:
+            self.batch_size = state.get("batch_size")
+
+    def write_config(self, config: RunConfig, plan: RunPlan, info: Mapping[str, Any]) -> None:
+        """Write ``config.json``: the configuration, the plan with ``info``, and the command line."""
+        if distributed.is_main():
+            content = {"kind": self.kind, "config": to_dict(config), "plan": {**info, **plan.to_dict()}}
+            write_json(self.path / CONFIG_FILE, {**content, "command": shlex.join(["python", *sys.argv])})
+
+    def save(self, payload: dict[str, Any]) -> None:
+        """Write the checkpoint ``model.pth``, and keep the one before. Call it in the main process."""
+        checkpoint_io.save(payload, self.path / checkpoint_io.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
+
+    def save_best(self, payload: dict[str, Any]) -> None:
+        """Write ``best_model.pth``. Call it in the main process."""
+        checkpoint_io.save(payload, self.path / checkpoint.BEST_FILE)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock:
+            self._lock.close()
