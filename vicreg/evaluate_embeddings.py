@@ -20,6 +20,7 @@ from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.data import image_folder
+from vicreg.data.base import LabeledDataset
 from vicreg.data.sn7 import SN7Patches
 from vicreg.eval import splits
 from vicreg.eval.benchmark import BenchmarkConfig, compare
@@ -98,6 +99,8 @@ def main(args: argparse.Namespace) -> None:
     config = from_args(BenchmarkConfig, args)
     backbones = resolve_backbones(args.pretrained, args.arch, args.in_chans, args.seed)
     device = distributed.init(args.device, args.local_rank)
+    train: LabeledDataset
+    val: LabeledDataset
     if args.csv_dir:
         train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     elif args.data_dir:

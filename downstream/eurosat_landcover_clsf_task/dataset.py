@@ -14,7 +14,6 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
-from vicreg.data.broken_files import map_in_threads
 from vicreg.data.image_folder import Listing, choose_files, list_images
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import samples_digest
@@ -196,16 +195,14 @@ def decode(listing: Listing, size: int, workers: int, bands: Sequence[int] | Non
         except ValueError as error:
             return str(error)
 
-    def progress(iterable: Any, total: int | None = None) -> Any:
-        return tqdm(iterable, "decoding", total, leave=False, disable=None)
-
     pixels, failures = np.empty((len(listing.paths), 3, size, size), np.uint8), []
-    threads = max(1, min(workers, os.cpu_count() or 1))
-    for row, image in enumerate(map_in_threads(read, listing.paths, threads, progress)):
-        if isinstance(image, str):
-            failures.append(image)
-        else:
-            pixels[row] = image
+    with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
+        images = tqdm(pool.map(read, listing.paths), "decoding", len(listing.paths), leave=False, disable=None)
+        for row, image in enumerate(images):
+            if isinstance(image, str):
+                failures.append(image)
+            else:
+                pixels[row] = image
     if failures:
         more = f", … and {len(failures) - 3} more" if len(failures) > 3 else ""
         raise ValueError(

@@ -133,7 +133,7 @@ def build_backbone(config: FinetuneConfig, checkpoint: dict[str, Any]) -> tuple[
     if checkpoint:
         info = dict(checkpoint["backbone"])
         return create_backbone(info["arch"], info["in_chans"]), info
-    if config.pretrained in PARAMETER_FREE:
+    if config.pretrained is None or config.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {config.pretrained} has no weights; a file, 'random' or 'imagenet' is needed")
     backbone, loaded = load_backbone(config.pretrained, config.arch, CHANNELS, config.seed)
     if loaded["in_chans"] != CHANNELS:

@@ -11,6 +11,7 @@ from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
 from vicreg.common.logger import log
 from vicreg.common.plots import save_view_pairs
+from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
 from vicreg.engine.checkpoint import save_backbone
 from vicreg.engine.config import RunPlan, plan_run
@@ -22,7 +23,7 @@ from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval import features, knn
 from vicreg.eval.metrics import accuracy, check_collapse, effective_rank
-from vicreg.models.backbones import check_channels, create_backbone, init_backbone
+from vicreg.models.backbones import check_channels, create_backbone, feature_dim, init_backbone
 from vicreg.models.vicreg import VICReg
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
@@ -135,7 +136,7 @@ def start_run(
     bound = None
     if hasattr(config.criterion, "lower_bound"):
         bound = round(config.criterion.lower_bound(plan.batch_size, config.widths[-1]), 4)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed, "initialization"))
     model = VICReg(create_backbone(config.arch, config.in_chans), config.widths)
     if config.init_from and not folder.checkpoint:
         log(init_backbone(model.backbone, config.init_from, config.arch, config.in_chans))
@@ -162,7 +163,7 @@ def start_run(
         describe=describe, summary=summary, info={"source": source, "image_size": size, "loss_lower_bound": bound},
         validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device) if probe_sets else None,
         validate_every=config.probe_every,
-        on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, model.backbone.num_features),
+        on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, feature_dim(model.backbone)),
         constants={} if bound is None else {"loss_lower_bound": bound}, unit="pairs",
     )  # fmt: skip
     run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])

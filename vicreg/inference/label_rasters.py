@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def write_label_png(path: str | Path, reader: ImageReader, blocks: Iterable[Bloc
     image = Image.fromarray(labels).resize(reader.source_size, Image.Resampling.NEAREST)
     has_gaps = bool((labels == NO_DATA).any())
     image.putpalette(palette.tobytes().ljust(3 * 256 if has_gaps else 0, b"\0"))  # short palettes are stored in 4 bits
-    options = {"transparency": NO_DATA} if has_gaps else {}
+    options: dict[str, Any] = {"transparency": NO_DATA} if has_gaps else {}
     files.atomic_write(path, lambda tmp_path: image.save(tmp_path, **options))
 
 

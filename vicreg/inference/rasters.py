@@ -14,8 +14,10 @@ from vicreg.data.image_io import error_reason
 TIFF = (".tif", ".tiff")
 NO_DATA = 255  # in label rasters
 # Without a driver GDAL goes by the content: a VRT named .tif would make it open other files and addresses.
-_DRIVERS = {".png": "PNG", ".pgm": "PNM", ".ppm": "PNM", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP",
-            ".gif": "GIF"}  # fmt: skip
+_DRIVERS = {
+    ".png": "PNG", ".pgm": "PNM", ".ppm": "PNM", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP",
+    ".gif": "GIF", ".jp2": "JP2OpenJPEG",
+}  # fmt: skip
 
 Scale = float | Callable[[tuple[int, int]], float]
 
@@ -125,7 +127,10 @@ class RasterReader(ImageReader):
         elif source.crs:
             log(f"note: {path} has a CRS but no geotransform; the results have no georeference")
 
-    def read(self, top, left, height, width, out_shape=None):
+    def read(
+        self, top: int, left: int, height: int, width: int, out_shape: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window; see ``ImageReader.read``."""
         from rasterio.enums import Resampling
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
@@ -143,11 +148,13 @@ class RasterReader(ImageReader):
         if pixels.dtype == np.uint8:
             return pixels, valid
         valid &= np.isfinite(pixels).all(0)
+        assert self._levels is not None  # checked when the file was opened
         low, high = self._levels
         scaled = (np.where(valid, pixels, low).astype(np.float32) - low) * (255 / (high - low))
         return scaled.clip(0, 255).round().astype(np.uint8), valid
 
     def close(self) -> None:
+        """Close the file."""
         self._source.close()
 
 
@@ -184,6 +191,7 @@ def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def unreadable(path: str | Path, error: Exception) -> ValueError:
+    """Return the error that says that a file cannot be read, and why."""
     return ValueError(f"{path} cannot be read ({error_reason(error, path)})")
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ def read_windows(
     lefts: Sequence[int],
     side: int,
     batch_size: int = 1,
-    pad_mode: str = "edge",
+    pad_mode: Literal["edge", "constant"] = "edge",
 ) -> Iterator[WindowBatch]:
     """Read square windows row by row; what a batch covers is read once.
 
