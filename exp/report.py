@@ -26,7 +26,7 @@ from vicreg.common.logger import read_stats
 
 CONFIG_FILES = ("config.json", "args.json")  # args.json is that of older runs
 METRICS = ("top1", "tta_top1", "top5", "best_top1", "knn20_top1", "lr_head", "train_samples", "mean_iou", "accuracy")
-BOOKKEEPING = {"step", "epoch", "lr", "pairs_per_second", "data_time", "loss_lower_bound"}  # not plotted
+BOOKKEEPING = {"step", "epoch", "lr", "data_time", "loss_lower_bound"}  # not plotted
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -105,7 +105,7 @@ def plot_curves(folder: Path) -> Path:
 
     lines = pd.DataFrame([line for line in read_stats(folder / "stats.txt") if isinstance(line, dict)])
     numbers = lines.select_dtypes("number").columns
-    keys = [key for key in numbers if key not in BOOKKEEPING]
+    keys = [key for key in numbers if key not in BOOKKEEPING and not key.endswith("_per_second")]
     columns = -(-len(keys) // 2)
     figure, axes = pyplot.subplots(2, columns, figsize=(3.2 * columns, 5), squeeze=False)
     for axis, key in zip(axes.flat, keys, strict=False):

@@ -18,6 +18,8 @@ from vicreg.common.config import to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.common.plots import plot_confusion_matrix
+from vicreg.common.random_streams import stream_seed
+from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.data.subsets import LabeledSubset, stratified_subset
 from vicreg.engine.checkpoint import save_backbone
@@ -33,7 +35,9 @@ from vicreg.models.heads import Classifier, LinearHeads
 METRICS = ("top1", "top5", "balanced_accuracy")
 
 
-def train(config: SupervisedConfig, dataset: Any, val: Any, split: dict[str, Any] | None, source: str) -> None:
+def train(
+    config: SupervisedConfig, dataset: LabeledDataset, val: LabeledDataset, split: dict[str, Any] | None, source: str
+) -> None:
     """Train a classifier on labels, or resume the run in ``config.exp_dir``.
 
     Writes the files of pretraining, and ``result.json`` (metrics of the last and the best epoch) and ``confusion.png``.
@@ -76,11 +80,17 @@ def train(config: SupervisedConfig, dataset: Any, val: Any, split: dict[str, Any
 
 
 def start_run(
-    config: SupervisedConfig, plan: RunPlan, folder: RunFolder, dataset: Any, val: Any, split: dict[str, Any] | None,
-    source: str, device: torch.device,
-) -> TrainingRun:  # fmt: skip
+    config: SupervisedConfig,
+    plan: RunPlan,
+    folder: RunFolder,
+    dataset: LabeledDataset,
+    val: LabeledDataset,
+    split: dict[str, Any] | None,
+    source: str,
+    device: torch.device,
+) -> TrainingRun:
     """Build the classifier and its optimizer, and start or resume the run; see ``train``."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed, "initialization"))
     backbone = create_backbone(config.arch, config.in_chans)
     if config.init_from and not folder.checkpoint:
         log(init_backbone(backbone, config.init_from, config.arch, config.in_chans))
@@ -96,43 +106,53 @@ def start_run(
         "model": f"{config.arch} {millions:.1f} M parameters",
         "loss": f"cross-entropy, label smoothing {config.label_smoothing:g}, class weights {config.class_weights}",
     }
-    spec = {"size": size, "mean": dataset.mean, "std": dataset.std, "device": device}
+    spec = InputSpec(size, dataset.mean, dataset.std)
 
     def describe(step: int) -> dict[str, Any]:
         info = {"arch": config.arch, "in_chans": config.in_chans, "mean": dataset.mean, "std": dataset.std}
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
         return {"backbone": info, "classes": list(dataset.classes)}
 
-    def write_result(path: Path) -> None:
-        last, best = run.last, run.best
-        shared = overlap(dataset, val)
-        result = {name: last[name] for name in METRICS} | {f"best_{name}": best[name] for name in (*METRICS, "epoch")}
-        result |= {"arch": config.arch, "source": source, "protocol": "supervised", "split": split}
-        result |= {"train_samples": plan.samples, "val_samples": len(val), "image_size": size, "overlap": shared}
-        result |= {"classes": list(dataset.classes), "last": last, "best": best, "config": to_dict(config)}
-        write_json(path, result)
-        log(format_overlap(shared))
-        rule = split["rule"] if split else "unknown"
-        log(
-            f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  balanced {last['balanced_accuracy']:.4f}  "
-            f"(best top-1 {best['top1']:.4f} in epoch {best['epoch']}, split {rule}); {path}"
-        )
-
-    outputs = {
-        "result.json": write_result,
-        "confusion.png": lambda path: plot_confusion_matrix(path, run.last["confusion"], dataset.classes),
-        BACKBONE_FILE: lambda path: save_backbone(path, backbone, **describe(plan.steps)["backbone"]),
-    }
     optimizer = build_optimizer(config.optimizer, model, config.weight_decay, config.momentum)
     run = TrainingRun(
         config, plan, folder, model, optimizer, device, describe=describe, summary=summary,
-        info={"source": source, "image_size": size}, outputs=outputs,
-        validate=functools.partial(evaluate_classifier, model, val, spec), monitor="top1",
+        info={"source": source, "image_size": size},
+        validate=functools.partial(evaluate_classifier, model, val, spec, device),
+        monitor="top1",
     )  # fmt: skip
+    run.outputs = {
+        "result.json": functools.partial(write_result, config, run, dataset, val, split, source),
+        "confusion.png": lambda path: plot_confusion_matrix(path, run.last["confusion"], dataset.classes),
+        BACKBONE_FILE: lambda path: save_backbone(path, backbone, **describe(plan.steps)["backbone"]),
+    }
     return run
 
 
-def unify_classes(dataset: Any, val: Any) -> None:
+def write_result(
+    config: SupervisedConfig,
+    run: TrainingRun,
+    dataset: LabeledDataset,
+    val: LabeledDataset,
+    split: dict[str, Any] | None,
+    source: str,
+    path: Path,
+) -> None:
+    """Write ``result.json``, and print its metrics."""
+    last, best, shared = run.last, run.best, overlap(dataset, val)
+    rule = split["rule"] if split else "unknown"
+    result = {name: last[name] for name in METRICS} | {f"best_{name}": best[name] for name in (*METRICS, "epoch")}
+    result |= {"arch": config.arch, "source": source, "protocol": "supervised", "split": split}
+    result |= {"train_samples": run.plan.samples, "val_samples": len(val), "overlap": shared}
+    result |= {"image_size": config.view_size(dataset.patch_size), "classes": list(dataset.classes)}
+    write_json(path, result | {"last": last, "best": best, "config": to_dict(config)})
+    log(format_overlap(shared))
+    log(
+        f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  balanced {last['balanced_accuracy']:.4f}  "
+        f"(best top-1 {best['top1']:.4f} in epoch {best['epoch']}, split {rule}); {path}"
+    )
+
+
+def unify_classes(dataset: LabeledDataset, val: LabeledDataset) -> None:
     """Give both data sets the same classes: a list without names only knows labels up to its own largest.
 
     Raises:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vicreg.common import cli
-from vicreg.engine.config import get_parser
+from vicreg.engine.pretrain_config import get_parser
 
 GPU_FULL = torch.cuda.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 3 GiB is free."
@@ -77,7 +77,7 @@ def test_run_waits_before_reporting_except_on_local_rank_0(one_process, monkeypa
     [
         ((), lambda: raises(GPU_FULL), "out of GPU memory (Tried to allocate 20.00 GiB); reduce it with a smaller "
          "--batch-size, --accumulate K (the same batch in K micro-batches), a smaller --image-size"),
-        (("--store", "device"), lambda: raises(GPU_FULL), "a smaller --image-size, --store disk"),
+        (("--cache-on-device",), lambda: raises(GPU_FULL), "a smaller --image-size, no --cache-on-device"),
         ((), lambda: torch.empty(2**60, dtype=torch.uint8), f"out of host memory (tried to allocate {2**60} bytes); "
          "reduce it with a smaller --batch-size"),
         ((), lambda: np.empty(2**60, np.uint8), "out of host memory (Unable to allocate 1.00 EiB"),

@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_used_and_said(tm
     assert found["step"] == 2 and torch.equal(found["model"], state(2)["model"])
     assert path == tmp_path / PREVIOUS_FILE
     said = capsys.readouterr().out
-    assert str(tmp_path / MODEL_FILE) in said and "model.pth.broken" in said and "checkpoint before" in said
+    assert str(tmp_path / MODEL_FILE) in said and "model.pth.broken" in said and "previous checkpoint" in said
     save_steps(tmp_path, 3)  # must not push the good one out by the broken one
     assert checkpoint_io.load(tmp_path / PREVIOUS_FILE)["step"] == 2 and load_latest(tmp_path)[0]["step"] == 3
 
@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_used_and_said(tm
 def test_with_no_other_to_go_on_from_it_is_an_error_and_the_file_stays(tmp_path, damage):
     save_steps(tmp_path, 3)
     DAMAGES[damage](tmp_path / MODEL_FILE)
-    with pytest.raises(ValueError, match="no other to go on from") as error:
+    with pytest.raises(ValueError, match="there is no other checkpoint") as error:
         load_latest(tmp_path)
     assert str(tmp_path / MODEL_FILE) in str(error.value) and "--exp-dir" in str(error.value)
     assert names(tmp_path) == {MODEL_FILE}
@@ -135,9 +135,9 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_named_and_leaves_the_old_file_and_no_half_one(small_disk):
     save_steps(small_disk, 1, 2)
-    with pytest.raises(OSError, match="No space left on device; free space there") as error:
+    with pytest.raises(OSError, match="No space left on device; check free space") as error:
         save({"model": torch.zeros(100_000)}, small_disk / MODEL_FILE, previous=PREVIOUS_FILE)
-    assert str(small_disk / MODEL_FILE) in str(error.value) and "untouched" in str(error.value)
+    assert str(small_disk / MODEL_FILE) in str(error.value) and "The old file is unchanged" in str(error.value)
     assert names(small_disk) == NAMES and load_latest(small_disk)[0]["step"] == 2
 
 

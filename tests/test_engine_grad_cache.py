@@ -1,26 +1,40 @@
-"""Micro-batches give the gradient of the whole batch, and leave no trace of having looked twice."""
+"""Gradient caching gives the gradient of the whole batch, and updates running statistics once."""
 
-import functools
+import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from vicreg.engine.grad_cache import backward, running_statistics_kept
+from vicreg.engine.grad_cache import cached_backward, freeze_running_stats
 from vicreg.losses.vicreg import vicreg_loss
 from vicreg.models.backbones import create_backbone
 from vicreg.models.vicreg import VICReg
 
 
-def gradients(network, images, parts, before_forward=None):
-    """Losses and gradients of one step over images (2, n, C, H, W) in so many micro-batches."""
+def run_of(network, autocast=contextlib.nullcontext, seed=lambda part: None):
+    """What gradient caching uses of a TrainingRun; ``updates`` collects the losses of update calls."""
+    updates = []
+    return SimpleNamespace(model=network, autocast=autocast, seed=seed, update=updates.append, updates=updates)
+
+
+def gradients(network, images, parts, seed=lambda part: None):
+    """Losses and gradients of one step over images (2, n, C, H, W), in one pass or in micro-batches."""
     network.zero_grad()
 
-    def views(part, parts):
+    def make_views(part, parts):
         rows = slice(images.shape[1] * part // parts, images.shape[1] * (part + 1) // parts)
         return images[0, rows], images[1, rows]
 
-    losses, z1, representation = backward(network, views, vicreg_loss, parts, before_forward=before_forward)
-    return losses, z1, representation, [p.grad.clone() for p in network.parameters()]
+    if parts == 1:
+        z1, z2, features = network(*make_views(0, 1))
+        losses = vicreg_loss(z1, z2)
+        losses["loss"].backward()
+    else:
+        run = run_of(network, seed=seed)
+        losses, z1, features = cached_backward(run, make_views, vicreg_loss, parts)
+        assert run.updates == [losses["loss"]]
+    return losses, z1.detach(), features, [p.grad.clone() for p in network.parameters()]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +76,7 @@ def test_running_statistics_count_every_micro_batch_once():
     gradients(network, images, 4)
     assert norm.num_batches_tracked == 8  # 4 micro-batches of two views
     before = norm.running_mean.clone()
-    with torch.no_grad(), running_statistics_kept(network):
+    with torch.no_grad(), freeze_running_stats(network):
         network(images[0], images[1])
     assert torch.equal(norm.running_mean, before) and norm.track_running_stats
 
@@ -81,24 +95,24 @@ def test_dropout_draws_the_same_in_both_passes():
             return first, second, first.detach()
 
     network, images = Dropping(), torch.randn(2, 6, 5)
-    gradients(network, images, 2, before_forward=lambda part: torch.manual_seed(part))
+    gradients(network, images, 2, seed=lambda part: torch.manual_seed(part))
     embedding, again = network.drawn[:2], network.drawn[2:]
     for one, other in zip(embedding, again, strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
     assert not torch.equal(embedding[0][0], embedding[1][0])
 
 
-def test_autocast_reaches_every_forward_pass():
+def test_autocast_covers_every_forward_pass():
     network = torch.nn.Module()
-    layer, seen = torch.nn.Linear(4, 3), []
+    layer, dtypes = torch.nn.Linear(4, 3), []
 
     def forward(view1, view2):
         outputs = layer(view1), layer(view2)
-        seen.append(outputs[0].dtype)
+        dtypes.append(outputs[0].dtype)
         return *outputs, outputs[0].detach()
 
     network.forward = forward
-    autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    run = run_of(network, lambda: torch.autocast("cpu", torch.bfloat16))
     images = torch.randn(2, 8, 4)
-    backward(network, lambda part, parts: images[:, part * 4 : part * 4 + 4], vicreg_loss, 2, autocast)
-    assert seen == [torch.bfloat16] * 4 and layer.weight.grad.dtype == torch.float32
+    cached_backward(run, lambda part, parts: images[:, part * 4 : part * 4 + 4], vicreg_loss, 2)
+    assert dtypes == [torch.bfloat16] * 4 and layer.weight.grad.dtype == torch.float32

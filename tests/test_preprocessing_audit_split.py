@@ -237,7 +237,7 @@ def real_images(real_data, kind):
         files = [path for folder in sorted((real_data / "EuroSAT" / "2750").glob("*")) for path in
                  sorted(folder.glob("*.jpg"))[:40]]  # fmt: skip
         return [samples.open_image(path) for path in files]
-    from vicreg.data.sn7 import cut_patches, read_mosaic
+    from vicreg.data.sn7_format import cut_patches, read_mosaic
 
     firsts = [min(folder.glob("images/*.tif")) for folder in sorted((real_data / "sn7_128" / "train").glob("L15*"))]
     patches = [patch for path in firsts[:25] for patch in cut_patches(read_mosaic(path))]

@@ -17,7 +17,7 @@ from preprocessing import make_sn7_sample
 from preprocessing.make_sn7_sample import get_parser, main
 from preprocessing.sn7.sample import AOIS, aoi_name, to_degrees, write_aoi
 from preprocessing.sn7.synthetic import COVERS, build_scene, draw_mosaic
-from vicreg.data.sn7 import cut_patches, parse_mosaic_name
+from vicreg.data.sn7_format import cut_patches, parse_mosaic_name
 
 ROOT = Path(__file__).resolve().parents[1]
 MONTHS, SIZE, COUNT = 3, 64, 3

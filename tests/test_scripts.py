@@ -64,8 +64,8 @@ def test_the_commands_tested_here_are_the_readmes(repo_root, command):
 def test_the_readmes_training_line_leaves_a_log_and_both_files(trained):
     folder, ran = trained
     assert ran.returncode == 0, ran.stderr
-    assert "floor" in ran.stdout and "2 process(es)" in ran.stdout
-    assert {"args.json", "stats.txt", "tensorboard", "views.png", "model.pth", "trained_model.pth"} <= {
+    assert "the loss cannot fall below" in ran.stdout and "2 process(es)" in ran.stdout
+    assert {"config.json", "stats.txt", "tensorboard", "views.png", "model.pth", "trained_model.pth"} <= {
         path.name for path in folder.iterdir()
     }
     lines = read_stats(folder / "stats.txt")
@@ -108,7 +108,7 @@ def test_pretraining_starts_from_the_root(repo_root, sn7_prepared, tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.parametrize("extra", [["--compile"], ["--precision", "bf16"], ["--store", "device"]], ids=str)
+@pytest.mark.parametrize("extra", [["--compile"], ["--precision", "bf16"], ["--cache-on-device"]], ids=str)
 def test_options_of_the_device_work_on_a_cpu(repo_root, sn7_prepared, tmp_path, extra):
     command = f"python vicreg/main_vicreg_sn7.py {TINY} --max-steps 2"
     # compiling takes minutes and a C++ compiler that not every machine has: here --compile is only passed through
@@ -144,7 +144,7 @@ def test_baselines_and_full_checkpoints_are_evaluated_by_the_same_line(
     ran = start(command, repo_root, "--csv-dir", sn7_prepared, "--exp-dir", tmp_path, "--pretrained", backbone, *arch)
     assert ran.returncode == 0, ran.stderr
     result = json.loads((tmp_path / "freeze_100" / "result.json").read_text())
-    assert set(result["rates"]) == {"0.1", "1"} and result["lr_head"] in (0.1, 1)
+    assert set(result["lr_sweep"]) == {"0.1", "1"} and result["lr_head"] in (0.1, 1)
 
 
 @pytest.mark.parametrize("weights", ["frozen", "finetune"])
@@ -162,7 +162,7 @@ def test_evaluation_over_two_processes_judges_every_validation_sample(
 def test_report_prints_both_tables_and_draws_the_curves(repo_root, trained, tmp_path):
     ran = start("python exp/report.py", repo_root, trained[0], "--out", tmp_path / "page.html")
     assert ran.returncode == 0, ran.stderr
-    assert "Pretraining" in ran.stdout and "floor" in ran.stdout
+    assert "Pretraining" in ran.stdout and "lower bound" in ran.stdout
     assert (trained[0] / "curves.png").stat().st_size > 1000
     assert (tmp_path / "page.html").read_text().count("data:image/png") == 2
 
@@ -174,7 +174,7 @@ BAD = {
     "batch of one": ("vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --batch-size 1", ["--batch-size"]),
     "unknown backbone": (f"{PRETRAIN} --arch resnet81", ["resnet18"]),
     "bad widths": (f"{PRETRAIN} --mlp 16,16", ["--mlp", "8192-8192"]),
-    "bad number": (f"{PRETRAIN} --augment-set blurp=1", ["blur_p"]),
+    "bad number": (f"{PRETRAIN} --aug-override blurp=1", ["blur_p"]),
     "no gpu": (f"{PRETRAIN} --device cuda", ["--device cpu"]),
     "folder is a file": ("vicreg/main_vicreg_sn7.py --exp-dir {file} --csv-dir {csv} --batch-size 16", ["file"]),
     "no checkpoint": ("vicreg/evaluate_sn7.py --exp-dir {tmp} --csv-dir {csv} --pretrained {tmp}/x.pth", ["x.pth"]),

@@ -113,8 +113,8 @@ def test_512_over_three_processes_is_510_said_logged_and_used_for_the_rate(train
     folder, ran = trained
     assert ran.returncode == 0, ran.stderr
     assert "batch   510 (of 512 asked for) = 170 x 3 process(es)" in ran.stdout
-    plan = json.loads((folder / "args.json").read_text())["plan"]
-    assert (plan["batch_size"], plan["share"], plan["samples"]) == (510, 170, 520)
+    plan = json.loads((folder / "config.json").read_text())["plan"]
+    assert (plan["batch_size"], plan["local_batch_size"], plan["samples"]) == (510, 170, 520)
     assert plan["peak_lr"] == pytest.approx(0.3 * 510 / 256)
     payload = torch.load(folder / "trained_model.pth", weights_only=True)
     assert payload["mean"] == [0.485, 0.456, 0.406] and payload["std"] == [0.229, 0.224, 0.225]
@@ -222,7 +222,7 @@ BAD = {
     "no tree": ("vicreg/main_vicreg_unchanged.py --exp-dir {tmp} --data-dir {tmp}/nowhere", ["nowhere", "--data-dir"]),
     "no classes": ("vicreg/evaluate.py --exp-dir {tmp} --data-dir {tmp} --pretrained stats", ["no class folders"]),
     "device store": (
-        "vicreg/main_vicreg_unchanged.py --exp-dir {tmp} --data-dir {images} --store device --batch-size 4 "
+        "vicreg/main_vicreg_unchanged.py --exp-dir {tmp} --data-dir {images} --cache-on-device --batch-size 4 "
         "--arch test_resnet --mlp 8-8",
         ["--cache-on-device"],
     ),

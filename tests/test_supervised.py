@@ -69,7 +69,7 @@ def test_a_run_leaves_figures_a_picture_and_a_backbone_that_loads_strictly(train
     assert 0 <= result["top1"] <= result["top5"] <= 1 and result["best_top1"] >= result["top1"]
     assert set(result["last"]["recall"]) == set(result["classes"])
     assert np.sum(result["last"]["confusion"]) == result["val_samples"] == 60
-    assert result["overlap"]["location_overlap"] == 0 and "share their place with training" in text
+    assert result["overlap"]["location_overlap"] == 0 and "show a training location" in text
     assert Image.open(folder / "confusion.png").size[0] > 100
     backbone, info = load_backbone(folder / "trained_model.pth")
     assert info["arch"] == "test_resnet" and "supervised" in info["source"] and "0 missing" in info["report"]
@@ -156,7 +156,7 @@ def test_recall_and_confusion_by_hand():
         ("--schedule step", "needs --milestones"),
         ("--label-smoothing 1", "--label-smoothing 1.0"),
         ("--train-percent 0", "--train-percent 0"),
-        ("--augment-set 2.scale=0.3,1", "has one view"),
+        ("--aug-override 2.scale=0.3,1", "has one view"),
         ("--arch resnet19", "nearest"),
         ("--lr 0", "--lr"),
         ("--csv-dir nowhere", "make_sn7_csv"),
@@ -172,7 +172,7 @@ def test_a_folder_of_another_kind_of_run_is_refused(supervise, train, tmp_path):
     earlier = train(tmp_path / "run", "--max-steps", 2)
     assert earlier.wait(0) == 0, earlier.text(0)
     run = supervise(tmp_path / "run")
-    assert run.wait(0) == 1 and "no checkpoint of a supervised run" in run.text(0)
+    assert run.wait(0) == 1 and "is not a checkpoint of supervised training" in run.text(0)
 
 
 def test_the_defaults_are_the_earlier_works():

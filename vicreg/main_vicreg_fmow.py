@@ -19,7 +19,7 @@ from vicreg.common import cli
 from vicreg.data import pairs
 from vicreg.data.fmow import fmow_images
 from vicreg.data.image_dataset import decode_size
-from vicreg.engine import arguments
+from vicreg.engine import pretrain_config
 from vicreg.engine.pretrain import pretrain
 
 CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "fmow"
@@ -27,7 +27,7 @@ CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "fmow"
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser: the arguments of pretraining, and those of fMoW."""
-    parser = arguments.get_parser(__doc__.split("\n")[0], augment="fmow")
+    parser = pretrain_config.get_parser(__doc__.split("\n")[0], augment="fmow")
     parser.set_defaults(image_size=224)
     data = parser.add_argument_group("fMoW")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_fmow_csv.py")
@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Pretrain on the training list; probe on the validation list."""
-    config = arguments.pretrain_config(args)
+    config = pretrain_config.build_config(args)
     side = decode_size(config.image_size)
     lists = {split: args.csv_dir / f"{split}.csv" for split in ("train", "val")}
     dataset = fmow_images(lists["train"], config.positives, args.data_dir, config.max_months_apart, side=side)

@@ -19,7 +19,7 @@ if __name__ == "__main__":  # import from the repository root, from any working 
 from vicreg.common import cli
 from vicreg.data import pairs
 from vicreg.data.sn7 import SN7Patches
-from vicreg.engine import arguments
+from vicreg.engine import pretrain_config
 from vicreg.engine.pretrain import pretrain
 
 CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "sn7"
@@ -33,7 +33,7 @@ HOW_TO_PREPARE = (
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser: the arguments of pretraining, and those of SN7."""
-    parser = arguments.get_parser(__doc__.split("\n")[0], augment="sn7")
+    parser = pretrain_config.get_parser(__doc__.split("\n")[0], augment="sn7")
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, if the folder has no patches.npy")
@@ -43,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Pretrain on the training list; probe on the validation list."""
-    config = arguments.pretrain_config(args)
+    config = pretrain_config.build_config(args)
     lists = {split: args.csv_dir / f"{split}.csv" for split in ("train", "val")}
     if not lists["train"].is_file():
         raise FileNotFoundError(HOW_TO_PREPARE.format(path=lists["train"], folder=args.csv_dir))

@@ -19,14 +19,14 @@ if __name__ == "__main__":  # import from the repository root, from any working 
 
 from vicreg.common import cli
 from vicreg.data import image_folder
-from vicreg.engine import arguments
+from vicreg.engine import pretrain_config
 from vicreg.engine.parallel import init_device
 from vicreg.engine.pretrain import pretrain
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser: the arguments of pretraining, and those of a folder of images."""
-    parser = arguments.get_parser(__doc__.split("\n")[0], augment="vicreg")
+    parser = pretrain_config.get_parser(__doc__.split("\n")[0], augment="vicreg")
     parser.set_defaults(image_size=224)
     image_folder.add_arguments(parser)
     return parser
@@ -34,7 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Pretrain on the training images; probe on the validation images."""
-    config = arguments.pretrain_config(args)
+    config = pretrain_config.build_config(args)
     device = init_device(config)
     train, val, _ = image_folder.load_folder(args.data_dir, device, config.image_size, not args.no_check)
     probe_sets = (train, val) if config.probe_every else None

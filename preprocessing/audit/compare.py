@@ -11,7 +11,7 @@ import numpy as np
 from preprocessing.audit import phash
 from preprocessing.audit.samples import Subset
 from preprocessing.fmow.index import MAX_DEGREES_APART, degrees_apart
-from vicreg.data.leakage import digest, overlap_share
+from vicreg.data.leakage import digest, overlap_mask
 
 KINDS = ("exact", "near", "location")  # of pairs
 _GROUP = 128  # samples that a thread reads at a time
@@ -135,7 +135,7 @@ def compare(
         result["near"] = count(near, max_bits=max_bits, min_contrast=min_contrast, **excluded, pairs=pairs)
     if train.location_ids is not None and val.location_ids is not None:
         common, elsewhere, unknown = _common_locations(train, val)
-        shared = overlap_share(common, val.location_ids) & readable
+        shared = overlap_mask(common, val.location_ids) & readable
         pairs = [(int(v), common[val.location_ids[v]], None) for v in np.flatnonzero(shared)]
         result["location"] = count(
             shared, kind=val.location_kind, locations=len(set(val.location_ids)), locations_shared=len(common),

@@ -16,7 +16,7 @@ from vicreg.data.fmow import read_timestamp
 from vicreg.data.image_folder import image_paths
 from vicreg.data.image_io import IMAGE_SUFFIXES
 from vicreg.data.leakage import location_keys
-from vicreg.data.sn7 import cut_patches, read_mosaic, read_patch_list
+from vicreg.data.sn7_format import cut_patches, read_mosaic, read_patch_list
 from vicreg.inference.rasters import quiet_georeference
 
 Position = tuple[float, float]  # longitude, latitude in degrees

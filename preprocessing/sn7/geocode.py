@@ -12,7 +12,7 @@ import numpy as np
 
 from preprocessing.georeference import one_line, to_degrees
 from preprocessing.sn7.places import Place, country_names
-from vicreg.data.sn7 import parse_aoi_name
+from vicreg.data.sn7_format import parse_aoi_name
 
 TILE_MARGIN = 0.1  # in tile sides: how far outside of its tile an AOI's position may lie
 

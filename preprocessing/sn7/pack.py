@@ -16,7 +16,7 @@ import numpy as np
 
 from preprocessing.problems import Problem
 from preprocessing.sn7.index import Mosaic
-from vicreg.data.sn7 import CHANNELS, cut_patches, patch_side, read_mosaic
+from vicreg.data.sn7_format import CHANNELS, cut_patches, patch_side, read_mosaic
 from vicreg.inference.rasters import quiet_georeference
 
 _HEADER_BYTES = 128

@@ -15,7 +15,7 @@ from preprocessing.sn7.index import Mosaic
 from preprocessing.sn7.pack import Packed, channel_statistics
 from preprocessing.sn7.places import Place
 from preprocessing.sn7.splits import split_facts, split_parts
-from vicreg.data.sn7 import COLUMNS
+from vicreg.data.sn7_format import COLUMNS
 
 FORMAT = 1
 OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "test.csv", "meta.json")  # in the order of publishing

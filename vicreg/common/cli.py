@@ -1,6 +1,5 @@
 """Run a script's ``main`` and end it with one line, not a traceback, on a mistake of the user."""
 
-import argparse
 import errno
 import os
 import re
@@ -32,7 +31,7 @@ _MEMORY_ADVICE = {  # options that lower the memory of a step, by the argument t
     "batch_size": "a smaller --batch-size",
     "accumulate": "--accumulate K (the same batch in K micro-batches)",
     "image_size": "a smaller --image-size",
-    "store": "--store disk",
+    "cache_on_device": "no --cache-on-device",
 }
 
 
@@ -88,9 +87,7 @@ def explain(error: BaseException, namespace: Any) -> str:
     memory = out_of_memory(error)
     if memory:
         given = getattr(namespace, "__dict__", {})
-        advice = [
-            text for name, text in _MEMORY_ADVICE.items() if name in given and not text.endswith(f" {given[name]}")
-        ]
+        advice = [text for name, text in _MEMORY_ADVICE.items() if given.get(name, False) is not False]
         return f"{memory}; reduce it with {', '.join(advice) or 'smaller batches or images'}"
     action = _ADVICE.get(getattr(error, "errno", None) or 0)
     if action is None or not isinstance(error, OSError):
@@ -158,11 +155,11 @@ def _exit(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def check_positive(namespace: argparse.Namespace, *names: str) -> None:
+def check_positive(namespace: Any, *names: str) -> None:
     """Check that numbers and lists of numbers are positive, where they are given.
 
     Args:
-        namespace: Parsed arguments.
+        namespace: Parsed arguments or a configuration.
         *names: Attributes of it.
 
     Raises:

@@ -69,8 +69,8 @@ def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION)
     """List the training and validation images of a folder.
 
     Args:
-        data_dir: Folder with ``train/`` (and ``val/``), or the training folder itself. A folder ``val`` next to a folder
-            whose name begins with ``train`` is its validation set.
+        data_dir: Folder with ``train/`` (and ``val/``), or the training folder itself. A folder ``val`` next to a
+            folder whose name begins with ``train`` is its validation set.
         val_fraction: Fraction of each class to hold out if there is no ``val``; the same images each time.
 
     Returns:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from vicreg.augmentations.presets import Augmentation, without_crop
+from vicreg.common.random_streams import rng
 from vicreg.data.base import LabeledDataset, SampleKey
 
 HELD_OUT = 0.1  # fraction of the training locations that selects the learning rate of a linear head
@@ -36,7 +37,7 @@ def stratified_subset(labels: npt.ArrayLike, fraction: float, seed: int) -> np.n
         Sorted int64 array of indices.
     """
     labels = np.asarray(labels)
-    random = np.random.default_rng([seed, 1])
+    random = rng(seed, "label_subset")
     chosen = []
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
@@ -62,11 +63,11 @@ def held_out_images(labels: npt.ArrayLike, fraction: float, seed: int) -> np.nda
     """
     check_fraction(fraction)
     labels = np.asarray(labels)
-    rng = np.random.default_rng(seed)
+    generator = rng(seed, "held_out_images")
     classes, sizes = np.unique(labels, return_counts=True)
     wanted = sizes * fraction
     quota = np.minimum(np.floor(wanted).astype(int), sizes - 1)
-    order = np.lexsort((rng.permutation(len(classes)), -(wanted - quota)))  # equal remainders in random order
+    order = np.lexsort((generator.permutation(len(classes)), -(wanted - quota)))  # equal remainders in random order
     left_over = max(1, round(len(labels) * fraction)) - quota.sum()
     for index in [index for index in order if quota[index] < sizes[index] - 1][: max(0, left_over)]:
         quota[index] += 1
@@ -74,7 +75,7 @@ def held_out_images(labels: npt.ArrayLike, fraction: float, seed: int) -> np.nda
         raise ValueError("every class has one image only, so none can be held out for validation")
     held_out = np.zeros(len(labels), bool)
     for label, count in zip(classes, quota, strict=True):
-        held_out[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+        held_out[generator.permutation(np.flatnonzero(labels == label))[:count]] = True
     return held_out
 
 
@@ -95,7 +96,7 @@ def held_out_groups(
     check_fraction(fraction)
     groups = np.asarray(groups)
     labels = np.zeros(len(groups), int) if labels is None else np.asarray(labels)
-    random = np.random.default_rng(seed)
+    random = rng(seed, "held_out_groups")
     held_out = np.zeros(len(groups), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -148,22 +149,3 @@ class LabeledSubset(torch.utils.data.Dataset):
         else:
             images = self.dataset.images(indices)
         return images, self.dataset.labels[indices]
-
-
-class CachedFeatures(torch.utils.data.Dataset):
-    """Features extracted once for several views of each sample; the sample seed of a key chooses the view.
-
-    Args:
-        views: Features (views, n, F).
-        labels: Labels (n,).
-    """
-
-    def __init__(self, views: torch.Tensor, labels: torch.Tensor):
-        self.views, self.labels = views, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
-        indices, sample_seeds = (torch.tensor(column) for column in zip(*keys, strict=True))
-        return self.views[sample_seeds % len(self.views), indices], self.labels[indices]

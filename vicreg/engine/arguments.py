@@ -3,12 +3,6 @@
 import argparse
 from pathlib import Path
 
-from vicreg import distributed
-from vicreg.augmentations import presets
-from vicreg.common.config import from_args
-from vicreg.engine.config import PretrainConfig
-from vicreg.losses import LOSSES
-
 
 def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse._ArgumentGroup:
     """Add the arguments of every run that can be resumed.
@@ -50,9 +44,12 @@ def add_data_arguments(group: argparse._ArgumentGroup) -> None:
 
 def add_aug_override(group: argparse._ArgumentGroup, example: str) -> None:
     """Add ``--aug-override``, which changes values of an augmentation preset."""
-    flags = {"dest": "aug_override", "nargs": "+", "metavar": "NAME=VALUE"}
-    group.add_argument("--aug-override", default=[], help=f"change values of the preset: {example}", **flags)
-    group.add_argument("--augment-set", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **flags)
+    group.add_argument(
+        "--aug-override", nargs="+", default=[], metavar="NAME=VALUE", help=f"change values of the preset: {example}"
+    )
+    group.add_argument(
+        "--augment-set", dest="aug_override", nargs="+", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
 
 
 def add_optimization_arguments(group: argparse._ArgumentGroup, batch_size: int, weight_decay: float) -> None:
@@ -70,51 +67,3 @@ def _store(value: str) -> bool:
     if value not in ("disk", "device"):
         raise argparse.ArgumentTypeError(f"invalid choice: {value!r} (choose from disk, device)")
     return value == "device"
-
-
-def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentParser:
-    """Return a parser with the arguments of every pretraining script; scripts add those of their data.
-
-    Args:
-        description: First line of the help text.
-        augment: Default of ``--augment``.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run = add_run_arguments(parser, "weights, order and augmentation")
-    run.add_argument("--probe-every", type=int, default=10, help="epochs between kNN probes; 0: none")
-    model = parser.add_argument_group("model")
-    model.add_argument("--arch", default="resnet50", help="backbone, any timm name")
-    model.add_argument("--in-chans", type=int, default=3, help="channels of the images")
-    model.add_argument("--init-from", help="initial weights: a file that --pretrained takes, or imagenet")
-    model.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander")
-    loss = parser.add_argument_group("loss")
-    loss.add_argument("--loss", choices=list(LOSSES), default="vicreg", help="loss of the embeddings")
-    for build in LOSSES.values():
-        build.add_arguments(loss)
-    data = parser.add_argument_group("views")
-    data.add_argument("--augment", default=augment, choices=list(presets.PRESETS), help="augmentation preset")
-    add_aug_override(data, "scale=0.3,1 for both views, 2.blur_p=0 for the second")
-    add_data_arguments(data)
-    optim = parser.add_argument_group("optimization")
-    add_optimization_arguments(optim, batch_size=256, weight_decay=1e-6)
-    optim.add_argument(
-        "--accumulate", type=int, default=1, metavar="K",
-        help="micro-batches per process: the same gradient (but for BatchNorm, whose statistics are those of a "
-        "micro-batch) in less memory, with twice the forward passes",
-    )  # fmt: skip
-    optim.add_argument(
-        "--optimizer", choices=["lars", "adamw"], default="lars",
-        help="lars as in the paper; adamw learns faster in short runs with small batches (--lr 0.002 "
-        "--weight-decay 0.01)",
-    )  # fmt: skip
-    optim.add_argument(
-        "--lr", type=float, default=0.3, help="peak learning rate for 256 samples; scales with the batch"
-    )
-    add_alias(optim, "--base-lr", "lr", float)
-    distributed.add_arguments(parser)
-    return parser
-
-
-def pretrain_config(namespace: argparse.Namespace) -> PretrainConfig:
-    """Build the configuration from the arguments of ``get_parser``."""
-    return from_args(PretrainConfig, namespace, criterion=from_args(LOSSES[namespace.loss], namespace))

@@ -10,9 +10,6 @@ import torch
 
 from vicreg import distributed
 from vicreg.common.config import flag_of, setting
-from vicreg.engine.optim import cosine_lr, warmup_epochs
-from vicreg.losses import LOSSES
-from vicreg.models.vicreg import parse_mlp
 
 _BF16_CAPABILITY = (8, 0)  # first CUDA compute capability with bfloat16 units (Ampere)
 
@@ -49,6 +46,17 @@ class RunPlan:
     def batch_size(self) -> int:
         """Samples per step over all processes."""
         return self.local_batch_size * self.world_size
+
+    def summary(self, config: "RunConfig") -> dict[str, str]:
+        """Return lines to print at the start of a run, by their first word."""
+        rounded = "" if self.batch_size == config.batch_size else f" (of {config.batch_size} asked for)"
+        precision = "bf16 autocast" if self.bf16 else "fp32"
+        return {
+            "batch": f"{self.batch_size}{rounded} = {self.local_batch_size} x {self.world_size} process(es), "
+            f"{self.device}, {precision}",
+            "steps": f"{self.steps} ({self.steps_per_epoch} per epoch), warm-up {self.warmup_steps}, peak learning "
+            f"rate {self.peak_lr:.4g}",
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, with ``batch_size``."""
@@ -131,70 +139,6 @@ class RunConfig:
     def learning_rate(self, step: int, plan: RunPlan) -> float:
         """Return the learning rate at a step, counted from 0. The default is constant."""
         return plan.peak_lr
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig):
-    """Settings of self-supervised pretraining.
-
-    Attributes:
-        arch: Backbone, any timm name.
-        in_chans: Channels of the images.
-        mlp: Widths of the expander, joined by hyphens.
-        init_from: Initial backbone weights, a file or ``"imagenet"``.
-        loss: Name of the loss, a key of ``vicreg.losses.LOSSES``.
-        criterion: The loss, a dataclass that maps two embedding batches to a dict with ``loss`` and its terms.
-        augment: Augmentation preset.
-        aug_override: Changes of the preset, such as ``scale=0.3,1``.
-        image_size: Side of the views in pixels; None is 7/8 of the patch size.
-        positives: ``"same"``, ``"temporal"`` or ``"neighbor"``.
-        max_months_apart: Limit for temporal positives.
-        accumulate: Micro-batches per step.
-        optimizer: ``"lars"`` or ``"adamw"``.
-        probe_every: Epochs between kNN probes; 0 does not probe.
-    """
-
-    arch: str = setting("resnet50", compare="must_match")
-    in_chans: int = setting(3, compare="must_match")
-    mlp: str = setting("8192-8192-8192", compare="must_match")
-    init_from: str | None = setting(None)
-    loss: str = setting("vicreg", compare="must_match")
-    criterion: Any = setting(LOSSES["vicreg"]())
-    augment: str = setting("vicreg")
-    aug_override: Sequence[str] = setting(())
-    image_size: int | None = setting(None)
-    positives: str = setting("same")
-    max_months_apart: int | None = setting(None)
-    accumulate: int = setting(1)
-    optimizer: str = setting("lars", compare="must_match")
-    probe_every: int = setting(10, compare="ignore")
-    weight_decay: float = setting(1e-6)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_positive("image_size", "accumulate")
-        self.check_not_negative("probe_every")
-
-    @property
-    def widths(self) -> list[int]:
-        """Widths of the expander's layers."""
-        return parse_mlp(self.mlp)
-
-    def view_size(self, patch_size: int) -> int:
-        """Return the side of the views in pixels for images of ``patch_size`` pixels."""
-        return self.image_size or max(1, round(patch_size * 7 / 8))
-
-    def peak_lr(self, batch_size: int) -> float:
-        """Return ``lr * batch_size / 256``."""
-        return self.lr * batch_size / 256
-
-    def warmup_steps(self, steps_per_epoch: int, steps: int) -> int:
-        """Return the steps of ten epochs, or of a tenth of a run shorter than a hundred."""
-        return round(warmup_epochs(steps / steps_per_epoch) * steps_per_epoch)
-
-    def learning_rate(self, step: int, plan: RunPlan) -> float:
-        """Return the learning rate at a step: linear warm-up, then a half cosine to a thousandth of the peak."""
-        return cosine_lr(step, plan.steps, plan.warmup_steps, plan.peak_lr)
 
 
 def plan_run(config: RunConfig, samples: int, device: torch.device, saved_batch_size: int | None = None) -> RunPlan:

@@ -46,9 +46,8 @@ def cached_backward(
     del cached
     z1.requires_grad_(), z2.requires_grad_()
     losses = criterion(z1, z2)
-    losses["loss"].backward()
-    gradients = list(zip(z1.grad.split(sizes), z2.grad.split(sizes), strict=True))
-    for part, rows in enumerate(gradients):
+    gradients = torch.autograd.grad(losses["loss"], (z1, z2))
+    for part, rows in enumerate(zip(*(gradient.split(sizes) for gradient in gradients), strict=True)):
         # processes exchange gradients once, with the last micro-batch
         is_local = part < micro_batches - 1 and isinstance(network, nn.parallel.DistributedDataParallel)
         with network.no_sync() if is_local else contextlib.nullcontext():
@@ -61,7 +60,7 @@ def cached_backward(
 @contextlib.contextmanager
 def freeze_running_stats(network: nn.Module) -> Iterator[None]:
     """Leave BatchNorm's running statistics unchanged by forward passes that will be repeated."""
-    norms = [module for module in network.modules() if getattr(module, "track_running_stats", False)]
+    norms: list[Any] = [module for module in network.modules() if getattr(module, "track_running_stats", False)]
     for module in norms:
         module.track_running_stats = False
     try:

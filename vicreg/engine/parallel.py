@@ -1,6 +1,7 @@
 """Device placement and data parallelism: channels_last, SyncBatchNorm, DistributedDataParallel."""
 
 import os
+from typing import Any
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -18,7 +19,7 @@ def init_device(config: RunConfig) -> torch.device:
     """
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     return distributed.init(config.device, config.local_rank, config.timeout_minutes)
 
@@ -53,7 +54,7 @@ class _DDPBucketWarmup(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, *inputs: torch.Tensor) -> Any:
         if inputs:
             return self.network(*inputs)
         return 0.0 * sum(p.sum() for p in self.network.parameters() if p.requires_grad)

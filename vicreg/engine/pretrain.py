@@ -1,7 +1,6 @@
 """Self-supervised pretraining: the loop, for every data set and every loss."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,17 +11,19 @@ from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
 from vicreg.common.logger import log
 from vicreg.common.plots import save_view_pairs
+from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
 from vicreg.engine.checkpoint import save_backbone
-from vicreg.engine.config import PretrainConfig, RunPlan, plan_run
+from vicreg.engine.config import RunPlan, plan_run
 from vicreg.engine.grad_cache import cached_backward
 from vicreg.engine.optim import build_optimizer
 from vicreg.engine.parallel import init_device
+from vicreg.engine.pretrain_config import PretrainConfig
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval import features, knn
 from vicreg.eval.metrics import accuracy, check_collapse, effective_rank
-from vicreg.models.backbones import check_channels, create_backbone, init_backbone
+from vicreg.models.backbones import check_channels, create_backbone, feature_dim, init_backbone
 from vicreg.models.vicreg import VICReg
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
@@ -49,6 +50,7 @@ def pretrain(
     device = init_device(config)
     folder = RunFolder(config, "pretraining", device)
     plan = plan_run(config, len(dataset), device, folder.batch_size)
+    check_batch_size(config, plan)
     augment = PairAugmentation(config, plan, dataset, device)
     run = start_run(config, plan, folder, dataset, probe_sets, source, device)
     loader, criterion = run.loader(dataset), config.criterion
@@ -110,6 +112,17 @@ class PairAugmentation:
         return [normalize(view, self._mean, self._std) for view in views]
 
 
+def check_batch_size(config: PretrainConfig, plan: RunPlan) -> None:
+    """Raise ValueError unless the batch and each micro-batch hold two samples to compare."""
+    if config.accumulate > 1 and plan.local_batch_size < 2 * config.accumulate:
+        raise ValueError(
+            f"--accumulate {config.accumulate} divides {plan.local_batch_size} samples per process too finely; each "
+            "micro-batch needs 2"
+        )
+    if plan.batch_size < 2:
+        raise ValueError(f"--batch-size {plan.batch_size}: the loss compares samples, at least 2 are needed")
+
+
 def start_run(
     config: PretrainConfig,
     plan: RunPlan,
@@ -120,15 +133,10 @@ def start_run(
     device: torch.device,
 ) -> TrainingRun:
     """Build the model and its optimizer, and start or resume the run; see ``pretrain``."""
-    if plan.batch_size < 2 or (plan.local_batch_size < 2 * config.accumulate and config.accumulate > 1):
-        raise ValueError(
-            f"--batch-size {plan.batch_size} over {plan.world_size} process(es) in {config.accumulate} micro-batches: "
-            "each needs 2 samples; raise --batch-size or lower --accumulate"
-        )
     bound = None
     if hasattr(config.criterion, "lower_bound"):
         bound = round(config.criterion.lower_bound(plan.batch_size, config.widths[-1]), 4)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed, "initialization"))
     model = VICReg(create_backbone(config.arch, config.in_chans), config.widths)
     if config.init_from and not folder.checkpoint:
         log(init_backbone(model.backbone, config.init_from, config.arch, config.in_chans))
@@ -150,17 +158,16 @@ def start_run(
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
         return {"backbone": info}
 
-    def write_backbone(path: Path) -> None:
-        save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
-
-    return TrainingRun(
+    run = TrainingRun(
         config, plan, folder, model, build_optimizer(config.optimizer, model, config.weight_decay), device,
         describe=describe, summary=summary, info={"source": source, "image_size": size, "loss_lower_bound": bound},
-        validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device),
-        validate_every=config.probe_every if probe_sets else 0, outputs={BACKBONE_FILE: write_backbone},
-        on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, model.backbone.num_features),
+        validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device) if probe_sets else None,
+        validate_every=config.probe_every,
+        on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, feature_dim(model.backbone)),
         constants={} if bound is None else {"loss_lower_bound": bound}, unit="pairs",
     )  # fmt: skip
+    run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
+    return run
 
 
 class CollapseWarning:
@@ -205,7 +212,7 @@ def knn_probe(
     parts = []
     for labeled, max_samples in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
         indices = torch.linspace(0, len(labeled) - 1, min(max_samples, len(labeled))).round().long()
-        extracted = features.extract_features(backbone, labeled, *spec, device, indices.tolist())
+        extracted = features.extract_features(backbone, labeled, spec, device, indices.tolist())
         parts.append((extracted, labeled.labels[indices].to(device)))
     (train, train_labels), (val, val_labels) = parts
     ranked = knn.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)

@@ -1,17 +1,4 @@
-"""A training run: everything around the forward pass, the loss and the augmentation, for every training script.
-
-Example:
-    folder = RunFolder(config, "pretraining", device)
-    plan = plan_run(config, len(dataset), device, folder.batch_size)
-    run = TrainingRun(config, plan, folder, model, optimizer, device)
-    for step, (images1, images2) in run.steps(run.loader(dataset)):
-        with run.autocast():
-            z1, z2 = run.model(images1, images2)
-        losses = criterion(z1, z2)
-        run.backward(losses["loss"])
-        run.log(losses)
-    run.close()
-"""
+"""A training run: everything around augmentation, forward pass and loss; ``pretrain.pretrain`` shows its use."""
 
 import sys
 import time
@@ -53,8 +40,6 @@ class TrainingRun:
             logged. ``best`` and ``last`` keep all of them.
         validate_every: Epochs between two calls of ``validate``, which is also called after the last step; 0 for none.
         monitor: Metric, higher is better, whose best epoch is kept in ``best`` and ``best_model.pth``.
-        outputs: Functions of a path that write the files of a finished run, by file name. They are called in the main
-            process before the last checkpoint; a finished run that lacks some writes them when it is started again.
         on_line: Function of each log line, called in the main process.
         constants: Numbers to repeat in each log line.
         unit: What a sample is called in the throughput's key.
@@ -63,8 +48,11 @@ class TrainingRun:
         module: The bare model, on the device.
         model: The model to call in the training loop; wrapped by DistributedDataParallel for several processes.
         start_step: First step to train.
-        last: Metrics of the last validation with their ``epoch`` and ``step``, or None.
-        best: Metrics of the best one by ``monitor``, or None.
+        last: Metrics of the last validation with their ``epoch`` and ``step``; empty before.
+        best: Metrics of the best one by ``monitor``; empty before.
+        outputs: Functions of a path that write the files of a finished run, by file name; to be set before the first
+            step. They are called in the main process before the last checkpoint. A finished run that lacks some files,
+            because it was killed in between, writes them when it is started again.
     """
 
     def __init__(
@@ -82,7 +70,6 @@ class TrainingRun:
         validate: Callable[[], dict[str, Any]] | None = None,
         validate_every: int = 1,
         monitor: str | None = None,
-        outputs: Mapping[str, Callable[[Path], Any]] | None = None,
         on_line: Callable[[dict[str, Any]], Any] = lambda line: None,
         constants: Mapping[str, float] | None = None,
         unit: str = "images",
@@ -90,12 +77,14 @@ class TrainingRun:
         self.config, self.plan, self.device = config, plan, device
         self.module, self.optimizer = to_device(model, device, config.compile), optimizer
         self.start_step = self._load(folder)
-        self.last, self.best = folder.checkpoint.get("last"), folder.checkpoint.get("best")
+        self.last: dict[str, Any] = folder.checkpoint.get("last") or {}
+        self.best: dict[str, Any] = folder.checkpoint.get("best") or {}
         folder.checkpoint = {}
         self.model = wrap_ddp(self.module.train(), device)
         self._folder, self._describe, self._validate = folder, describe, validate
-        self._validate_every, self._monitor, self._outputs = validate_every, monitor, outputs or {}
+        self._validate_every, self._monitor = validate_every, monitor
         self._on_line, self._constants, self._unit = on_line, constants or {}, unit
+        self.outputs: dict[str, Callable[[Path], Any]] = {}
         self._log_start(summary or {}, info or {})
         self._guard = PreemptionGuard(device, folder=folder.path)
         self._logger = MetricLogger(folder.path, self.start_step, plan.steps)
@@ -118,12 +107,7 @@ class TrainingRun:
         is_finished = self.start_step >= plan.steps
         if not (is_finished and (self._folder.path / CONFIG_FILE).exists()):
             self._folder.write_config(config, plan, info)
-        rounded = "" if plan.batch_size == config.batch_size else f" (of {config.batch_size} asked for)"
-        lines = dict(summary)
-        lines["batch"] = f"{plan.batch_size}{rounded} = {plan.local_batch_size} x {plan.world_size} process(es), "
-        lines["batch"] += f"{plan.device}, {'bf16 autocast' if plan.bf16 else 'fp32'}"
-        lines["steps"] = f"{plan.steps} ({plan.steps_per_epoch} per epoch), warm-up {plan.warmup_steps}, peak learning "
-        lines["steps"] += f"rate {plan.peak_lr:.4g}"
+        lines = {**summary, **plan.summary(config)}
         if is_finished:
             lines["done"] = f"{self.start_step} of {plan.steps} steps; nothing left to do"
         elif self.start_step:
@@ -207,20 +191,21 @@ class TrainingRun:
             **more: Further values. Tensors are averaged too; functions are called when a line is written.
         """
         tensors = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)}
+        functions = {key: value for key, value in more.items() if not isinstance(value, torch.Tensor)}
         self._logger.add({**losses, **tensors}, self._data_time)
         plan, done, epoch = self.plan, self._step + 1, self._step // self.plan.steps_per_epoch
         is_last = done == plan.steps
         epoch_ends = is_last or done % plan.steps_per_epoch == 0
         if done == self.start_step + ETA_STEPS < plan.steps:
-            log(f"{format_eta(self._logger.seconds_a_step * (plan.steps - done))} left at this pace")
+            log(f"{format_eta(self._logger.seconds_per_step * (plan.steps - done))} left at this pace")
         if epoch_ends or self._logger.seconds >= self.config.log_freq_time:
             line = {"epoch": epoch, "step": done, "lr": self._lr}
             line |= self._logger.averages(plan.batch_size, self._unit)
             if distributed.is_main():
-                line |= {key: value() for key, value in more.items() if key not in tensors} | self._constants
+                line |= {**{key: function() for key, function in functions.items()}, **self._constants}
             if epoch_ends and self._validate and self._validate_every:
                 if is_last or (epoch + 1) % self._validate_every == 0:
-                    line |= self._run_validation(epoch, done)
+                    line |= self._run_validation(self._validate, epoch, done)
             self._logger.write(line)
             if distributed.is_main():
                 self._on_line(line)
@@ -228,15 +213,15 @@ class TrainingRun:
         if is_last or done % plan.checkpoint_every == 0:
             self._guard.check()  # never save weights after a loss that is not finite
             if is_last:
-                self._write_outputs(list(self._outputs))
+                self._write_outputs(self.outputs)
             self.save(done)
 
-    def _run_validation(self, epoch: int, step: int) -> dict[str, Any]:
+    def _run_validation(self, validate: Callable[[], dict[str, Any]], epoch: int, step: int) -> dict[str, Any]:
         """Validate, keep the last and the best metrics, and return those that are numbers."""
         self._guard.check()  # a model with a non-finite loss is not evaluated
-        self.last = {"epoch": epoch, "step": step, **self._validate()}
+        self.last = {"epoch": epoch, "step": step, **validate()}
         self.module.train()
-        if self._monitor and (self.best is None or self.last[self._monitor] > self.best[self._monitor]):
+        if self._monitor and (not self.best or self.last[self._monitor] > self.best[self._monitor]):
             self.best = self.last
             if distributed.is_main():
                 self._folder.save_best(self._payload(step))
@@ -256,15 +241,18 @@ class TrainingRun:
     def _write_outputs(self, names: Iterable[str]) -> None:
         """Write files of a finished run, in the main process."""
         for name in names if distributed.is_main() else ():
-            self._outputs[name](self._folder.path / name)
+            self.outputs[name](self._folder.path / name)
 
     def _finish(self) -> None:
-        """Restore the signals, and write what a run that was killed at its end lacks."""
+        """Restore the signals, and write the files that a run that was killed at its end lacks."""
+        if self.start_step >= self.plan.steps:
+            if self._validate and self._monitor and not self.last:  # an older checkpoint, without these metrics
+                self._run_validation(
+                    self._validate, (self.start_step - 1) // self.plan.steps_per_epoch, self.start_step
+                )
+            self._write_outputs([name for name in self.outputs if not (self._folder.path / name).exists()])
         self._guard.close()
         self._logger.close()
-        if self.start_step >= self.plan.steps:
-            missing = [name for name in self._outputs if not (self._folder.path / name).exists()]
-            self._write_outputs(missing)
 
     def close(self) -> None:
         """Release the run folder and leave the process group."""

@@ -1,0 +1,135 @@
+"""Settings of self-supervised pretraining, and their command-line arguments."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from vicreg import distributed
+from vicreg.augmentations import presets
+from vicreg.common.config import from_args, setting
+from vicreg.engine.arguments import (
+    add_alias,
+    add_aug_override,
+    add_data_arguments,
+    add_optimization_arguments,
+    add_run_arguments,
+)
+from vicreg.engine.config import RunConfig, RunPlan
+from vicreg.engine.optim import cosine_lr, warmup_epochs
+from vicreg.losses import LOSSES
+from vicreg.models.vicreg import parse_mlp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """Settings of self-supervised pretraining.
+
+    Attributes:
+        arch: Backbone, any timm name.
+        in_chans: Channels of the images.
+        mlp: Widths of the expander, joined by hyphens.
+        init_from: Initial backbone weights, a file or ``"imagenet"``.
+        loss: Name of the loss, a key of ``vicreg.losses.LOSSES``.
+        criterion: The loss, a dataclass that maps two embedding batches to a dict with ``loss`` and its terms.
+        augment: Augmentation preset.
+        aug_override: Changes of the preset, such as ``scale=0.3,1``.
+        image_size: Side of the views in pixels; None is 7/8 of the patch size.
+        positives: ``"same"``, ``"temporal"`` or ``"neighbor"``.
+        max_months_apart: Limit for temporal positives.
+        accumulate: Micro-batches per step.
+        optimizer: ``"lars"`` or ``"adamw"``.
+        probe_every: Epochs between kNN probes; 0 does not probe.
+    """
+
+    arch: str = setting("resnet50", compare="must_match")
+    in_chans: int = setting(3, compare="must_match")
+    mlp: str = setting("8192-8192-8192", compare="must_match")
+    init_from: str | None = setting(None)
+    loss: str = setting("vicreg", compare="must_match")
+    criterion: Any = setting(LOSSES["vicreg"]())
+    augment: str = setting("vicreg")
+    aug_override: Sequence[str] = setting(())
+    image_size: int | None = setting(None)
+    positives: str = setting("same")
+    max_months_apart: int | None = setting(None)
+    accumulate: int = setting(1)
+    optimizer: str = setting("lars", compare="must_match")
+    probe_every: int = setting(10, compare="ignore")
+    weight_decay: float = setting(1e-6)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("image_size", "accumulate")
+        self.check_not_negative("probe_every")
+        parse_mlp(self.mlp)
+        presets.get_augmentation(self.augment, self.aug_override)
+
+    @property
+    def widths(self) -> list[int]:
+        """Widths of the expander's layers."""
+        return parse_mlp(self.mlp)
+
+    def view_size(self, patch_size: int) -> int:
+        """Return the side of the views in pixels for images of ``patch_size`` pixels."""
+        return self.image_size or max(1, round(patch_size * 7 / 8))
+
+    def peak_lr(self, batch_size: int) -> float:
+        """Return ``lr * batch_size / 256``."""
+        return self.lr * batch_size / 256
+
+    def warmup_steps(self, steps_per_epoch: int, steps: int) -> int:
+        """Return the steps of ten epochs, or of a tenth of a run shorter than a hundred."""
+        return round(warmup_epochs(steps / steps_per_epoch) * steps_per_epoch)
+
+    def learning_rate(self, step: int, plan: RunPlan) -> float:
+        """Return the learning rate at a step: linear warm-up, then a half cosine to a thousandth of the peak."""
+        return cosine_lr(step, plan.steps, plan.warmup_steps, plan.peak_lr)
+
+
+def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentParser:
+    """Return a parser with the arguments of every pretraining script; scripts add those of their data.
+
+    Args:
+        description: First line of the help text.
+        augment: Default of ``--augment``.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run = add_run_arguments(parser, "weights, order and augmentation")
+    run.add_argument("--probe-every", type=int, default=10, help="epochs between kNN probes; 0: none")
+    model = parser.add_argument_group("model")
+    model.add_argument("--arch", default="resnet50", help="backbone, any timm name")
+    model.add_argument("--in-chans", type=int, default=3, help="channels of the images")
+    model.add_argument("--init-from", help="initial weights: a file that --pretrained takes, or imagenet")
+    model.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander")
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--loss", choices=list(LOSSES), default="vicreg", help="loss of the embeddings")
+    for build in LOSSES.values():
+        build.add_arguments(loss)
+    data = parser.add_argument_group("views")
+    data.add_argument("--augment", default=augment, choices=list(presets.PRESETS), help="augmentation preset")
+    add_aug_override(data, "scale=0.3,1 for both views, 2.blur_p=0 for the second")
+    add_data_arguments(data)
+    optim = parser.add_argument_group("optimization")
+    add_optimization_arguments(optim, batch_size=256, weight_decay=1e-6)
+    optim.add_argument(
+        "--accumulate", type=int, default=1, metavar="K",
+        help="micro-batches per process: the same gradient (but for BatchNorm, whose statistics are those of a "
+        "micro-batch) in less memory, with twice the forward passes",
+    )  # fmt: skip
+    optim.add_argument(
+        "--optimizer", choices=["lars", "adamw"], default="lars",
+        help="lars as in the paper; adamw learns faster in short runs with small batches (--lr 0.002 "
+        "--weight-decay 0.01)",
+    )  # fmt: skip
+    optim.add_argument(
+        "--lr", type=float, default=0.3, help="peak learning rate for 256 samples; scales with the batch"
+    )
+    add_alias(optim, "--base-lr", "lr", float)
+    distributed.add_arguments(parser)
+    return parser
+
+
+def build_config(namespace: argparse.Namespace) -> PretrainConfig:
+    """Build the configuration from the arguments of ``get_parser``."""
+    return from_args(PretrainConfig, namespace, criterion=from_args(LOSSES[namespace.loss], namespace))
