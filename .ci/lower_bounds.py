@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print pip constraints that pin every requirement to its lower bound.
 
-    python .ci/lower_bounds.py > constraints.txt && make test PYTHON=python3.10 CONSTRAINTS=constraints.txt
+Usage: python .ci/lower_bounds.py > constraints.txt && make test PYTHON=python3.10 CONSTRAINTS=constraints.txt
 """
 
 import re

@@ -1,142 +1,158 @@
-"""How many planted duplicates audit_split.py's perceptual hash finds, and how often it takes other images for one.
+#!/usr/bin/env python3
+"""Measure how many planted duplicates audit_split.py finds, and how many unrelated images it reports.
 
     python benchmarks/bench_audit.py --eurosat EuroSAT/2750 --sn7 data/sn7
 
-plants re-encoded, turned and shifted copies of training images among validation images, all real, and prints the share
-found for several thresholds, the share of untouched validation images for which a training image is reported, and the
-time of the search. EuroSAT (64 px) is split at random; of SN7 the lists of the folder are used, so a split without
-common places is needed.
+changes copies of real training images (re-encoded, rotated, shifted), audits them against their originals, and prints
+the fraction found at several thresholds. It also audits the untouched validation images and prints the fraction
+reported, and the time. EuroSAT is split at random; SN7 needs lists without common locations (--split block).
 """
 
 import argparse
 import io
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-if __name__ == "__main__":  # import from the repo root, wherever we are launched
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from preprocessing.audit import (
-    phash,
-    samples,
-)
-from preprocessing.audit.compare import fingerprint
-
-THRESHOLDS = (20, 24, 28)
-CONTRASTS = (0.0, 2.0, 3.0)
+from vicreg.common import cli
+from vicreg.data.image_folder import list_images
+from vicreg.data.sn7 import SN7Patches
 
 
-def jpeg(pixels, quality=60):
-    """Encode as JPEG and decode again."""
+def get_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--eurosat", type=Path, help="folder of class folders")
+    add("--sn7", type=Path, help="folder of make_sn7_csv.py with --split block")
+    add("--planted", type=int, default=1000, help="training images that are planted (default: 1000)")
+    add("--max-bits", type=int, nargs="+", default=[20, 24, 28], help="thresholds of the hash (default: 20 24 28)")
+    add("--min-contrast", type=float, default=2.0, help="see audit_split.py (default: 2)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="threads (default: CPUs)")
+    return parser
+
+
+def jpeg(pixels: np.ndarray, quality: int = 60) -> np.ndarray:
+    """Encode an image as JPEG and decode it."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def shifted(pixels, down, right):
-    """Move an image by whole pixels; what comes in at the edges repeats the edge."""
-    moved = np.pad(pixels, ((max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0)), (0, 0)), mode="edge")
-    return moved[max(-down, 0) :, max(-right, 0) :][: pixels.shape[0], : pixels.shape[1]]
+def shift(pixels: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Shift an image by whole pixels; the new border repeats the edge."""
+    padded = np.pad(pixels, ((max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0)), (0, 0)), mode="edge")
+    return padded[max(-down, 0) :, max(-right, 0) :][: pixels.shape[0], : pixels.shape[1]]
 
 
-def turned(pixels):
-    """A quarter turn and a flip."""
+def rotate_flip(pixels: np.ndarray) -> np.ndarray:
+    """Rotate an image by 90 degrees and flip it."""
     return np.ascontiguousarray(np.rot90(pixels)[:, ::-1])
 
 
-PLANTS = {
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "re-encoded (JPEG, quality 60)": jpeg,
-    "turned and flipped": turned,
-    "shifted by 1 px down, 1 px right": lambda pixels: shifted(pixels, 1, 1),
-    "shifted by 2 px up": lambda pixels: shifted(pixels, -2, 0),
-    "shifted by 2 px down, 2 px left": lambda pixels: shifted(pixels, 2, -2),
-    "turned, shifted 1 + 1 px, re-encoded": lambda pixels: jpeg(shifted(turned(pixels), 1, -1)),
-    "shifted by 1/8 of the side (too far)": lambda pixels: shifted(pixels, pixels.shape[0] // 8, 0),
+    "rotated and flipped": rotate_flip,
+    "shifted by 1 px down, 1 px right": lambda pixels: shift(pixels, 1, 1),
+    "shifted by 2 px up": lambda pixels: shift(pixels, -2, 0),
+    "shifted by 2 px down, 2 px left": lambda pixels: shift(pixels, 2, -2),
+    "rotated, shifted 1 + 1 px, re-encoded": lambda pixels: jpeg(shift(rotate_flip(pixels), 1, -1)),
+    "shifted by 1/8 of the side (too far)": lambda pixels: shift(pixels, pixels.shape[0] // 8, 0),
 }
 
 
-def get_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--eurosat", type=Path, help="folder with a folder of images for each class")
-    parser.add_argument("--sn7", type=Path, help="folder of make_sn7_csv.py with --split block")
-    parser.add_argument("--planted", type=int, default=3000, help="training images that are planted (default: 3000)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads (default: CPUs)")
-    return parser
+def audit(*arguments: object) -> dict:
+    """Run audit_split.py and return its JSON."""
+    command = [sys.executable, ROOT / "preprocessing" / "audit_split.py", *map(str, arguments), "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"audit_split.py failed: {done.stderr.strip()}")
+    return json.loads(done.stdout)
 
 
-def random_halves(part, share=0.2):
-    """A random split of one part -> training part, validation part (no classes)."""
-    order = np.random.default_rng(0).permutation(len(part.samples))
-    sizes = np.split(order, [len(order) - round(share * len(order))])
-    return [part._replace(samples=[part.samples[i] for i in chosen], pixels=lambda n, c=chosen: part.pixels(c[n]))
-            for chosen in sizes]  # fmt: skip
+def measure_planted(images: list[np.ndarray], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the fraction of planted copies that are matched to their originals, at each threshold.
+
+    Originals without enough contrast are excluded.
+    """
+    fractions: dict[str, list[float]] = {name: [] for name in CHANGES}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, change in {"train": np.asarray, **CHANGES}.items():
+            target = Path(folder, kind) if kind == "train" else Path(folder, "val", str(list(CHANGES).index(kind)))
+            target.mkdir(parents=True)
+            for number, pixels in enumerate(images):
+                Image.fromarray(change(pixels)).save(target / f"{number}.png")
+        for max_bits in args.max_bits:
+            result = audit(f"{folder}/train", f"{folder}/val", "--max-bits", max_bits, "--workers", args.workers,
+                           "--min-contrast", args.min_contrast, "--examples", len(images) * len(CHANGES))  # fmt: skip
+            pairs = [(Path(p["val"]), Path(p["train"])) for kind in ("exact", "near") for p in result[kind]["pairs"]]
+            found = Counter(val.parent.name for val, train in pairs if val.name == train.name)
+            for number, name in enumerate(CHANGES):
+                fractions[name].append(found[str(number)] / max(1, len(images) - result["near"]["excluded_train"]))
+    return fractions
 
 
-def plain(iterator, _):
-    return iterator
+def measure_unrelated(paths: list[object], args: argparse.Namespace) -> list[float]:
+    """Return the fraction of untouched validation images that are reported, at each threshold."""
+    fractions = []
+    for max_bits in args.max_bits:
+        started = time.perf_counter()
+        result = audit(*paths, "--max-bits", max_bits, "--min-contrast", args.min_contrast, "--workers", args.workers)
+        fractions.append(result["near"]["fraction"])
+        print(f"{result['train']['samples']} training, {result['val']['samples']} validation images, "
+              f"{result['near']['excluded_val']} validation images excluded by contrast; {max_bits} bits: "
+              f"{time.perf_counter() - started:.1f} s, {args.workers} threads")  # fmt: skip
+    return fractions
 
 
-def measure(train, val, planted, workers):
-    """Print the tables of one data set; returns the rates at the default thresholds."""
-    clock = time.perf_counter()
-    stored = fingerprint(train, (0,), False, workers, plain)
-    queries = fingerprint(val, phash.SHIFTS, True, workers, plain)
-    hashed = time.perf_counter()
-    words = stored.words[:, 0]
-    usable, asked = stored.contrast >= phash.MIN_CONTRAST, queries.contrast >= phash.MIN_CONTRAST
-    phash.nearest(queries.words[asked], words[usable], phash.MOST, workers)
-    searched = time.perf_counter()
-    pairs = len(val.samples) * len(train.samples)
-    print(
-        f"{len(train.samples)} training, {len(val.samples)} validation images; {pairs * 200 / 1e9:.1f} G comparisons; "
-        f"{hashed - clock:.1f} s to decode and hash, {searched - hashed:.1f} s to compare, {workers} threads"
-    )
-    rates = {}
-    print("| untouched validation images reported, contrast at least | kept | " +
-          " | ".join(f"{most} bits" for most in THRESHOLDS) + " |")  # fmt: skip
-    print("|---" * (len(THRESHOLDS) + 2) + "|")
-    for contrast in CONTRASTS:
-        kept, rows = stored.contrast >= contrast, queries.contrast >= contrast
-        found = [phash.nearest(queries.words[rows], words[kept], most, workers)[0] for most in THRESHOLDS]
-        shares = [float((index >= 0).mean()) for index in found]
-        print(f"| {contrast:g} | {rows.mean():.1%} | " + " | ".join(f"{share:.2%}" for share in shares) + " |")
-        if contrast == phash.MIN_CONTRAST:
-            rates["unrelated"] = shares[THRESHOLDS.index(phash.MOST)]
-    rng = np.random.default_rng(1)
-    chosen = np.sort(rng.choice(np.flatnonzero(usable), min(planted, int(usable.sum())), replace=False))
-    print("| planted copies found | " + " | ".join(f"{most} bits" for most in THRESHOLDS) + " |")
-    print("|---" * (len(THRESHOLDS) + 1) + "|")
-    for name, change in PLANTS.items():
-        copies = samples.Part("", [""] * len(chosen), lambda n, c=change: c(train.pixels(chosen[n])), None, None)
-        prints = fingerprint(copies, phash.SHIFTS, True, workers, plain)
-        own = words[chosen][:, None] ^ prints.words
-        bits = phash.ones(own).sum(-1, dtype=np.int64)
-        low = phash.ones(own[..., 0])
-        seen = prints.contrast >= phash.MIN_CONTRAST  # the copy has to pass, too
-        shares = [float((seen & ((bits <= most) & (low <= most // 2)).any(1)).mean()) for most in THRESHOLDS]
-        print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
-        rates[name] = shares[THRESHOLDS.index(phash.MOST)]
-    return rates
+def print_table(rows: dict[str, list[float]], thresholds: list[int]) -> None:
+    """Print fractions as a Markdown table with a column per threshold."""
+    print("| | " + " | ".join(f"{bits} bits" for bits in thresholds) + " |")
+    print("|---" * (len(thresholds) + 1) + "|")
+    for name, fractions in rows.items():
+        print(f"| {name} | " + " | ".join(f"{fraction:.2%}" for fraction in fractions) + " |")
 
 
-def main(args):
-    """Print the tables, and the rates as a JSON line."""
-    rates = {}
-    if args.sn7:
-        print(f"\nSN7, {args.sn7}")
-        train, val = (samples.from_list(args.sn7 / f"{name}.csv") for name in ("train", "val"))
-        rates["sn7"] = measure(train, val, args.planted, args.workers)
-    if args.eurosat:
-        print(f"\nEuroSAT, {args.eurosat}")
-        rates["eurosat"] = measure(*random_halves(samples.from_folder(args.eurosat)), args.planted, args.workers)
-    print(json.dumps(rates))
+def main(args: argparse.Namespace) -> None:
+    """Print a table for each data set, and the fractions as a JSON line."""
+    cli.check_positive(args, "planted", "workers")
+    if not (args.sn7 or args.eurosat):
+        raise ValueError("name data with --sn7, --eurosat or both")
+    rng, results = np.random.default_rng(0), {}
+    with tempfile.TemporaryDirectory() as folder:
+        if args.sn7:
+            train = SN7Patches(args.sn7 / "train.csv")
+            chosen = np.sort(rng.permutation(len(train))[: args.planted]).tolist()
+            images = [np.ascontiguousarray(image) for image in train.images(chosen).numpy().transpose(0, 2, 3, 1)]
+            results["SN7"] = measure_planted(images, args) | {"unrelated": measure_unrelated([args.sn7], args)}
+        if args.eurosat:
+            listing = list_images(args.eurosat)
+            order = rng.permutation(len(listing.paths))
+            table = pd.DataFrame({"path": [os.path.abspath(listing.paths[n]) for n in order], "location": order})
+            val_rows = max(1, len(table) // 5)
+            table[val_rows:].to_csv(f"{folder}/train.csv", index=False)
+            table[:val_rows].to_csv(f"{folder}/val.csv", index=False)
+            images = [np.asarray(Image.open(path).convert("RGB")) for path in table.path[val_rows:][: args.planted]]
+            results["EuroSAT"] = measure_planted(images, args) | {"unrelated": measure_unrelated([folder], args)}
+    for name, rows in results.items():
+        print(f"\n{name}, up to {args.planted} planted copies of each kind")
+        print_table(rows, args.max_bits)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(get_parser().parse_args())
+    cli.run(main, get_parser().parse_args())

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Time the VICReg loss against the textbook D x D formula, forward and backward, in one process.
+"""Time the VICReg loss against the formula with D x D covariance matrices, forward and backward, in one process.
 
-    python benchmarks/bench_loss.py [--samples 256] [--dim 8192] [--repeats 7]
+    python benchmarks/bench_loss.py --samples 256 --dim 8192 --repeats 7
 
-prints the medians, their ratio, and the largest tensor that each makes.
+prints the medians, their ratio, and the largest tensor of each.
 """
 
 import argparse
@@ -11,19 +11,22 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-if __name__ == "__main__":  # import from the repo root, wherever we are launched
+if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vicreg.losses.vicreg import vicreg_loss
+from vicreg.common import cli
+from vicreg.losses import vicreg_loss
 
 
-def textbook_loss(z1, z2):
-    """Equations 1 to 6 of the paper as they stand, with the D x D covariance matrices."""
+def reference_loss(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
+    """Compute equations 1 to 6 of the paper (Bardes, Ponce, LeCun 2022) with D x D covariance matrices."""
     variance, covariance = [], []
     for z in (z1, z2):
         centered = z - z.mean(0)
@@ -34,11 +37,12 @@ def textbook_loss(z1, z2):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Watches every operation and remembers the largest tensor that one returns."""
+    """Record the number of elements of the largest tensor that any operation returns."""
 
     elements = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and record its results."""
         out = function(*args, **(kwargs or {}))
         for tensor in torch.utils._pytree.tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
@@ -46,47 +50,58 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def measure(loss, z1, z2, device):
-    """Seconds of one forward and backward pass."""
+def measure(loss: Callable, z1: torch.Tensor, z2: torch.Tensor, device: str) -> float:
+    """Return the seconds of one forward and backward pass."""
     z1.grad = z2.grad = None
-    begin = time.perf_counter()
+    started = time.perf_counter()
     loss(z1, z2).backward()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return time.perf_counter() - started
 
 
-def main():
-    """Compare, alternating, after one warm-up each."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=int, default=256, help="batch size N")
-    parser.add_argument("--dim", type=int, default=8192, help="embedding width D")
-    parser.add_argument("--repeats", type=int, default=7, help="counted runs of each")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    args = parser.parse_args()
+def get_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=256, help="batch size N (default: 256)")
+    parser.add_argument("--dim", type=int, default=8192, help="embedding width D (default: 8192)")
+    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each (default: 7)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Time both losses alternately, after one warm-up of each."""
+    cli.check_positive(args, "samples", "dim", "repeats")
+    if args.samples < 2:
+        raise ValueError("--samples 1: the variance needs at least 2")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device; use --device cpu")
     torch.manual_seed(0)
     z1 = torch.randn(args.samples, args.dim, device=args.device, requires_grad=True)
     z2 = (z1.detach() + 0.3 * torch.randn_like(z1)).requires_grad_()
-    contenders = {"ours": lambda a, b: vicreg_loss(a, b)["loss"], "textbook": textbook_loss}
-    values, gradients, largest, seconds = {}, {}, {}, {name: [] for name in contenders}
-    for name, loss in contenders.items():
-        with LargestTensor() as watch:
+    losses = {"gram": lambda a, b: vicreg_loss(a, b)["loss"], "reference": reference_loss}
+    values, gradients, largest, seconds = {}, {}, {}, {name: [] for name in losses}
+    for name, loss in losses.items():
+        with LargestTensor() as recorder:
             measure(loss, z1, z2, args.device)
-        largest[name], gradients[name] = watch.elements, z1.grad.clone()
+        largest[name], gradients[name] = recorder.elements, z1.grad.clone()
         values[name] = loss(z1, z2).item()
     for _ in range(args.repeats):
-        for name, loss in contenders.items():
+        for name, loss in losses.items():
             seconds[name].append(measure(loss, z1, z2, args.device))
-    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
-    print(f"N = {args.samples}, D = {args.dim}, {where}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for name in contenders:
+    device = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
+    print(f"N = {args.samples}, D = {args.dim}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for name in losses:
         median = statistics.median(seconds[name])
-        print(f"{name:9s} {1000 * median:9.1f} ms   loss {values[name]:.6f}   largest tensor {largest[name]:,} numbers")
-    ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds["textbook"], strict=True)]
-    difference = (gradients["ours"] - gradients["textbook"]).norm() / gradients["textbook"].norm()
+        print(
+            f"{name:9s} {1000 * median:9.1f} ms   loss {values[name]:.6f}   largest tensor {largest[name]:,} elements"
+        )
+    ratios = [reference / gram for gram, reference in zip(seconds["gram"], seconds["reference"], strict=True)]
+    difference = (gradients["gram"] - gradients["reference"]).norm() / gradients["reference"].norm()
     print(f"ratio     {statistics.median(ratios):.0f} x (median of pairs; {min(ratios):.0f} to {max(ratios):.0f})")
     print(f"gradients differ by {difference.item():.1e}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main, get_parser().parse_args())

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# The README's result: ResNet18 with VICReg on SN7 patches, beside random weights and channel statistics.
+# The headline result: ResNet18 with VICReg on SN7 patches, compared with random weights and channel statistics.
 #
 #   bash exp/sn7_resnet18.sh                     on data/sn7 (make_sn7_csv.py, block split)
 #   CSV_DIR=… RUN=… EPOCHS=… POSITIVES=temporal bash exp/sn7_resnet18.sh
 #
-# The patches of the reduced mosaics (32 pixels) are enlarged to 64: at 32 a ResNet's last stage sees one pixel. Colors
-# are nearly left alone, because they tell places apart. AdamW, because the run is short and the batch small.
+# The patches of the reduced mosaics (32 pixels) are enlarged to 64: at 32 the last stage of a ResNet has one pixel. Color
+# augmentation is weak, because colors identify locations. AdamW, because the run is short and the batch small.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 patches=${CSV_DIR:-data/sn7}
 run=${RUN:-exp/sn7_resnet18${POSITIVES:+_$POSITIVES}}
 
-$python vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 \
+"$python" vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 \
     --positives "${POSITIVES:-neighbor}" --augment temporal \
-    --augment-set crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 gray_p=0 blur_p=0 \
-    --image-size 64 --mlp 1024-1024-1024 --batch-size 128 --optimizer adamw --base-lr 0.002 --wd 0.01 \
+    --aug-override crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 gray_p=0 blur_p=0 \
+    --image-size 64 --mlp 1024-1024-1024 --batch-size 128 --optimizer adamw --lr 0.002 --weight-decay 0.01 \
     --precision bf16 --epochs "${EPOCHS:-8}" --probe-every 2
 
 for backbone in random stats "$run/trained_model.pth"; do
-    $python vicreg/evaluate_sn7.py --csv-dir "$patches" --exp-dir "$run/$(basename "$backbone" .pth)" \
+    "$python" vicreg/evaluate_sn7.py --csv-dir "$patches" --exp-dir "$run/$(basename "$backbone" .pth)" \
         --pretrained "$backbone" --arch resnet18 --image-size 64 --weights freeze --views 4 --epochs 50 \
         --lr-head 0.003 0.01 0.03 0.1 0.3 1 3 10 30 100 --knn 20 200
 done
-$python exp/report.py "$run"
+"$python" exp/report.py "$run"

@@ -1,1 +1,1 @@
-"""Owns every on-disk format of the data."""
+"""Preparation and audit of data sets."""

@@ -1,10 +1,11 @@
-"""Prepare a SpaceNet-7 tree for training: patch lists, their places and classes, and the packed patches.
+#!/usr/bin/env python3
+"""Prepare a SpaceNet-7 tree for training: patch lists, places and classes, and the packed patches.
 
     python preprocessing/make_sn7_csv.py --data-dir SN7/train --out-dir data/sn7
 
-reads <data-dir>/<AOI>/images/*.tif (and labels/*_Buildings.geojson where there are any) and writes all.csv, train.csv,
-val.csv (with --split published test.csv too), meta.json and patches.npy. It ends with a summary: AOIs, mosaics,
-patches, classes, the split, and what to run next. Nothing in --out-dir changes before everything is ready.
+reads <data-dir>/<AOI>/images/*.tif (and labels/*_Buildings.geojson, if present) and writes all.csv, train.csv,
+val.csv (with --split published test.csv too), meta.json and patches.npy. It prints a summary: AOIs, mosaics, patches,
+classes, the split, and the next command. Nothing in --out-dir changes before everything is ready.
 """
 
 import argparse
@@ -15,96 +16,87 @@ import sys
 import time
 from pathlib import Path
 
-if __name__ == "__main__":  # import from the repo root, wherever we are launched
+if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from tqdm import tqdm
 
-from preprocessing import problems as problem_report
-from preprocessing.sn7 import (
-    geocode,
-    index,
-    pack,
-    splits,
-    writer,
-)
-from vicreg.common import files
+from preprocessing.georeference import check_proj
+from preprocessing.problems import format_problems
+from preprocessing.sn7 import index, pack, places, splits, writer
+from vicreg.common import cli, files
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "data" / "sn7"
 
 
-def get_parser():
+def get_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("input").add_argument
     add("--data-dir", type=Path, required=True, help="folder with one folder per AOI, such as SN7/train")
-    add("--labels-override", type=Path, metavar="FILE", help="CSV aoi,city,state,country: places that need no vote")
-    add(
-        "--on-error",
-        choices=["stop", "skip"],
-        default="stop",
-        help="bad files: list them all and end with exit code 1, or leave them out and count them (default: stop)",
-    )
+    add("--labels-override", type=Path, metavar="FILE",
+        help="CSV aoi,city,state,country: places of AOIs that need no vote")  # fmt: skip
+    add("--on-error", choices=["stop", "skip"], default="stop",
+        help="bad files: list all and end with exit code 1, or leave them out and count them "
+        "(default: stop)")  # fmt: skip
     add = parser.add_argument_group("patches and classes").add_argument
     add("--grid", type=int, default=4, help="patches per side of a mosaic (default: 4, so 16 patches)")
-    add("--label", choices=geocode.LABELS, default="country", help="what the classes are (default: country)")
+    add("--label", choices=places.LABELS, default="country", help="what the classes are (default: country)")
     add = parser.add_argument_group("split").add_argument
-    add(
-        "--split",
-        choices=splits.RULES,
-        default="block",
-        help="hold out a corner of every AOI in all months (block: no place is in both parts), whole AOIs (location), "
-        "months at random (image: every place is in both parts), or the AOIs of a published split, with a test part "
-        "(published) (default: block)",
-    )
-    add("--val-fraction", type=float, help="share of the patches held out, 0..1; not for published (default: 0.25)")
-    add("--seed", type=int, default=0, help="decides which corner, AOIs or months; not for published (default: 0)")
+    add("--split", choices=splits.RULES, default="block",
+        help="hold out a corner of every AOI in all months (block: no location is in both parts), whole AOIs "
+        "(location), random months (image: every location is in both parts), or the AOIs of a published split, with a "
+        "test part (published) (default: block)")  # fmt: skip
+    add("--val-fraction", type=float, help="fraction of the patches to hold out, 0..1; not for published "
+        "(default: 0.25)")  # fmt: skip
+    add("--seed", type=int, default=0, help="chooses the corner, AOIs or months; not for published (default: 0)")
     add = parser.add_argument_group("output").add_argument
     add("--out-dir", type=Path, default=DEFAULT_OUT, help="folder to write (default: data/sn7 of this repository)")
-    add("--no-pack", action="store_true", help="no patches.npy: training cuts patches from the tree, far more slowly")
-    add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="threads that read (default: CPUs, at most 8)")
+    add("--no-pack", action="store_true", help="do not write patches.npy; training then reads the tree, much slower")
+    add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="threads (default: CPUs, at most 8)")
     return parser
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
+    """Scan the tree, cut and split the patches, write the outputs, print the summary."""
     started = time.perf_counter()
     fraction = splits.check_arguments(args.split, args.grid, args.val_fraction, args.seed)
     if args.val_fraction is not None and fraction is None:
-        print("--val-fraction is ignored: the published lists settle what is held out", file=sys.stderr)
+        print("--val-fraction is ignored: the published lists define what is held out", file=sys.stderr)
+    check_proj()
     mosaics, problems = index.scan_tree(args.data_dir, args.workers)
-    known = geocode.read_places(geocode.SHIPPED_PLACES)
+    known = places.read_places(places.SHIPPED_PLACES)
     if args.labels_override:
-        known |= geocode.read_places(args.labels_override, {path.name for path in index.list_aois(args.data_dir)})
-    places, wrong = index.locate_aois(mosaics, known)
-    problems += wrong
+        known |= places.read_places(args.labels_override, {path.name for path in index.list_aois(args.data_dir)})
+    aoi_places, label_problems, far = index.locate_aois(mosaics, known)
+    problems += label_problems
+    for aoi, distance in far.items():
+        print(f"note: {aoi} is {distance:.0f} km from the nearest town, of {aoi_places[aoi].country}; if it lies in "
+              "another country, correct it with --labels-override", file=sys.stderr)  # fmt: skip
     if mosaics:
         pack.check_grid(args.grid, mosaics[0].width)
-        if fraction is None:  # before the pixels are read
+        if args.split == "published":  # before the pixels are read
             splits.published_parts([mosaic.name.aoi for mosaic in mosaics])
-    give_up = args.on_error == "stop"
+    stop = args.on_error == "stop"
     with files.partial_folder(args.out_dir) as partial:
-        bar = functools.partial(tqdm, desc="mosaics", total=len(mosaics), disable=None)  # none without a terminal
-        target = None if args.no_pack or (give_up and problems) else partial / "patches.npy"
+        bar = functools.partial(tqdm, desc="mosaics", total=len(mosaics), disable=None)  # hidden without a terminal
+        target = None if args.no_pack or (stop and problems) else partial / "patches.npy"
         packed = pack.pack_patches(mosaics, args.grid, args.workers, target, bar)
         problems += packed.problems
         if problems:
-            print(problem_report.report(problems), file=sys.stderr)
-        if problems and give_up:
-            raise ValueError(f"nothing written: the problems in {args.data_dir} are listed above; mend them, or leave "
+            print(format_problems(problems), file=sys.stderr)
+        if problems and stop:
+            raise ValueError(f"nothing written: the problems in {args.data_dir} are listed above; fix them, or leave "
                              "the bad files out with --on-error skip")  # fmt: skip
         if not packed.mosaics:
             raise ValueError(f"no usable mosaic in {args.data_dir}")
         split = {"rule": args.split, "fraction": fraction, "seed": args.seed}
-        table, meta = writer.describe(packed, places, args.label, args.grid, split, args.data_dir)
+        table, meta = writer.describe(packed, aoi_places, args.label, args.grid, split, args.data_dir)
         writer.write_lists(table, meta, partial)
         writer.publish(partial, args.out_dir)
     print(writer.summary(meta, problems, args.out_dir, time.perf_counter() - started))
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("make_sn7_csv: ended by SIGTERM"))  # so that we tidy up
-    try:
-        main(get_parser().parse_args())
-    except (ValueError, OSError) as error:
-        sys.exit(f"make_sn7_csv: {error}")
-    except KeyboardInterrupt:
-        sys.exit("make_sn7_csv: interrupted")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("make_sn7_csv: ended by SIGTERM"))  # removes partial files
+    cli.run(main, get_parser().parse_args())

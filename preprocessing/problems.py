@@ -1,26 +1,32 @@
-"""Problems found in input files, collected and reported together."""
+"""Problems in input files, collected and reported together."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-LISTED = 20  # problems spelled out in a report; the rest are counted
+MAX_LISTED = 20  # problems spelled out in a report; the others are counted
 
 
 class Problem(NamedTuple):
-    """Something wrong with the tree: its kind (for counting), the path, and what is wrong with it."""
+    """A problem with an input file or folder."""
 
-    kind: str
+    kind: str  # for counting, such as "wrong size"
     path: Path
-    what: str
+    message: str
 
 
-def report(problems):
-    """Problems -> text: counts by kind, then the first ``LISTED`` with their paths."""
-    kinds = Counter(problem.kind for problem in problems)
+def format_problems(problems: Sequence[Problem]) -> str:
+    """Format problems as text: counts by kind, then the first ``MAX_LISTED`` with their paths."""
     total = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
-    lines = [f"{total}: " + ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))]
-    lines += [f"  {problem.path}: {problem.what}" for problem in problems[:LISTED]]
-    if len(problems) > LISTED:
-        lines.append(f"  … and {len(problems) - LISTED} more")
+    lines = [f"{total}: {count_kinds(problems)}"]
+    lines += [f"  {problem.path}: {problem.message}" for problem in problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        lines.append(f"  … and {len(problems) - MAX_LISTED} more")
     return "\n".join(lines)
+
+
+def count_kinds(problems: Sequence[Problem]) -> str:
+    """Format the number of problems of each kind, such as ``2 x wrong size``."""
+    kinds = Counter(problem.kind for problem in problems)
+    return ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))

@@ -20,7 +20,8 @@ from supervised import config
 from supervised.train import train
 from vicreg.common import cli
 from vicreg.common.config import from_args
-from vicreg.data.sn7 import SN7Patches, read_meta
+from vicreg.data.sn7 import SN7Patches
+from vicreg.data.sn7_format import read_meta
 
 CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "sn7"
 

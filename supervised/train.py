@@ -18,7 +18,7 @@ from vicreg.common.config import to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.common.plots import plot_confusion_matrix
-from vicreg.data.base import LabeledDataset
+from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.data.subsets import LabeledSubset, stratified_subset
 from vicreg.engine.checkpoint import save_backbone
@@ -105,7 +105,7 @@ def start_run(
         "model": f"{config.arch} {millions:.1f} M parameters",
         "loss": f"cross-entropy, label smoothing {config.label_smoothing:g}, class weights {config.class_weights}",
     }
-    spec = {"size": size, "mean": dataset.mean, "std": dataset.std, "device": device}
+    spec = InputSpec(size, dataset.mean, dataset.std)
 
     def describe(step: int) -> dict[str, Any]:
         info = {"arch": config.arch, "in_chans": config.in_chans, "mean": dataset.mean, "std": dataset.std}
@@ -115,7 +115,8 @@ def start_run(
     optimizer = build_optimizer(config.optimizer, model, config.weight_decay, config.momentum)
     run = TrainingRun(
         config, plan, folder, model, optimizer, device, describe=describe, summary=summary,
-        info={"source": source, "image_size": size}, validate=functools.partial(evaluate_classifier, model, val, spec),
+        info={"source": source, "image_size": size},
+        validate=functools.partial(evaluate_classifier, model, val, spec, device),
         monitor="top1",
     )  # fmt: skip
     run.outputs = {

@@ -188,7 +188,7 @@ def need_detectron2():
     from downstream.detectron2_crowdai_detection_task import detectron2_setup
 
     try:
-        detectron2_setup.need()
+        detectron2_setup.require()
     except ValueError as error:
         pytest.skip(str(error), allow_module_level=True)
 
@@ -225,7 +225,7 @@ def write_geojson(path, positions):
 def write_tiny_tree(folder, aois=TINY_AOIS, side=32):
     """Write a tree of small RGB mosaics: each AOI has its own color and each month its own noise."""
     from preprocessing.sn7.geocode import xyz_tile_bounds
-    from vicreg.data.sn7 import parse_aoi_name
+    from vicreg.data.sn7_format import parse_aoi_name
 
     rng = np.random.default_rng(0)
     for aoi, months, rows in aois:

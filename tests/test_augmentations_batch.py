@@ -1,4 +1,4 @@
-"""Regimes carry their documented numbers, and views depend on (seed, step, view) alone."""
+"""Presets have their documented parameters, and views depend on (seed, step, view) alone."""
 
 import dataclasses
 import functools
@@ -57,7 +57,7 @@ def assert_probability(happened, p):
 
 @pytest.mark.parametrize("which", [0, 1], ids=["first view", "second view"])
 @pytest.mark.parametrize("name", TABLE)
-def test_regime_has_the_numbers_of_its_table(name, which):
+def test_preset_has_its_documented_parameters(name, which):
     view = PRESETS[name][which]
     crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p = TABLE[name][which]
     assert {key: getattr(view, key) for key in crop} == crop
@@ -67,13 +67,13 @@ def test_regime_has_the_numbers_of_its_table(name, which):
         assert (view.jitter, view.blur_kernel, view.blur_sigma) == (jitter, kernel, (0.1, 2.0))
 
 
-def test_there_are_no_other_regimes():
+def test_presets_are_all_documented():
     assert set(PRESETS) == set(TABLE)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["first view", "second view"])
 @pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal"])
-def test_operations_happen_as_often_as_the_regime_says_and_as_strongly(name, which):
+def test_sample_params_follow_probabilities_and_ranges(name, which):
     view = PRESETS[name][which]
     p = sample_params(view, MANY, 256, 256, step_generator(0, which))
     for key in ("flip", "vertical_flip"):
@@ -94,7 +94,7 @@ def test_operations_happen_as_often_as_the_regime_says_and_as_strongly(name, whi
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (96, 128)], ids=str)
-def test_resized_crops_are_inside_the_image_with_the_share_and_ratio_asked_for(height, width):
+def test_resized_crops_are_inside_the_image_with_area_and_aspect_in_range(height, width):
     view = Augmentation(scale=(0.2, 0.6))
     top, left, box_height, box_width = sample_params(view, MANY, height, width, step_generator(0))["boxes"].unbind(1)
     assert (top >= 0).all() and (left >= 0).all() and (box_height > 0).all() and (box_width > 0).all()
@@ -120,7 +120,7 @@ def test_resized_crop_falls_back_to_torchvisions_center_crop(height, width):
     assert (boxes == torch.tensor(get_params(torch.empty(3, height, width), view.scale, view.ratio))).all()
 
 
-def test_fixed_crops_are_224_of_256_pixels_at_any_place():
+def test_fixed_crops_are_224_of_256_pixels_at_uniform_positions():
     boxes = sample_params(PRESETS["sn7"][0], MANY, 256, 256, step_generator(0))["boxes"]
     assert (boxes[:, 2:] == 224).all()
     for start in boxes[:, :2].T:
@@ -129,12 +129,12 @@ def test_fixed_crops_are_224_of_256_pixels_at_any_place():
             assert_probability(start == value, 1 / 33)
 
 
-def test_center_crop_is_the_same_place_every_time():
+def test_center_crop_is_constant():
     boxes = sample_params(PLAIN, 5, 256, 258, step_generator(0))["boxes"]
     assert (boxes == torch.tensor([16.0, 17, 224, 224])).all()
 
 
-def test_regime_none_is_the_center_pixels_unchanged():
+def test_preset_none_returns_the_center_pixels():
     images = photographs(4)
     for view in PRESETS["none"]:
         made = apply(images, sample_params(view, 4, 16, 16, step_generator(0)), 14)
@@ -146,7 +146,7 @@ def test_probe_view_is_a_random_resized_crop_and_a_flip():
 
 
 @pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal"])
-def test_bytes_go_in_and_numbers_between_0_and_1_come_out(name):
+def test_apply_maps_uint8_to_float_in_0_to_1(name):
     images = photographs(40)
     for view in PRESETS[name]:
         made = apply(images, sample_params(view, 40, 16, 16, step_generator(1)), 14, view.blur_kernel)
@@ -156,7 +156,7 @@ def test_bytes_go_in_and_numbers_between_0_and_1_come_out(name):
 
 
 @pytest.mark.parametrize("channels", [1, 4], ids="{} channels".format)
-def test_other_channel_counts_get_the_geometry_and_the_blur_only(channels):
+def test_apply_skips_color_operations_for_other_channel_counts(channels):
     images = photographs(8, channels)
     everything = dataclasses.replace(PRESETS["sn7"][1], jitter_p=1.0, gray_p=1.0, solarize_p=1.0, blur_p=0.0)
     p = sample_params(everything, 8, 16, 16, step_generator(2))
@@ -169,7 +169,7 @@ def test_other_channel_counts_get_the_geometry_and_the_blur_only(channels):
 
 
 @pytest.mark.parametrize("key", ["jittered", "gray", "blurred", "solarized"])
-def test_only_the_samples_drawn_are_changed(key):
+def test_apply_changes_masked_samples_only(key):
     images = photographs(12)
     p = sample_params(dataclasses.replace(PLAIN, blur_sigma=(1.0, 2.0)), 12, 16, 16, step_generator(3))
     plain = apply(images, p, 14)
@@ -177,7 +177,7 @@ def test_only_the_samples_drawn_are_changed(key):
     assert torch.equal((apply(images, p, 14) != plain).any(1).any(1).any(1), p[key])
 
 
-def test_numbers_depend_on_the_counters_and_on_nothing_else():
+def test_sample_params_depend_on_the_counters_alone():
     first = sample_params(Augmentation(), 6, 16, 16, step_generator(1, 2, 0))
     torch.rand(7)
     again = sample_params(Augmentation(), 6, 16, 16, step_generator(1, 2, 0))
@@ -190,7 +190,7 @@ def test_numbers_depend_on_the_counters_and_on_nothing_else():
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_together_make_the_views_that_one_process_makes(name, processes):
+def test_augment_pair_does_not_depend_on_the_number_of_processes(name, processes):
     first, second = photographs(6), photographs(6).flip(0)
     augment = functools.partial(
         augment_pair, views=get_augmentation(name), size=14, batch_size=6, seed=5, device=torch.device("cpu")
@@ -205,7 +205,7 @@ def test_processes_together_make_the_views_that_one_process_makes(name, processe
         torch.testing.assert_close(joined, whole, rtol=0, atol=1e-6)
 
 
-def test_overrides_change_one_number_of_both_views_or_of_one():
+def test_overrides_change_one_parameter_of_both_views_or_of_one():
     views = get_augmentation("sn7", ["scale=0.3,1", "2.blur_p=0", "crop=resized", "1.blur_kernel=5"])
     expected = [
         dataclasses.replace(PRESETS["sn7"][0], scale=(0.3, 1.0), crop="resized", blur_kernel=5),
@@ -217,8 +217,8 @@ def test_overrides_change_one_number_of_both_views_or_of_one():
 
 
 @pytest.mark.parametrize("change", ["zoom=2", "3.flip=1", "flip", "flip=", "=1", "first.flip=1"])
-def test_an_unknown_number_is_refused_with_the_numbers_there_are(change):
-    with pytest.raises(ValueError, match="NUMBER=VALUE") as error:
+def test_overrides_refuse_unknown_parameters_and_list_the_known_ones(change):
+    with pytest.raises(ValueError, match="PARAMETER=VALUE") as error:
         get_augmentation("vicreg", [change])
     assert repr(change) in str(error.value)
     assert all(field.name in str(error.value) for field in dataclasses.fields(Augmentation))
@@ -227,7 +227,7 @@ def test_an_unknown_number_is_refused_with_the_numbers_there_are(change):
 @pytest.mark.parametrize(
     ("change", "why"), [("scale=0.3", "2 number"), ("flip=1,2", "1 number"), ("jitter=a,b,c,d", "numbers expected")]
 )
-def test_a_value_of_the_wrong_kind_is_refused_with_what_is_expected(change, why):
+def test_overrides_refuse_values_of_the_wrong_type(change, why):
     with pytest.raises(ValueError, match=why) as error:
         get_augmentation("vicreg", [change])
     assert repr(change) in str(error.value)
@@ -236,24 +236,25 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_is_expected(change, why)
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("crop=resize", "crop is resized, fixed or center"), ("scale=1,0.3", "the smaller first"),
-        ("scale=0,1", "scale is two shares"), ("ratio=0,1", "ratio is two positive"), ("fraction=2", "1 at most"),
-        ("2.flip=1.5", "from 0 to 1"), ("jitter=0.4,0.4,0.4,0.6", "hue 0.5 at most"), ("jitter=-1,0,0,0", "negative"),
+        ("crop=resize", "crop must be resized, fixed or center"), ("scale=1,0.3", "the smaller first"),
+        ("scale=0,1", "scale must be two fractions"), ("ratio=0,1", "ratio must be two positive"),
+        ("fraction=2", "at most 1"), ("2.flip=1.5", "from 0 to 1"),
+        ("jitter=0.4,0.4,0.4,0.6", "hue at most 0.5"), ("jitter=-1,0,0,0", "negative"),
         ("blur_sigma=0,1", "blur_sigma"), ("blur_kernel=-1", "blur_kernel"), ("gray_p=nan", "from 0 to 1"),
     ],
 )  # fmt: skip
-def test_a_value_that_means_nothing_is_refused(change, why):
+def test_overrides_refuse_values_out_of_range(change, why):
     with pytest.raises(ValueError, match=why) as error:
         get_augmentation("sn7", [change])
     assert repr(change) in str(error.value)
 
 
-def test_an_unknown_regime_is_refused_with_the_regimes_there_are():
-    with pytest.raises(ValueError, match="regime 'simclr'; there are vicreg, sn7, temporal, fmow, crop, none"):
+def test_get_augmentation_refuses_unknown_presets_and_lists_the_known_ones():
+    with pytest.raises(ValueError, match="preset 'simclr'; choose from vicreg, sn7, temporal, fmow, crop, none"):
         presets.get_augmentation("simclr")
 
 
-def test_normalize_takes_each_channels_mean_and_divides_by_its_deviation():
+def test_normalize_subtracts_mean_and_divides_by_std_per_channel():
     images = torch.tensor([0.5, 1.0])[None, :, None, None].expand(2, 2, 3, 3)
     made = normalize(images, [0.25, 0.5], [0.5, 0.25])
     assert torch.equal(made, torch.tensor([0.5, 2.0])[None, :, None, None].expand(2, 2, 3, 3))

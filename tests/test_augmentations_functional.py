@@ -1,4 +1,4 @@
-"""Batched image operations give each sample what torchvision gives it alone."""
+"""Batched image operations equal those of torchvision on each image alone."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from vicreg.augmentations import functional
 ORDERS = list(itertools.permutations(range(4)))
 
 
-def pictures(n, channels=3, height=12, width=None, seed=0):
+def random_images(n, channels=3, height=12, width=None, seed=0):
     """Random pixels in [0, 1], as far apart as they can be."""
     return torch.rand(n, channels, height, width or height, generator=torch.Generator().manual_seed(seed))
 
@@ -25,8 +25,8 @@ def assert_equal_per_sample(found, expected):
 
 @pytest.mark.parametrize("size", [5, 8, 20], ids="to {}".format)
 @pytest.mark.parametrize("channels", [1, 3, 4], ids="{} channels".format)
-def test_crop_and_resize_are_torchvisions_antialiased_bicubic(channels, size):
-    images = pictures(6, channels, 16, 13)
+def test_crop_resize_equals_torchvisions_antialiased_bicubic(channels, size):
+    images = random_images(6, channels, 16, 13)
     # the whole image, its four corners, a single pixel; shrunk and enlarged, each axis by its own factor
     boxes = [(0, 0, 16, 13), (0, 0, 4, 9), (9, 0, 7, 13), (0, 8, 16, 5), (11, 5, 5, 8), (15, 12, 1, 1)]
     found = functional.crop_resize(images, torch.tensor(boxes, dtype=torch.float32), size)
@@ -37,7 +37,7 @@ def test_crop_and_resize_are_torchvisions_antialiased_bicubic(channels, size):
     assert_equal_per_sample(found, expected)
 
 
-def test_bicubic_overshoot_is_clipped():
+def test_crop_resize_clips_bicubic_overshoot():
     edge = torch.zeros(1, 1, 8, 8)
     edge[..., 4:] = 1
     found = functional.crop_resize(edge, torch.tensor([[0.0, 0, 8, 8]]), 16)
@@ -46,8 +46,8 @@ def test_bicubic_overshoot_is_clipped():
     assert found.min() == 0 and found.max() == 1
 
 
-def test_each_sample_is_flipped_by_its_own_flags():
-    images, boxes = pictures(4, height=9), torch.tensor([[1.0, 2, 6, 4]]).repeat(4, 1)
+def test_crop_resize_flips_each_sample_by_its_own_flags():
+    images, boxes = random_images(4, height=9), torch.tensor([[1.0, 2, 6, 4]]).repeat(4, 1)
     horizontal, vertical = torch.tensor([False, True, False, True]), torch.tensor([False, False, True, True])
     found = functional.crop_resize(images, boxes, 7, horizontal, vertical)
     expected = []
@@ -58,7 +58,7 @@ def test_each_sample_is_flipped_by_its_own_flags():
     assert_equal_per_sample(found, expected)
 
 
-def test_crop_without_resize_is_the_very_pixels():
+def test_crop_resize_without_resizing_returns_the_pixels():
     images = torch.randint(0, 256, (3, 3, 12, 12), generator=torch.Generator().manual_seed(0)).float() / 255
     whole = functional.crop_resize(images, torch.tensor([[0.0, 0, 12, 12]]).repeat(3, 1), 12)
     assert torch.equal(whole, images)
@@ -69,15 +69,15 @@ def test_crop_without_resize_is_the_very_pixels():
     assert torch.equal(flipped, images.flip(3))
 
 
-def test_blur_with_three_taps_is_torchvisions():
-    images, sigma = pictures(4), torch.tensor([0.1, 0.5, 1.3, 2.0])
+def test_gaussian_blur_with_three_taps_equals_torchvisions():
+    images, sigma = random_images(4), torch.tensor([0.1, 0.5, 1.3, 2.0])
     expected = [reference.gaussian_blur(x, [3, 3], [s, s]) for x, s in zip(images, sigma.tolist(), strict=True)]
     assert_equal_per_sample(functional.gaussian_blur(images, sigma, 3), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4], ids="{} channels".format)
-def test_whole_blur_is_torchvisions_with_four_of_the_images_own_sigma_to_each_side(channels):
-    images, sigma = pictures(4, channels, 20), torch.tensor([0.1, 0.7, 1.1, 2.0])
+def test_gaussian_blur_equals_torchvisions_with_four_sigma_to_each_side(channels):
+    images, sigma = random_images(4, channels, 20), torch.tensor([0.1, 0.7, 1.1, 2.0])
     taps = [2 * math.ceil(4 * s) + 1 for s in sigma.tolist()]
     expected = [
         reference.gaussian_blur(x, [k, k], [s, s]) for x, k, s in zip(images, taps, sigma.tolist(), strict=True)
@@ -85,26 +85,26 @@ def test_whole_blur_is_torchvisions_with_four_of_the_images_own_sigma_to_each_si
     assert_equal_per_sample(functional.gaussian_blur(images, sigma), expected)
 
 
-def test_blur_of_an_image_does_not_depend_on_its_neighbors_sigma():
-    images, sigma = pictures(2, height=30), torch.tensor([1.75, 4.0])
+def test_gaussian_blur_does_not_depend_on_the_sigma_of_other_images():
+    images, sigma = random_images(2, height=30), torch.tensor([1.75, 4.0])
     alone = functional.gaussian_blur(images[:1], sigma[:1])
     together = functional.gaussian_blur(images, sigma)[:1]
     assert (alone - together).abs().max() <= 1e-6
 
 
-def test_blur_wider_than_the_image_stops_at_one_reflection():
-    images = pictures(2, height=5)
+def test_gaussian_blur_wider_than_the_image_reflects_once():
+    images = random_images(2, height=5)
     expected = [reference.gaussian_blur(x, [9, 9], [3.0, 3.0]) for x in images]
     assert_equal_per_sample(functional.gaussian_blur(images, torch.tensor([3.0, 3.0])), expected)
 
 
-def test_gray_is_torchvisions():
-    images = pictures(2)
+def test_grayscale_equals_torchvisions():
+    images = random_images(2)
     assert_equal_per_sample(functional.grayscale(images), [reference.rgb_to_grayscale(x) for x in images])
 
 
-def test_solarize_is_torchvisions_with_the_threshold_itself_inverted():
-    images = pictures(2)
+def test_solarize_equals_torchvisions_and_inverts_the_threshold():
+    images = random_images(2)
     images[0, 0, 0, :3] = torch.tensor([0.5, 0.75, 1.0])
     assert_equal_per_sample(functional.solarize(images), [reference.solarize(x, 0.5) for x in images])
     raised = functional.solarize(images, 0.75)
@@ -113,8 +113,8 @@ def test_solarize_is_torchvisions_with_the_threshold_itself_inverted():
 
 
 @pytest.mark.parametrize("turns", [-0.5, -0.21, -1 / 6, 0.0, 0.05, 1 / 3, 0.5], ids="{:.2f} turns".format)
-def test_hue_is_torchvisions_on_random_pure_and_gray_pixels(turns):
-    images = pictures(2)
+def test_shift_hue_equals_torchvisions_on_random_pure_and_gray_pixels(turns):
+    images = random_images(2)
     pure = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)))  # black, white, the six pure colors
     tied = torch.tensor([[0.5, 0.5, 0.5], [0.7, 0.7, 0.2], [0.2, 0.6, 0.6], [0.9, 0.1, 0.9]])
     images[0, :, 0, :8], images[0, :, 1, :4] = pure.T, tied.T
@@ -122,15 +122,15 @@ def test_hue_is_torchvisions_on_random_pure_and_gray_pixels(turns):
     assert_equal_per_sample(functional.shift_hue(images, torch.full((2,), turns)), expected)
 
 
-def test_a_third_of_a_turn_makes_red_green_and_green_blue():
+def test_shift_hue_by_a_third_turns_red_to_green_and_green_to_blue():
     colors = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])[:, :, None, None]
     found = functional.shift_hue(colors, torch.full((3,), 1 / 3))
     assert (found - colors[[1, 2, 0]]).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("strength", ["weak", "strong"])
-def test_color_jitter_is_torchvisions_in_every_order(strength):
-    images = pictures(24)
+def test_color_jitter_equals_torchvisions_in_every_order(strength):
+    images = random_images(24)
     random = torch.Generator().manual_seed(1)
     spread = 0.2 if strength == "weak" else 0.8  # strong: clipping on the way
     factors = [1 + spread * (2 * torch.rand(24, generator=random) - 1) for _ in range(3)]
@@ -151,8 +151,8 @@ def test_color_jitter_is_torchvisions_in_every_order(strength):
     assert (found - images).abs().amax((1, 2, 3)).min() > 0.01  # every sample did change
 
 
-def test_color_jitter_leaves_its_input_alone():
-    images = pictures(24)
+def test_color_jitter_does_not_change_its_input():
+    images = random_images(24)
     before = images.clone()
     half = torch.full((24,), 0.5)
     functional.color_jitter(images, torch.tensor(ORDERS), half, half, half, half)

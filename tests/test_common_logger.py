@@ -1,4 +1,4 @@
-"""The record of a run: stats.txt, TensorBoard and the terminal."""
+"""The log of a run: stats.txt, TensorBoard, the terminal and the lock of the folder."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from vicreg.common import logger
-from vicreg.common.logger import MetricLogger, format_eta, read_stats
+from vicreg.common.logger import MetricLogger, format_eta, lock_run_dir, read_stats
 from vicreg.distributed import process_group
 
 
-def test_tensorflow_is_left_alone_even_where_it_is_installed(repo_root, tmp_path):
+def test_metric_logger_does_not_import_tensorflow(repo_root, tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('TensorFlow was imported')")
     code = f"from vicreg.common.logger import MetricLogger; metric_logger = MetricLogger({str(tmp_path)!r}); "
@@ -25,24 +25,25 @@ def test_tensorflow_is_left_alone_even_where_it_is_installed(repo_root, tmp_path
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-def test_a_line_averages_over_all_steps_since_the_line_before_in_training_time(tmp_path, monkeypatch):
+def test_metric_logger_averages_the_steps_of_an_interval_over_training_time(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(logger, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     metric_logger = MetricLogger(tmp_path)
     for loss in (1.0, 2.0, 6.0):
-        metric_logger.add({"loss": torch.tensor(loss), "std": torch.tensor(loss / 2)}, waited=0.5)
+        metric_logger.add({"loss": torch.tensor(loss), "std": torch.tensor(loss / 2)}, data_seconds=0.5)
     clock.now += 6
-    assert metric_logger.averages(per_step=4) == {"loss": 3.0, "std": 1.5, "pairs_per_second": 2.0, "data_time": 0.25}
+    assert metric_logger.seconds_per_step == 2
+    assert metric_logger.averages(batch_size=4) == {"loss": 3.0, "std": 1.5, "pairs_per_second": 2.0, "data_time": 0.25}
     clock.now += 50  # a probe
     assert metric_logger.seconds == 50
     metric_logger.restart_clock()
     metric_logger.add({"loss": torch.tensor(10.0)})
     clock.now += 2
-    assert metric_logger.averages(per_step=4) == {"loss": 10.0, "pairs_per_second": 2.0, "data_time": 0.0}
+    assert metric_logger.averages(4, "images") == {"loss": 10.0, "images_per_second": 2.0, "data_time": 0.0}
     metric_logger.close()
 
 
-def test_lines_are_written_at_once_one_json_object_each(tmp_path, capsys):
+def test_metric_logger_writes_each_line_at_once_as_a_json_object(tmp_path, capsys):
     metric_logger = MetricLogger(tmp_path)
     metric_logger.write({"step": 1, "loss": 0.123456})
     assert (tmp_path / "stats.txt").read_text() == '{"step": 1, "loss": 0.123456}\n'
@@ -53,18 +54,20 @@ def test_lines_are_written_at_once_one_json_object_each(tmp_path, capsys):
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.parametrize(("resumed_at", "kept"), [(0, []), (2, [1, 2]), (3, [1, 2]), (4, [1, 2, 4]), (9, [1, 2, 4, 5])])
-def test_lines_after_the_resumed_step_and_a_half_written_one_are_dropped(tmp_path, resumed_at, kept):
+@pytest.mark.parametrize(
+    ("resumed_at", "expected"), [(0, []), (2, [1, 2]), (3, [1, 2]), (4, [1, 2, 4]), (9, [1, 2, 4, 5])]
+)
+def test_metric_logger_drops_lines_after_the_resumed_step_and_a_truncated_line(tmp_path, resumed_at, expected):
     (tmp_path / "stats.txt").write_text('{"step": 1}\n{"step": 2}\n{"step": 4}\n{"step": 5}\n{"step": 6, "lo')
     metric_logger = MetricLogger(tmp_path, resumed_at)
     metric_logger.write({"step": 10}, show=False)
     metric_logger.close()
     text = (tmp_path / "stats.txt").read_text()
-    assert text == "".join(json.dumps({"step": step}) + "\n" for step in [*kept, 10])
+    assert text == "".join(json.dumps({"step": step}) + "\n" for step in [*expected, 10])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stats.txt", "tensorboard"]
 
 
-def test_other_processes_write_and_print_nothing(tmp_path, monkeypatch, capsys):
+def test_metric_logger_is_silent_on_other_ranks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(process_group, "rank", lambda: 1)
     metric_logger = MetricLogger(tmp_path)
     metric_logger.add({"loss": torch.tensor(1.0)})
@@ -75,6 +78,29 @@ def test_other_processes_write_and_print_nothing(tmp_path, monkeypatch, capsys):
     assert read_stats(tmp_path / "stats.txt") == []
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(42, "42 s"), (600, "0 h 10 min"), (7500, "2 h 05 min")])
-def test_durations_are_told_in_words(seconds, words):
-    assert format_eta(seconds).startswith(f"{words} (until 20")
+def test_read_stats_skips_damaged_lines_only(tmp_path):
+    path = tmp_path / "stats.txt"
+    path.write_bytes(b'{"step": 1}\n{"step": \xff2}\n7\n{"step": 3}\n{"step": 4')
+    assert read_stats(path) == [{"step": 1}, {"step": 3}]
+
+
+def test_lock_run_dir_refuses_a_second_process_until_the_file_is_closed(repo_root, tmp_path):
+    code = "import sys; from vicreg.common.logger import lock_run_dir\n"
+    code += "try: lock_run_dir(sys.argv[1])\nexcept ValueError as error: sys.exit(str(error))"
+
+    def other_process():
+        return subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "run"], cwd=repo_root, capture_output=True, text=True
+        )
+
+    lock = lock_run_dir(tmp_path / "run")
+    assert other_process().stderr == (
+        f"another run is writing to {tmp_path / 'run'} now; wait for it or choose another --exp-dir\n"
+    )
+    lock.close()
+    assert other_process().returncode == 0
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(42, "42 s"), (600, "0 h 10 min"), (7500, "2 h 05 min")])
+def test_format_eta_gives_the_duration_and_the_time_at_its_end(seconds, expected):
+    assert format_eta(seconds).startswith(f"{expected} (until 20")

@@ -62,7 +62,7 @@ def test_base_dataset_leaves_crops_to_the_batch_augmentation():
 
 
 def test_base_dataset_refuses_device_memory():
-    with pytest.raises(ValueError, match="cannot be kept in device memory"):
+    with pytest.raises(ValueError, match="cannot be copied to device memory"):
         Constants().to_device(torch.device("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""fMoW's formats: names, months and positions, the prepared lists, what is wrong with a tree, and the data set."""
+"""fMoW: names, months and positions, prepared lists, problems of a tree, and the data set."""
 
 import json
 
@@ -45,7 +45,7 @@ def prepare(tree, out, *more):
     return out
 
 
-def test_an_images_name_says_class_place_and_number():
+def test_parse_image_name_returns_class_location_and_number():
     assert parse_image_name("airport_12_3_rgb.jpg") == ("airport", "airport_12", 3)
     name = parse_image_name("single-unit_residential_0_10_rgb.JPG")
     assert name == ("single-unit_residential", "single-unit_residential_0", 10)
@@ -54,11 +54,16 @@ def test_an_images_name_says_class_place_and_number():
             parse_image_name(wrong)
 
 
-def test_the_json_beside_an_image_says_month_and_position(tmp_path):
+def test_read_timestamp_returns_month_and_position(tmp_path):
     path = tmp_path / "a_rgb.json"
     assert read_timestamp(path) == (0, 0, None)
     path.write_text('{"timestamp": "2015-07-25T14:23:52Z", "raw_location": "POLYGON ((2.0 48.5, 2.5 48.5, 2.5 49))"}')
     assert read_timestamp(path) == (2015, 7, [2.25, 48.75])
+    path.write_text(
+        '\ufeff{"timestamp": "2015-07-25", "raw_location": "POLYGON ((1e-05 -2.5E+1, 3e-05 -2.5E+1, 1e-05 -24))"}',
+        encoding="utf-8",
+    )
+    assert read_timestamp(path)[2] == pytest.approx([2e-5, -24.5])
     path.write_text('{"timestamp": "2015-07-25"}')
     assert read_timestamp(path) == (2015, 7, None)
     for wrong in ("", "[]", "{}", '{"timestamp": 5}', '{"timestamp": "25.7.2015"}', '{"timestamp": "2015-13-01"}'):
@@ -67,7 +72,7 @@ def test_the_json_beside_an_image_says_month_and_position(tmp_path):
             read_timestamp(path)
 
 
-def test_a_tree_becomes_lists_with_places_and_months(tree, tmp_path, capsys):
+def test_make_fmow_csv_writes_lists_with_locations_and_months(tree, tmp_path, capsys):
     write_image(tree, "train", "airport", 0, 9).rename(tree / "train/airport/airport_0/airport_0_9_msrgb.jpg")
     (tree / "train/airport/airport_0/.airport_0_8_rgb.jpg").write_text("hidden")
     out = prepare(tree, tmp_path / "csv")
@@ -80,18 +85,18 @@ def test_a_tree_becomes_lists_with_places_and_months(tree, tmp_path, capsys):
     assert table.year.tolist() == [2016] * 12 and table.month.tolist() == [1, 5, 9] * 4
     assert len(read_image_list(out / "val.csv")[0]) == 3
     said = capsys.readouterr().out
-    assert "train: 12 images of 4 locations (0 with one image only) in 2 classes; 12 with a timestamp, 2016-01" in said
-    assert "has too: 2 of 3; by the positions in the JSON 1 are the same place, 1 another one, 0 unknown" in said
+    assert "train: 12 images of 4 locations (0 with a single image) in 2 classes; 12 with a timestamp, 2016-01" in said
+    assert "has too: 2 of 3; by their coordinates 1 are the same location, 1 another one, 0 unknown" in said
     assert "main_vicreg_fmow.py" in said and "problems left out: none" in said
 
 
-def test_channel_statistics_are_those_of_the_pixels(tmp_path):
+def test_make_fmow_csv_channel_statistics_match_the_pixels(tmp_path):
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     for n, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{n}.png")
     dataset = ImageDataset([tmp_path / f"{n}.png" for n in range(5)], [0] * 5, ["a"], side=16)
-    mean, std = channel_statistics(dataset, chunk=2)
+    mean, std = channel_statistics(dataset, batch_size=2)
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)) / 255)
     np.testing.assert_allclose(std, pixels.std((0, 1, 2)) / 255)
     black = tmp_path / "black.png"
@@ -99,7 +104,7 @@ def test_channel_statistics_are_those_of_the_pixels(tmp_path):
     assert channel_statistics(ImageDataset([black], [0], ["a"], side=8)) == ([0.0] * 3, [1 / 255] * 3)
 
 
-def test_the_statistics_sample_is_seeded_and_of_training_images(tree, tmp_path):
+def test_make_fmow_csv_statistics_sample_is_seeded_and_from_training_images(tree, tmp_path):
     def of(seed):
         return read_image_list(
             prepare(tree, tmp_path / seed, "--stats-images", "4", "--seed", seed) / "train.csv"
@@ -113,7 +118,7 @@ def test_the_statistics_sample_is_seeded_and_of_training_images(tree, tmp_path):
 BAD = {
     "unreadable name": lambda tree: (tree / "train/airport/airport_0/scene_rgb.jpg").write_text("x"),
     "empty folder": lambda tree: (tree / "train/airport/airport_5").mkdir(),
-    "other place": lambda tree: (tree / "train/airport/airport_0/airport_0_0_rgb.jpg").rename(
+    "other location": lambda tree: (tree / "train/airport/airport_0/airport_0_0_rgb.jpg").rename(
         tree / "train/airport/airport_1/airport_0_0_rgb.jpg"
     ),
     "broken image": lambda tree: (tree / "train/airport/airport_0/airport_0_1_rgb.jpg").write_bytes(b"\xff\xd8\xff"),
@@ -122,7 +127,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_wrong_is_named_and_stops_or_is_left_out(tree, tmp_path, kind, capsys):
+def test_make_fmow_csv_reports_bad_files_and_stops_or_skips_them(tree, tmp_path, kind, capsys):
     BAD[kind](tree)
     out = tmp_path / "csv"
     with pytest.raises(ValueError, match="--on-error skip"):
@@ -131,48 +136,48 @@ def test_what_is_wrong_is_named_and_stops_or_is_left_out(tree, tmp_path, kind, c
     prepare(tree, out, "--on-error", "skip")
     assert f"problems left out: 1 x {kind}" in capsys.readouterr().out
     table = read_image_list(out / "train.csv")[0]
-    assert len(table) == (11 if kind in ("other place", "broken image") else 12)
+    assert len(table) == (11 if kind in ("other location", "broken image") else 12)
     assert (table.year == 0).sum() == (kind == "JSON without time")
 
 
-def test_a_class_without_places_is_named(tree, tmp_path, capsys):
+def test_make_fmow_csv_reports_a_class_without_locations(tree, tmp_path, capsys):
     (tree / "train" / "zoo").mkdir()
     prepare(tree, tmp_path / "csv", "--on-error", "skip")
-    assert f"{tree}/train/zoo: no folders of places in it" in capsys.readouterr().err
+    assert f"{tree}/train/zoo: it contains no location folders" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--splits", "train", "test"], "no folder .*/test; there are train, val; name others with --splits"),
-        (["--splits", "train", "train"], "every one of --splits another"),
+        (["--splits", "train", "test"], "no folder .*/test; there are train, val; name the folders with --splits"),
+        (["--splits", "train", "train"], "every name must occur once"),
         (["--workers", "0"], "--workers 0"),
         (["--stats-images", "0"], "--stats-images 0"),
     ],
 )
-def test_a_users_mistake_is_named(tree, tmp_path, arguments, words):
+def test_make_fmow_csv_reports_user_errors(tree, tmp_path, arguments, words):
     with pytest.raises((ValueError, OSError), match=words):
         prepare(tree, tmp_path / "csv", *arguments)
 
 
-def test_a_split_without_a_usable_image_is_refused(tree, tmp_path):
+def test_make_fmow_csv_refuses_a_split_without_usable_images(tree, tmp_path):
     for path in tree.glob("val/*/*/*.jpg"):
         path.unlink()
     with pytest.raises(ValueError, match="no usable image in .*/val"):
         prepare(tree, tmp_path / "csv", "--on-error", "skip")
 
 
-def test_temporal_pairs_are_of_one_place_and_can_be_kept_near_in_time(tree, tmp_path):
+def test_fmow_images_temporal_pairs_show_one_location_within_the_limit(tree, tmp_path):
     out = prepare(tree, tmp_path / "csv")
     dataset = fmow_images(out / "train.csv", "temporal", side=16)
-    found = {dataset.positive_index(3, draw) for draw in range(20)}
+    found = {dataset.positive_index(3, sample_seed) for sample_seed in range(20)}
     assert found == {4, 5} and dataset.location_ids.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     near = fmow_images(out / "train.csv", "temporal", max_months_apart=4, side=16)
-    assert {near.positive_index(3, draw) for draw in range(20)} == {4}
+    assert {near.positive_index(3, sample_seed) for sample_seed in range(20)} == {4}
     assert dataset.images([0]).shape == (1, 3, 16, 16) and dataset.labels.tolist() == [0] * 6 + [1] * 6
 
 
-def test_months_are_needed_only_where_they_are_asked_for(tree, tmp_path):
+def test_fmow_images_needs_months_only_for_a_limit(tree, tmp_path):
     for path in tree.glob("train/airport/airport_0/*.json"):
         path.unlink()
     out = prepare(tree, tmp_path / "csv")
@@ -181,7 +186,7 @@ def test_months_are_needed_only_where_they_are_asked_for(tree, tmp_path):
         fmow_images(out / "train.csv", "temporal", max_months_apart=3)
 
 
-def test_a_list_knows_its_tree_and_can_be_told_another(tree, tmp_path):
+def test_fmow_images_reads_the_tree_of_the_list_or_of_data_dir(tree, tmp_path):
     out = prepare(tree, tmp_path / "csv")
     tree.rename(tmp_path / "moved")
     with pytest.raises(FileNotFoundError, match="--data-dir is the fMoW tree"):
@@ -189,7 +194,7 @@ def test_a_list_knows_its_tree_and_can_be_told_another(tree, tmp_path):
     assert len(fmow_images(out / "val.csv", data_dir=tmp_path / "moved").images([0, 1])) == 2
 
 
-def test_lists_that_are_not_whole_are_refused(tree, tmp_path):
+def test_read_image_list_refuses_incomplete_lists(tree, tmp_path):
     with pytest.raises(FileNotFoundError, match="make_fmow_csv.py --data-dir FMOW"):
         read_image_list(tmp_path / "train.csv")
     out = prepare(tree, tmp_path / "csv")

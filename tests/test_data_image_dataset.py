@@ -1,4 +1,4 @@
-"""Image files as a data set: what is cut, from which pixels, and that nothing but the key decides it."""
+"""Image files as a data set: crops, decoding, pairs, and replacement of broken files."""
 
 import dataclasses
 import io
@@ -13,6 +13,7 @@ from vicreg.augmentations import batch, presets
 from vicreg.augmentations.functional import crop_resize
 from vicreg.augmentations.presets import Augmentation
 from vicreg.data import image_dataset
+from vicreg.data.base import InputSpec
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_io import WHOLE, read_crops, sample_crop_box
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
@@ -30,7 +31,7 @@ def noise(height, width, seed=0, cell=8):
 
 @pytest.fixture
 def files(tmp_path):
-    """Twelve images of all shapes in three classes and four places."""
+    """Twelve images of all shapes in three classes and four locations."""
     paths = [tmp_path / f"{n}.png" for n in range(12)]
     for n, path in enumerate(paths):
         noise(32 + 8 * (n % 3), 40 + 8 * (n % 4), n).save(path)
@@ -42,12 +43,12 @@ def dataset_of(files, **options):
     return ImageDataset(files, np.arange(len(files)) // 4, ["a", "b", "c"], **options)
 
 
-def test_a_view_of_224_pixels_is_the_center_of_256_and_others_likewise():
+def test_decode_size_leaves_the_view_as_center_crop_of_seven_eighths():
     assert decode_size() == decode_size(224) == 256
     assert all(round(decode_size(size) * 7 / 8) == size for size in range(1, 600))
 
 
-def test_boxes_lie_inside_and_keep_area_and_shape():
+def test_crop_box_is_inside_the_image_with_area_and_aspect_in_range():
     areas, lefts = [], []
     for seed in range(500):
         left, top, right, bottom = sample_crop_box(RANDOM, 300, 400, np.random.default_rng(seed))
@@ -59,7 +60,7 @@ def test_boxes_lie_inside_and_keep_area_and_shape():
     assert 0.4 < np.mean(lefts) < 0.6
 
 
-def test_boxes_are_distributed_as_torchvisions():
+def test_crop_box_distribution_equals_torchvisions():
     torch.manual_seed(0)
     image = torch.empty(3, 90, 140)
     theirs = [torchvision.transforms.RandomResizedCrop.get_params(image, (0.2, 1), (3 / 4, 4 / 3)) for _ in range(2000)]
@@ -81,7 +82,7 @@ def test_crop_box_falls_back_to_torchvisions_center_crop(height, width, box):
     assert sample_crop_box(never, height, width, np.random.default_rng(0)) == box == (left, top, left + w, top + h)
 
 
-def test_fixed_and_center_crops_are_a_share_of_the_short_side():
+def test_crop_box_of_fixed_and_center_is_a_fraction_of_the_short_side():
     boxes = {
         sample_crop_box(Augmentation("fixed", fraction=0.5), 40, 60, np.random.default_rng(seed)) for seed in range(50)
     }
@@ -90,7 +91,7 @@ def test_fixed_and_center_crops_are_a_share_of_the_short_side():
     assert sample_crop_box(WHOLE, 40, 60, None) == (10, 0, 50, 40)
 
 
-def test_a_crop_is_pils_crop_resized_by_pils_bicubic(tmp_path):
+def test_read_crops_equals_pils_crop_and_bicubic_resize(tmp_path):
     image = noise(96, 120)
     image.save(tmp_path / "a.png")
     for seed in range(5):
@@ -100,7 +101,7 @@ def test_a_crop_is_pils_crop_resized_by_pils_bicubic(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 144), (200, 80)])
-def test_a_whole_image_is_its_short_side_resized_and_cropped_square(tmp_path, height, width):
+def test_images_are_short_side_resized_and_center_cropped(tmp_path, height, width):
     noise(height, width).save(tmp_path / "a.png")
     found = ImageDataset([tmp_path / "a.png"], [0], ["a"], side=64).images([0])
     transforms = torchvision.transforms
@@ -110,7 +111,7 @@ def test_a_whole_image_is_its_short_side_resized_and_cropped_square(tmp_path, he
     assert (found[0].float() - expected.float()).abs()[:, 2:-2, 2:-2].max() <= 2  # edges: pixels beyond the crop
 
 
-def test_a_jpeg_much_larger_than_its_crops_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch):
+def test_read_crops_decodes_large_jpegs_at_reduced_size(tmp_path, monkeypatch):
     from PIL import JpegImagePlugin
 
     noise(960, 1280, cell=80).save(tmp_path / "a.jpg", quality=98)
@@ -149,7 +150,7 @@ MODES = {  # made how, saved as what -> the color to find
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_kind_of_image_becomes_8_bit_rgb(tmp_path, mode):
+def test_read_crops_converts_every_mode_to_8_bit_rgb(tmp_path, mode):
     image, kind, color = MODES[mode]
     path = tmp_path / ("a.JPEG" if "named" in mode else f"a.{kind}")
     image.save(path, kind)
@@ -158,7 +159,7 @@ def test_every_kind_of_image_becomes_8_bit_rgb(tmp_path, mode):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotations_are_undone_before_the_crop_is_drawn(tmp_path, orientation):
+def test_read_crops_undoes_exif_rotation_before_cropping(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     noise(64, 96).save(tmp_path / "a.png", exif=exif)
@@ -170,12 +171,12 @@ def test_exif_rotations_are_undone_before_the_crop_is_drawn(tmp_path, orientatio
         assert np.array_equal(*found)
 
 
-def test_a_broken_exif_block_costs_the_rotation_not_the_image(tmp_path):
+def test_read_crops_ignores_a_broken_exif_block(tmp_path):
     noise(16, 16).save(tmp_path / "a.jpg", exif=b"Exif\0\0nonsense")
     assert read_crops(tmp_path / "a.jpg", [(WHOLE, 0)], 8)[0].shape == (3, 8, 8)
 
 
-def test_a_pair_is_two_crops_of_one_image_decoded_once(files, monkeypatch):
+def test_image_dataset_decodes_an_image_once_for_both_crops(files, monkeypatch):
     dataset = dataset_of(files)
     dataset.set_views((RANDOM, RANDOM), 16)
     opened = []
@@ -188,16 +189,16 @@ def test_a_pair_is_two_crops_of_one_image_decoded_once(files, monkeypatch):
     assert np.array_equal(second[1].numpy(), expected)
 
 
-def test_a_pair_depends_on_its_key_alone(files):
+def test_image_dataset_pair_depends_on_its_key_alone(files):
     dataset = dataset_of(files, positives="temporal")
     dataset.set_views((RANDOM, RANDOM), 16)
     together = dataset.__getitems__([(3, 11), (8, 2**62 + 5), (8, 4)])
     alone = dataset[(8, 2**62 + 5)]
     assert all(torch.equal(many[1], one) for many, one in zip(together, alone, strict=True))
-    assert not torch.equal(together[0][1], together[0][2])  # another draw, another crop
+    assert not torch.equal(together[0][1], together[0][2])  # another sample_seed, another crop
 
 
-def test_temporal_pairs_show_one_place_at_two_times(files):
+def test_image_dataset_temporal_pairs_show_one_location_at_two_times(files):
     dataset = dataset_of(files, positives="temporal", months=[0, 1, 20] * 4, max_months_apart=2)
     first, second = dataset.__getitems__([(index, 3) for index in range(12)])
     assert torch.equal(first, dataset.images(list(range(12))))  # whole images, before any crop is asked for
@@ -205,7 +206,7 @@ def test_temporal_pairs_show_one_place_at_two_times(files):
 
 
 @pytest.mark.parametrize(("workers", "context"), [(1, "fork"), (2, "fork"), (2, "spawn")])
-def test_loader_processes_change_nothing(files, workers, context):
+def test_image_dataset_batches_do_not_depend_on_loader_processes(files, workers, context):
     dataset = dataset_of(files, positives="temporal")
     dataset.set_views((RANDOM, RANDOM), 16)
     batches = ResumableBatchSampler(len(dataset), 4, seed=1, steps=6)
@@ -217,7 +218,7 @@ def test_loader_processes_change_nothing(files, workers, context):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_a_file_that_does_not_decode_is_replaced_by_the_next_of_its_class_and_named_once(files, capsys):
+def test_broken_file_is_replaced_by_the_next_of_its_class_with_one_warning(files, capsys):
     dataset = dataset_of(files, location_ids=None)
     files[1].write_bytes(files[1].read_bytes()[:60])
     files[2].write_bytes(b"")
@@ -230,31 +231,31 @@ def test_a_file_that_does_not_decode_is_replaced_by_the_next_of_its_class_and_na
     assert torch.equal(dataset.images([7]), dataset.images([4]))  # round again to the first of the class
 
 
-def test_a_stand_in_shows_the_place_where_it_can(files):
+def test_substitute_image_shows_the_same_location_if_possible(files):
     files[4].write_bytes(b"")
     dataset = dataset_of(files)  # places of three, classes of four
     assert torch.equal(dataset.images([4]), dataset.images([5]))
 
 
-def test_a_disk_that_is_gone_ends_the_run(files):
+def test_image_dataset_raises_if_no_file_can_be_read(files):
     dataset = dataset_of(files)
     for path in files[:4]:
         path.unlink()
-    with pytest.raises(OSError, match="0.png cannot be read, nor can any of its stand-ins"):
+    with pytest.raises(OSError, match="0.png cannot be read, and no image that could replace it"):
         dataset.images([0])
 
 
-def test_places_without_a_list_are_the_images_themselves(files):
+def test_image_dataset_location_ids_default_to_one_per_image(files):
     assert dataset_of(files, location_ids=None).location_ids.tolist() == list(range(12))
     assert dataset_of(files, location_ids=["x", "y"] * 6).location_ids.tolist() == [0, 1] * 6
     assert [dataset_of(files).path(n) for n in (0, 11)] == [files[0], files[11]]
 
 
-def test_what_image_files_cannot_do_is_said(files):
+def test_image_dataset_refuses_invalid_arguments(files):
     for arguments, words in [
         (([], [], []), "0 image files"),
         ((files, [0], ["a"]), "12 image files and 1 labels"),
-        ((files, [0] * 12, ["a"], [0] * 3, [1] * 3, "temporal"), "one place"),
+        ((files, [0] * 12, ["a"], [0] * 3, [1] * 3, "temporal"), "one location"),
     ]:
         with pytest.raises(ValueError, match=words):
             ImageDataset(*arguments)
@@ -270,11 +271,11 @@ def left_is_red(path):
     return ImageDataset([path], [0], ["a"], side=16)
 
 
-def test_the_probes_training_crops_come_from_the_whole_image(tmp_path):
+def test_labeled_subset_and_features_crop_the_whole_image(tmp_path):
     dataset = left_is_red(tmp_path / "a.png")
     assert dataset.images([0]).sum() == 0
     labeled = LabeledSubset(dataset, np.array([0]), presets.PROBE_VIEW, 16)
-    images, labels = labeled.__getitems__([(0, draw) for draw in range(40)])
+    images, labels = labeled.__getitems__([(0, sample_seed) for sample_seed in range(40)])
     assert (images[:, 0].flatten(1).max(1).values > 128).sum() > 5 and labels.tolist() == [0] * 40
     assert labeled.view == dataclasses.replace(presets.PROBE_VIEW, crop="center", fraction=1.0)
 
@@ -284,13 +285,13 @@ def test_the_probes_training_crops_come_from_the_whole_image(tmp_path):
         def forward(self, x):
             return x.mean((2, 3))
 
-    look = {"size": 14, "mean": [0.0] * 3, "std": [1.0] * 3, "device": torch.device("cpu"), "indices": [0] * 40}
+    given = dataset, InputSpec(14, [0.0] * 3, [1.0] * 3), torch.device("cpu"), [0] * 40
     random = batch.step_generator(0)
-    assert extract_features(Mean(), dataset, **look).sum() == 0
-    assert (extract_features(Mean(), dataset, **look, view=presets.PROBE_VIEW, random=random)[:, 0] > 0.1).sum() > 5
+    assert extract_features(Mean(), *given).sum() == 0
+    assert (extract_features(Mean(), *given, view=presets.PROBE_VIEW, generator=random)[:, 0] > 0.1).sum() > 5
 
 
-def test_what_is_cut_already_is_flipped_and_not_cropped_again():
+def test_without_crop_keeps_flips_and_the_whole_image():
     images = torch.rand(6, 3, 8, 8)
     view = presets.without_crop(presets.get_augmentation("vicreg")[0])
     numbers = batch.sample_params(view, 6, 8, 8, batch.step_generator(1))
@@ -300,7 +301,7 @@ def test_what_is_cut_already_is_flipped_and_not_cropped_again():
         assert torch.equal(out, image.flip(-1) if flipped else image)
 
 
-def test_the_short_cut_for_whole_images_gives_what_resampling_gives():
+def test_crop_resize_of_whole_images_equals_resampling():
     images = torch.rand(4, 3, 8, 8)
     flips = torch.tensor([True, False, True, False]), torch.tensor([True, True, False, False])
     whole = torch.tensor([[0.0, 0, 8, 8]] * 4)
@@ -311,7 +312,7 @@ def test_the_short_cut_for_whole_images_gives_what_resampling_gives():
 
 
 @pytest.mark.real_data
-def test_imagenet_files_read_as_pil_reads_them(real_data):
+def test_image_dataset_reads_imagenet_files_as_pil_does(real_data):
     paths = sorted(real_data.glob("imagenette_mini/train/*/*.JPEG"))[::40]
     dataset = ImageDataset(paths, [0] * len(paths), ["a"], side=224)
     for path, found in zip(paths, dataset.images(list(range(len(paths)))), strict=True):

@@ -1,10 +1,11 @@
-"""Folders of images: which files count, which are broken, what is training and what validation."""
+"""Folders of images: listing, broken files, and the validation split."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vicreg.data.image_folder import choose_files, find_broken, image_folder, list_images
+from vicreg.data.broken_files import find_broken
+from vicreg.data.image_folder import choose_files, list_images, split_image_folder
 
 
 def write_tree(folder, classes=("bee", "ant", "cat"), images=10):
@@ -17,35 +18,35 @@ def write_tree(folder, classes=("bee", "ant", "cat"), images=10):
 
 
 @pytest.mark.parametrize("which", ["", "train"])
-def test_the_root_and_its_training_folder_name_the_same_data(tmp_path, which):
+def test_split_image_folder_accepts_the_root_or_its_train_folder(tmp_path, which):
     write_tree(tmp_path / "train")
     write_tree(tmp_path / "val", images=2)
-    train, val, line = image_folder(tmp_path / which)
+    train, val, line = split_image_folder(tmp_path / which)
     assert train.classes == val.classes == ["ant", "bee", "cat"]
     assert [len(part.paths) for part in (train, val)] == [30, 6] and "val" in line
     assert train.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     assert train.paths[10].endswith("train/bee/bee_0.JPEG") and val.paths[5].endswith("val/cat/cat_1.JPEG")
 
 
-def test_the_val_beside_a_link_is_meant_not_one_beside_its_target(tmp_path):
+def test_split_image_folder_uses_val_next_to_a_link_not_next_to_its_target(tmp_path):
     write_tree(tmp_path / "elsewhere" / "train")
     write_tree(tmp_path / "elsewhere" / "val", images=5)
     write_tree(tmp_path / "here" / "val", images=2)
     (tmp_path / "here" / "train").symlink_to(tmp_path / "elsewhere" / "train")
-    assert len(image_folder(tmp_path / "here")[1].paths) == 6
+    assert len(split_image_folder(tmp_path / "here")[1].paths) == 6
 
 
-def test_without_a_val_a_tenth_of_every_class_is_set_aside_the_same_each_time(tmp_path):
+def test_split_image_folder_without_val_holds_out_the_same_tenth_of_each_class(tmp_path):
     write_tree(tmp_path / "EuroSAT")
     write_tree(tmp_path / "val", ["something", "else"])  # beside it, but of another data set
-    train, val, line = image_folder(tmp_path / "EuroSAT")
+    train, val, line = split_image_folder(tmp_path / "EuroSAT")
     assert "3 of 30" in line and "no val/" in line
     assert np.bincount(val.labels).tolist() == [1, 1, 1] and len(train.paths) == 27
     assert not set(train.paths) & set(val.paths)
-    assert image_folder(tmp_path / "EuroSAT")[1].paths == val.paths
+    assert split_image_folder(tmp_path / "EuroSAT")[1].paths == val.paths
 
 
-def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path):
+def test_list_images_skips_hidden_files_and_other_suffixes(tmp_path):
     write_tree(tmp_path, ["bee"], 1)
     for name in ("._bee_0.JPEG", ".DS_Store", "Thumbs.db", "notes.txt", "no_suffix"):
         (tmp_path / "bee" / name).write_text("x")
@@ -64,31 +65,31 @@ def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path):
     ]  # fmt: skip
 
 
-def test_what_is_no_image_folder_is_refused_with_its_reason(tmp_path):
+def test_split_image_folder_refuses_other_folders_with_the_reason(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
-        image_folder(tmp_path / "nowhere")
+        split_image_folder(tmp_path / "nowhere")
     train = write_tree(tmp_path / "train")
     (train / "dog").mkdir()
     with pytest.raises(ValueError, match="no image in .*/dog; remove empty class folders"):
-        image_folder(tmp_path)
+        split_image_folder(tmp_path)
     (train / "dog").rmdir()
     (tmp_path / "val").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
     with pytest.raises(ValueError, match=r"no class folders in .*/val \(1 loose images\)"):
-        image_folder(tmp_path)
+        split_image_folder(tmp_path)
     (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").unlink()
     write_tree(tmp_path / "val" / "x")
     with pytest.raises(ValueError, match="ant, bee, cat only in .*/train; x only in .*/val"):
-        image_folder(tmp_path)
+        split_image_folder(tmp_path)
 
 
-def test_one_image_a_class_leaves_none_to_judge_on(tmp_path):
+def test_split_image_folder_refuses_one_image_per_class_without_val(tmp_path):
     write_tree(tmp_path / "train", images=1)
-    with pytest.raises(ValueError, match="one image a class"):
-        image_folder(tmp_path)
+    with pytest.raises(ValueError, match="one image per class"):
+        split_image_folder(tmp_path)
 
 
-def test_broken_files_are_found_and_odd_but_good_ones_stay(tmp_path):
+def test_find_broken_reports_broken_files_and_keeps_unusual_good_ones(tmp_path):
     good = tmp_path / "good.jpg"
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(good)
@@ -108,7 +109,7 @@ def test_broken_files_are_found_and_odd_but_good_ones_stay(tmp_path):
     assert broken["empty.jpg"] == "empty file (zero bytes)" and "truncated" in broken["truncated.jpg"]
 
 
-def test_broken_files_keep_their_numbers_over_many_portions(tmp_path):
+def test_find_broken_keeps_indices_over_many_chunks(tmp_path):
     for name in ("good", "bad"):
         Image.new("L", (4, 4)).save(tmp_path / f"{name}.png")
     (tmp_path / "bad.png").write_bytes(b"x")
@@ -116,14 +117,14 @@ def test_broken_files_keep_their_numbers_over_many_portions(tmp_path):
     assert sorted(find_broken(paths, workers=3)) == [0, 255, 256, 999]
 
 
-def test_a_list_of_file_names_chooses_images(tmp_path):
+def test_choose_files_returns_the_indices_of_a_list_of_names(tmp_path):
     listing = list_images(write_tree(tmp_path / "train"))
     (tmp_path / "1percent.txt").write_text("cat_3.JPEG\nant_0.JPEG\n\nbee/bee_9.JPEG\nant_0.JPEG\n")
     chosen = choose_files(listing, tmp_path / "1percent.txt")
     assert [listing.paths[index].split("/")[-1] for index in chosen] == ["ant_0.JPEG", "bee_9.JPEG", "cat_3.JPEG"]
 
 
-def test_a_list_that_does_not_fit_says_what_is_missing(tmp_path):
+def test_choose_files_refuses_missing_and_ambiguous_names(tmp_path):
     listing = list_images(write_tree(tmp_path / "train"))
     names = tmp_path / "names.txt"
     with pytest.raises(FileNotFoundError, match="--train-files"):
@@ -140,12 +141,12 @@ def test_a_list_that_does_not_fit_says_what_is_missing(tmp_path):
         choose_files(list_images(tmp_path / "train"), names)
 
 
-def test_leaving_files_out_renumbers_what_was_chosen_and_keeps_every_class(tmp_path):
+def test_listing_without_renumbers_the_subset_and_keeps_every_class(tmp_path):
     listing = list_images(write_tree(tmp_path, images=3))
     kept, chosen = listing.without([0, 4], np.array([0, 1, 5]))
     assert len(kept.paths) == 7 and kept.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
     assert [kept.paths[index] for index in chosen] == [listing.paths[1], listing.paths[5]]
     with pytest.raises(ValueError, match="no readable image of bee"):
         listing.without([3, 4, 5])
-    with pytest.raises(ValueError, match="none of the files that were chosen"):
+    with pytest.raises(ValueError, match="none of the chosen files"):
         listing.without([0], np.array([0]))

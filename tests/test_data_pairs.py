@@ -1,4 +1,4 @@
-"""Temporal pairs: another image of the place, within the months asked for, the nearest where there is none."""
+"""Temporal pairs: another image of the location within a number of months, else the nearest in time."""
 
 from collections import Counter
 
@@ -9,65 +9,70 @@ import pytest
 from vicreg.data.pairs import TemporalPairs, build_pairs, month_number
 from vicreg.data.sn7 import SN7Patches
 
-DRAWS = np.random.default_rng(0).integers(2**63 - 1, size=600).tolist()
+SEEDS = np.random.default_rng(0).integers(2**63 - 1, size=600).tolist()
 
 
-def partners(pairs, index):
-    return Counter(pairs.positive_index(index, draw) for draw in DRAWS)
+def positives_of(pairs, index):
+    return Counter(pairs.positive_index(index, sample_seed) for sample_seed in SEEDS)
 
 
-def test_months_are_counted_over_the_turn_of_the_year():
+def test_month_number_counts_across_years():
     assert month_number(2018, 1) - month_number(2017, 12) == 1
     assert month_number(2019, 3) - month_number(2018, 3) == 12
 
 
-def test_any_month_will_do_without_a_limit_and_all_others_are_as_likely():
+def test_temporal_pairs_without_limit_choose_uniformly():
     pairs = TemporalPairs(["a", "b", "a", "a", "b", "c"])
-    assert partners(pairs, 0).keys() == {2, 3} and partners(pairs, 3).keys() == {0, 2}
-    assert min(partners(pairs, 2).values()) > 240  # 300 each expected, standard deviation 12
-    assert partners(pairs, 1).keys() == {4} and partners(pairs, 5).keys() == {5}
+    assert positives_of(pairs, 0).keys() == {2, 3} and positives_of(pairs, 3).keys() == {0, 2}
+    assert min(positives_of(pairs, 2).values()) > 240  # 300 each expected, standard deviation 12
+    assert positives_of(pairs, 1).keys() == {4} and positives_of(pairs, 5).keys() == {5}
 
 
-def test_partners_are_at_most_so_many_months_away_on_both_sides():
+def test_temporal_pairs_stay_within_the_limit_on_both_sides():
     months = [7, 0, 3, 4, 11]  # not in the order of time
     pairs = TemporalPairs(["a"] * 5, months, 4)
-    assert [set(partners(pairs, index)) for index in range(5)] == [{2, 3, 4}, {2, 3}, {0, 1, 3}, {0, 1, 2}, {0}]
-    assert min(partners(pairs, 2).values()) > 140  # 200 each expected, standard deviation 12
+    assert [set(positives_of(pairs, index)) for index in range(5)] == [{2, 3, 4}, {2, 3}, {0, 1, 3}, {0, 1, 2}, {0}]
+    assert min(positives_of(pairs, 2).values()) > 140  # 200 each expected, standard deviation 12
 
 
-def test_the_nearest_in_time_stands_in_where_none_is_within_the_limit():
+def test_temporal_pairs_fall_back_to_the_nearest_in_time():
     pairs = TemporalPairs([1] * 4, [0, 10, 30, 50], 2)
-    assert [set(partners(pairs, index)) for index in range(4)] == [{1}, {0}, {1, 3}, {2}]  # 1 and 3 are as near to 2
+    assert [set(positives_of(pairs, index)) for index in range(4)] == [
+        {1},
+        {0},
+        {1, 3},
+        {2},
+    ]  # 1 and 3 are as near to 2
 
 
-def test_zero_months_apart_is_another_image_of_the_month():
+def test_temporal_pairs_of_zero_months_are_of_the_same_month():
     pairs = TemporalPairs([0] * 4, [5, 5, 5, 9], 0)
-    assert [set(partners(pairs, index)) for index in range(4)] == [{1, 2}, {0, 2}, {0, 1}, {0, 1, 2}]
+    assert [set(positives_of(pairs, index)) for index in range(4)] == [{1, 2}, {0, 2}, {0, 1}, {0, 1, 2}]
 
 
-def test_a_limit_beyond_all_months_is_no_limit_and_other_places_stay_out():
+def test_temporal_pairs_with_a_large_limit_equal_those_without():
     random = np.random.default_rng(1)
     location_ids, months = random.integers(0, 12, 80), random.integers(0, 5, 80)
     limited, free = TemporalPairs(location_ids, months, 10**9), TemporalPairs(location_ids)
-    assert all(set(partners(limited, index)) == set(partners(free, index)) for index in range(80))
+    assert all(set(positives_of(limited, index)) == set(positives_of(free, index)) for index in range(80))
 
 
-@pytest.mark.parametrize("most", [0, 1, 3, 40])
-def test_windows_are_those_of_a_search_through_all_images(most):
-    random = np.random.default_rng(most)
+@pytest.mark.parametrize("max_months", [0, 1, 3, 40])
+def test_temporal_pairs_equal_an_exhaustive_search(max_months):
+    random = np.random.default_rng(max_months)
     location_ids, months = random.integers(0, 15, 90), random.integers(24000, 24036, 90)
-    pairs = TemporalPairs(location_ids, months, most)
+    pairs = TemporalPairs(location_ids, months, max_months)
     for index in range(90):
         others = np.flatnonzero(location_ids == location_ids[index])
         others = others[others != index]
         if not len(others):
-            assert partners(pairs, index).keys() == {index}
+            assert positives_of(pairs, index).keys() == {index}
             continue
         apart = abs(months[others] - months[index])
-        assert set(partners(pairs, index)) == set(others[apart <= max(most, apart.min())])
+        assert set(positives_of(pairs, index)) == set(others[apart <= max(max_months, apart.min())])
 
 
-def test_what_cannot_be_asked_for_is_refused_by_name():
+def test_pairs_refuse_invalid_options():
     with pytest.raises(ValueError, match="--positives temporal"):
         build_pairs("same", [0, 0], [1, 2], 3)
     with pytest.raises(ValueError, match="--max-months-apart -1"):
@@ -77,16 +82,19 @@ def test_what_cannot_be_asked_for_is_refused_by_name():
     assert build_pairs("same", [0, 0]) is None
 
 
-def test_sn7_pairs_keep_to_the_limit(sn7_prepared):
+def test_sn7_temporal_pairs_stay_within_the_limit(sn7_prepared):
     dataset = SN7Patches(sn7_prepared / "train.csv", "temporal", max_months_apart=1)
     table = dataset.table
     for index in range(0, len(dataset), 7):
-        row, found = table.iloc[index], table.iloc[sorted({dataset.positive_index(index, draw) for draw in DRAWS[:50]})]
+        row, found = (
+            table.iloc[index],
+            table.iloc[sorted({dataset.positive_index(index, sample_seed) for sample_seed in SEEDS[:50]})],
+        )
         assert set(found.aoi) == {row.aoi} and set(found.patch) == {row.patch}
         assert set(found.month) == set(table.month[table.aoi == row.aoi]) & {row.month - 1, row.month + 1}
 
 
-def test_sn7_years_count(sn7_prepared, tmp_path):
+def test_sn7_temporal_pairs_count_months_across_years(sn7_prepared, tmp_path):
     table = pd.read_csv(sn7_prepared / "all.csv")
     table = table[table.aoi == table.aoi[0]]
     table["year"] = 2017 + table.month.to_numpy()  # one mosaic a year
@@ -96,5 +104,5 @@ def test_sn7_years_count(sn7_prepared, tmp_path):
         (tmp_path / name).symlink_to(sn7_prepared / name)
     dataset = SN7Patches(tmp_path / "all.csv", "temporal", max_months_apart=12)
     first = dataset.table.index[dataset.table.year == 2018][0]
-    found = {dataset.positive_index(first, draw) for draw in DRAWS}
+    found = {dataset.positive_index(first, sample_seed) for sample_seed in SEEDS}
     assert set(dataset.table.year.iloc[sorted(found)]) == {2019}

@@ -11,13 +11,13 @@ from vicreg.data import sampler
 from vicreg.data.sampler import ResumableBatchSampler, epoch_order
 
 
-def test_epoch_keys_are_a_permutation_and_numbers_in_63_bits():
+def test_epoch_order_is_a_permutation_with_63_bit_seeds():
     order, draws = epoch_order(50, seed=1, epoch=2)
     assert sorted(order) == list(range(50)) and len(set(draws)) == 50
     assert draws.dtype == np.int64 and draws.min() >= 0 and draws.max() > 2**60
 
 
-def test_epoch_keys_depend_on_the_seed_and_the_epoch_alone():
+def test_epoch_order_depends_on_seed_and_epoch_alone():
     first = epoch_order(50, 1, 2)
     np.random.seed(0)
     for mine, again in zip(first, epoch_order(50, 1, 2), strict=True):
@@ -27,7 +27,7 @@ def test_epoch_keys_depend_on_the_seed_and_the_epoch_alone():
             assert (mine != theirs).any()
 
 
-def test_every_epoch_is_each_sample_once_in_an_order_of_its_own():
+def test_batch_sampler_yields_each_sample_once_per_epoch():
     batches = list(ResumableBatchSampler(12, 4, seed=0, steps=9))
     assert [len(batch) for batch in batches] == [4] * 9
     epochs = [[index for batch in batches[n : n + 3] for index, _ in batch] for n in (0, 3, 6)]
@@ -37,7 +37,7 @@ def test_every_epoch_is_each_sample_once_in_an_order_of_its_own():
     assert batches[3] == list(zip(order[:4].tolist(), draws[:4].tolist(), strict=True))
 
 
-def test_what_does_not_fill_a_batch_is_dropped_and_no_sample_comes_twice():
+def test_batch_sampler_drops_the_incomplete_batch():
     batches = list(ResumableBatchSampler(11, 4, seed=0, steps=4))
     for epoch in (batches[:2], batches[2:]):
         assert len({index for batch in epoch for index, _ in batch}) == 8
@@ -45,14 +45,14 @@ def test_what_does_not_fill_a_batch_is_dropped_and_no_sample_comes_twice():
 
 
 @pytest.mark.parametrize("start", range(10))
-def test_a_run_that_starts_anywhere_has_the_keys_of_the_whole_run(start):
+def test_batch_sampler_resumes_at_any_step(start):
     whole = list(ResumableBatchSampler(11, 4, seed=3, steps=9))
     rest = ResumableBatchSampler(11, 4, seed=3, steps=9, start=start)
     assert list(rest) == whole[start:] and len(rest) == 9 - start
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
-def test_shares_of_the_processes_join_to_the_batch_of_one(processes):
+def test_batch_sampler_ranks_together_yield_the_batch_of_one_process(processes):
     whole = list(ResumableBatchSampler(20, 6, seed=3, steps=7))
     shares = [ResumableBatchSampler(20, 6, 3, 7, rank=rank, world_size=processes) for rank in range(processes)]
     for batch, *parts in zip(whole, *shares, strict=True):
@@ -60,14 +60,14 @@ def test_shares_of_the_processes_join_to_the_batch_of_one(processes):
         assert sum(parts, []) == batch
 
 
-def test_a_data_set_smaller_than_a_batch_is_refused():
+def test_batch_sampler_refuses_a_data_set_smaller_than_a_batch():
     with pytest.raises(ValueError, match="7 samples do not fill a batch of 8; lower --batch-size"):
         ResumableBatchSampler(7, 8, seed=0, steps=1)
     assert len(list(ResumableBatchSampler(8, 8, seed=0, steps=3))) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_loader_hands_each_batch_of_keys_to_the_data_set_whole(workers):
+def test_loader_passes_whole_batches_of_keys_to_the_data_set(workers):
     class Keys(torch.utils.data.Dataset):
         def __getitems__(self, keys):
             return torch.tensor(keys)
@@ -77,7 +77,7 @@ def test_loader_hands_each_batch_of_keys_to_the_data_set_whole(workers):
     assert [batch.tolist() for batch in found] == [[list(key) for key in batch] for batch in batches]
 
 
-def test_a_process_that_fails_ends_although_its_workers_ignore_the_signal_to_end(repo_root):
+def test_loader_workers_end_when_the_process_fails(repo_root):
     code = """
 import torch
 from vicreg.data import sampler

@@ -1,41 +1,90 @@
-"""Subsets of labeled samples: percentages of each class, and held-out locations."""
+"""Rules that choose samples: label fractions, held-out images, and held-out groups."""
 
 import numpy as np
 import pytest
-import torch
 
-from vicreg.data.subsets import held_out_subset, stratified_subset
+from vicreg.data.subsets import (
+    check_fraction,
+    held_out_groups,
+    held_out_images,
+    held_out_subset,
+    stratified_subset,
+)
 
 
-def test_whole_places_of_every_class_are_held_out():
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
+def test_check_fraction_refuses_the_limits_and_names_the_option(fraction):
+    with pytest.raises(ValueError, match="--val-fraction is .*above 0 and below 1"):
+        check_fraction(fraction)
+
+
+def test_stratified_subset_takes_the_fraction_of_each_class_and_at_least_one():
+    labels = np.repeat([0, 1, 2], [200, 40, 3])
+    chosen = stratified_subset(labels, 0.1, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [20, 4, 1]
+    assert np.array_equal(chosen, np.unique(chosen))
+    assert not np.array_equal(chosen, stratified_subset(labels, 0.1, seed=1))
+    assert np.array_equal(stratified_subset(labels, 1, seed=0), np.arange(243))
+
+
+def test_held_out_images_takes_the_same_fraction_of_each_class():
+    labels = np.repeat([0, 1, 2], [80, 40, 20])
+    held_out = held_out_images(labels, 0.25, seed=0)
+    assert np.bincount(labels[held_out]).tolist() == [20, 10, 5]
+    assert np.array_equal(held_out, held_out_images(labels, 0.25, seed=0))
+    assert not np.array_equal(held_out, held_out_images(labels, 0.25, seed=1))
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.6, 0.99])
+def test_held_out_images_meets_the_total_and_leaves_each_class_one_image(fraction):
+    labels = np.repeat(np.arange(10), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+    held_out = held_out_images(labels, fraction, seed=2)
+    assert set(labels[~held_out]) == set(range(10))
+    assert held_out.sum() == min(max(1, round(55 * fraction)), 45)
+
+
+def test_held_out_images_refuses_classes_of_one_image():
+    with pytest.raises(ValueError, match="every class has one image only"):
+        held_out_images([0, 1, 2], 0.25, seed=0)
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.01, 1), (0.25, 2), (0.5, 4), (0.99, 7)])
+def test_held_out_groups_takes_whole_groups_at_least_one_and_never_all(fraction, count):
+    groups = np.array([name for name in "ABCDEFGH" for _ in range(6)])
+    held_out = held_out_groups(groups, fraction, seed=5)
+    assert len(set(groups[held_out])) == count
+    assert not set(groups[held_out]) & set(groups[~held_out])
+
+
+def test_held_out_groups_does_not_depend_on_the_order_of_the_samples():
+    groups = np.arange(60) % 12
+    order = np.random.default_rng(0).permutation(60)
+    assert np.array_equal(held_out_groups(groups[order], 0.3, 1), held_out_groups(groups, 0.3, 1)[order])
+
+
+def test_held_out_groups_takes_the_fraction_of_the_groups_of_each_class():
     labels = np.repeat([0, 1], 40)
-    location_ids = np.repeat(np.arange(20), 4)  # ten places a class, four months each
+    groups = np.repeat(np.arange(20), 4)  # ten groups per class, four samples each
+    held_out = held_out_groups(groups, 0.3, 0, labels)
+    assert [len(set(groups[held_out & (labels == label)])) for label in (0, 1)] == [3, 3]
+    assert not set(groups[held_out]) & set(groups[~held_out])
+
+
+def test_held_out_groups_keeps_a_single_group():
+    assert not held_out_groups(["A", "A"], 0.25, seed=0).any()
+    held_out = held_out_groups([7, 7, 7, 8, 9], 0.5, 0, labels=[0, 0, 0, 1, 1])
+    assert held_out[:3].sum() == 0 and held_out[3:].sum() == 1
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_held_out_subset_leaves_each_class_samples_to_train_on(fraction):
+    labels = np.arange(30) % 6
+    held_out = held_out_subset(labels, np.arange(30), fraction, seed=3)
+    assert set(np.delete(labels, held_out)) == set(labels[held_out]) == set(range(6))
+
+
+def test_held_out_subset_depends_on_the_seed_alone():
+    labels, location_ids = np.repeat([0, 1], 40), np.repeat(np.arange(20), 4)
     held_out = held_out_subset(labels, location_ids, 0.1, seed=0)
-    assert len(held_out) == 8 and set(labels[held_out]) == {0, 1}
-    kept = np.setdiff1d(np.arange(80), held_out)
-    assert not set(location_ids[held_out]) & set(location_ids[kept])
     assert np.array_equal(held_out, held_out_subset(labels, location_ids, 0.1, seed=0))
     assert not np.array_equal(held_out, held_out_subset(labels, location_ids, 0.1, seed=1))
-
-
-def test_a_class_of_one_place_keeps_it():
-    labels, location_ids = np.array([0, 0, 0, 1, 1]), np.array([7, 7, 7, 8, 9])
-    held_out = held_out_subset(labels, location_ids, 0.5, seed=0)
-    assert len(held_out) == 1 and labels[held_out[0]] == 1
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_every_class_keeps_something_to_learn_from(share):
-    labels = np.arange(30) % 6
-    held_out = held_out_subset(labels, np.arange(30), share, seed=3)
-    assert set(np.delete(labels, held_out)) == set(range(6))
-
-
-def test_one_percent_is_one_percent_of_each_class_and_at_least_one():
-    labels = np.repeat([0, 1, 2, 3], [300, 1000, 5, 1])[np.random.default_rng(0).permutation(1306)]
-    chosen = stratified_subset(labels, 0.01, seed=0)
-    assert np.bincount(labels[chosen]).tolist() == [3, 10, 1, 1]
-    assert (np.diff(chosen) > 0).all()  # sorted, none twice
-    np.testing.assert_array_equal(stratified_subset(torch.tensor(labels), 0.01, seed=0), chosen)
-    assert stratified_subset(labels, 0.01, seed=1).tolist() != chosen.tolist()
-    np.testing.assert_array_equal(stratified_subset(labels, 1.0, seed=0), np.arange(1306))

@@ -1,15 +1,18 @@
-"""Several processes on one machine give what one process gives."""
+"""Several processes compute what one process computes; how they connect."""
 
 import json
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
 
+from vicreg import distributed
+from vicreg.distributed import process_group, rendezvous
 from vicreg.losses.vicreg import vicreg_loss
 
-# Each process takes its rows of one joined batch through a linear layer under DistributedDataParallel.
+# Each process passes its rows of one batch through a linear layer under DistributedDataParallel.
 WORKER = """
 import json, sys, torch
 from torch.nn.parallel import DistributedDataParallel
@@ -49,8 +52,8 @@ def run_workers(repo_root, tmp_path, processes, rows, dim):
     return [json.loads((tmp_path / f"out_{processes}.{rank}").read_text()) for rank in range(processes)]
 
 
-def formula(rows, dim):
-    """Loss and gradient of the same layer on the whole batch, by the D x D formula in float64."""
+def expected_loss_and_gradient(rows, dim):
+    """Compute loss and gradient of the same layer on the whole batch, by the D x D formula in float64."""
     torch.manual_seed(0)
     x1 = torch.randn(rows, 6) + 1
     x2 = x1 + 0.5 * torch.randn(rows, 6)
@@ -68,9 +71,9 @@ def formula(rows, dim):
     return loss.item(), layer.weight.grad
 
 
-@pytest.mark.parametrize(("rows", "dim"), [(8, 20), (40, 12)], ids=["batch narrower", "batch wider"])
-def test_two_and_four_processes_give_the_gradient_of_the_whole_batch(repo_root, tmp_path, rows, dim):
-    loss, gradient = formula(rows, dim)
+@pytest.mark.parametrize(("rows", "dim"), [(8, 20), (40, 12)], ids=["N < D", "N > D"])
+def test_vicreg_loss_has_the_gradient_of_the_whole_batch_with_1_2_and_4_processes(repo_root, tmp_path, rows, dim):
+    loss, gradient = expected_loss_and_gradient(rows, dim)
     for processes in (1, 2, 4):
         for found in run_workers(repo_root, tmp_path, processes, rows, dim):
             assert found["loss"] == pytest.approx(loss, rel=1e-5)
@@ -78,10 +81,74 @@ def test_two_and_four_processes_give_the_gradient_of_the_whole_batch(repo_root, 
             assert difference.norm() <= 1e-5 * gradient.norm()
             expected = [float(rank) for rank in range(processes) for _ in range(rank + 1)]
             assert found["gathered"] == expected
-            assert found["running_mean"] == [5.0, 5.0]  # the first process's
+            assert found["running_mean"] == [5.0, 5.0]  # of rank 0
 
 
-def test_one_process_needs_no_group_and_no_launcher():
+def test_single_process_needs_no_process_group():
     z = torch.randn(4, 3)
     assert torch.isfinite(vicreg_loss(z, z)["loss"])
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
+def test_init_refuses_a_timeout_that_is_not_positive(minutes):
+    with pytest.raises(ValueError, match="--timeout-minutes .*: must be positive"):
+        distributed.init("cpu", timeout_minutes=minutes)
+
+
+STORE_WORKER = """
+import os
+from vicreg import distributed
+distributed.init("cpu")
+port = f"{int(os.environ['MASTER_PORT']):04X}"
+for name in ("tcp", "tcp6"):
+    for line in open(f"/proc/net/{name}").readlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        if local.endswith(":" + port) and state == "0A":  # listening
+            print(name, local.split(":")[0])
+distributed.all_reduce(__import__("torch").ones(1))
+distributed.destroy()
+"""
+
+
+def test_store_listens_on_the_rendezvous_address_only(fork, tmp_path):
+    run = fork(STORE_WORKER, tmp_path / "out", 2)
+    assert [run.wait(0), run.wait(1)] == [0, 0], run.text(0)
+    assert run.text(0).split() == ["tcp", "0100007F"]  # 127.0.0.1
+
+
+def test_store_leaves_the_interface_to_torch_where_others_may_use_another_address(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with rendezvous._listen("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+    assert rendezvous._listen("203.0.113.1", 0) is None  # not an address of this machine
+    monkeypatch.delenv("LOCAL_RANK")
+    assert rendezvous._listen("127.0.0.1", 0) is None  # perhaps one process per container
+
+
+class Event:
+    """A CUDA event that completes at its third query, or never."""
+
+    def __init__(self, completes):
+        self.completes, self.queries = completes, 0
+
+    def query(self):
+        self.queries += 1
+        return self.completes and self.queries == 3
+
+
+def test_synchronize_waits_for_an_event_and_raises_a_collective_error_after_the_timeout(monkeypatch):
+    monkeypatch.setattr(process_group, "_timeout", timedelta(seconds=0.1))
+    event = Event(completes=True)
+    distributed.synchronize(event)
+    assert event.queries == 3
+    with pytest.raises(RuntimeError) as error:
+        distributed.synchronize(Event(completes=False))
+    assert "timed out" in distributed.collective_error(error.value)
+
+
+def test_collective_error_is_the_first_line_of_an_error_of_gloo_and_none_for_others():
+    gloo = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer.\nframe #0: f")
+    assert distributed.collective_error(gloo) == "Connection closed by peer"
+    assert distributed.collective_error(RuntimeError("shapes do not match")) is None
+    assert distributed.collective_error(ValueError("gloo")) is None

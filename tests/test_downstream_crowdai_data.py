@@ -1,4 +1,4 @@
-"""CrowdAI's json: boxes from polygons, what is dropped, and what is refused. Needs no Detectron2."""
+"""CrowdAI annotations: corrected boxes, dropped polygons, classes by name, and refused files. Needs no Detectron2."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from downstream.detectron2_crowdai_detection_task import coco, detectron2_setup
+from downstream.detectron2_crowdai_detection_task import coco, dataset, detectron2_setup
 
 
 def square(left, top, side):
@@ -16,7 +16,7 @@ def square(left, top, side):
 
 
 def write(folder, content):
-    """One part of a data set: its json and a 64 x 48 image for each that it names."""
+    """One split: its JSON file and a 64 x 48 image for each that it names."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for image in content.get("images", []):
         Image.new("RGB", (64, 48)).save(folder / "images" / image["file_name"])
@@ -24,97 +24,194 @@ def write(folder, content):
     return folder
 
 
-def content(*annotations):
-    """Json with one image and the annotations given as changes of a good one."""
-    good = {"image_id": 7, "category_id": 100, "segmentation": [square(10, 20, 5)], "bbox": [20, 20, 5, 5]}
-    listed = [{"id": number, **good, **changes} for number, changes in enumerate(annotations or [{}])]
+def content(*annotations, categories=({"id": 100, "name": "building"},)):
+    """A COCO dictionary with one image and annotations given as changes of a valid one."""
+    valid = {"image_id": 7, "category_id": 100, "segmentation": [square(10, 20, 5)], "bbox": [20, 20, 5, 5]}
+    listed = [{"id": number, **valid, **changes} for number, changes in enumerate(annotations or [{}])]
     image = {"id": 7, "file_name": "a.jpg", "height": 48, "width": 64}
-    return {"images": [image], "annotations": listed, "categories": [{"id": 100, "name": "building"}]}
+    return {"images": [image], "annotations": listed, "categories": list(categories)}
 
 
-def test_boxes_come_from_polygons_and_wrong_ones_are_counted(tmp_path):
-    split = coco.read_split(write(tmp_path, content({}, {"bbox": [10, 20, 5, 5]})))
-    assert [found["bbox"] for found in split.records[0]["annotations"]] == [[10, 20, 15, 25]] * 2
+def test_load_split_computes_boxes_from_polygons_and_counts_wrong_ones(tmp_path):
+    split = coco.load_split(write(tmp_path, content({}, {"bbox": [10, 20, 5, 5]})))
+    assert [annotation["bbox"] for annotation in split.coco["annotations"]] == [[10, 20, 5, 5]] * 2
     assert split.counts["boxes_corrected"] == 1
 
 
-def test_category_100_becomes_the_first_class_and_is_called_building_where_the_file_does_not_say(tmp_path):
-    bare = content()
-    del bare["categories"]
-    split = coco.read_split(write(tmp_path, bare))
-    assert split.records[0]["annotations"][0]["category_id"] == 0
-    assert split.categories == [{"id": 100, "name": "building"}]
+@pytest.mark.parametrize(
+    "bbox", [None, "10 20 5 5", [10, 20, 5], [10, None, 5, 5], ["10", "20", "5", "5"], [1e400, 2, 3, 4]]
+)
+def test_load_split_replaces_invalid_boxes(tmp_path, bbox):
+    split = coco.load_split(write(tmp_path, content({"bbox": bbox})))
+    assert split.coco["annotations"][0]["bbox"] == [10, 20, 5, 5] and split.counts["boxes_corrected"] == 1
 
 
-@pytest.mark.parametrize("ring, why", [
-    ([10, 10, 20, 20], "fewer than three points"), ([10, 10, 20, 20, 30, 30], "no area"),
-    ([10, 10, 20, 20, 30], "fewer than three points"), (square(70, 10, 5), "outside its image"),
-    ([10, 10, float("nan"), 20, 30, 0], "fewer than three points"),
-])  # fmt: skip
-def test_polygons_that_are_no_areas_are_dropped_and_counted(tmp_path, ring, why):
-    split = coco.read_split(write(tmp_path, content({}, {"segmentation": [ring]})))
-    assert split.counts["polygons"] == 1 and split.counts["dropped"] == {why: 1}
-    assert why in coco.describe("train", split.counts)
-
-
-def test_boxes_end_at_the_edge_of_the_image(tmp_path):
-    split = coco.read_split(write(tmp_path, content({"segmentation": [square(60, 40, 20)]})))
-    assert split.records[0]["annotations"][0]["bbox"] == [60, 40, 64, 48]
-
-
-def test_the_corrected_json_has_what_pycocotools_wants(tmp_path):
-    split = coco.read_split(write(tmp_path, content({"id": 0}, {"segmentation": [square(1, 2, 3)]})))
-    corrected = coco.ground_truth(split)["annotations"]
-    assert [found["id"] for found in corrected] == [1, 2]
-    assert [found["bbox"] for found in corrected] == [[10, 20, 5, 5], [1, 2, 3, 3]]
-    assert [(found["area"], found["iscrowd"], found["category_id"]) for found in corrected] == [
-        (25, 0, 100),
-        (9, 0, 100),
+def test_load_split_writes_what_pycocotools_needs(tmp_path):
+    split = coco.load_split(write(tmp_path, content({"id": 0}, {"segmentation": [square(1, 2, 3)], "iscrowd": 1})))
+    assert [(a["id"], a["area"], a["iscrowd"], a["category_id"]) for a in split.coco["annotations"]] == [
+        (1, 25, 0, 1),  # pycocotools takes an id of 0 for "no match"
+        (2, 9, 1, 1),
     ]
+    assert split.image_size == [48, 64]
 
 
-def test_an_unknown_category_is_refused_with_those_that_there_are(tmp_path):
-    with pytest.raises(ValueError, match=r"category 5, which .* it lists 100 \(building\)"):
-        coco.read_split(write(tmp_path, content({"category_id": 5})))
+def test_load_split_takes_building_without_categories(tmp_path):
+    without = content()
+    del without["categories"]
+    split = coco.load_split(write(tmp_path, without))
+    assert split.classes == ["building"] and split.coco["categories"] == [{"id": 1, "name": "building"}]
 
 
-@pytest.mark.parametrize("text, complaint", [
-    ("", "not readable as json"), ('{"images": [1', "not readable as json"), ("[]", 'no list of "images"'),
-    ('{"images": [], "annotations": []}', '"images" is empty'), ('{"images": [{"id": 1}]}', 'no list of "annotations"'),
-    ('{"images": [{"id": 1}], "annotations": [1]}', "without file_name, height, width"),
+@pytest.mark.parametrize("ring, reason", [
+    ([10, 10, 20, 20], "fewer than three points"), ([10, 10, 20, 20, 30, 30], "no area"),
+    ([10, 10, 20, 20, 30], "fewer than three points"), (square(70, 10, 5), "outside the image"),
+    ([10, 10, float("nan"), 20, 30, 0], "coordinates not finite"),
+    (square(0, 0, float("inf")), "coordinates not finite"),
+    (square(10, 10, 1e9), "coordinates far outside the image"),
+    (square(-1e9, 10, 1e9 + 20), "coordinates far outside the image"),
+    (square(10, 10, 10**400), "coordinates far outside the image"),
 ])  # fmt: skip
-def test_json_that_is_no_coco_is_refused(tmp_path, text, complaint):
+def test_load_split_drops_and_counts_unusable_polygons(tmp_path, ring, reason):
+    split = coco.load_split(
+        write(tmp_path, content({}, {"segmentation": [ring]}, {"segmentation": [ring, square(1, 2, 3)]}))
+    )
+    assert [annotation["bbox"] for annotation in split.coco["annotations"]] == [[10, 20, 5, 5], [1, 2, 3, 3]]
+    assert split.counts["polygons"] == 2 and split.counts["dropped"] == {reason: 2}
+    assert reason in coco.describe("train", split.counts)
+
+
+def test_load_split_clips_boxes_to_the_image(tmp_path):
+    split = coco.load_split(write(tmp_path, content({"segmentation": [square(60, 40, 20)]})))
+    assert split.coco["annotations"][0]["bbox"] == [60, 40, 4, 8]
+
+
+def test_load_split_matches_classes_by_name(tmp_path):
+    names = {"building": 1, "pool": 2}
+    for name, ids in (("train", names), ("val", {"building": 2, "pool": 1})):
+        categories = [{"id": number, "name": label} for label, number in ids.items()]
+        annotations = [
+            {"category_id": ids["building"], "segmentation": [square(1, 1, 4)]},
+            {"category_id": ids["pool"], "segmentation": [square(9, 9, 4)]},
+        ]
+        write(tmp_path / name, content(*annotations, categories=categories))
+    json_names = {"train": "annotation.json", "val": "annotation.json"}
+    splits = dataset.prepare_splits(tmp_path, json_names, tmp_path / "run")
+    for name in json_names:
+        corrected = json.loads((tmp_path / "run" / f"ground_truth_{name}.json").read_text())
+        labels = {category["id"]: category["name"] for category in corrected["categories"]}
+        found = [(labels[a["category_id"]], a["category_id"], a["bbox"][0]) for a in corrected["annotations"]]
+        assert found == [("building", 1, 1), ("pool", 2, 9)]
+        assert splits[name].classes == ["building", "pool"]
+
+
+def test_load_split_refuses_classes_that_training_does_not_have(tmp_path):
+    folder = write(tmp_path, content(categories=[{"id": 100, "name": "pool"}]))
+    with pytest.raises(ValueError, match="category pool is not in training, which has building"):
+        coco.load_split(folder, classes=["building"])
+
+
+@pytest.mark.parametrize("categories, error", [
+    ([{"name": "building"}], "integer"), ([None], "integer"), ("building", "integer"), ([{"id": "1"}], "integer"),
+    ([{"id": 100, "name": "a"}, {"id": 100, "name": "b"}], "same id or name"),
+    ([{"id": 100, "name": "a"}, {"id": 101, "name": "a"}], "same id or name"),
+])  # fmt: skip
+def test_load_split_refuses_malformed_categories(tmp_path, categories, error):
+    with pytest.raises(ValueError, match=error):
+        coco.load_split(write(tmp_path, {**content(), "categories": categories}))
+
+
+@pytest.mark.parametrize("changes, error", [
+    ({"category_id": 5}, r"category 5, which .* it lists 100 \(building\)"), ({"category_id": [1]}, r"category \[1\]"),
+    ({"segmentation": {"counts": "", "size": [48, 64]}}, "run-length"), ({"segmentation": None}, "no list of polygons"),
+    ({"segmentation": [[[10, 10], [20, 10], [20, 20]]]}, "not a list of numbers"),
+    ({"segmentation": [[10, None, 20, 10, 20, 20]]}, "not a list of numbers"),
+    ({"segmentation": ["10 10 20 10 20 20"]}, "list"), ({"segmentation": [[1, "1", 20, 1, 20, 20]]}, "list of numbers"),
+    ({"image_id": 8}, "no usable polygon"), ({"image_id": [7]}, "no usable polygon"),
+    ({"iscrowd": 1}, "no usable polygon"),
+])  # fmt: skip
+def test_load_split_refuses_malformed_annotations_in_one_line(tmp_path, changes, error):
+    with pytest.raises(ValueError, match=error) as caught:
+        coco.load_split(write(tmp_path, content(changes)))
+    assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+IMAGE = '{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}'
+
+
+@pytest.mark.parametrize("text, error", [
+    ("", "not readable as JSON"), ('{"images": [1', "not readable as JSON"), ("[" * 100000, "not readable as JSON"),
+    ("[]", 'no list of "images"'), ('{"images": [], "annotations": []}', '"images" is empty'),
+    ('{"images": [{"id": 1}]}', 'no list of "annotations"'),
+    ('{"images": null, "annotations": [1]}', 'no list of "images"'),
+    ('{"images": [{"id": 1}], "annotations": [1]}', "without a valid file_name, height, width"),
+    ('{"images": [1], "annotations": [1]}', "not a JSON object"),
+    (f'{{"images": [{IMAGE.replace("4", "null")}], "annotations": [1]}}', "without a valid height, width"),
+    (f'{{"images": [{IMAGE.replace("4", "0")}], "annotations": [1]}}', "is 0 pixels high"),
+    (f'{{"images": [{IMAGE}, {IMAGE}], "annotations": [1]}}', "two images with the id 1"),
+])  # fmt: skip
+def test_load_split_refuses_files_that_are_not_coco(tmp_path, text, error):
     (tmp_path / "annotation.json").write_text(text)
-    with pytest.raises(ValueError, match=complaint):
-        coco.read_split(tmp_path)
+    with pytest.raises(ValueError, match=error):
+        coco.load_split(tmp_path)
 
 
-def test_missing_images_are_listed_without_opening_any(tmp_path):
+def test_load_split_refuses_null_annotations(tmp_path):
+    with pytest.raises(ValueError, match=r"annotations\[0\] is not a JSON object"):
+        coco.load_split(write(tmp_path, {**content(), "annotations": [None]}))
+
+
+def test_load_split_reads_a_byte_order_mark(tmp_path):
+    path = write(tmp_path, content()) / "annotation.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert coco.load_split(tmp_path).counts["polygons"] == 1
+
+
+def test_load_split_lists_missing_images_without_opening_any(tmp_path):
     folder = write(tmp_path, content())
-    (folder / "images" / "a.jpg").write_text("no picture, and nobody looks")
-    assert coco.read_split(folder).counts["images"] == 1
+    (folder / "images" / "a.jpg").write_text("not an image")
+    assert coco.load_split(folder).counts["images"] == 1
     (folder / "images" / "a.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 1 images are not in .*: a.jpg"):
-        coco.read_split(folder)
-
-
-def test_no_json_and_no_usable_polygon_say_so(tmp_path):
+        coco.load_split(folder)
     with pytest.raises(FileNotFoundError, match="must hold train/ and val/"):
-        coco.read_split(tmp_path)
-    with pytest.raises(ValueError, match="no usable polygon"):
-        coco.read_split(write(tmp_path, content({"image_id": 8})))
-    with pytest.raises(ValueError, match="run-length"):
-        coco.read_split(write(tmp_path, content({"segmentation": {"counts": "", "size": [48, 64]}})))
+        coco.load_split(tmp_path / "none")
 
 
-def test_missing_detectron2_names_the_script_that_installs_it(monkeypatch):
+def prepared(tmp_path):
+    """Splits of one image each, of the same pixels."""
+    for name in ("train", "val"):
+        write(tmp_path / name, content())
+    return dataset.prepare_splits(tmp_path, {"train": "annotation.json", "val": "annotation.json"}, tmp_path / "run")
+
+
+def test_report_measures_the_overlap_of_pixels(tmp_path, capsys):
+    splits = prepared(tmp_path)
+    assert dataset.report(splits)["overlap"]["exact_duplicates"] == 1
+    assert "100.0% equal a training sample" in capsys.readouterr().out
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(tmp_path / "val" / "images" / "a.jpg")
+    assert dataset.report(splits)["overlap"]["exact_duplicates"] == 0
+
+
+@pytest.mark.parametrize("damage, error", [
+    (lambda path: path.write_bytes(path.read_bytes()[:300]), "a.jpg cannot be read"),
+    (lambda path: Image.new("RGB", (48, 64)).save(path), "a.jpg is 48 x 64 pixels, the annotations have 64 x 48"),
+])  # fmt: skip
+def test_report_names_images_that_cannot_be_used(tmp_path, damage, error):
+    splits = prepared(tmp_path)
+    damage(tmp_path / "val" / "images" / "a.jpg")
+    with pytest.raises(ValueError, match=error):
+        dataset.report(splits)
+
+
+def test_require_names_the_installation_script(monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2.model_zoo", None)
     with pytest.raises(ValueError, match="install_detectron2.sh"):
-        detectron2_setup.need()
+        detectron2_setup.require()
 
 
 @pytest.mark.real_data
-def test_every_box_of_the_real_copy_is_wrong_and_is_corrected(real_data):
-    split = coco.read_split(real_data / "crowdai" / "train")
+def test_load_split_corrects_every_box_of_the_real_copy(real_data):
+    split = coco.load_split(real_data / "crowdai" / "train")
     assert split.counts["images"] == 20 and split.counts["polygons"] == 187
     assert split.counts["boxes_corrected"] == 187 and split.counts["dropped"] == {"no area": 1}
+    assert split.image_size == [300, 300]

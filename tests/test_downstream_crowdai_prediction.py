@@ -1,10 +1,14 @@
-"""Buildings found in images of any size: windows, positions on the ground, and the script. Needs Detectron2."""
+"""Buildings detected in images of any size: windows, positions on the ground, and the script. Needs Detectron2."""
+
+import json
 
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from scipy import ndimage
 
 from tests.conftest import need_detectron2, write_tif
@@ -13,37 +17,39 @@ FOLDER = "downstream/detectron2_crowdai_detection_task"
 
 need_detectron2()
 
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from downstream.detectron2_crowdai_detection_task import (
-    config,
-    experiment,
-    model,
-    predict_crowdai,
-    tiled_detection,
-)
+from downstream.detectron2_crowdai_detection_task import config, predict_crowdai, tiled_detection
+from vicreg.common import checkpoint_io
 from vicreg.inference import polygons
-from vicreg.models.backbones import load_backbone
+from vicreg.inference.images import open_reader
+from vicreg.inference.rasters import ImageReader
 
 
 def bright_spots(inputs):
-    """Stands in for a model: every connected bright spot is a building, the larger the surer."""
+    """Replace a model: every connected bright spot is a building, with a score of a hundredth of its pixels."""
     (sample,) = inputs
-    numbers, count = ndimage.label(sample["image"][0].numpy() > 128)
-    masks = [numbers == number for number in range(1, count + 1)]
-    boxes = [(cut[1].start, cut[0].start, cut[1].stop, cut[0].stop) for cut in ndimage.find_objects(numbers)]
-    found = Instances(numbers.shape)
-    found.pred_masks = torch.tensor(np.array(masks).reshape(-1, *numbers.shape))
-    found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    found.scores = torch.tensor([min(1.0, mask.sum() / 100) for mask in masks])
-    return [{"instances": found}]
+    labels, count = ndimage.label(sample["image"][0].numpy() > 128)
+    masks = [labels == number for number in range(1, count + 1)]
+    boxes = [(cut[1].start, cut[0].start, cut[1].stop, cut[0].stop) for cut in ndimage.find_objects(labels)]
+    instances = Instances(labels.shape)
+    instances.pred_masks = torch.tensor(np.array(masks).reshape(-1, *labels.shape))
+    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.scores = torch.tensor([min(1.0, mask.sum() / 100) for mask in masks])
+    return [{"instances": instances}]
+
+
+def build(repo_root, *opts):
+    backbone = {"arch": "resnet18", "in_chans": 3, "mean": [0.4] * 3, "std": [0.2] * 3}
+    smoke = repo_root / FOLDER / "configs" / "smoke.yaml"
+    return config.build_config(smoke, list(opts), backbone, {"MODEL.ROI_HEADS.NUM_CLASSES": 1}, "cpu")
 
 
 @pytest.fixture(scope="module")
 def cfg(repo_root):
-    """Settings with which windows of 32 pixels are not resized."""
-    path = repo_root / FOLDER / "configs" / "smoke.yaml"
-    return config.read(path, ["INPUT.MIN_SIZE_TEST", "32"])[0]
+    """Configuration with which windows of 32 pixels are not resized."""
+    return build(repo_root, "INPUT.MIN_SIZE_TEST", "32")
 
 
 @pytest.fixture
@@ -56,44 +62,93 @@ def spots(tmp_path):
     return tmp_path / "spots.tif", corners
 
 
-def test_windows_cover_everything_and_end_where_it_ends():
-    assert tiled_detection.starts(100, 32, 8) == [0, 24, 48, 68]
-    assert tiled_detection.starts(32, 32, 8) == [0] and tiled_detection.starts(10, 32, 8) == [0]
-    with pytest.raises(ValueError, match="must be smaller"):
-        tiled_detection.starts(100, 32, 32)
+def search(path, cfg, **options):
+    with open_reader(path) as reader:
+        return tiled_detection.detect_tiled(bright_spots, reader, cfg, 32, 10 / 32, 0.1, **options)
 
 
-def test_each_building_is_found_once_and_whole_wherever_windows_cut(spots, cfg):
+def test_detect_tiled_finds_each_building_once_and_whole(spots, cfg):
     path, corners = spots
-    found = tiled_detection.search(
-        bright_spots, tiled_detection.open_picture(path), cfg, window=32, overlap=10, threshold=0.1
-    )
+    seen = []
+
+    def progress(batches, total):
+        seen.append(total)
+        return batches
+
+    detections = search(path, cfg, progress=progress)
     boxes = sorted((top, left, top + 8, left + 6) for top, left in corners)
-    assert sorted((one.box[1], one.box[0], one.box[3], one.box[2]) for one in found) == boxes
-    assert all(one.shape.bounds == one.box and one.shape.area == 48 for one in found)
+    assert sorted((d.box[1], d.box[0], d.box[3], d.box[2]) for d in detections) == boxes
+    assert all(d.shape.bounds == d.box and d.shape.area == 48 for d in detections)
+    assert seen == [5 * 4]  # windows at 0, 22, 44, 66, 68 and 0, 22, 44, 48
 
 
-def test_polygons_lie_where_the_raster_says(tmp_path, spots, cfg):
+def test_detect_tiled_ignores_pixels_without_data(spots, cfg, tmp_path):
     path, corners = spots
-    picture = tiled_detection.open_picture(path)
-    found = tiled_detection.search(bright_spots, picture, cfg, window=32, overlap=10, threshold=0.1)
-    tiled_detection.write_geojson(tmp_path / "spots.geojson", found, picture)
-    table = geopandas.read_file(tmp_path / "spots.geojson")
-    assert table.crs == "EPSG:4326"
-    meters = sorted(tuple(round(v, 3) for v in shape.bounds) for shape in table.to_crs("EPSG:3857").geometry)
-    assert meters == sorted(
-        (500000 + 10 * left, 6000000 - 10 * (top + 8), 500000 + 10 * (left + 6), 6000000 - 10 * top)
-        for top, left in corners
-    )
-    assert set(table.score) == {0.48}
+    with rasterio.open(path) as raster:
+        pixels, profile = raster.read(), raster.profile
+    alpha = np.full((1, 80, 100), 255, np.uint8)
+    alpha[0, :, 50:] = 0
+    with rasterio.open(tmp_path / "alpha.tif", "w", **profile | {"count": 4}) as raster:
+        raster.write(np.concatenate([pixels, alpha]))
+        raster.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("red", "green", "blue", "alpha")]
+    found = sorted((d.box[1], d.box[0]) for d in search(tmp_path / "alpha.tif", cfg))
+    assert found == sorted(corner for corner in corners if corner[1] < 50)
 
 
-def test_a_picture_smaller_than_a_window_keeps_its_scale(tmp_path, cfg):
+def test_detect_tiled_keeps_the_scale_of_small_images(tmp_path, cfg):
     pixels = np.zeros((20, 12, 3), np.uint8)
     pixels[5:10, 3:9] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    (found,) = tiled_detection.search(bright_spots, tiled_detection.open_picture(tmp_path / "a.png"), cfg, 32, 8, 0.1)
-    assert found.box == (3, 5, 9, 10)
+    (detection,) = search(tmp_path / "a.png", cfg)
+    assert detection.box == (3, 5, 9, 10)
+
+
+def test_detect_gives_boxes_of_models_without_masks(cfg):
+    def without_masks(inputs):
+        (output,) = bright_spots(inputs)
+        output["instances"].remove("pred_masks")
+        return [output]
+
+    image = np.zeros((3, 32, 32), np.uint8)
+    image[:, 4:14, 6:16] = 255
+    (detection,) = tiled_detection.detect(without_masks, image, cfg, 0.5)
+    assert detection.shape.bounds == detection.box == (6, 4, 16, 14) and detection.score == 1
+
+
+def expected_meters(corners):
+    return sorted(
+        (500000 + 10 * left, 6000000 - 10 * (top + 8), 500000 + 10 * (left + 6), 6000000 - 10 * top)
+        for top, left in corners
+    )
+
+
+@pytest.mark.parametrize("georeference", ["transform", "gcps"])
+def test_write_geojson_places_polygons_on_the_ground(tmp_path, spots, cfg, georeference):
+    path, corners = spots
+    if georeference == "gcps":
+        with rasterio.open(path) as raster:
+            pixels, profile = raster.read(), raster.profile
+        for key in ("crs", "transform"):
+            profile.pop(key)
+        points = [GroundControlPoint(r, c, 500000 + 10 * c, 6000000 - 10 * r) for r in (0, 80) for c in (0, 100)]
+        path = tmp_path / "gcps.tif"
+        with rasterio.open(path, "w", **profile, crs="EPSG:3857", gcps=points) as raster:
+            raster.write(pixels)
+    with open_reader(path) as reader:
+        tiled_detection.write_geojson(tmp_path / "spots.geojson", search(path, cfg), reader)
+    table = geopandas.read_file(tmp_path / "spots.geojson")
+    assert table.crs == "EPSG:4326"
+    meters = sorted(tuple(round(v, 3) for v in shape.bounds) for shape in table.to_crs("EPSG:3857").geometry)
+    assert meters == expected_meters(corners)
+    assert set(table.score) == {0.48}
+
+
+def test_write_geojson_reports_coordinates_that_cannot_be_converted(tmp_path):
+    reader = ImageReader(np.zeros((3, 8, 8), np.uint8))
+    reader.crs, reader.transform = 'LOCAL_CS["arbitrary",UNIT["metre",1]]', rasterio.Affine.identity()
+    detections = [polygons.Detection(1.0, (0, 0, 4, 4), polygons.from_rings([[0, 0, 4, 0, 4, 4]]))]
+    with pytest.raises(ValueError, match="a.geojson: cannot convert"):
+        tiled_detection.write_geojson(tmp_path / "a.geojson", detections, reader)
 
 
 def test_masks_with_holes_and_parts_become_polygons_of_the_same_area():
@@ -108,28 +163,31 @@ def test_drawing_changes_pixels_inside_a_shape_only():
     assert drawn[4, 4].any() and not drawn[8:].any() and not image.any()
 
 
-@pytest.mark.parametrize("bands, complaint", [(1, r"1 band\(s\) of uint8"), (3, "cannot be read")])
-def test_rasters_that_the_model_cannot_see_are_refused(tmp_path, bands, complaint):
-    write_tif(tmp_path / "a.tif", np.zeros((bands, 8, 8), np.uint8))
-    if bands == 3:
-        (tmp_path / "a.tif").write_bytes(b"II*\0 and no more")
-    with pytest.raises(ValueError, match=complaint):
-        tiled_detection.open_picture(tmp_path / "a.tif")
+@pytest.fixture
+def trained(tmp_path, repo_root):
+    """Run folder of a detector with random weights."""
+    cfg, folder = build(repo_root), tmp_path / "run"
+    folder.mkdir()
+    torch.manual_seed(0)
+    (folder / "config.yaml").write_text(cfg.dump())
+    (folder / "run.json").write_text(json.dumps({"image_size": [48, 48]}))
+    (folder / "last_checkpoint").write_text("model_final.pth")
+    torch.save({"model": build_model(cfg).state_dict(), "iteration": 0}, folder / "model_final.pth")
+    return folder
 
 
-def test_the_script_draws_folders_and_writes_polygons_of_georeferenced_images(tmp_path, spots, cfg, run_script):
-    backbone, info = load_backbone("random", "resnet18")
-    cfg = cfg.clone()
-    config.fit(cfg, {**info, "mean": [0.4] * 3, "std": [0.2] * 3}, 1, torch.device("cpu"), 1)
-    run, images = tmp_path / "run", tmp_path / "images"
-    images.mkdir(), run.mkdir()
+def predict(trained, images, out, *more):
+    words = ["--checkpoint", trained, "--image", images, "--out", out, "--threshold", "0", "--device", "cpu", *more]
+    predict_crowdai.main(predict_crowdai.get_parser().parse_args(list(map(str, words))))
+
+
+def test_script_draws_a_folder_and_writes_polygons_of_georeferenced_images(tmp_path, spots, trained, run_script):
+    images = tmp_path / "images"
+    images.mkdir()
     spots[0].rename(images / "spots.tif")
     Image.new("RGB", (40, 30)).save(images / "plain.jpg")
-    state = {"model": model.build(cfg).state_dict(), "step": 1, "categories": [], "image_size": [48, 48]}
-    experiment.checkpoint.save(state, run / "model.pth")
-    (run / "config.yaml").write_text(cfg.dump())
     done = run_script(
-        f"{FOLDER}/predict_crowdai.py", "--checkpoint", run, "--image", images, "--out", tmp_path / "out",
+        f"{FOLDER}/predict_crowdai.py", "--checkpoint", trained, "--image", images, "--out", tmp_path / "out",
         "--threshold", "0", "--device", "cpu", "--precision", "bf16",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -139,9 +197,55 @@ def test_the_script_draws_folders_and_writes_polygons_of_georeferenced_images(tm
     assert bounds == pytest.approx([4.4915, 47.35, 4.5005, 47.355], abs=0.01)
 
 
-def test_a_missing_checkpoint_and_missing_images_are_said(tmp_path):
-    for more, complaint in [([tmp_path], "no image at"), ([tmp_path / "a.png"], "no checkpoint at")]:
-        words = ["--checkpoint", tmp_path, "--image", *more, "--out", tmp_path / "out"]
-        with pytest.raises(FileNotFoundError, match=complaint):
-            predict_crowdai.main(predict_crowdai.get_parser().parse_args(list(map(str, words))))
-        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+def test_script_loads_a_run_of_the_earlier_version(tmp_path, trained):
+    state = torch.load(trained / "model_final.pth", weights_only=True)
+    state |= {"step": 1, "categories": [{"id": 100, "name": "building"}], "image_size": [48, 48], "backbone": {}}
+    for name in ("model_final.pth", "last_checkpoint", "run.json"):
+        (trained / name).unlink()
+    checkpoint_io.save(state, trained / "model.pth")
+    Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
+    predict(trained, tmp_path / "a.png", tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "a.png").size == (48, 48)
+
+
+def test_script_never_replaces_its_images(tmp_path, trained):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir(), out.mkdir()
+    Image.new("RGB", (48, 48)).save(images / "a.png")
+    before = (images / "a.png").read_bytes()
+    with pytest.raises(ValueError, match="choose a folder outside"):
+        predict(trained, images, images)
+    with pytest.raises(ValueError, match=r"would replace the image"):
+        predict(trained, images / "a.png", images)
+    (out / "a.png").symlink_to(images / "a.png")
+    with pytest.raises(ValueError, match="would replace the image"):
+        predict(trained, images, out)
+    Image.new("RGB", (48, 48)).save(images / "a.jpg")
+    with pytest.raises(ValueError, match="both be written"):
+        predict(trained, images, tmp_path / "other")
+    assert (images / "a.png").read_bytes() == before and sorted(p.name for p in images.iterdir()) == ["a.jpg", "a.png"]
+
+
+def test_script_continues_after_an_unreadable_image_and_fails_at_the_end(tmp_path, trained):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(b"\x89PNG and no more")
+    Image.new("RGB", (48, 48)).save(images / "b.png")
+    with pytest.raises(ValueError, match=r"1 of 2 images could not be processed: .*a.png"):
+        predict(trained, images, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_script_refuses_missing_checkpoint_images_and_invalid_options(tmp_path, trained):
+    with pytest.raises(FileNotFoundError, match="no image or folder at"):
+        predict(trained, tmp_path / "a.png", tmp_path / "out")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        predict(tmp_path / "none", tmp_path / "a.png", tmp_path / "out")
+    for more, error in (
+        (["--overlap", 1], "--overlap 1"),
+        (["--window", 0], "--window 0"),
+        (["--levels", 9, 1], "--levels"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            predict(trained, tmp_path / "a.png", tmp_path / "out", *more)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.eurosat_landcover_clsf_task import dataset, inference, train_eurosat, transforms
+from downstream.eurosat_landcover_clsf_task import dataset, finetuning, inference, train_eurosat, transforms
 from vicreg.common import checkpoint_io
+from vicreg.data.base import InputSpec
 from vicreg.engine import checkpoint
 from vicreg.models.backbones import create_backbone
 from vicreg.models.heads import Classifier, LinearHeads
@@ -85,7 +86,7 @@ def test_a_linear_head_on_frozen_features_leaves_the_backbone_as_it_was(eurosat_
     checkpoint.save_backbone(file, backbone, "test_resnet", 3, [0.4] * 3, [0.2] * 3, "a toy")
     more = ("--weights", "freeze", "--epochs", 30, "--pretrained", file)
     result = train(eurosat_tree, tmp_path / "run", *more)
-    assert result["top1"] == 1.0 and result["knn20_top1"] == 1.0 and result["lr_head"] in train_eurosat.RATES
+    assert result["top1"] == 1.0 and result["knn20_top1"] == 1.0 and result["lr_head"] in train_eurosat.DEFAULT_LRS
     assert result["source"] == "a toy" and result["protocol"] == "EuroSAT linear"
     kept = checkpoint_io.load(tmp_path / "run" / "trained_model.pth")
     assert all(torch.equal(value, kept["state_dict"][key]) for key, value in backbone.state_dict().items())
@@ -161,10 +162,10 @@ def test_a_wrong_list_ends_with_one_line_and_exit_code_1(run_script, eurosat_tre
     ("more", "message"),
     [
         (["--pretrained", "stats"], "stats has no weights"),
-        (["--augment-set", "scale=0.3,1"], "--augment-set"),
+        (["--aug-override", "scale=0.3,1"], "--aug-override changes the values of a preset"),
         (["--train-percent", "0"], "--train-percent 0"),
         (["--epochs", "0"], "--epochs 0"),
-        (["--weights", "freeze", "--max-steps", "3"], "--max-steps cuts a finetuning short"),
+        (["--weights", "freeze", "--max-steps", "3"], "--max-steps shortens finetuning only"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(eurosat_tree, tmp_path, more, message):
@@ -183,12 +184,12 @@ def test_few_labels_a_regime_and_a_larger_view_train_in_bf16(eurosat_tree, tmp_p
     more = ["--train-percent", "50", "--augment", "crop", "--augment-set", "scale=0.5,1", "--image-size", "48"]
     result = train(eurosat_tree, tmp_path / "run", *more, "--precision", "bf16", "--batch-size", "4")
     assert result["train_samples"] == 12 and result["image_size"] == 48
-    assert json.loads((tmp_path / "run" / "args.json").read_text())["plan"]["bf16"] is True
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["plan"]["bf16"] is True
 
 
 def test_other_optimizers_leave_biases_and_norms_undecayed_and_adam_stays_adam(eurosat_tree, tmp_path):
     model = create_backbone("test_resnet")
-    kinds = {name: train_eurosat.optimizer_for(name, model, 0.05) for name in ("adam", "adamw", "sgd")}
+    kinds = {name: finetuning.create_optimizer(name, model, 0.05) for name in ("adam", "adamw", "sgd")}
     assert [type(found) for found in kinds.values()] == [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
     for name in ("adamw", "sgd"):
         decays = {p: group["weight_decay"] for group in kinds[name].param_groups for p in group["params"]}
@@ -197,34 +198,31 @@ def test_other_optimizers_leave_biases_and_norms_undecayed_and_adam_stays_adam(e
     train(eurosat_tree, tmp_path / "run", *more)
     assert len(torch.load(tmp_path / "run" / "model.pth", weights_only=True)["optimizer"]["param_groups"]) == 2
     with pytest.raises(ValueError, match="--optimizer adamw, not adam"):
-        train(eurosat_tree, tmp_path / "run", "--epochs", "1")
+        train(eurosat_tree, tmp_path / "run", "--weight-decay", "0.05", "--epochs", "1")
 
 
-def test_turns_show_all_eight_positions_of_a_scene_and_nothing_else():
+def test_turns_show_all_eight_orientations_of_a_scene_and_nothing_else():
     scene = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(1, 3, 4, 4)
-    plan = {"batch_size": 64, "share": 64, "image_size": 4}
-    seen = transforms.training_view(scene.repeat(64, 1, 1, 1), transforms.TURNS, plan, 0, 0, torch.device("cpu"))
-    turned = [torch.rot90(s, k, (2, 3)) for s in (scene, scene.flip(3)) for k in range(4)]
-    expected = {tuple((t.float() / 255).flatten().tolist()) for t in turned}
-    assert {tuple(view.flatten().tolist()) for view in seen} == expected
-    again = transforms.training_view(scene.repeat(64, 1, 1, 1), transforms.TURNS, plan, 0, 0, torch.device("cpu"))
-    assert torch.equal(seen, again)
+    batch, options = scene.repeat(64, 1, 1, 1), {"seed": 0, "step": 0, "device": torch.device("cpu")}
+    views = transforms.training_view(batch, transforms.TURNS, 4, **options)
+    expected = {tuple((t.float() / 255).flatten().tolist()) for t in inference.dihedral_views(scene)}
+    assert len(expected) == 8 and {tuple(view.flatten().tolist()) for view in views} == expected
+    assert torch.equal(views, transforms.training_view(batch, transforms.TURNS, 4, **options))
 
 
-def test_the_average_over_eight_positions_does_not_depend_on_how_an_image_lies():
+def test_test_time_augmentation_does_not_depend_on_the_orientation_of_an_image():
     torch.manual_seed(0)
     backbone = create_backbone("test_resnet")
     model = Classifier(backbone, LinearHeads(1, backbone.num_features, 3), frozen=True).eval()
     torch.nn.init.normal_(model.heads.weight[0])
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    laid = list(inference.positions(images))
-    assert torch.equal(laid[0], images) and len({tuple(one.flatten().tolist()) for one in laid}) == 8
-    look = {"size": 32, "mean": [0.4] * 3, "std": [0.2] * 3, "device": torch.device("cpu")}
-    plain = torch.stack([inference.shares_of(model, one, look, False) for one in laid])
+    views, spec = list(inference.dihedral_views(images)), InputSpec(32, [0.4] * 3, [0.2] * 3)
+    assert torch.equal(views[0], images) and len({tuple(one.flatten().tolist()) for one in views}) == 8
+    plain = torch.stack([inference.predict_proba(model, view, spec, False) for view in views])
     assert (plain - plain[0]).abs().max() > 1e-4
-    for one in laid:
-        found = inference.shares_of(model, one, look, False, tta=True)
-        torch.testing.assert_close(found, plain.mean(0), atol=1e-6, rtol=0)
+    for view in views:
+        averaged = inference.predict_proba(model, view, spec, False, tta=True)
+        torch.testing.assert_close(averaged, plain.mean(0), atol=1e-6, rtol=0)
 
 
 def test_a_finished_run_can_be_judged_again_over_eight_positions(finetuned, eurosat_tree, tmp_path):

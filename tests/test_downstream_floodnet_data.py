@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.FloodNet_segmentation_task.cached_dataset import Squares, WorkingCopies, default_side
+from downstream.FloodNet_segmentation_task.cached_dataset import CachedPairs, RandomCrops, default_side
 from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, Pair, find_parts, label_map, match
 from downstream.FloodNet_segmentation_task.image_mask_io import read_pair, same_shape
 from tests.floodnet_fixtures import paint, write_labeled, write_pair, write_supervised
@@ -16,7 +16,7 @@ from tests.floodnet_fixtures import paint, write_labeled, write_pair, write_supe
 def test_the_challenges_layout_is_found_from_three_folders_and_split_by_group(tmp_path):
     write_labeled(tmp_path, flooded=5, dry=10)
     for start in (tmp_path, tmp_path / "Train", tmp_path / "Train" / "Labeled"):
-        parts, words = find_parts(start, "floodnet", 20, seed=1)
+        parts, words = find_parts(start, "floodnet", 0.2, seed=1)
         assert [pair.group for pair in parts["val"]] == ["Flooded"] + ["Non-Flooded"] * 2
         assert len(parts["train"]) == 12 and "12 train, 3 val" in words
     names = {part: {pair.image.name for pair in pairs} for part, pairs in parts.items()}
@@ -26,7 +26,7 @@ def test_the_challenges_layout_is_found_from_three_folders_and_split_by_group(tm
 
 def test_the_split_follows_from_the_seed(tmp_path):
     write_labeled(tmp_path, flooded=5, dry=10)
-    chosen = [str(find_parts(tmp_path, "floodnet", 20, seed)[0]["val"]) for seed in (0, 0, 1, 2)]
+    chosen = [str(find_parts(tmp_path, "floodnet", 0.2, seed)[0]["val"]) for seed in (0, 0, 1, 2)]
     assert chosen[0] == chosen[1]
     assert len(set(chosen)) > 1
 
@@ -83,6 +83,40 @@ def paint_of_classes():
     return COLORS.T[:, None, None].astype(int)
 
 
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_photograph_is_turned_upright_under_its_mask(tmp_path, orientation):
+    labels = np.kron(np.array([[1, 5], [9, 2]]), np.ones((16, 32))).astype(np.uint8)
+    images, masks = tmp_path / "i", tmp_path / "m"
+    write_pair(images, masks, "a", labels, np.random.default_rng(0), times=1)
+    (images / "a.jpg").unlink()
+    upright = Image.fromarray(paint(labels, np.random.default_rng(0)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
+    upright.transpose(stored).save(images / "a.png", exif=exif)
+    found = read_pair(match(images, masks, "")[0])
+    from_colors = np.abs(found[:3, ..., None].astype(int) - paint_of_classes()).sum(0).argmin(-1)
+    assert np.array_equal(found[3], labels) and (from_colors == labels).mean() > 0.98
+
+
+def test_images_deeper_than_8_bits_need_levels(tmp_path):
+    images, masks = tmp_path / "i", tmp_path / "m"
+    labels = np.zeros((32, 32), np.uint8)
+    write_pair(images, masks, "a", labels, np.random.default_rng(0), times=1)
+    (images / "a.jpg").unlink()
+    values = np.random.default_rng(0).integers(0, 2750, (32, 32)).astype(np.uint16)
+    Image.fromarray(values).save(images / "a.png")
+    pair = match(images, masks, "")[0]
+    with pytest.raises(ValueError, match=r"a\.png holds uint16, not 8-bit colors; .*--levels"):
+        read_pair(pair)
+    expected = (values * (255 / 2750)).round()
+    assert np.array_equal(read_pair(pair, levels=(0, 2750))[:3], [expected] * 3)
+    files = [
+        CachedPairs([pair], tmp_path / "copies", "floodnet", levels=levels).files for levels in ((0, 2750), (0, 9))
+    ]
+    assert files[0] != files[1]
+
+
 def test_other_shapes_are_refused_with_both_sizes(tmp_path):
     images, masks = tmp_path / "i", tmp_path / "m"
     write_pair(images, masks, "a", np.zeros((48, 64), np.uint8), np.random.default_rng(0))
@@ -123,7 +157,7 @@ def test_masks_of_two_values_may_be_255(tmp_path):
 
 
 def test_a_colored_mask_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"a_lab\.png has 3 channels: a picture of the mask"):
+    with pytest.raises(ValueError, match=r"a_lab\.png has 3 channels: a color rendering of the mask"):
         read_pair(pair_with_mask(tmp_path, np.zeros((8, 8, 3), np.uint8)))
 
 
@@ -147,7 +181,7 @@ def test_folders_that_hold_nothing_are_refused_with_what_is_needed(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder at .*nowhere"):
         find_parts(tmp_path / "nowhere", "floodnet")
     (tmp_path / "meta.json").write_text('{"format": 1}')
-    with pytest.raises(ValueError, match="not of make_harvey_patches"):
+    with pytest.raises(ValueError, match="was not written by make_harvey_patches"):
         find_parts(tmp_path, "building")
 
 
@@ -156,7 +190,7 @@ def test_a_corrupt_image_is_named(tmp_path):
     for number, path in enumerate((pairs[0].image, pairs[1].mask)):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(ValueError, match=f"{path.name} cannot be read"):
-            WorkingCopies(pairs[number : number + 1], tmp_path / "copies", "floodnet")
+            CachedPairs(pairs[number : number + 1], tmp_path / "copies", "floodnet")
 
 
 def test_the_two_building_classes_are_buildings_and_one_of_them_flooded():
@@ -168,16 +202,16 @@ def test_the_two_building_classes_are_buildings_and_one_of_them_flooded():
 
 def test_copies_are_made_once_and_again_when_a_file_or_the_size_has_changed(tmp_path):
     pairs = find_parts(write_labeled(tmp_path), "floodnet")[0]["train"]
-    first = WorkingCopies(pairs, tmp_path / "copies", "floodnet", image_size=32)
+    first = CachedPairs(pairs, tmp_path / "copies", "floodnet", image_size=32)
     made = {file: file.stat().st_mtime_ns for file in first.files}
-    again = WorkingCopies(pairs, tmp_path / "copies", "building", image_size=32)
+    again = CachedPairs(pairs, tmp_path / "copies", "building", image_size=32)
     assert {file: file.stat().st_mtime_ns for file in again.files} == made
     assert first.sizes[0] == (24, 32) and first.scale == 0.5
     assert set(np.unique(again.labels(0))) == {0, 1}
-    assert set(WorkingCopies(pairs, tmp_path / "copies", "floodnet", image_size=48).files).isdisjoint(made)
+    assert set(CachedPairs(pairs, tmp_path / "copies", "floodnet", image_size=48).files).isdisjoint(made)
     Image.fromarray(np.zeros((96, 128), np.uint8)).save(pairs[0].mask)
     first.files[1].write_bytes(first.files[1].read_bytes()[:500])  # spoilt
-    now = WorkingCopies(pairs, tmp_path / "copies", "floodnet", image_size=32)
+    now = CachedPairs(pairs, tmp_path / "copies", "floodnet", image_size=32)
     assert not now.labels(0).any()
     assert now.files[1].stat().st_size == now.files[2].stat().st_size
     assert not list((tmp_path / "copies").glob(".*partial*"))
@@ -190,8 +224,8 @@ def test_squares_move_image_and_mask_alike_and_follow_from_their_number(tmp_path
     images.mkdir(), masks.mkdir()
     Image.fromarray(labels[..., None].repeat(3, 2) * 255).save(images / "a.png")
     Image.fromarray(labels).save(masks / "a.png")
-    copies = WorkingCopies([Pair(images / "a.png", masks / "a.png", "", 2)], tmp_path / "copies", "building")
-    squares = Squares(copies, 32, repeats=3)
+    copies = CachedPairs([Pair(images / "a.png", masks / "a.png", "", 2)], tmp_path / "copies", "building")
+    squares = RandomCrops(copies, 32, repeats=3)
     assert len(squares) == 3
     seen, truth = squares.__getitems__([(0, draw) for draw in range(60)])
     assert seen.shape == (60, 3, 32, 32) and seen.dtype == torch.uint8 and truth.shape == (60, 32, 32)

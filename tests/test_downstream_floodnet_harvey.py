@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from downstream.FloodNet_segmentation_task import make_harvey_patches
 from downstream.FloodNet_segmentation_task.floodnet import find_parts
-from downstream.FloodNet_segmentation_task.harvey import Tile, find_tiles, patch_places, read_tile, split_tiles
+from downstream.FloodNet_segmentation_task.harvey import Tile, find_tiles, patch_corners, read_tile, split_tiles
 from tests.floodnet_fixtures import write_harvey, write_raster, write_tile
 
 
@@ -33,7 +34,7 @@ def test_the_script_cuts_tiles_into_patches_of_their_own_part(tmp_path, run_scri
     out = tmp_path / "patches"
     ran = run_script(
         "downstream/FloodNet_segmentation_task/make_harvey_patches.py", "--data-dir", write_harvey(tmp_path / "harvey"),
-        "--out-dir", out, "--patch-size", 32, "--val-percent", 25,
+        "--out-dir", out, "--patch-size", 32, "--val-fraction", 0.25,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     meta = json.loads((out / "meta.json").read_text())
@@ -48,7 +49,7 @@ def test_the_script_cuts_tiles_into_patches_of_their_own_part(tmp_path, run_scri
 def test_every_patch_pixel_has_the_label_of_its_ground(tmp_path, georeference):
     tile = tmp_path / "harvey" / "east" / "t1"
     labels = write_tile(tile, np.random.default_rng(1), georeference=georeference)
-    meta = make(tmp_path / "harvey", tmp_path / "out", "--val-percent", "0")
+    meta = make(tmp_path / "harvey", tmp_path / "out", "--val-fraction", "0")
     on_image = labels.repeat(2, 0).repeat(2, 1)  # 1 m on 0.5 m
     found = {kind: np.zeros_like(on_image) for kind in ("building", "flooded")}
     for kind, whole in found.items():
@@ -128,8 +129,6 @@ def test_an_image_in_degrees_takes_masks_in_meters_and_is_black_where_they_end(t
 
 
 def test_no_data_in_a_mask_is_no_building(tmp_path):
-    import rasterio
-
     labels = write_tile(tmp_path, np.random.default_rng(2))
     with rasterio.open(tmp_path / "buildings1m.tif") as raster:
         profile = raster.profile
@@ -151,14 +150,14 @@ def test_a_mask_with_other_values_is_refused_with_the_value(tmp_path, values, wr
         read_tile(Tile(tmp_path, "t"))
 
 
-def test_a_damaged_or_grayscale_image_is_refused_by_name(tmp_path):
+def test_a_damaged_or_two_band_image_is_refused_by_name(tmp_path):
     write_tile(tmp_path, np.random.default_rng(2))
     whole = (tmp_path / "vhr.tif").read_bytes()
     (tmp_path / "vhr.tif").write_bytes(whole[:3000])
     with pytest.raises(ValueError, match=r"vhr\.tif cannot be read"):
         read_tile(Tile(tmp_path, "t"))
-    write_raster(tmp_path / "vhr.tif", np.zeros((1, 64, 96), np.uint8), 0.5)
-    with pytest.raises(ValueError, match=r"vhr\.tif: 1 channels of uint8; 8-bit RGB"):
+    write_raster(tmp_path / "vhr.tif", np.zeros((2, 64, 96), np.uint8), 0.5)
+    with pytest.raises(ValueError, match=r"vhr\.tif has 2 bands; one .gray. or three"):
         read_tile(Tile(tmp_path, "t"))
 
 
@@ -174,24 +173,58 @@ def test_missing_files_and_empty_folders_are_named(tmp_path):
 
 def test_whole_tiles_are_held_out_by_the_seed():
     tiles = [Tile(None, str(number)) for number in range(10)]
-    parts = split_tiles(tiles, 30, 5)
+    parts = split_tiles(tiles, 0.3, 5)
     assert (len(parts["train"]), len(parts["val"])) == (7, 3)
     assert sorted(tile.name for part in parts.values() for tile in part) == [str(n) for n in range(10)]
-    assert split_tiles(tiles, 30, 5) == parts
-    assert any(split_tiles(tiles, 30, seed) != parts for seed in range(3))
+    assert split_tiles(tiles, 0.3, 5) == parts
+    assert any(split_tiles(tiles, 0.3, seed) != parts for seed in range(3))
     assert split_tiles(tiles, 0, 5) == {"train": tiles}
     with pytest.raises(ValueError, match="nothing is left to train on"):
-        split_tiles(tiles[:1], 20, 0)
-    with pytest.raises(ValueError, match="--val-percent 100"):
-        split_tiles(tiles, 100, 0)
+        split_tiles(tiles[:1], 0.2, 0)
+    with pytest.raises(ValueError, match="--val-fraction 1"):
+        split_tiles(tiles, 1, 0)
 
 
 def test_patches_cover_an_image_to_its_border():
-    assert patch_places(64, 100, 32, 32) == [(top, left) for top in (0, 32) for left in (0, 32, 64, 68)]
+    assert patch_corners(64, 100, 32, 32) == [(top, left) for top in (0, 32) for left in (0, 32, 64, 68)]
     seen = np.zeros((2263, 1973), bool)
-    for top, left in patch_places(2263, 1973, 512, 256):
+    for top, left in patch_corners(2263, 1973, 512, 256):
         seen[top : top + 512, left : left + 512] = True
     assert seen.all()
+
+
+def test_transparent_and_nodata_pixels_become_black_without_a_building(tmp_path):
+    """A white collar with alpha 0 is not ground, and neither is one that the nodata value marks."""
+    labels = write_tile(tmp_path, np.random.default_rng(2)).repeat(2, 0).repeat(2, 1)
+    with rasterio.open(tmp_path / "vhr.tif") as raster:
+        colors, profile = raster.read(), raster.profile
+    collar = np.zeros((64, 96), bool)
+    collar[:, :40] = True
+    assert labels[collar].any()
+    alpha = np.where(collar, 0, 255).astype(np.uint8)[None]
+    with rasterio.open(tmp_path / "vhr.tif", "w", **(profile | {"count": 4})) as raster:
+        raster.write(np.concatenate([np.where(collar, 255, colors).astype(np.uint8), alpha]))
+        raster.colorinterp = [*raster.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
+    with_alpha = read_tile(Tile(tmp_path, "t"))
+    with rasterio.open(tmp_path / "vhr.tif", "w", **(profile | {"nodata": 255})) as raster:
+        raster.write(np.where(collar, 255, colors.clip(0, 254)).astype(np.uint8))
+    with_nodata = read_tile(Tile(tmp_path, "t"))
+    for image, masks in (with_alpha, with_nodata):
+        assert not image[:, collar].any() and image[:, ~collar].any(0).all()
+        assert np.array_equal(masks["building"], (labels > 0) & ~collar)
+
+
+def test_deeper_images_need_levels(tmp_path):
+    write_tile(tmp_path / "east" / "t1", np.random.default_rng(2))
+    with rasterio.open(tmp_path / "east" / "t1" / "vhr.tif") as raster:
+        colors, profile = raster.read(), raster.profile
+    with rasterio.open(tmp_path / "east" / "t1" / "vhr.tif", "w", **(profile | {"dtype": "uint16"})) as raster:
+        raster.write(colors.astype(np.uint16) * 8)
+    with pytest.raises(ValueError, match="vhr.tif holds uint16, not 8-bit colors; .*--levels"):
+        make(tmp_path, tmp_path / "out", "--val-fraction", 0)
+    make(tmp_path, tmp_path / "out", "--val-fraction", 0, "--levels", 0, 2040)
+    patch = np.asarray(Image.open(tmp_path / "out" / "train" / "image" / "east__t1__00000_00000.png"))
+    assert np.array_equal(patch.transpose(2, 0, 1), colors[:, :32, :32])
 
 
 def test_black_patches_are_left_out(tmp_path):
@@ -200,7 +233,7 @@ def test_black_patches_are_left_out(tmp_path):
     image = np.full((3, 64, 96), 90, np.uint8)
     image[:, :, :32] = 0
     write_raster(folder / "vhr.tif", image, 0.5)
-    counts = make(tmp_path / "harvey", tmp_path / "out", "--val-percent", "0")["counts"]["train"]
+    counts = make(tmp_path / "harvey", tmp_path / "out", "--val-fraction", "0")["counts"]["train"]
     assert (counts["patches"], counts["empty"]) == (4, 2)
 
 
@@ -217,7 +250,7 @@ def test_a_finished_folder_is_replaced_only_when_asked_and_a_failure_leaves_it(t
         make(harvey, out, "--overwrite")
     assert sorted(out.rglob("*")) == before
     broken.write_bytes(whole)
-    assert make(harvey, out, "--overwrite", "--val-percent", "0")["counts"]["train"]["patches"] == 24
+    assert make(harvey, out, "--overwrite", "--val-fraction", "0")["counts"]["train"]["patches"] == 24
     assert not (out / "val").exists()
     shutil.rmtree(out)
     broken.write_bytes(whole[:2000])
@@ -237,7 +270,7 @@ def test_patches_larger_than_a_tile_and_gaps_are_refused(tmp_path):
 def test_patches_of_which_none_were_held_out_are_split_by_whole_tiles(tmp_path):
     make(write_harvey(tmp_path / "harvey"), tmp_path / "out", "--val-percent", 0, "--stride", 8)
     for seed in range(3):
-        parts, words = find_parts(tmp_path / "out", "building", 50, seed)
+        parts, words = find_parts(tmp_path / "out", "building", 0.5, seed)
         train, val = ({pair.image.name[:17] for pair in parts[part]} for part in ("train", "val"))
         assert len(train) == len(val) == 2 and not train & val and "50 % of whole tiles held out" in words
     make(write_harvey(tmp_path / "one", tiles=1), tmp_path / "single", "--val-percent", 0)
@@ -250,5 +283,5 @@ def test_patches_are_found_with_the_mask_of_their_task(tmp_path):
     parts, _ = find_parts(tmp_path / "out", "flooded")
     assert {part: len(pairs) for part, pairs in parts.items()} == {"train": 18, "val": 6}
     assert all(pair.mask.parent.name == "flooded" and pair.classes == 2 for pair in parts["train"])
-    with pytest.raises(ValueError, match="know --task building and --task flooded only"):
+    with pytest.raises(ValueError, match="have --task building and --task flooded only"):
         find_parts(tmp_path / "out", "floodnet")

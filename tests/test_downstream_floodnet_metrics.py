@@ -1,12 +1,11 @@
-"""Figures counted by hand, windows that join without a seam, and an encoder that is our backbone."""
+"""Metrics counted by hand, and an encoder that is our backbone."""
 
 import numpy as np
 import pytest
 import torch
 
 from downstream.FloodNet_segmentation_task import metrics
-from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, fill_encoder, predictor
-from vicreg.inference.sliding_window import label_blocks, label_image, window_starts
+from downstream.FloodNet_segmentation_task.model import DECODERS, SegmentationLoss, Segmenter, load_encoder, predictor
 from vicreg.models.backbones import create_backbone
 
 ABC = ["a", "b", "c"]
@@ -17,7 +16,7 @@ def test_iou_and_dice_are_those_counted_by_hand():
     guess = np.array([[0, 0, 1, 1], [1, 0, 0, 0]])
     counts = metrics.confusion(truth, guess, 3)
     assert counts.tolist() == [[4, 1, 0], [1, 2, 0], [0, 0, 0]]
-    found = metrics.figures(counts, ABC)
+    found = metrics.segmentation_metrics(counts, ABC)
     assert found["iou"] == {"a": pytest.approx(4 / 6, abs=1e-6), "b": 0.5, "c": None}
     assert found["dice"] == {"a": 0.8, "b": pytest.approx(4 / 6, abs=1e-6), "c": None}
     assert found["mean_iou"] == pytest.approx((4 / 6 + 0.5) / 2, abs=1e-6)
@@ -25,82 +24,25 @@ def test_iou_and_dice_are_those_counted_by_hand():
 
 
 def test_a_class_that_is_only_guessed_has_an_iou_of_nought_and_does_not_count_in_the_mean():
-    found = metrics.figures(metrics.confusion([0, 0, 1, 1], [0, 2, 1, 1], 3), ABC)
+    found = metrics.segmentation_metrics(metrics.confusion([0, 0, 1, 1], [0, 2, 1, 1], 3), ABC)
     assert found["iou"]["c"] == 0.0
     assert found["mean_iou"] == 0.75
 
 
 def test_of_two_classes_the_second_alone_counts():
-    found = metrics.figures(metrics.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2), ABC[:2])
+    found = metrics.segmentation_metrics(metrics.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2), ABC[:2])
     assert found["mean_iou"] == 0.5
-    assert metrics.figures(metrics.confusion([0, 0], [0, 0], 2), ABC[:2])["mean_iou"] == 0.0
+    assert metrics.segmentation_metrics(metrics.confusion([0, 0], [0, 0], 2), ABC[:2])["mean_iou"] == 0.0
 
 
 def test_the_constant_guess_is_the_commonest_class_of_the_training_masks():
     counts = metrics.confusion([0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 2], 3)
-    found = metrics.constant_guess(np.array([5, 9, 1]), counts, ABC)
+    found = metrics.constant_prediction_metrics(np.array([5, 9, 1]), counts, ABC)
     assert (found["class"], found["mean_iou"]) == ("b", pytest.approx(2 / 6 / 3, abs=1e-6))
     binary = metrics.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2)
-    assert metrics.constant_guess(np.array([9, 1]), binary, ABC[:2])["mean_iou"] == 0.25  # all of it: better than none
-
-
-def brightness(images):
-    """A network that sees each pixel alone: three classes by brightness."""
-    level = images.float().mean(1)
-    return torch.stack([(level < 85).float(), ((level >= 85) & (level < 170)).float(), (level >= 170).float()], 1)
-
-
-@pytest.mark.parametrize("shape", [(50, 70), (20, 100), (32, 32), (90, 17)])
-@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
-def test_windows_label_every_pixel_once_and_join_without_a_seam(shape, overlap):
-    image = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
-    expected = brightness(torch.from_numpy(image)[None]).argmax(1)[0].numpy()
-    seen = np.zeros(shape, int)
-    blocks = label_blocks(lambda y, x, h, w: image[:, y : y + h, x : x + w], *shape, brightness, 32, overlap, panel=40)
-    for top, left, labels in blocks:
-        seen[top : top + labels.shape[0], left : left + labels.shape[1]] += 1
-        assert np.array_equal(labels, expected[top : top + labels.shape[0], left : left + labels.shape[1]])
-    assert (seen == 1).all()
-    assert np.array_equal(label_image(image, brightness, 32, overlap), expected)
-
-
-def test_panels_give_what_one_piece_gives():
-    image = np.random.default_rng(0).integers(0, 256, (3, 70, 150), dtype=np.uint8)
-    torch.manual_seed(0)
-    network = torch.nn.Conv2d(3, 4, 9, padding=4)
-
-    def predict(images):
-        with torch.inference_mode():
-            return network(images.float() / 64).softmax(1)
-
-    def read(top, left, height, width):
-        return image[:, top : top + height, left : left + width]
-
-    labels = {panel: np.full((70, 150), 99, np.uint8) for panel in (37, 4096)}
-    for panel, whole in labels.items():
-        for top, left, block in label_blocks(read, 70, 150, predict, 32, panel=panel):
-            whole[top : top + block.shape[0], left : left + block.shape[1]] = block
-    assert len(np.unique(labels[37])) > 2
-    assert np.array_equal(labels[37], labels[4096])
-
-
-def test_no_more_than_a_row_of_windows_of_a_panel_is_read_at_a_time():
-    most, rows = 0, 0
-
-    def read(top, left, height, width):
-        nonlocal most
-        most = max(most, height * width)
-        return np.zeros((3, height, width), np.uint8)
-
-    for _, _, labels in label_blocks(read, 4000, 300, brightness, 32, overlap=0.0, panel=128):
-        rows = max(rows, labels.shape[0])
-        assert labels.shape[1] <= 128
-    assert (most, rows) == (32 * 32, 32)
-
-
-def test_windows_reach_the_border():
-    assert window_starts(100, 32, 16) == [0, 16, 32, 48, 64, 68]
-    assert window_starts(32, 32, 16) == window_starts(7, 32, 16) == [0]
+    assert (
+        metrics.constant_prediction_metrics(np.array([9, 1]), binary, ABC[:2])["mean_iou"] == 0.25
+    )  # all of it: better than none
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])
@@ -111,7 +53,7 @@ def test_every_weight_of_the_encoder_comes_from_the_backbone_and_its_stages_see_
         if value.ndim == 1:
             value.uniform_(0.4, 0.8) if "running_mean" not in key else value.normal_(0, 0.1)
     model = Segmenter(arch, "unet", 10).eval()
-    words = fill_encoder(model, backbone)
+    words = load_encoder(model, backbone)
     tensors = len(model.network.encoder.state_dict())
     assert f"{tensors} of {tensors} tensors" in words
     assert tensors == len(backbone.state_dict())
@@ -128,14 +70,14 @@ def test_every_weight_of_the_encoder_comes_from_the_backbone_and_its_stages_see_
 def test_a_backbone_that_does_not_fit_changes_nothing():
     model = Segmenter("resnet18", "unet", 10)
     before = model.network.encoder.conv1.weight.clone()
-    with pytest.raises(ValueError, match=r"does not fit the encoder: 0 of 120 tensors missing, 96 left over"):
-        fill_encoder(model, create_backbone("resnet34"))
+    with pytest.raises(ValueError, match=r"does not fit the encoder: 0 of 120 tensors missing, 96 unused"):
+        load_encoder(model, create_backbone("resnet34"))
     backbone = create_backbone("resnet18")
     del backbone.layer4[1]
     with pytest.raises(ValueError, match=r"12 of 120 tensors missing"):
-        fill_encoder(model, backbone)
-    with pytest.raises(ValueError, match=r"0 left over, 1 of another shape \(conv1.weight"):
-        fill_encoder(model, create_backbone("resnet18", in_chans=4))
+        load_encoder(model, backbone)
+    with pytest.raises(ValueError, match=r"0 unused, 1 of another shape \(conv1.weight"):
+        load_encoder(model, create_backbone("resnet18", in_chans=4))
     assert torch.equal(model.network.encoder.conv1.weight, before)
 
 
@@ -143,7 +85,7 @@ def test_a_backbone_that_does_not_fit_changes_nothing():
 def test_every_decoder_gives_a_logit_for_every_pixel_over_the_same_encoder(decoder):
     backbone = create_backbone("resnet18")
     model = Segmenter("resnet18", decoder, 10)
-    fill_encoder(model, backbone)
+    load_encoder(model, backbone)
     assert torch.equal(model.network.encoder.layer4[1].conv2.weight, backbone.layer4[1].conv2.weight)
     predict = predictor(model, torch.device("cpu"))
     found = predict(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
@@ -165,14 +107,14 @@ def test_the_threshold_of_two_classes_is_a_half():
 def test_the_losses_are_dice_and_cross_entropy_by_their_formulas():
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
-    loss, parts = SegmentationLoss(3, cross_entropy=0.5)(logits, labels)
+    losses = SegmentationLoss(3, cross_entropy=0.5)(logits, labels)
     p, t = logits.softmax(1), torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2)
     dice = 1 - (2 * (p * t).sum((0, 2, 3)) / (p + t).sum((0, 2, 3))).mean()
     entropy = -(p.log() * t).sum(1).mean()
-    assert parts["dice_loss"] == pytest.approx(dice.item(), rel=1e-5)
-    assert loss == pytest.approx((dice + 0.5 * entropy).item(), rel=1e-5)
+    assert losses["dice_loss"] == pytest.approx(dice.item(), rel=1e-5)
+    assert losses["loss"] == pytest.approx((dice + 0.5 * entropy).item(), rel=1e-5)
     one, binary = logits[:, :1], (labels > 1).long()
-    loss, parts = SegmentationLoss(2)(one, binary)
+    losses = SegmentationLoss(2)(one, binary)
     p = one.sigmoid()[:, 0]
-    assert loss == pytest.approx((1 - 2 * (p * binary).sum() / (p.sum() + binary.sum())).item(), rel=1e-5)
-    assert list(parts) == ["dice_loss"]
+    assert losses["loss"] == pytest.approx((1 - 2 * (p * binary).sum() / (p.sum() + binary.sum())).item(), rel=1e-5)
+    assert list(losses) == ["loss", "dice_loss"]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import rasterio.transform
 import torch
 from PIL import Image
 
@@ -11,7 +10,8 @@ from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, palette
 from downstream.FloodNet_segmentation_task.model import Segmenter
 from tests.floodnet_fixtures import scene, write_pair, write_raster
 from vicreg.common import checkpoint_io
-from vicreg.inference.rasters import coarser
+from vicreg.inference.label_rasters import read_labels
+from vicreg.inference.rasters import RasterReader, quiet_georeference
 
 SCRIPT = "downstream/FloodNet_segmentation_task/predict_floodnet.py"
 
@@ -94,33 +94,91 @@ def test_a_geotiff_keeps_its_georeference_and_gets_a_color_table(network, tmp_pa
     assert (tmp_path / "out" / "mosaic_overlay.png").is_file()
 
 
-def test_pixels_without_data_get_no_class(network, tmp_path, by_brightness):
+@pytest.mark.parametrize("kind", ["alpha", "nodata", "nan", "png"])
+def test_pixels_without_data_get_no_class(network, tmp_path, by_brightness, kind):
     import rasterio
 
-    pixels = np.full((4, 64, 64), 200, np.uint8)
-    pixels[3, :, 32:] = 0  # alpha
-    write_raster(tmp_path / "mosaic.tif", pixels, 0.5)
-    with rasterio.open(tmp_path / "mosaic.tif", "r+") as raster:
-        raster.colorinterp = [*raster.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
-    predict(network, tmp_path / "mosaic.tif", tmp_path / "out", "--scale", "1")
-    with rasterio.open(tmp_path / "out" / "mosaic_labels.tif") as found:
-        labels = found.read(1)
+    pixels, name = np.full((4, 64, 64), 200, np.uint8), "mosaic.png" if kind == "png" else "mosaic.tif"
+    pixels[3, :, 32:] = 0
+    more = ["--levels", "0", "255"] if kind == "nan" else []
+    if kind == "png":
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / name)
+    elif kind == "nan":
+        values = np.where(pixels[3] > 0, pixels[:3], np.nan).astype(np.float32)
+        profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "float32"}
+        with quiet_georeference(), rasterio.open(tmp_path / name, "w", **profile) as raster:
+            raster.write(values)
+    else:
+        pixels[:3, :, 32:] = 0 if kind == "nodata" else 255
+        write_raster(tmp_path / name, pixels[: 3 + (kind == "alpha")], 0.5)
+        with rasterio.open(tmp_path / name, "r+") as raster:
+            if kind == "alpha":
+                raster.colorinterp = [*raster.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
+            else:
+                raster.nodata = 0
+    predict(network, tmp_path / name, tmp_path / "out", "--scale", "1", *more)
+    labels = read_labels(next((tmp_path / "out").glob("mosaic_labels.*")), (64, 64))
     assert (labels[:, :32] == 7).all() and (labels[:, 32:] == 255).all()
 
 
-def test_a_large_geotiff_is_read_a_window_at_a_time(network, tmp_path, by_brightness, monkeypatch):
-    from vicreg.inference.rasters import RasterSource
+def test_levels_of_training_are_those_of_prediction(network, tmp_path, by_brightness):
+    level = np.kron(np.arange(6).reshape(2, 3), np.ones((32, 32)))
+    Image.fromarray(((level * 26 + 8) * 10).astype(np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png holds uint16, not 8-bit colors"):
+        predict(network, tmp_path / "deep.png", tmp_path / "out", "--scale", "1")
+    saved = checkpoint_io.load(network)
+    saved["task"]["levels"] = [0.0, 2550.0]
+    checkpoint_io.save(saved, tmp_path / "deep.pth")
+    predict(tmp_path / "deep.pth", tmp_path / "deep.png", tmp_path / "out", "--scale", "1")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "deep_labels.png")), level)
 
-    most, read = [], RasterSource.read
 
-    def watch(self, top, left, height, width):
-        most.append(height * width)
-        return read(self, top, left, height, width)
+def test_a_photograph_is_labeled_upright(network, tmp_path, by_brightness):
+    level = np.kron(np.arange(6).reshape(2, 3), np.ones((32, 32))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray((level * 26 + 8)[..., None].repeat(3, 2)).transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "steps.png", exif=exif)
+    predict(network, tmp_path / "steps.png", tmp_path / "out", "--scale", "1")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "steps_labels.png")), level)
 
-    monkeypatch.setattr(RasterSource, "read", watch)
+
+@pytest.mark.parametrize("profile", [{}, {"crs": "EPSG:3857"}])
+def test_a_scale_does_not_give_an_unreferenced_raster_a_position(network, tmp_path, by_brightness, profile):
+    import rasterio
+
+    shape = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint8"}
+    with quiet_georeference(), rasterio.open(tmp_path / "a.tif", "w", **shape, **profile) as raster:
+        raster.write(np.full((3, 64, 64), 200, np.uint8))
+    predict(network, tmp_path / "a.tif", tmp_path / "out", "--scale", "0.5")
+    with quiet_georeference(), rasterio.open(tmp_path / "out" / "a_labels.tif") as found:
+        assert found.crs is None and found.transform.is_identity and found.shape == (32, 32)
+
+
+def test_results_do_not_replace_or_become_images(network, tmp_path):
+    write_pair(tmp_path / "in", tmp_path / "masks", "a", scene(np.random.default_rng(0)), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="--out .*in is in the folder of images"):
+        predict(network, tmp_path / "in", tmp_path / "in")
+    (tmp_path / "in" / "a.jpg").rename(tmp_path / "a_labels.png")
+    image = tmp_path / "a_labels.png"
+    image.rename(tmp_path / "a.png")
+    (tmp_path / "a_labels.png").symlink_to(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a_labels\.png would replace the image .*a\.png"):
+        predict(network, tmp_path / "a.png", tmp_path)
+
+
+def test_a_large_geotiff_is_read_a_batch_of_windows_at_a_time(network, tmp_path, by_brightness, monkeypatch):
+    shapes, read = [], RasterReader.read
+
+    def watch(self, top, left, height, width, out_shape=None):
+        if out_shape is None:
+            shapes.append((height, width))
+        return read(self, top, left, height, width, out_shape)
+
+    monkeypatch.setattr(RasterReader, "read", watch)
     write_raster(tmp_path / "mosaic.tif", np.full((3, 500, 700), 90, np.uint8), 0.5)
     predict(network, tmp_path / "mosaic.tif", tmp_path / "out", "--scale", "1", "--overlap", "0")
-    assert max(most) == 32 * 32 and len(most) == 16 * 22
+    assert max(height * width for height, width in shapes) == 32 * 32 * 4 and len(shapes) == 16 * 6
 
 
 def test_broken_images_are_named_and_the_others_labeled(network, tmp_path, capsys):
@@ -128,14 +186,14 @@ def test_broken_images_are_named_and_the_others_labeled(network, tmp_path, capsy
     for name in ("a", "b"):
         write_pair(tmp_path / "in", tmp_path / "masks", name, scene(random), random)
     (tmp_path / "in" / "a.jpg").write_bytes(b"nothing of an image")
-    with pytest.raises(ValueError, match=r"1 of 2 images could not be labeled; the first: .*a\.jpg cannot be read"):
+    with pytest.raises(ValueError, match=r"1 of 2 images could not be processed: .*a\.jpg cannot be read"):
         predict(network, tmp_path / "in", tmp_path / "out")
     assert (tmp_path / "out" / "b_labels.png").is_file()
     (tmp_path / "c.tif").write_bytes(b"nothing of a raster")
     with pytest.raises(ValueError, match=r"c\.tif cannot be read"):
         predict(network, tmp_path / "c.tif", tmp_path / "out")
-    write_raster(tmp_path / "d.tif", np.zeros((1, 8, 8), np.uint8), 1.0)
-    with pytest.raises(ValueError, match=r"d\.tif: 1 band.s. of uint8; 8-bit RGB is needed"):
+    write_raster(tmp_path / "d.tif", np.zeros((2, 8, 8), np.uint8), 1.0)
+    with pytest.raises(ValueError, match=r"d\.tif has 2 bands; one .gray. or three .red, green, blue. are needed"):
         predict(network, tmp_path / "d.tif", tmp_path / "out")
 
 
@@ -143,19 +201,10 @@ def test_wrong_checkpoints_and_empty_folders_are_refused(network, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no images"):
         predict(network, tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="no image and no folder at"):
+    with pytest.raises(FileNotFoundError, match="no image or folder at"):
         predict(network, tmp_path / "nowhere.jpg", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         predict(tmp_path / "none.pth", tmp_path / "empty", tmp_path / "out")
     torch.save({"model": {}, "task": {"name": "EuroSAT"}, "backbone": {}, "args": {}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="is a checkpoint of EuroSAT, not of flood segmentation"):
         predict(tmp_path / "other.pth", tmp_path / "empty", tmp_path / "out")
-
-
-def test_a_coarser_grid_begins_where_the_raster_does_however_it_is_turned():
-    turned = rasterio.Affine(3.0, -4.0, 100.0, 4.0, 3.0, 200.0)
-    grid = coarser(turned, 2, 5)
-    for column, row in [(0, 0), (1, 0), (0, 1), (7, 3)]:
-        assert rasterio.transform.xy(grid, row, column, offset="ul") == pytest.approx(
-            rasterio.transform.xy(turned, 5 * row, 2 * column, offset="ul")
-        )

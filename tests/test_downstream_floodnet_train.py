@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.FloodNet_segmentation_task import make_harvey_patches, train_floodnet
+from downstream.FloodNet_segmentation_task import experiment, make_harvey_patches, train_floodnet
 from tests.floodnet_fixtures import write_harvey, write_labeled, write_supervised
 from vicreg.common import checkpoint_io
 from vicreg.common.logger import read_stats
@@ -85,7 +85,7 @@ def test_the_script_trains_ten_classes_and_leaves_a_whole_record(floodnet, tmp_p
     assert max(line["mean_iou"] for line in lines) == result["mean_iou"]
     assert {"dice_loss", "cross_entropy", "loss", "lr", "data_time"} <= lines[0].keys()
     assert Image.open(run / "examples.png").width > 600
-    assert {path.name for path in run.iterdir()} >= {"model.pth", "best_model.pth", "args.json", "tensorboard"}
+    assert {path.name for path in run.iterdir()} >= {"model.pth", "best_model.pth", "config.json", "tensorboard"}
 
 
 def test_the_first_weights_are_the_backbones_and_its_normalization(floodnet, tmp_path, backbone):
@@ -128,7 +128,7 @@ def test_the_second_stage_begins_with_all_weights_of_the_first(patches, tmp_path
 def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one_bit_for_bit(floodnet, tmp_path, monkeypatch, decoder):
     more = ("--epochs", 3, "--decoder", decoder, "--schedule", "cosine", "--checkpoint-every", 1)
     whole = train(floodnet, tmp_path / "whole", *more)
-    calls, forward = [], train_floodnet.SegmentationLoss.forward
+    calls, forward = [], experiment.SegmentationLoss.forward
 
     def cut(self, logits, labels):
         calls.append(1)
@@ -136,7 +136,7 @@ def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one_bit_for_bit(floodnet,
             raise KeyboardInterrupt
         return forward(self, logits, labels)
 
-    monkeypatch.setattr(train_floodnet.SegmentationLoss, "forward", cut)
+    monkeypatch.setattr(experiment.SegmentationLoss, "forward", cut)
     with pytest.raises(KeyboardInterrupt):
         train(floodnet, tmp_path / "cut", *more)
     monkeypatch.undo()
@@ -161,7 +161,7 @@ def test_a_finished_run_is_not_told_of_another_split_or_rate(floodnet, tmp_path)
     train(floodnet, tmp_path / "run", "--epochs", 1)
     before = (tmp_path / "run" / "result.json").read_text()
     with pytest.raises(ValueError, match="other training or validation samples"):
-        train(floodnet, tmp_path / "run", "--epochs", 1, "--val-percent", 50)
+        train(floodnet, tmp_path / "run", "--epochs", 1, "--val-fraction", 0.5)
     with pytest.raises(ValueError, match="holds a finished run with --lr .*, not 0.5"):
         train(floodnet, tmp_path / "run", "--epochs", 1, "--lr", 0.5)
     assert (tmp_path / "run" / "result.json").read_text() == before
@@ -211,9 +211,9 @@ def test_wrong_checkpoints_and_folders_are_refused(floodnet, tmp_path, backbone)
     best = tmp_path / "run" / "best_model.pth"
     with pytest.raises(ValueError, match="a network over resnet18, not resnet50; leave --arch out"):
         train(floodnet, tmp_path / "next", weights=("--init-from", best, "--arch", "resnet50"))
-    with pytest.raises(ValueError, match=r"is a unet of 10 classes \(floodnet\); it cannot begin a unet of 2"):
+    with pytest.raises(ValueError, match=r"is a unet of 10 classes \(floodnet\); it cannot initialize a unet of 2"):
         train(floodnet, tmp_path / "b", task="building", weights=("--init-from", best))
-    with pytest.raises(ValueError, match="cannot begin a fpn of 10"):
+    with pytest.raises(ValueError, match="cannot initialize a fpn of 10"):
         train(floodnet, tmp_path / "b", "--decoder", "fpn", weights=("--init-from", best))
     with pytest.raises(ValueError, match="is no checkpoint of flood segmentation: a backbone"):
         train(floodnet, tmp_path / "b", weights=("--init-from", backbone))
@@ -221,7 +221,7 @@ def test_wrong_checkpoints_and_folders_are_refused(floodnet, tmp_path, backbone)
         train(floodnet, tmp_path / "b", weights=())
     with pytest.raises(ValueError, match="one of --pretrained"):
         train(floodnet, tmp_path / "b", weights=("--init-from", best, "--pretrained", "random"))
-    with pytest.raises(ValueError, match="holds a run with --task floodnet, not building"):
+    with pytest.raises(ValueError, match="--task floodnet, not building"):
         train(floodnet, tmp_path / "run", task="building")
     with pytest.raises(ValueError, match="neither a trained_model.pth"):
         torch.save({"x": 1}, tmp_path / "odd.pth")

@@ -135,9 +135,9 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_named_and_leaves_the_old_file_and_no_half_one(small_disk):
     save_steps(small_disk, 1, 2)
-    with pytest.raises(OSError, match="No space left on device; free space there") as error:
+    with pytest.raises(OSError, match="No space left on device; check free space") as error:
         save({"model": torch.zeros(100_000)}, small_disk / MODEL_FILE, previous=PREVIOUS_FILE)
-    assert str(small_disk / MODEL_FILE) in str(error.value) and "untouched" in str(error.value)
+    assert str(small_disk / MODEL_FILE) in str(error.value) and "The old file is unchanged" in str(error.value)
     assert names(small_disk) == NAMES and load_latest(small_disk)[0]["step"] == 2
 
 

@@ -1,6 +1,5 @@
-"""Shares of the labels, repeated: which samples each run has, and what the spread says."""
+"""Label fractions and repeated seeds: which samples each run has, and mean and standard deviation."""
 
-import argparse
 import json
 import statistics
 
@@ -8,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.data.base import BaseDataset
-from vicreg.eval import linear_probe
+from vicreg.data.base import BaseDataset, InputSpec
 from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarize
 
 
 class Blocks(BaseDataset):
-    """40 samples of two classes in 20 places: the pixel values are the sample's number."""
+    """40 samples of two classes in 20 locations: the pixel values are the sample's number."""
 
     def __init__(self, count=40):
         self.labels = torch.arange(count) % 2
@@ -29,73 +27,79 @@ class Blocks(BaseDataset):
 
 
 class Mean(torch.nn.Module):
-    """One feature, the mean of the image; counts the images that it saw."""
+    """One feature, the mean of the image; counts its images."""
 
     num_features = 1
 
     def __init__(self):
         super().__init__()
-        self.seen = 0
+        self.count = 0
 
     def forward(self, images):
-        self.seen += len(images)
+        self.count += len(images)
         return images.mean((1, 2, 3))[:, None]
 
 
-def settings(folder, **more):
-    """Arguments that plan_runs reads."""
-    usual = {"train_percent": [10, 100], "seeds": 3, "seed": 5, "lr_head": [0.1], "exp_dir": folder}
-    return argparse.Namespace(**{**usual, **more})
-
-
-def test_each_seed_draws_its_own_share_of_every_class(tmp_path):
+def test_plan_runs_draws_a_stratified_subset_for_each_seed(tmp_path):
     data = Blocks()
-    runs = plan_runs(settings(tmp_path), data, None, "freeze")
+    runs = plan_runs(data, [10, 100], [5, 6, 7], 1, tmp_path / "freeze")
     assert [(run.percent, run.seed) for run in runs] == [(10, 5), (10, 6), (10, 7), (100, 5), (100, 6), (100, 7)]
-    assert [len(run.fit) for run in runs] == [4] * 3 + [40] * 3
-    assert all(data.labels[run.fit].tolist().count(0) == 2 for run in runs[:3])
-    assert len({tuple(run.fit) for run in runs[:3]}) == 3
+    assert [len(run.indices) for run in runs] == [4] * 3 + [40] * 3
+    assert all(data.labels[run.indices].tolist().count(0) == 2 for run in runs[:3])
+    assert len({tuple(run.indices) for run in runs[:3]}) == 3
     assert runs[1].folder == tmp_path / "freeze_10" / "seed_6"
+    assert not any(len(run.held_out) for run in runs)  # one learning rate: nothing to select
 
 
-def test_one_run_keeps_the_folder_of_its_share_and_holds_out_whole_places(tmp_path):
+def test_plan_runs_marks_whole_locations_as_held_out_and_keeps_them_among_the_training_samples(tmp_path):
     data = Blocks()
-    (run,) = plan_runs(settings(tmp_path, train_percent=[100], seeds=1, lr_head=[0.1, 1]), data, None, "freeze")
+    (run,) = plan_runs(data, [100], [5], 2, tmp_path / "freeze")
     assert run.folder == tmp_path / "freeze_100"
-    assert len(run.fit) + len(run.held_out) == 40 and len(run.held_out) == 4  # a tenth of 10 places a class, 2 samples
-    assert not set(data.location_ids[run.fit]) & set(data.location_ids[run.held_out])
+    assert len(run.indices) == 40 and len(run.held_out) == 4  # a tenth of 10 locations per class, 2 samples each
+    rest = run.indices[~run.held_out_mask.numpy()]
+    assert len(rest) == 36 and not set(data.location_ids[rest]) & set(data.location_ids[run.held_out])
+
+
+def test_plan_runs_takes_a_list_of_samples_in_place_of_a_percentage(tmp_path):
+    (run,) = plan_runs(Blocks(), [100], [0], 1, tmp_path / "freeze", indices=np.array([3, 8]))
+    assert run.indices.tolist() == [3, 8]
+    with pytest.raises(ValueError, match="name one percentage"):
+        plan_runs(Blocks(), [10, 100], [0], 1, tmp_path / "freeze", indices=np.array([3, 8]))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"train_percent": [0]}, "--train-percent 0"),
-        ({"train_percent": [10, 10]}, "twice"),
-        ({"seeds": 0}, "--seeds 0"),
-    ],
+    ("percents", "seeds", "message"), [([0], [0], "--train-percent 0"), ([10, 10], [0], "twice"), ([10], [], "--seeds")]
 )
-def test_a_share_or_a_number_of_seeds_that_is_none_is_refused(tmp_path, wrong, words):
-    with pytest.raises(ValueError, match=words):
-        plan_runs(settings(tmp_path, **wrong), Blocks(), None, "freeze")
+def test_plan_runs_refuses_values_that_are_not_valid(tmp_path, percents, seeds, message):
+    with pytest.raises(ValueError, match=message):
+        plan_runs(Blocks(), percents, seeds, 1, tmp_path / "freeze")
 
 
-def test_features_are_extracted_once_for_all_runs_and_are_each_runs_own(tmp_path):
+@pytest.mark.parametrize(("views", "plain", "count"), [(2, True, 3 * 40), (2, False, 3 * 40), (0, True, 2 * 40)])
+def test_frozen_features_extracts_every_image_once_for_all_runs(tmp_path, views, plain, count):
     data, backbone = Blocks(), Mean()
-    runs = plan_runs(settings(tmp_path, lr_head=[0.1, 1]), data, None, "freeze")
-    look = {"size": 4, "mean": data.mean, "std": data.std, "device": torch.device("cpu")}
-    known = FrozenFeatures(backbone, data, data, look, runs, views=2, seed=0, neighbors=True)
-    assert backbone.seen == 3 * len(data)  # validation, and two views of training
+    runs = plan_runs(data, [10, 100], [5, 6, 7], 2, tmp_path / "freeze")
+    spec, device = InputSpec(4, data.mean, data.std), torch.device("cpu")
+    features = FrozenFeatures(backbone, data, data, spec, device, runs, views, seed=0, plain=plain)
+    assert backbone.count == count  # validation, and each view of training
     for run in runs:
-        expected = (torch.from_numpy(run.fit)[:, None] * 6 / 255 - 0.5) / 0.5
-        assert torch.allclose(known.plain(run.fit)[0], expected)
-        assert torch.allclose(known.views(run).views[0], expected) and torch.allclose(
-            known.views(run).views[1], expected, atol=1e-5  # images of one color: every crop is the same
-        )  # fmt: skip
-        assert torch.equal(known.judged(run)[1][1], data.labels[run.held_out])
+        expected = (torch.from_numpy(run.indices)[:, None] * 6 / 255 - 0.5) / 0.5
+        assert torch.allclose(features.plain(run.indices)[0], expected)
+        assert torch.equal(features.plain(run.held_out)[1], data.labels[run.held_out])
+        if views:  # images of one color: every crop is the same
+            torch.testing.assert_close(features.views(run.indices), expected.expand(2, -1, 1), rtol=0, atol=1e-5)
 
 
-def test_mean_and_standard_deviation_are_those_of_the_seeds(tmp_path):
-    runs = plan_runs(settings(tmp_path, train_percent=[10], seeds=3), Blocks(), None, "freeze")
+def test_frozen_features_extracts_only_held_out_samples_if_nothing_else_is_needed(tmp_path):
+    data, backbone = Blocks(), Mean()
+    runs = plan_runs(data, [100], [5], 2, tmp_path / "freeze")
+    spec, device = InputSpec(4, data.mean, data.std), torch.device("cpu")
+    FrozenFeatures(backbone, data, data, spec, device, runs, 0, seed=0, plain=False)
+    assert backbone.count == 40 + 4
+
+
+def test_summarize_gives_mean_and_standard_deviation_over_seeds(tmp_path):
+    runs = plan_runs(Blocks(), [10], [5, 6, 7], 1, tmp_path / "freeze")
     results = [{"top1": top1, "top5": 1.0, "best_top1": top1, "train_samples": 4} for top1 in (0.2, 0.4, 0.9)]
     (tmp_path / "freeze_10").mkdir()
     (row,) = summarize(runs, results, tmp_path, "freeze")
@@ -103,39 +107,3 @@ def test_mean_and_standard_deviation_are_those_of_the_seeds(tmp_path):
     assert row["top1_seeds"] == [0.2, 0.4, 0.9] and row["top5_std"] == 0
     assert json.loads((tmp_path / "freeze_10" / "result.json").read_text())["top1_std"] == row["top1_std"]
     assert json.loads((tmp_path / "label_efficiency_freeze.json").read_text()) == [row]
-
-
-def test_a_repeated_evaluation_gives_what_single_ones_give(sn7_prepared, tmp_path):
-    from vicreg.data.sn7 import SN7Patches
-
-    train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
-    words = "--pretrained random --arch test_resnet --image-size 16 --batch-size 16 --epochs 2 --views 1 --device cpu"
-    words += " --workers 0 --knn 3"
-
-    def evaluate(folder, *more):
-        words_of_run = [*words.split(), "--exp-dir", str(tmp_path / folder), *map(str, more)]
-        return linear_probe.probe(linear_probe.get_parser("toy").parse_args(words_of_run), train, val)
-
-    rows = evaluate("all", "--train-percent", 10, 100, "--seeds", 2)
-    singles = [evaluate(f"single{n}", "--train-percent", n, "--seed", 0) for n in (10, 100)]
-    for row, single in zip(rows, singles, strict=True):
-        assert row["top1_seeds"][0] == single["top1"] and row["knn3_top1_seeds"][0] == single["knn3_top1"]
-        assert row["train_samples"] == single["train_samples"]
-
-
-def test_finetuning_begins_each_seed_with_the_same_backbone(sn7_prepared, tmp_path):
-    from vicreg.data.sn7 import SN7Patches
-
-    train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
-    words = "--pretrained random --arch test_resnet --image-size 16 --batch-size 8 --epochs 1 --device cpu --workers 0"
-    words += " --weights finetune --lr-backbone 0.1 --train-percent 100 --exp-dir"
-
-    def losses(folder, *more):
-        words_of_run = [*words.split(), str(tmp_path / folder), *more]
-        linear_probe.probe(linear_probe.get_parser("toy").parse_args(words_of_run), train, val)
-        found = sorted((tmp_path / folder).rglob("stats.txt"))
-        return [json.loads(path.read_text().splitlines()[0])["loss"] for path in found]
-
-    first, second = losses("both", "--seeds", "2")
-    assert first != second
-    assert losses("alone", "--seed", "0") == [first]

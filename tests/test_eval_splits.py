@@ -38,7 +38,7 @@ def test_every_aoi_is_a_class_and_parted(sn7_prepared, split, shared):
     assert sorted([*protocol.train.indices, *protocol.test.indices]) == list(range(len(table)))
     for part in (protocol.train, protocol.test):
         assert [protocol.classes[label] for label in part.labels] == table.aoi.iloc[part.indices].tolist()
-    assert f"{shared}% of the unseen" in protocol.line
+    assert f"{shared}% of the unseen" in protocol.description
     again, other = aoi_retrieval_split(sn7_prepared, split), aoi_retrieval_split(sn7_prepared, split, seed=1)
     assert np.array_equal(again.train.indices, protocol.train.indices)
     assert not np.array_equal(other.train.indices, protocol.train.indices)
@@ -50,7 +50,9 @@ def test_lists_of_the_first_version_and_of_today_go_together(sn7_prepared, tmp_p
     protocol = seen_unseen_split(seen, unseen, sn7_prepared.parent / "train")
     assert protocol.classes == [AOI, OTHER]
     assert protocol.train.labels.tolist() == [1, 0, 0] and protocol.test.labels.tolist() == [0, 1]
-    assert protocol.test.location_ids[0] == protocol.train.location_ids[2] and "50% of the unseen" in protocol.line
+    assert (
+        protocol.test.location_ids[0] == protocol.train.location_ids[2] and "50% of the unseen" in protocol.description
+    )
     assert protocol.test.dataset.images([0]).shape == (1, 3, 8, 8)
     mixed = seen_unseen_split(sn7_prepared / "train.csv", unseen, sn7_prepared.parent / "train")
     assert len(mixed.classes) == 4 and mixed.test.labels.tolist() == [0, 1]

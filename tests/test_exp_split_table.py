@@ -1,4 +1,4 @@
-"""The table that shows what a split is worth."""
+"""The table of backbones under several splits."""
 
 import json
 
@@ -14,7 +14,7 @@ def write(folder, split, **top1):
     (where / "table.json").write_text(json.dumps(rows))
 
 
-def test_splits_of_one_backbone_stand_one_above_the_other(tmp_path, run_script):
+def test_splits_of_one_backbone_are_in_consecutive_rows(tmp_path, run_script):
     write(tmp_path, "block", random=0.25, ours=0.5)
     write(tmp_path, "image", random=0.5, ours=0.875)
     ran = run_script("exp/split_table.py", tmp_path)
@@ -25,7 +25,15 @@ def test_splits_of_one_backbone_stand_one_above_the_other(tmp_path, run_script):
         "| ours, image | 0.875 [0.78 0.97] |",
         "| ours, block | 0.500 [0.40 0.60] |",
     ]
-    assert list(split_table.read(tmp_path)) == ["random, image", "random, block", "ours, image", "ours, block"]
+    assert list(split_table.read_results(tmp_path)) == ["random, image", "random, block", "ours, image", "ours, block"]
+
+
+def test_a_damaged_table_is_listed_and_left_out(tmp_path, capsys):
+    write(tmp_path, "block", random=0.25)
+    write(tmp_path, "image", random=0.5)
+    (tmp_path / "image" / "embeddings" / "table.json").write_text("[{")
+    assert list(split_table.read_results(tmp_path)) == ["random, block"]
+    assert f"unreadable: {tmp_path / 'image' / 'embeddings' / 'table.json'}: " in capsys.readouterr().err
 
 
 def test_a_folder_without_results_is_refused(tmp_path, run_script):

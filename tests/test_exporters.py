@@ -169,6 +169,18 @@ def test_arch_normalization_and_source_travel_with_every_format(trained, tmp_pat
     assert all(isinstance(value, np.ndarray) for value in payload["model"].values())
 
 
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_load_backbone_reads_an_exported_file_with_its_architecture_and_normalization(name, trained, tmp_path):
+    pytest.importorskip("safetensors")
+    out = tmp_path / name
+    to = "timm" if name == "a.pth" else "safetensors"
+    run("--pretrained", trained("test_resnet"), "--to", to, "--out", out)
+    backbone, info = load_backbone(out)
+    assert (info["arch"], info["mean"], info["std"], info["source"]) == ("test_resnet", MEAN, STD, "a test")
+    expected = load_backbone(trained("test_resnet"))[0].state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in backbone.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("arch", "image_size", "shapes"),
     [
@@ -229,7 +241,7 @@ def test_a_file_that_gives_other_features_is_removed_and_the_old_one_stays(to, t
         monkeypatch.setattr(detectron2_exporter, "convert", lambda _, info: real(changed, info))
     else:
         monkeypatch.setattr(formats, "_state", lambda *_: changed.state_dict())
-    with pytest.raises(ValueError, match=r"finds other features.*largest difference .*0\.0001 allowed"):
+    with pytest.raises(ValueError, match=r"computes other features.*largest difference .*0\.0001 allowed"):
         formats.export(to, out, backbone, info)
     assert out.read_bytes() == b"old" and list(tmp_path.iterdir()) == [out]
 
@@ -289,7 +301,7 @@ def test_mean_and_std_can_be_said_where_the_file_does_not(trained, tmp_path, cap
     run(*base, "--mean", 0.2, 0.4, 0.6, "--std", 1, 1, 0.5)
     printed = capsys.readouterr().out
     assert "PIXEL_MEAN: [51.0, 102.0, 153.0]" in printed and "PIXEL_STD: [255.0, 255.0, 127.5]" in printed
-    assert "less the mean 0.2 0.4 0.6, over the deviation 1 1 0.5" in printed
+    assert "normalized with mean 0.2 0.4 0.6, std 1 1 0.5 (given by --mean and --std)" in printed
     assert pickle.loads((tmp_path / "a.pkl").read_bytes())["metadata"]["mean"] == [0.2, 0.4, 0.6]
 
 
@@ -310,14 +322,19 @@ REFUSALS = {  # architecture, channels; other arguments (OUT: the folder of the 
     "a folder": ("resnet18", 3, "--to timm --out OUT", "is a folder; name a file in it"),
     "size": ("resnet18", 3, "--to timm --out OUT/a.pth --image-size 64", "--image-size is for --to onnx"),
     "size 0": ("resnet18", 3, "--to onnx --out OUT/a.onnx --image-size 0", "must be positive"),
-    "said twice": ("resnet18", 3, "--to timm --out OUT/a.pth --mean 0 0 0 --std 1 1 1", "says its mean and std; leave"),
+    "said twice": (
+        "resnet18",
+        3,
+        "--to timm --out OUT/a.pth --mean 0 0 0 --std 1 1 1",
+        "records its mean and std; leave",
+    ),
     "other arch": (
         "resnet18",
         3,
         "--to timm --out OUT/a.pth --arch resnet50",
         "a resnet18, --arch says resnet50",
     ),
-    "onto itself": ("resnet18", 3, "--to timm --out PRETRAINED", "is the file that is to be exported"),
+    "onto itself": ("resnet18", 3, "--to timm --out PRETRAINED", "is the file to export"),
 }
 
 
@@ -366,7 +383,7 @@ def test_the_script_exports_a_file_and_says_how_to_load_it(run_script, trained, 
     ran = run_script("vicreg/export.py", *arguments, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "new.pth (" in ran.stdout and ": verified with timm" in ran.stdout
-    assert 'checkpoint_path="new.pth"' in ran.stdout and "less the mean 0.1 0.2 0.3" in ran.stdout
+    assert 'checkpoint_path="new.pth"' in ran.stdout and "normalized with mean 0.1 0.2 0.3" in ran.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.pth", "new.pth.json"]
 
 

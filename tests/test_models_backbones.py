@@ -84,7 +84,8 @@ def test_names_and_shapes_are_torchvisions(arch):
 def test_trained_model_comes_back_bit_for_bit_with_what_it_says(ours, trained):
     backbone, info = load_backbone(trained)
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in backbone.state_dict().items())
-    assert info == SAYS | {"report": f"resnet18 from {trained}: 120 tensors matched, 0 missing, 0 unused"}
+    report = f"resnet18 from {trained}: 120 tensors matched, 0 missing, 0 unused"
+    assert info == SAYS | {"report": report, "normalization": "stored in trained_model.pth"}
 
 
 @pytest.mark.parametrize("counters", [True, False], ids=["with counters", "older, without counters"])
@@ -136,13 +137,78 @@ def test_a_file_that_does_not_fit_is_refused_with_its_path_and_the_reason(theirs
     assert str(path) in str(error.value) and words in str(error.value)
 
 
-@pytest.mark.parametrize(("asked", "meant"), [("resnet81", "resnet18"), ("resnet5O", "resnet50"), ("???", "resnet18")])
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("resnet81", "resnet18"),
+        ("resnet5O", "resnet50"),
+        ("???", "resnet18"),
+        ("vit_small", "vit_small_patch16_224"),
+        ("", "resnet18"),
+    ],
+)
 def test_an_unknown_architecture_is_refused_with_the_nearest_names(asked, meant):
     with pytest.raises(ValueError, match="no backbone named") as error:
         create_backbone(asked)
     named = str(error.value).partition("nearest: ")[2].split(", ")
     assert repr(asked) in str(error.value) and meant in named
     assert all(timm.is_model(name) for name in named)
+
+
+@pytest.mark.parametrize(("deep", "arch"), [("resnet34", "resnet18"), ("resnet101", "resnet50")])
+def test_load_backbone_refuses_weights_of_a_deeper_network(tmp_path, deep, arch):
+    checkpoint_io.save(create_backbone(deep).state_dict(), tmp_path / "deep.pth")
+    with pytest.raises(ValueError, match=rf"deep.pth does not fit {arch}: \d+ tensors belong to a network of another"):
+        load_backbone(tmp_path / "deep.pth", arch)
+    with pytest.raises(ValueError, match="another depth"):
+        init_backbone(create_backbone(arch), tmp_path / "deep.pth", arch, 3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_load_backbone_refuses_weights_that_are_not_finite(tmp_path, value):
+    state = create_backbone("test_resnet").state_dict()
+    key = next(iter(state))
+    state[key][0] = value
+    checkpoint_io.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=re.escape(f"weights.pth: 1 tensors are NaN or infinite ({key})")):
+        load_backbone(tmp_path / "weights.pth", "test_resnet")
+
+
+@pytest.mark.parametrize("outer", ["state_dict", None])
+def test_load_backbone_removes_the_prefix_of_another_library(tmp_path, outer):
+    backbone = create_backbone("test_resnet").eval()
+    state = {f"module.encoder.{key}": value for key, value in backbone.state_dict().items()}
+    state |= {"module.projector.weight": torch.zeros(2, 2)}
+    checkpoint_io.save({outer: state, "epoch": 3} if outer else state, tmp_path / "theirs.pth")
+    loaded, info = load_backbone(tmp_path / "theirs.pth", "test_resnet")
+    assert torch.equal(features(loaded), features(backbone))
+    assert info["report"].endswith("0 missing, 1 unused (module.projector.weight)")
+    state |= {key.replace("encoder", "momentum"): value for key, value in state.items()}
+    checkpoint_io.save(state, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match=r"two.pth holds 2 backbones \(module.encoder., module.momentum.\)"):
+        load_backbone(tmp_path / "two.pth", "test_resnet")
+
+
+def test_normalization_is_stored_assumed_or_given_but_never_overridden(theirs, trained, tmp_path):
+    torch.save(theirs.state_dict(), tmp_path / "torchvision.pth")
+    torch.save(without_classifier(theirs).state_dict(), tmp_path / "plain.pth")
+    given = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.5]}
+    expected = {
+        "trained_model.pth": (SAYS["mean"], SAYS["std"], "stored in trained_model.pth"),
+        "torchvision.pth": (IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, assumed for a torchvision classifier"),
+        "plain.pth": (None, None, None),
+    }
+    for name, values in expected.items():
+        info = load_backbone(tmp_path / name, "resnet18")[1]
+        assert (info["mean"], info["std"], info["normalization"]) == values
+    for name in ("torchvision.pth", "plain.pth"):
+        info = load_backbone(tmp_path / name, "resnet18", **given)[1]
+        assert info["mean"] == given["mean"] and info["normalization"] == "given by --mean and --std"
+    with pytest.raises(ValueError, match="records its mean and std"):
+        load_backbone(trained, **given)
+    for wrong in ({"mean": [0.5] * 3}, {"mean": [0.5] * 2, "std": [0.5] * 2}, given | {"std": [0.0, 1, 1]}):
+        with pytest.raises(ValueError, match="--std"):
+            load_backbone(tmp_path / "plain.pth", "resnet18", **wrong)
 
 
 @pytest.mark.parametrize("read", [checkpoint_io.load, load_backbone], ids=["load", "load_backbone"])
@@ -180,7 +246,7 @@ class Bomb:
 def test_a_pickled_object_is_refused_and_does_not_run(tmp_path, write):
     path, mark = tmp_path / "model.pth", tmp_path / "mark"
     write({"arch": "resnet18", "state_dict": Bomb(mark)}, path)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: holds more than tensors and plain values"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: contains more than tensors and plain values"):
         load_backbone(path)
     assert not mark.exists()
     if write is torch.save:

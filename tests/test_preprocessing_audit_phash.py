@@ -14,10 +14,10 @@ from preprocessing.audit.phash import (
     all_hashes,
     contrast,
     hash_bits,
-    hash_words,
     nearest,
-    ones,
     orientations,
+    pack_hashes,
+    popcount,
     spectra,
     thumbnail,
 )
@@ -46,8 +46,8 @@ def test_the_hash_is_imagehashs_phash_of_the_window():
 def test_the_distance_of_packed_words_is_imagehashs():
     found = spectra(thumbnails(textures(2)))[:, 0]
     first, second = (imagehash.ImageHash(bits) for bits in hash_bits(found))
-    words = hash_words(found)
-    assert words.shape == (2, 3) and ones(words[0] ^ words[1]).sum() == first - second > 20
+    words = pack_hashes(found)
+    assert words.shape == (2, 3) and popcount(words[0] ^ words[1]).sum() == first - second > 20
 
 
 def test_the_eight_orientations_are_those_of_the_image_itself():
@@ -63,17 +63,17 @@ def test_the_eight_orientations_are_those_of_the_image_itself():
 def test_a_shift_of_the_image_leaves_one_of_its_hashes_as_it_was(shift):
     big = thumbnails(textures(1, seed=3))[0]
     moved = np.roll(big, [step * phash.STEP for step in shift], (0, 1))  # what comes in is outside the window
-    own = hash_words(spectra(big[None])[0, 0])
-    distances = ones(all_hashes(moved[None], SHIFTS, turned=False)[0] ^ own).sum(1)
+    expected = pack_hashes(spectra(big[None])[0, 0])
+    distances = popcount(all_hashes(moved[None], SHIFTS, dihedral=False)[0] ^ expected).sum(1)
     assert distances.min() == 0 and distances[len(distances) // 2] > 0  # not without shifts
 
 
 def test_bits_are_counted_alike_with_and_without_numpy_2(monkeypatch):
     words = np.random.default_rng(0).integers(0, 2**64, 1000, dtype=np.uint64)
     expected = [int(word).bit_count() for word in words]
-    assert ones(words).tolist() == expected
+    assert popcount(words).tolist() == expected
     monkeypatch.delattr(np, "bitwise_count", raising=False)
-    assert ones(words).tolist() == expected
+    assert popcount(words).tolist() == expected
 
 
 def test_the_search_finds_what_a_comparison_of_all_pairs_finds():
@@ -87,7 +87,7 @@ def test_the_search_finds_what_a_comparison_of_all_pairs_finds():
             words[bit // 64] ^= np.uint64(1) << np.uint64(bit % 64)
         queries[query, query % 5] = words
     index, bits = nearest(queries, stored, 24, workers=2)
-    apart = ones(queries[:, :, None] ^ stored)
+    apart = popcount(queries[:, :, None] ^ stored)
     total = np.where(apart[..., 0] <= 12, apart.sum(-1, dtype=int), 999).min(1)  # (queries, stored)
     assert (bits == np.minimum(total.min(1), 25)).all()
     assert (index == np.where(total.min(1) <= 24, total.argmin(1), -1)).all() and (index >= 0).sum() > 20

@@ -73,8 +73,8 @@ def test_planted_copies_are_found_in_folders_of_images_and_nothing_else_is(run_s
     assert (found["train"]["samples"], found["val"]["samples"]) == (12, 8)
     assert names(found["exact"]["pairs"]) == {("equal.bmp", "0.png")}
     assert names(found["near"]["pairs"]) == {("encoded.jpg", "1.png"), ("turned.png", "2.png"), ("moved.png", "3.png")}
-    assert (found["near"]["left_out_train"], found["near"]["left_out_val"]) == (2, 1)
-    assert found["overlap"] == {"samples": 4, "share": 0.5} and "places" not in found
+    assert (found["near"]["excluded_train"], found["near"]["excluded_val"]) == (2, 1)
+    assert found["overlap"] == {"samples": 4, "fraction": 0.5} and "location" not in found
 
 
 def test_classes_are_counted_in_both_parts(run_script, folders):
@@ -96,7 +96,7 @@ def test_the_text_the_picture_and_the_files_say_the_same(run_script, folders, tm
     ran = run_script(SCRIPT, folders / "train", folders / "val", "--json", tmp_path / "found.json",
                      "--picture", tmp_path / "pairs.png", "--examples", "2")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert "same pixels: 1 validation samples (12.50%)" in ran.stdout
+    assert "equal pixels: 1 validation samples (12.50%)" in ran.stdout
     assert "near duplicates: 3 validation samples (37.50%)" in ran.stdout
     assert "1 validation and 2 training images" in ran.stdout
     assert f"{folders / 'val' / 'c0' / 'equal.bmp'}  =  {folders / 'train' / 'c0' / '0.png'}" in ran.stdout
@@ -121,7 +121,7 @@ def test_an_unreadable_image_is_counted_named_and_left_out(run_script, folders, 
     (tmp_path / "val" / "c0" / "turned.png").write_bytes(whole[: len(whole) // 2])
     found = audit(run_script, folders / "train", tmp_path / "val")
     assert found["val"]["unreadable"] == 2 and found["near"]["samples"] == 1
-    assert all(name in str(found["val"]["problems"]) for name in ("encoded.jpg", "turned.png"))
+    assert all(name in str(found["val"]["errors"]) for name in ("encoded.jpg", "turned.png"))
 
 
 def coco(folder, files, boxes):
@@ -136,10 +136,10 @@ def coco(folder, files, boxes):
 def test_coco_files_are_audited_and_their_annotations_counted(run_script, tmp_path):
     save(tmp_path / "a" / "images" / "0.png", texture(0))
     save(tmp_path / "a" / "images" / "unlisted.png", texture(5))
-    save(tmp_path / "b" / "elsewhere" / "0.png", texture(5))
-    save(tmp_path / "b" / "elsewhere" / "1.png", np.flipud(texture(0)))
+    save(tmp_path / "b" / "same_name_elsewhere" / "0.png", texture(5))
+    save(tmp_path / "b" / "same_name_elsewhere" / "1.png", np.flipud(texture(0)))
     train, val = coco(tmp_path / "a", ["0.png"], [100, 100]), coco(tmp_path / "b", ["0.png", "1.png"], [100, 7, 9])
-    images = ["--coco-images", tmp_path / "a" / "images", tmp_path / "b" / "elsewhere"]
+    images = ["--coco-images", tmp_path / "a" / "images", tmp_path / "b" / "same_name_elsewhere"]
     found = audit(run_script, "--coco", train, val, *images)
     assert found["overlap"]["samples"] == 1 and names(found["near"]["pairs"]) == {("1.png", "0.png")}
     assert found["classes"]["counts"] == {"building": [2, 1], "category 9": [0, 1], "road": [0, 1]}
@@ -149,36 +149,37 @@ def test_coco_files_are_audited_and_their_annotations_counted(run_script, tmp_pa
 
 def test_patch_lists_share_no_place_by_block_and_every_place_by_image(run_script, sn7_prepared, sn7_tree, tmp_path):
     found = audit(run_script, sn7_prepared)
-    assert found["places"]["samples"] == found["places"]["location_overlap"] == 0 and found["places"]["places"] == 16
+    assert found["location"]["samples"] == found["location"]["locations_shared"] == 0
+    assert found["location"]["locations"] == 16
     assert run_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "image").returncode == 0
     found = audit(run_script, tmp_path, "--no-pixels")
-    assert found["places"]["share"] == found["overlap"]["share"] == 1 and "near" not in found
-    assert found["places"]["pairs"][0]["val"].startswith("global_monthly_2018_")
+    assert found["location"]["fraction"] == found["overlap"]["fraction"] == 1 and "near" not in found
+    assert found["location"]["pairs"][0]["val"].startswith("global_monthly_2018_")
 
 
 def test_patches_come_from_the_tree_where_there_is_no_pack(run_script, sn7_tree, tmp_path):
     assert run_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "published").returncode == 0
     packed = samples.from_list(tmp_path / "test.csv")
-    expected = [packed.pixels(index).copy() for index in range(64)]
+    expected = [packed.read(index).copy() for index in range(64)]
     (tmp_path / "patches.npy").unlink()
     unpacked = samples.from_list(tmp_path / "test.csv")
-    assert all((unpacked.pixels(index) == pixels).all() for index, pixels in enumerate(expected))
+    assert all((unpacked.read(index) == pixels).all() for index, pixels in enumerate(expected))
     found = audit(run_script, tmp_path, "--parts", "train", "test")
     assert found["val"]["samples"] == 64 and found["classes"]["only_val"] == ["United Kingdom"]
 
 
 def test_lists_with_locations_are_audited_by_them(run_script, tmp_path):
     columns = {"k": 0, "year": 2016, "month": 1, "label": 0}
-    for part, places in (("train", [0, 1]), ("val", [1, 1, 2])):
-        files = [f"{part}/{n}.png" for n in range(len(places))]
+    for part, locations in (("train", [0, 1]), ("val", [1, 1, 2])):
+        files = [f"{part}/{n}.png" for n in range(len(locations))]
         for n, file in enumerate(files):
             save(tmp_path / "images" / file, texture(10 * n + (part == "val")))
-        table = pd.DataFrame({"path": files, "class": "port", "location": places, "split": part, **columns})
+        table = pd.DataFrame({"path": files, "class": "port", "location": locations, "split": part, **columns})
         table.to_csv(tmp_path / f"{part}.csv", index=False)
     (tmp_path / "meta.json").write_text(json.dumps({"source": str(tmp_path / "images")}))
     found = audit(run_script, tmp_path)
-    assert found["places"]["kind"] == "location" and found["places"]["samples"] == 2
-    assert (found["places"]["elsewhere"], found["places"]["unknown"]) == (0, 1)
+    assert found["location"]["kind"] == "location" and found["location"]["samples"] == 2
+    assert (found["location"]["same_name_elsewhere"], found["location"]["position_unknown"]) == (0, 1)
     assert (found["exact"]["samples"], found["near"]["samples"]) == (0, 0)
     assert found["classes"]["counts"] == {"port": [2, 3]}
 
@@ -193,20 +194,20 @@ def test_locations_of_one_name_are_one_place_only_where_they_lie_together(run_sc
     made = run_script("preprocessing/make_fmow_csv.py", "--data-dir", tmp_path, "--out-dir", tmp_path / "csv")
     assert made.returncode == 0, made.stderr
     found = audit(run_script, tmp_path / "csv")
-    assert found["overlap"]["samples"] == found["places"]["samples"] == found["places"]["location_overlap"] == same
-    assert (found["places"]["elsewhere"], found["places"]["unknown"]) == (not same, 0)
+    assert found["overlap"]["samples"] == found["location"]["samples"] == found["location"]["locations_shared"] == same
+    assert (found["location"]["same_name_elsewhere"], found["location"]["position_unknown"]) == (not same, 0)
 
 
 BAD = {
     "nothing named": ([], "name a folder of lists"),
     "too many": (["a", "b", "c"], "name a folder of lists"),
     "both forms": (["a", "--coco", "b", "c"], "name a folder of lists"),
-    "images without coco": (["a", "--coco-images", "b", "c"], "--coco-images goes with --coco"),
+    "images without coco": (["a", "--coco-images", "b", "c"], "--coco-images requires --coco"),
     "a share above all": (["a", "--max-overlap", "101"], "percentage"),
-    "a picture of nothing": (["a", "--no-pixels", "--picture", "x.png"], "--picture needs"),
+    "a picture of nothing": (["a", "--no-pixels", "--picture", "x.png"], "--picture cannot be combined"),
     "no list": (["{tmp}"], "make_sn7_csv.py"),
     "no folder": (["{tmp}/a", "{tmp}/b"], "no folder"),
-    "no images": (["{tmp}", "{tmp}"], "audited alone"),
+    "no images": (["{tmp}", "{tmp}"], "audit_split.py FOLDER"),
     "no coco file": (["--coco", "{tmp}/a.json", "{tmp}/b.json"], "no COCO file"),
     "not coco": (["--coco", "{tmp}/x.json", "{tmp}/x.json"], "not a COCO file"),
 }
@@ -215,9 +216,9 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_audited_ends_with_exit_code_2_and_a_clear_message(run_script, tmp_path, case):
     (tmp_path / "x.json").write_text("[1]")
-    arguments, words = BAD[case]
+    arguments, message = BAD[case]
     ran = run_script(SCRIPT, *(argument.format(tmp=tmp_path) for argument in arguments))
-    assert ran.returncode == 2 and words in ran.stderr and "Traceback" not in ran.stderr
+    assert ran.returncode == 2 and message in ran.stderr and "Traceback" not in ran.stderr
 
 
 # The README's column "at least"; benchmarks/bench_audit.py measures the rates on thousands of images.
@@ -236,7 +237,7 @@ def real_images(real_data, kind):
         files = [path for folder in sorted((real_data / "EuroSAT" / "2750").glob("*")) for path in
                  sorted(folder.glob("*.jpg"))[:40]]  # fmt: skip
         return [samples.open_image(path) for path in files]
-    from vicreg.data.sn7 import cut_patches, read_mosaic
+    from vicreg.data.sn7_format import cut_patches, read_mosaic
 
     firsts = [min(folder.glob("images/*.tif")) for folder in sorted((real_data / "sn7_128" / "train").glob("L15*"))]
     patches = [patch for path in firsts[:25] for patch in cut_patches(read_mosaic(path))]
@@ -249,17 +250,17 @@ def test_planted_copies_of_real_images_are_found_at_the_rates_the_readme_states(
     images = real_images(real_data, kind)
     if not images:
         pytest.skip(f"no {kind} images at {real_data}")
-    train = samples.Part("train", ["t"] * len(images), images.__getitem__, None, None)
+    train = samples.Subset("train", ["t"] * len(images), images.__getitem__, None, None)
     kept = compare.fingerprint(train, (0,), False, 1, lambda iterator, _: iterator).contrast >= 2
     for name, (change, rate) in PLANTS.items():
         copies = [np.ascontiguousarray(change(image)) for image in images]
-        val = samples.Part("val", ["v"] * len(images), copies.__getitem__, None, None)
+        val = samples.Subset("val", ["v"] * len(images), copies.__getitem__, None, None)
         found = compare.compare(train._replace(classes={}), val._replace(classes={}))
         right = [v == t for v, t, _ in found["near"]["pairs"] + found["exact"]["pairs"] if kept[v]]
         assert sum(right) >= rate * kept.sum(), name
-    new = samples.Part("val", ["v"] * 200, images[::2].__getitem__, {}, None)
-    others = samples.Part("train", ["t"] * 200, images[1::2].__getitem__, {}, None)
-    assert compare.compare(others, new)["near"]["share"] <= 0.01
+    new = samples.Subset("val", ["v"] * 200, images[::2].__getitem__, {}, None)
+    others = samples.Subset("train", ["t"] * 200, images[1::2].__getitem__, {}, None)
+    assert compare.compare(others, new)["near"]["fraction"] <= 0.01
 
 
 @pytest.mark.real_data
@@ -274,6 +275,6 @@ def test_by_image_every_validation_place_of_spacenet_7_is_in_training_and_by_blo
     for rule in ("image", "block"):
         run_script(MAKE, "--data-dir", tree, "--out-dir", tmp_path / rule, "--split", rule)
         shares[rule] = audit(run_script, tmp_path / rule, *(["--no-pixels"] if rule == "image" else []))
-    assert shares["image"]["places"]["share"] == 1 and shares["image"]["places"]["location_overlap"] == 960
-    assert shares["block"]["places"]["share"] == 0
+    assert shares["image"]["location"]["fraction"] == 1 and shares["image"]["location"]["locations_shared"] == 960
+    assert shares["block"]["location"]["fraction"] == 0
     assert shares["block"]["exact"]["samples"] == shares["block"]["near"]["samples"] == 0

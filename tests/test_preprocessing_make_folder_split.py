@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 from PIL import Image
 
-from preprocessing import make_folder_split
+from preprocessing import folder_split, make_folder_split
 from tests.conftest import write_tif
 
 
@@ -60,6 +61,25 @@ def test_the_east_is_held_out(tmp_path):
     assert sorted(val.path) == ["a/4.tif", "b/4.tif"] and len(train) == 8
 
 
+def test_a_region_across_180_degrees_is_divided_inside_and_not_at_the_date_line():
+    longitudes = np.array([178.0, 179, 179.5, -179.5, -179, -178])
+    assert folder_split.eastern_part(longitudes, 1 / 3).tolist() == [False] * 4 + [True] * 2
+    assert folder_split.eastern_part(np.array([-10.0, 20, 0, 10]), 0.25).tolist() == [False, True, False, False]
+    with pytest.raises(ValueError, match="same longitude"):
+        folder_split.eastern_part(np.full(4, 7.0), 0.5)
+
+
+def test_a_coordinate_system_that_cannot_be_transformed_is_named_with_its_file(tmp_path):
+    path = tmp_path / "scenes" / "a" / "x.tif"
+    path.parent.mkdir(parents=True)
+    profile = {"driver": "GTiff", "count": 3, "height": 4, "width": 4, "dtype": "uint8"}
+    profile |= {"crs": 'LOCAL_CS["site grid",UNIT["metre",1]]', "transform": rasterio.Affine(1, 0, 5, 0, -1, 5)}
+    with rasterio.open(path, "w", **profile) as raster:
+        raster.write(np.ones((3, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="x.tif: its coordinate reference system cannot be transformed"):
+        split(tmp_path / "scenes", tmp_path / "out", "--split", "block")
+
+
 def test_the_audit_reads_the_lists(tmp_path, run_script):
     scenes = write_scenes(tmp_path / "scenes")
     split(scenes, tmp_path / "out", "--split", "location", "--location-pattern", r"(\w+)_(\d+)_\d+\.")
@@ -72,8 +92,9 @@ def test_the_audit_reads_the_lists(tmp_path, run_script):
     ("more", "message"),
     [
         (["--split", "location"], "needs --location-pattern"),
-        (["--split", "location", "--location-pattern", "("], "no regular expression"),
-        (["--split", "location", "--location-pattern", "River"], "fits 10 of 20 paths"),
+        (["--split", "location", "--location-pattern", "("], "not a regular expression"),
+        (["--split", "location", "--location-pattern", "River"], "matches 10 of 20 paths"),
+        (["--split", "location", "--location-pattern", r"_(\d+)_(1)?"], "an optional group matches nothing in 10 of"),
         (["--split", "block"], "no georeference"),
         (["--val-fraction", "1"], "--val-fraction is 1"),
         (["--data-dir", "nowhere"], "no folder nowhere"),

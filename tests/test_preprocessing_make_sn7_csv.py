@@ -12,7 +12,9 @@ import rasterio
 from preprocessing import make_sn7_csv
 from preprocessing import problems as problem_report
 from preprocessing.sn7 import pack
-from vicreg.data.sn7 import COLUMNS, SN7Patches, cut_patches, read_mosaic
+from tests.conftest import write_geojson, write_tif
+from vicreg.data.sn7 import SN7Patches
+from vicreg.data.sn7_format import COLUMNS, cut_patches, read_mosaic
 from vicreg.inference import rasters
 
 SCRIPT = "preprocessing/make_sn7_csv.py"
@@ -203,6 +205,44 @@ def unreadable_folder_name(tree):
     return (tree / US).rename(tree / "California")
 
 
+def footprints_in_latitude_longitude_order(tree):
+    path = tree / US / "labels" / f"global_monthly_2018_04_mosaic_{US}_Buildings.geojson"
+    write_geojson(path, [(37.98, -121.66 + 90), (37.97, -121.65 + 90)])
+    return path
+
+
+def footprints_of_another_aoi(tree):
+    path = tree / US / "labels" / f"global_monthly_2018_03_mosaic_{DARTFORD}_Buildings.geojson"
+    write_geojson(path, [(0.28, 51.43)])
+    return path
+
+
+def degrees_tagged_as_meters(tree):
+    west, south, east, north = -121.69, 37.96, -121.64, 38.0
+    write_tif(mosaic(tree, US, 2), np.ones((3, 32, 32), np.uint8), (west, south, east, north))
+    return mosaic(tree, US, 2)
+
+
+def local_coordinates(tree):
+    path = mosaic(tree, US, 2)
+    profile = {"driver": "GTiff", "count": 3, "height": 32, "width": 32, "dtype": "uint8"}
+    profile |= {"crs": 'LOCAL_CS["site grid",UNIT["metre",1]]', "transform": rasterio.Affine(1, 0, 5, 0, -1, 5)}
+    with rasterio.open(path, "w", **profile) as raster:
+        raster.write(np.ones((3, 32, 32), np.uint8))
+    return path
+
+
+def a_vrt_by_another_name(tree):
+    source = mosaic(tree, US, 3)
+    mosaic(tree, US, 2).write_text(
+        '<VRTDataset rasterXSize="32" rasterYSize="32">'
+        + "".join(f'<VRTRasterBand dataType="Byte" band="{k}"><SimpleSource><SourceFilename>{source}</SourceFilename>'
+                  f"<SourceBand>{k}</SourceBand></SimpleSource></VRTRasterBand>" for k in (1, 2, 3))
+        + "</VRTDataset>"
+    )  # fmt: skip
+    return mosaic(tree, US, 2)
+
+
 def label_file(text, month=4):
     def spoil(tree):
         path = tree / US / "labels" / f"global_monthly_2018_{month:02d}_mosaic_{US}_Buildings.geojson"
@@ -225,6 +265,11 @@ BAD = {  # how to spoil the tree, kind in the report, mosaics left by --on-error
     "no images folder": (no_images_folder, "AOI without images", 15),
     "empty images folder": (empty_images_folder, "AOI without images", 15),
     "unreadable folder name": (unreadable_folder_name, "unreadable name", 11),
+    "degrees tagged as meters": (degrees_tagged_as_meters, "georeference", 14),
+    "local coordinates": (local_coordinates, "georeference", 14),
+    "a VRT": (a_vrt_by_another_name, "unreadable mosaic", 14),
+    "axis order": (footprints_in_latitude_longitude_order, "label file", 15),
+    "label file of another AOI": (footprints_of_another_aoi, "other AOI", 15),
     "label file of zero bytes": (label_file(""), "label file", 15),
     "label file cut off": (label_file('{"type": "FeatureCollection", "features": [{"ty'), "label file", 15),
     "label file without footprints": (label_file('{"type": "FeatureCollection", "features": []}'), "label file", 15),
@@ -278,7 +323,7 @@ def test_all_problems_of_a_tree_are_found_in_one_run_with_exit_code_1(sn7_tree, 
 
 def test_a_long_report_is_capped_with_a_count():
     problems = [problem_report.Problem("wrong size", f"path{k}", "what") for k in range(33)]
-    lines = problem_report.report(problems).splitlines()
+    lines = problem_report.format_problems(problems).splitlines()
     assert lines[0] == "33 problems: 33 x wrong size" and len(lines) == 22 and lines[-1].endswith("13 more")
 
 
@@ -287,7 +332,7 @@ def test_a_long_report_is_capped_with_a_count():
     [
         (["--val-fraction", "0"], "--val-fraction"),
         (["--val-fraction", "1"], "--val-fraction"),
-        (["--grid", "0"], "--grid is 0"),
+        (["--grid", "0"], "--grid 0: must be"),
         (["--grid", "1"], "--split location or image"),
         (["--grid", "32"], "--grid 32 is too fine"),
         (["--workers", "0"], "--workers"),
@@ -333,7 +378,7 @@ def test_the_script_runs_from_anywhere_and_says_what_to_run_next(sn7_tree, tmp_p
     assert done.returncode == 0, done.stderr
     assert "4 AOIs, 15 mosaics from 2018-01 to 2018-04, 240 patches of 8 x 8 pixels" in done.stdout
     assert "split block: 180 training and 60 validation patches" in done.stdout
-    assert "validation places also seen in training: 0.0%" in done.stdout
+    assert "validation locations also in training: 0.0%" in done.stdout
     assert "cd vicreg && python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_sn7.py" in done.stdout
     assert done.stderr == ""  # no progress bar where there is no terminal
 

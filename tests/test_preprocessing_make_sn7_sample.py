@@ -14,9 +14,10 @@ from rasterio.features import rasterize
 from rasterio.warp import transform_bounds, transform_geom
 
 from preprocessing import make_sn7_sample
-from preprocessing.make_sn7_sample import AOIS, aoi_name, get_parser, main, to_degrees, write_aoi
+from preprocessing.make_sn7_sample import get_parser, main
+from preprocessing.sn7.sample import AOIS, aoi_name, to_degrees, write_aoi
 from preprocessing.sn7.synthetic import COVERS, build_scene, draw_mosaic
-from vicreg.data.sn7 import cut_patches, parse_mosaic_name
+from vicreg.data.sn7_format import cut_patches, parse_mosaic_name
 
 ROOT = Path(__file__).resolve().parents[1]
 MONTHS, SIZE, COUNT = 3, 64, 3
@@ -251,16 +252,16 @@ def test_at_full_size_one_aoi_has_1023_rows(tmp_path, monkeypatch, size, rows):
     ],
 )
 def test_numbers_out_of_range_are_refused_with_the_range(tmp_path, options, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         write_sample(tmp_path / "sn7", **options)
     assert not (tmp_path / "sn7").exists()
 
 
 def test_an_output_folder_in_use_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(SystemExit, match="exists; delete it or choose another --out"):
+    with pytest.raises(ValueError, match="exists; delete it or choose another --out"):
         write_sample(tmp_path)
-    with pytest.raises(SystemExit, match="exists; delete it or choose another --out"):
+    with pytest.raises(ValueError, match="exists; delete it or choose another --out"):
         write_sample(tmp_path / "mine.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -295,3 +296,10 @@ def test_a_mistake_ends_the_script_with_a_message_and_no_traceback(tmp_path, opt
     done = run_script(ROOT, "--out", tmp_path / "sn7", *options)
     assert done.returncode != 0 and options[0] in done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
+
+
+def test_proj_data_of_another_installation_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROJ_DATA", str(tmp_path))
+    done = run_script(ROOT, "--out", tmp_path / "sn7", "--aois", 1, "--months", 1, "--size", 32)
+    assert done.returncode == 1 and f"unset PROJ_DATA={tmp_path}" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "sn7").exists()

@@ -5,6 +5,7 @@ import pytest
 import rasterio
 
 from preprocessing import make_sn7_csv, make_sn7_sample, reduce_sn7
+from vicreg.inference import rasters
 
 SCRIPT = "preprocessing/reduce_sn7.py"
 
@@ -51,13 +52,77 @@ def test_started_again_it_leaves_what_is_there(tree, tmp_path, capsys):
     paths[0].unlink()
     before = paths[1].stat().st_mtime_ns
     assert reduce(tree, tmp_path / "small") == paths and paths[1].stat().st_mtime_ns == before
-    assert "4 mosaics of 64 pixels reduced to 16" in (said := capsys.readouterr().out) and "(3 were there" in said
+    assert "4 mosaics of 64 pixels reduced to 16" in (said := capsys.readouterr().out) and "(3 existed" in said
+
+
+def write_mosaic(tree, pixels, overviews=False, **profile):
+    """Write one mosaic (C, H, W) and return the folder and the path of its reduced copy relative to it."""
+    aoi = "L15-1025E-1366N_4102_2726_13"
+    path = tree / aoi / "images" / f"global_monthly_2018_01_mosaic_{aoi}.tif"
+    path.parent.mkdir(parents=True)
+    profile |= {"driver": "GTiff", "count": len(pixels), "height": pixels.shape[1], "width": pixels.shape[2]}
+    with rasters.quiet_georeference(), rasterio.open(path, "w", dtype="uint8", **profile) as raster:
+        raster.write(pixels)
+        if overviews:
+            raster.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
+    return path.relative_to(tree)
+
+
+def read(path):
+    with rasters.quiet_georeference(), rasterio.open(path) as raster:
+        return raster.read()
+
+
+def test_nearest_neighbor_overviews_are_not_taken_for_averages(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    path = write_mosaic(tmp_path / "tree", pixels, overviews=True)
+    reduce(tmp_path / "tree", tmp_path / "small")
+    means = pixels.reshape(3, 16, 4, 16, 4).mean((2, 4))
+    assert np.abs(read(tmp_path / "small" / path) - means).max() <= 0.5
+
+
+def test_a_no_data_value_counts_for_pixels_and_not_for_single_bands(tmp_path):
+    pixels = np.full((3, 64, 64), 100, np.uint8)
+    pixels[1, ::2] = 0  # green is 0 in every other row, red and blue are not
+    pixels[:, :, 1::2] = 0  # no data in every other column
+    pixels[:, 60:] = 0  # blocks without any data
+    path = write_mosaic(tmp_path / "tree", pixels, nodata=0)
+    reduce(tmp_path / "tree", tmp_path / "small")
+    small = read(tmp_path / "small" / path)
+    assert (small[:, :15] == np.array([100, 50, 100])[:, None, None]).all() and (small[:, 15] == 0).all()
+
+
+def test_transparent_pixels_do_not_count(tmp_path):
+    pixels = np.full((4, 64, 64), 255, np.uint8)
+    pixels[:3, :, ::2], pixels[3, :, 1::2] = 40, 0  # white and transparent in every other column
+    path = write_mosaic(tmp_path / "tree", pixels, photometric="RGB", alpha="yes")
+    reduce(tmp_path / "tree", tmp_path / "small")
+    assert (read(tmp_path / "small" / path) == 40).all()
+
+
+def test_a_mosaic_one_row_short_is_averaged_by_area(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 63, 64), dtype=np.uint8)
+    path = write_mosaic(tmp_path / "tree", pixels)
+    reduce(tmp_path / "tree", tmp_path / "small")
+    repeated = pixels.repeat(16, 1)  # 63 * 16 rows: 63 for each of the 16 results
+    means = repeated.reshape(3, 16, 63, 16, 4).mean((2, 4))
+    assert np.abs(read(tmp_path / "small" / path) - means).max() <= 0.5 + 1e-9
+
+
+def test_a_reduced_tree_of_another_size_is_refused_and_a_broken_file_written_again(tree, tmp_path):
+    paths = reduce(tree, tmp_path / "small")
+    with pytest.raises(ValueError, match="has 16 x 16 pixels, not 8 x 8; choose another --out-dir"):
+        reduce(tree, tmp_path / "small", "--size", 8)
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(whole[: len(whole) // 2])
+    reduce(tree, tmp_path / "small")
+    assert paths[0].read_bytes() == whole
 
 
 def test_what_cannot_be_reduced_is_refused_in_one_line(tree, tmp_path, run_script):
     with pytest.raises(ValueError, match="--size 48 does not divide the 64 pixels"):
         reduce(tree, tmp_path / "small", "--size", 48)
-    with pytest.raises(ValueError, match="need a folder of their own"):
+    with pytest.raises(ValueError, match="to another folder"):
         reduce(tree, tree)
     ran = run_script(SCRIPT, "--data-dir", tmp_path / "none", "--out-dir", tmp_path / "small")
     assert ran.returncode == 1 and ran.stderr.startswith("reduce_sn7: no folder") and ran.stderr.count("\n") == 1

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from preprocessing.sn7 import geocode, index
-from preprocessing.sn7.geocode import Place, footprint_points, locate, read_places, tile_points, xyz_tile_bounds
+from preprocessing.sn7 import geocode, index, places
+from preprocessing.sn7.geocode import footprint_points, locate, tile_points, xyz_tile_bounds
+from preprocessing.sn7.places import Place, read_places
 
 DARTFORD = "L15-1025E-1366N_4102_2726_13"
 HENGQIN = "L15-1669E-1153N_6678_3579_13"
@@ -67,15 +68,51 @@ def test_classes_of_states_and_cities_are_qualified_and_an_empty_state_falls_bac
 
 def test_hengqin_is_in_china_though_the_nearest_place_is_in_macao():
     assert locate(tile_points(HENGQIN)).country == "Macao"
-    assert read_places(geocode.SHIPPED_PLACES)[HENGQIN] == Place("Zhuhai", "Guangdong", "China", "CN")
+    assert read_places(places.SHIPPED_PLACES)[HENGQIN] == Place("Zhuhai", "Guangdong", "China", "CN")
 
 
 def test_an_override_table_is_read_with_the_countrys_code(tmp_path):
     path = tmp_path / "places.csv"
-    path.write_text("aoi,city,state,country\nA,Cologne,North Rhine-Westphalia,Germany\nB,Nowhere,,Atlantis\n")
-    places = read_places(path, {"A", "B", "C"})
-    assert places["A"] == Place("Cologne", "North Rhine-Westphalia", "Germany", "DE")
-    assert places["B"] == Place("Nowhere", "", "Atlantis", "")
+    path.write_text("aoi,city,state,country\nA,Cologne,North Rhine-Westphalia,Germany\nB,Taipa,,Macao\n")
+    table = read_places(path, {"A", "B", "C"})
+    assert table["A"] == Place("Cologne", "North Rhine-Westphalia", "Germany", "DE")
+    assert table["B"] == Place("Taipa", "", "Macao", "MO")
+
+
+@pytest.mark.parametrize(
+    ("country", "name", "iso"),
+    [
+        ("USA", "United States", "US"), ("us", "United States", "US"),
+        ("United States of America", "United States", "US"),
+        ("UK", "United Kingdom", "GB"), ("Korea, Republic of", "South Korea", "KR"), ("Türkiye", "Turkey", "TR"),
+    ],
+)  # fmt: skip
+def test_every_form_of_a_country_gives_one_name_and_code(tmp_path, country, name, iso):
+    path = tmp_path / "places.csv"
+    path.write_text(f'aoi,city,state,country\nA,x,,"{country}"\n', encoding="utf-8")
+    assert read_places(path)["A"] == Place("x", "", name, iso)
+
+
+def test_an_unknown_country_is_refused_with_similar_names(tmp_path):
+    path = tmp_path / "places.csv"
+    path.write_text("aoi,city,state,country\nA,x,,Grenland\n")
+    with pytest.raises(ValueError, match="line 2: no country Grenland in ISO 3166; similar names: .*Greenland"):
+        read_places(path)
+
+
+def test_every_country_of_the_geonames_list_resolves_to_itself():
+    assert {code: places.resolve_country(name) for code, name in places.country_names().items()} == {
+        code: code for code in places.country_names()
+    }
+
+
+def test_a_table_from_a_spreadsheet_with_semicolons_and_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "places.csv"
+    path.write_bytes(b"\xef\xbb\xbfaoi;city;state;country\r\nA;Paris;Ile-de-France;France\r\n")
+    assert read_places(path) == {"A": Place("Paris", "Ile-de-France", "France", "FR")}
+    path.write_bytes("aoi,city,state,country\nA,Zürich,,Switzerland\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="places.csv: not UTF-8"):
+        read_places(path)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +170,33 @@ def test_a_label_file_that_is_empty_or_broken_is_refused_with_its_path(tmp_path,
         footprint_points(path)
 
 
-def test_footprints_outvote_the_raster_and_the_raster_outvotes_the_name(sn7_tree):
+def test_footprints_outvote_the_raster_and_the_raster_outvotes_the_name(sn7_tree, monkeypatch):
     mosaics, _ = index.scan_tree(sn7_tree, workers=1)
     first = {mosaic.name.aoi: mosaic for mosaic in mosaics}
     dartford, california = first[DARTFORD], first["L15-0331E-1257N_1327_3160_13"]
     assert dartford.crs is None and california.crs is not None
-    in_paris = dartford._replace(crs="EPSG:4326", transform=(1e-4, 0, 2.35, 0, -1e-4, 48.86))
+    paris = dartford._replace(crs="EPSG:4326", transform=(1e-4, 0, 2.35, 0, -1e-4, 48.86))
     assert index.locate_aois([dartford], {})[0][DARTFORD].country == "United Kingdom"
-    assert index.locate_aois([in_paris], {})[0][DARTFORD].country == "France"
-    # California's raster is moved to Paris, but it has a label file in California.
-    moved = california._replace(crs="EPSG:4326", transform=in_paris.transform)
+    assert index.locate_aois([paris], {})[0][DARTFORD].country == "France"
+    moved = california._replace(crs="EPSG:4326", transform=paris.transform)  # its label file stays in California
     assert index.locate_aois([moved], {})[0][moved.name.aoi].country == "United States"
+
+
+def test_a_position_agrees_with_the_tile_up_to_a_tenth_of_its_side():
+    left, bottom, right, top = xyz_tile_bounds(4102, 2726, 13)
+
+    def message(column, row):  # in tile sides from the top left corner
+        x, y = left + column * (right - left), top - row * (top - bottom)
+        latitude, longitude = np.degrees(np.arctan(np.sinh(y / 6378137))), np.degrees(x / 6378137)
+        return geocode.check_position(DARTFORD, np.array([[latitude, longitude]]), "its coordinates")
+
+    assert message(0.5, 0.5) == message(-0.09, 0.5) == message(0.5, 1.09) == ""
+    assert message(-0.11, 0.5) and message(0.5, 1.11)
+    assert "lie at 51.4403 N, 0.2417 E, the tile number in the AOI's name at 51.4403 N, 0.2856 E" in message(-0.5, 0.5)
+
+
+def test_the_distance_to_the_nearest_town_is_the_median_over_points():
+    assert geocode.town_distance(np.array([PARIS, LYON])) < 2
+    desert = np.array([(23.0, 12.0)] * 3)  # Libya's south-west; the nearest place of 1000 inhabitants is far
+    assert geocode.town_distance(desert) > 100
+    assert geocode.town_distance(np.array([PARIS, PARIS, (23.0, 12.0)])) < 2

@@ -12,7 +12,6 @@ from preprocessing.sn7.splits import (
     split_facts,
     split_parts,
 )
-from vicreg.data.subsets import held_out_images, held_out_locations
 
 AOIS = [name for name in "ABCDEFGH" for _ in range(6)]
 LABELS = [int(index) for index in np.repeat([0, 0, 0, 1, 1, 2, 3, 4], 6)]
@@ -50,35 +49,30 @@ def test_a_1_by_1_grid_cannot_be_split_by_block_and_the_error_says_what_to_do():
 @pytest.mark.parametrize("fraction", [0.05, 0.25, 0.5, 0.95])
 def test_the_image_split_holds_out_whole_mosaics_and_every_class_keeps_one_for_training(fraction):
     labels = np.repeat([0, 1, 2, 3], [40, 10, 3, 1])
-    held_out = held_out_images(labels, fraction, seed=3)
+    parts, _ = split_parts("image", labels, labels, 2, fraction, 3)
+    held_out = (parts == "val").all(1)
+    assert ((parts == "val") == held_out[:, None]).all()
     for label in range(4):
         assert (~held_out[labels == label]).sum() >= 1
     assert abs(held_out.sum() - fraction * len(labels)) <= 2
-    parts, _ = split_parts("image", labels, labels, 2, fraction, 3)
-    assert ((parts == "val") == held_out[:, None]).all()
-
-
-def test_the_image_split_takes_the_same_share_of_every_class():
-    labels = np.repeat([0, 1, 2], [80, 40, 20])
-    assert np.bincount(labels[held_out_images(labels, 0.25, seed=0)]).tolist() == [20, 10, 5]
 
 
 def test_the_image_split_refuses_where_no_class_has_a_mosaic_to_spare():
     with pytest.raises(ValueError, match="--split block"):
-        held_out_images([0, 1, 2], 0.25, seed=0)
+        split_parts("image", ["A", "B", "C"], [0, 1, 2], 2, 0.25, 0)
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.01, 1), (0.25, 2), (0.5, 4), (0.99, 7)])
 def test_the_location_split_holds_out_whole_aois_at_least_one_and_never_all(fraction, count):
-    names = held_out_locations(AOIS, fraction, seed=5)
-    assert len(names) == count and set(names) < set(AOIS)
-    parts, _ = split_parts("location", AOIS, LABELS, 2, fraction, 5)
+    parts, record = split_parts("location", AOIS, LABELS, 2, fraction, 5)
+    names = record["held_out"]
+    assert len(names) == count and set(names) < set(AOIS) and names == sorted(names)
     assert ((parts == "val") == np.isin(AOIS, names)[:, None]).all()
 
 
 def test_one_aoi_cannot_be_split_by_location():
     with pytest.raises(ValueError, match="only one"):
-        held_out_locations(["A", "A"], 0.25, seed=0)
+        split_parts("location", ["A", "A"], [0, 0], 2, 0.25, 0)
 
 
 @pytest.mark.parametrize("rule", ["block", "image", "location"])

@@ -144,7 +144,7 @@ def test_baselines_and_full_checkpoints_are_evaluated_by_the_same_line(
     ran = start(command, repo_root, "--csv-dir", sn7_prepared, "--exp-dir", tmp_path, "--pretrained", backbone, *arch)
     assert ran.returncode == 0, ran.stderr
     result = json.loads((tmp_path / "freeze_100" / "result.json").read_text())
-    assert set(result["rates"]) == {"0.1", "1"} and result["lr_head"] in (0.1, 1)
+    assert set(result["lr_sweep"]) == {"0.1", "1"} and result["lr_head"] in (0.1, 1)
 
 
 @pytest.mark.parametrize("weights", ["frozen", "finetune"])

@@ -56,7 +56,7 @@ def test_checkpoints_and_baselines_come_out_in_one_table_and_a_second_start_reus
     given += ["--pretrained", *backbones, "random", "stats", "pixels", "--train-percent", 10, "--seeds", 2]
     ran = start(COMPARE, repo_root / "vicreg", *given)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("features extracted and kept as float32") == 15 and "whole places" in ran.stdout
+    assert ran.stdout.count("features extracted and cached as float32") == 15 and "whole locations" in ran.stdout
     names = ["run", "mine", "random", "stats", "pixels"]
     folder, results = tmp_path / "embeddings", {}
     for name in names:
@@ -78,7 +78,7 @@ def test_checkpoints_and_baselines_come_out_in_one_table_and_a_second_start_reus
 
     again = start(COMPARE, repo_root / "vicreg", *given)
     assert again.returncode == 0, again.stderr
-    assert "extracted" not in again.stdout and again.stdout.count("features of an earlier start") == 15
+    assert "extracted" not in again.stdout and again.stdout.count("cached features read") == 15
     for name in names:
         second = json.loads((folder / name / "result.json").read_text())
         assert {**second, "seconds": 0} == {**results[name], "seconds": 0}
@@ -95,7 +95,7 @@ def test_class_folders_are_judged_sample_by_sample_and_say_what_is_left_out(repo
     command = f"python vicreg/evaluate_embeddings.py --exp-dir {tmp_path / 'exp'} --data-dir {tmp_path / 'data'}"
     ran = start(command, repo_root, "--pretrained", backbones[1], "stats", *TOY, "--dtype", "float16")
     assert ran.returncode == 0, ran.stderr
-    assert "alignment left out" in ran.stdout and "10 samples, one by one" in ran.stdout
+    assert "no alignment" in ran.stdout and "10 single samples" in ran.stdout
     result = json.loads((tmp_path / "exp/embeddings/stats/result.json").read_text())
     assert result["knn3_top1"] == result["kmeans_accuracy"] == 1 and result["intervals"]["knn3_top1"] == [1, 1]
     assert result["alignment"] is None and result["dtype"] == "float16"
@@ -111,6 +111,8 @@ BAD = {
     "seen alone": ("--pretrained stats --csv-dir {csv} --seen {csv}/all.csv", ["--unseen"]),
     "not a list": ("--pretrained stats --csv-dir {csv} --seen {file} --unseen {csv}/all.csv", ["not a patch list"]),
     "no neighbors": ("--pretrained stats --csv-dir {csv} --knn 0", ["--knn [0]"]),
+    "no fraction": ("--pretrained stats --data-dir {csv} --val-fraction 20", ["--val-fraction 20"]),
+    "no learning rate": ("--pretrained stats --csv-dir {csv} --lr nan", ["--lr [nan]"]),
 }
 
 

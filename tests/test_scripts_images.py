@@ -196,7 +196,7 @@ def test_a_file_that_breaks_during_the_run_does_not_end_it(repo_root, tmp_path):
                 "--data-dir", tmp_path / "data", "--exp-dir", tmp_path / "run", "--epochs", "3")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("n01440764_3.JPEG cannot be read") == 1
-    assert "set aside, class by class" in ran.stdout
+    assert "held out, stratified by class" in ran.stdout
     assert read_stats(tmp_path / "run" / "stats.txt")[-1]["step"] == 6
 
 

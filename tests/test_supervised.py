@@ -69,7 +69,7 @@ def test_a_run_leaves_figures_a_picture_and_a_backbone_that_loads_strictly(train
     assert 0 <= result["top1"] <= result["top5"] <= 1 and result["best_top1"] >= result["top1"]
     assert set(result["last"]["recall"]) == set(result["classes"])
     assert np.sum(result["last"]["confusion"]) == result["val_samples"] == 60
-    assert result["overlap"]["location_overlap"] == 0 and "share their place with training" in text
+    assert result["overlap"]["location_overlap"] == 0 and "show a training location" in text
     assert Image.open(folder / "confusion.png").size[0] > 100
     backbone, info = load_backbone(folder / "trained_model.pth")
     assert info["arch"] == "test_resnet" and "supervised" in info["source"] and "0 missing" in info["report"]

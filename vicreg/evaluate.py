@@ -4,10 +4,11 @@
     python evaluate.py --pretrained path/to/model.pth --batch-size 128 --data-dir /path/to/imagenet/train \
         --exp-dir path/to/exp --weights frozen --epochs 20 --lr-head 0.02
 
-prints what was loaded, kNN accuracy, then top-1 and top-5 as it goes, and writes ``stats.txt`` and ``result.json``
+prints what was loaded, kNN accuracy, then top-1 and top-5 during training, and writes ``stats.txt`` and ``result.json``
 to ``<exp-dir>/<freeze|finetune>_<percent>/``.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,28 +17,32 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 
 from vicreg import distributed
 from vicreg.common import cli
+from vicreg.common.config import from_args
 from vicreg.data import image_folder
-from vicreg.eval import linear_probe
+from vicreg.eval import config as eval_config
+from vicreg.eval.transfer import evaluate
 
 
-def get_parser():
-    """Arguments of the probe, and those of a folder of images."""
-    parser = linear_probe.get_parser(__doc__.split("\n")[0])
+def get_parser() -> argparse.ArgumentParser:
+    """Build the parser: the options of an evaluation and of a folder of images."""
+    parser = eval_config.get_parser((__doc__ or "").split("\n")[0])
     parser.set_defaults(image_size=224)
     image_folder.add_arguments(parser).add_argument(
         "--train-files", type=Path, metavar="FILE",
-        help="train on the images of this list, one name a line (n01440764_10026.JPEG), in place of --train-percent",
+        help="train on the images of this list, one name per line (n01440764_10026.JPEG), not on --train-percent",
     )  # fmt: skip
     return parser
 
 
-def main(args):
-    """Train on the training images, or those of a list; judge on the validation images."""
+def main(args: argparse.Namespace) -> None:
+    """Train on the training images, or those of a list; evaluate on the validation images."""
+    config = from_args(eval_config.EvaluationConfig, args)
     device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
-    train, val, chosen = image_folder.load_folder(
+    train, val, indices = image_folder.load_folder(
         args.data_dir, device, args.image_size, not args.no_check, args.train_files
     )
-    linear_probe.probe(args, train, val, chosen)
+    evaluate(config, train, val, device, indices, cli.to_serializable(vars(args)))
+    distributed.destroy()
 
 
 if __name__ == "__main__":

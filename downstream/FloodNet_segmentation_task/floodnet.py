@@ -1,10 +1,15 @@
 """FloodNet and Harvey patches on disk: which image belongs to which mask, in training, validation and test."""
 
+import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from vicreg.data.subsets import held_out_groups
+from vicreg.engine.arguments import add_alias
 
 FLOODNET = (
     "background", "building flooded", "building non-flooded", "road flooded", "road non-flooded", "water", "tree",
@@ -14,7 +19,7 @@ GROUPS = ("Flooded", "Non-Flooded")
 PARTS = ("train", "val", "test")
 PATCHES = "Harvey patches"  # the kind that meta.json of make_harvey_patches.py names
 TASKS = {"floodnet": FLOODNET, "building": ("background", "building"), "flooded": ("background", "flooded building")}
-# which FloodNet class is what: both building classes are buildings, one of them is flooded
+# both building classes of FloodNet are buildings, one of them is flooded
 _FROM_FLOODNET = {"floodnet": range(10), "building": (0, 1, 1, *[0] * 7), "flooded": (0, 1, *[0] * 8)}
 _PALETTE = {
     "background": (40, 40, 40), "building flooded": (214, 39, 40), "building non-flooded": (255, 152, 150),
@@ -27,7 +32,14 @@ _NAMED = 3  # of many files with the same mistake
 
 
 class Pair(NamedTuple):
-    """An image and its mask; ``group`` is what a split is stratified by, ``classes`` how many values the mask has."""
+    """An image and its mask.
+
+    Attributes:
+        image: Image file.
+        mask: Mask file.
+        group: Group by which a split is stratified.
+        classes: Number of values of the mask.
+    """
 
     image: Path
     mask: Path
@@ -35,41 +47,54 @@ class Pair(NamedTuple):
     classes: int
 
     @property
-    def tile(self):
-        """What must not be divided: a patch's tile (all of its name but the place), an image of FloodNet by itself."""
+    def tile(self) -> Any:
+        """What a split keeps together: the tile of a patch (its name without the position), else the image itself."""
         return self.image.stem.rpartition("__")[0] if self.classes == 2 else self.image
 
 
-def palette(classes):
-    """Colors of a task's classes: uint8 array (len(classes), 3)."""
+def add_val_fraction(group: argparse._ActionsContainer, help: str) -> None:
+    """Add ``--val-fraction``, and its former spelling in percent."""
+    group.add_argument("--val-fraction", type=float, default=0.2, help=help)
+    add_alias(group, "--val-percent", "val_fraction", lambda text: float(text) / 100)
+
+
+def palette(classes: Sequence[str]) -> np.ndarray:
+    """Return the colors of classes: uint8 array (len(classes), 3)."""
     return np.array([_PALETTE[name] for name in classes], np.uint8)
 
 
-def label_map(task, classes):
-    """What each value of a mask means for a task: uint8 array (classes,) of the task's own values.
+def label_map(task: str, classes: int) -> np.ndarray:
+    """Return the task's class for each value of a mask: uint8 array (classes,).
 
     Args:
-        task: of ``TASKS``. classes: of the mask, ``Pair.classes``.
+        task: A key of ``TASKS``.
+        classes: Number of values of the mask.
     """
     return np.array(_FROM_FLOODNET[task] if classes == len(FLOODNET) else range(classes), np.uint8)
 
 
-def find_parts(data_dir, task, val_percent=20.0, seed=0):
+def find_parts(
+    data_dir: str | Path, task: str, val_fraction: float = 0.2, seed: int = 0
+) -> tuple[dict[str, list[Pair]], str]:
     """Find the pairs of FloodNet, in either of its layouts, or of a folder of Harvey patches.
 
-    ``Train/Labeled/{Flooded,Non-Flooded}/{image,mask}`` is FloodNet as the challenge handed it out: no other part of it
-    has masks, so a share of each of the two groups is held out. ``train/train-org-img`` and ``train/train-label-img``,
-    the same with ``val`` and ``test``, is FloodNet-Supervised; ``train/{image,building,flooded}`` are Harvey patches.
+    ``Train/Labeled/{Flooded,Non-Flooded}/{image,mask}`` is FloodNet as the challenge distributed it: no other part of
+    it has masks, so a fraction of each of the two groups is held out. ``train/train-org-img`` with
+    ``train/train-label-img``, and the same with ``val`` and ``test``, is FloodNet-Supervised.
+    ``train/{image,building,flooded}`` are Harvey patches.
 
     Args:
-        data_dir: the folder. task: of ``TASKS``; ``floodnet`` needs FloodNet, the two others take both.
-        val_percent, seed: of the split, where the data brings none.
+        data_dir: The folder.
+        task: A key of ``TASKS``; ``floodnet`` needs FloodNet, the two others take both.
+        val_fraction: Fraction to hold out if the data has no validation part.
+        seed: Seed of that split.
 
     Returns:
-        (parts, words): dict of lists of ``Pair``, by name (``train``, ``val`` and perhaps ``test``); what was found.
+        Pairs of ``train``, ``val`` and perhaps ``test``, and a description of what was found.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder, none of the layouts, a pair's half is missing, or no pairs.
+        FileNotFoundError: There is no such folder.
+        ValueError: It has none of the layouts, an image or a mask is missing, or there are too few pairs.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -88,99 +113,107 @@ def find_parts(data_dir, task, val_percent=20.0, seed=0):
         )
     if "val" not in parts:
         what = "whole tiles" if layout == PATCHES else "each group"
-        layout += f", {val_percent:g} % of {what} held out (seed {seed})"
-        parts["train"], parts["val"] = split_pairs(parts["train"], val_percent, seed)
+        layout += f", {100 * val_fraction:g} % of {what} held out (seed {seed})"
+        parts["train"], parts["val"] = split_pairs(parts["train"], val_fraction, seed)
     counts = ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)
     return parts, f"{data_dir}: {counts} pairs ({layout})"
 
 
-def split_pairs(pairs, val_percent, seed):
-    """Hold out a share of each group, at least one image of each that has two; patches of one tile stay together.
+def split_pairs(pairs: Sequence[Pair], val_fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Hold out a fraction of each group, at least one image of each that has two; patches of a tile stay together.
 
     Args:
-        pairs: list of ``Pair``. val_percent: share. seed: of the choice.
+        pairs: Pairs to split.
+        val_fraction: Fraction to hold out.
+        seed: Seed of the choice.
 
     Returns:
-        two lists, each in the order of ``pairs``.
+        Training and validation pairs, each in the order of ``pairs``.
 
     Raises:
-        ValueError: a share that is none, or too few images or tiles to have both parts.
+        ValueError: The fraction is not between 0 and 1, or there are too few images or tiles.
     """
-    if not 0 < val_percent < 100:
-        raise ValueError(f"--val-percent {val_percent:g}: more than 0 and less than 100 is needed")
-    random, held_out = np.random.default_rng([seed, 3]), set()
-    for group in sorted({pair.group for pair in pairs}):
-        tiles = list(dict.fromkeys(pair.tile for pair in pairs if pair.group == group))
-        count = min(max(1, round(val_percent / 100 * len(tiles))), len(tiles) - 1)
-        held_out.update(tiles[n] for n in random.permutation(len(tiles))[:count])
-    if not held_out:
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"--val-fraction {val_fraction:g}: more than 0 and less than 1 is needed")
+    tiles, groups = [str(pair.tile) for pair in pairs], [pair.group for pair in pairs]
+    held_out = held_out_groups(tiles, val_fraction, [seed, 3], groups)
+    if not held_out.any():
         one = "tile" if pairs and pairs[0].tile != pairs[0].image else "image"
         raise ValueError(
             f"{len(pairs)} pair(s) cannot be split into training and validation; two {one}s of a group are needed"
         )
-    return [p for p in pairs if p.tile not in held_out], [p for p in pairs if p.tile in held_out]
+    train, val = ([pairs[index] for index in np.flatnonzero(mask)] for mask in (~held_out, held_out))
+    return train, val
 
 
-def match(images, masks, group, classes=10):
+def match(images: Path, masks: Path, group: str, classes: int = 10) -> list[Pair]:
     """Pair the files of two folders: ``<name>.jpg`` with ``<name>_lab.png`` or ``<name>.png``.
 
     Args:
-        images, masks: folders. group, classes: of the pairs.
+        images: Folder of images.
+        masks: Folder of masks.
+        group: Group of the pairs.
+        classes: Number of values of the masks.
 
     Returns:
-        list of ``Pair``, by name.
+        Pairs in the order of their names.
 
     Raises:
-        FileNotFoundError, ValueError: no folder of masks; a file without its other half, or a name that is there twice.
+        FileNotFoundError: There is no such folder.
+        ValueError: An image has no mask, a mask has no image, or a name occurs twice.
     """
     for folder in (images, masks):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder at {folder}; each folder of images has one of masks beside it")
-    found = _by_name(images, _IMAGES), _by_name(masks, _MASKS)
-    for mine, other, what, lacking in ((*found, images, "mask"), (*found[::-1], masks, "image")):
-        if alone := sorted(mine.keys() - other.keys()):
-            names = ", ".join(mine[name].name for name in alone[:_NAMED]) + ", …" * (len(alone) > _NAMED)
+    image_files, mask_files = _by_name(images, _IMAGES), _by_name(masks, _MASKS)
+    for files, others, folder, missing in (
+        (image_files, mask_files, images, "mask"), (mask_files, image_files, masks, "image"),
+    ):  # fmt: skip
+        if unmatched := sorted(files.keys() - others.keys()):
+            names = ", ".join(files[name].name for name in unmatched[:_NAMED]) + ", …" * (len(unmatched) > _NAMED)
             raise ValueError(
-                f"{what}: {len(alone)} of {len(mine)} files have no {lacking}: {names}; complete or remove"
+                f"{folder}: {len(unmatched)} of {len(files)} files have no {missing}: {names}; complete or remove"
             )
-    return [Pair(found[0][name], found[1][name], group, classes) for name in sorted(found[0])]
+    return [Pair(image_files[name], mask_files[name], group, classes) for name in sorted(image_files)]
 
 
-def _by_name(folder, suffixes):
-    files = {}
+def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
             name = path.stem.removesuffix("_lab")
             if name in files:
-                raise ValueError(f"{folder}: {files[name].name} and {path.name} are of one name; remove one of them")
+                raise ValueError(f"{folder}: {files[name].name} and {path.name} have the same name; remove one of them")
             files[name] = path
     return files
 
 
-def _labeled(data_dir):
-    """The folder that holds Flooded/ and Non-Flooded/, or None."""
+def _labeled(data_dir: Path) -> Path | None:
+    """Return the folder that holds Flooded/ and Non-Flooded/, or None."""
     folders = (data_dir / "Train" / "Labeled", data_dir / "Labeled", data_dir)
     return next((f for f in folders if any((f / group / "image").is_dir() for group in GROUPS)), None)
 
 
-def _two_groups(labeled):
-    there = [group for group in GROUPS if (labeled / group).is_dir()]
-    return [pair for group in there for pair in match(labeled / group / "image", labeled / group / "mask", group)]
+def _two_groups(labeled: Path) -> list[Pair]:
+    groups = [group for group in GROUPS if (labeled / group).is_dir()]
+    return [pair for group in groups for pair in match(labeled / group / "image", labeled / group / "mask", group)]
 
 
-def _supervised(folder, part):
+def _supervised(folder: Path, part: str) -> list[Pair]:
     images = folder / f"{part}-org-img"
     return match(images, folder / f"{part}-label-img", part) if images.is_dir() else []
 
 
-def _patches(data_dir, task):
+def _patches(data_dir: Path, task: str) -> dict[str, list[Pair]]:
     try:
         meta = json.loads((data_dir / "meta.json").read_text())
     except ValueError as error:
-        raise ValueError(f"{data_dir / 'meta.json'}: no JSON ({error})") from error
+        raise ValueError(f"{data_dir / 'meta.json'}: not JSON ({error})") from error
     if not isinstance(meta, dict) or meta.get("kind") != PATCHES:
-        raise ValueError(f"{data_dir / 'meta.json'} is not of make_harvey_patches.py; --data-dir is another folder")
+        raise ValueError(
+            f"{data_dir / 'meta.json'} was not written by make_harvey_patches.py; --data-dir is another folder"
+        )
     if task == "floodnet":
-        raise ValueError(f"{data_dir} holds Harvey patches, which know --task building and --task flooded only")
+        raise ValueError(f"{data_dir} holds Harvey patches, which have --task building and --task flooded only")
     folders = [part for part in PARTS[:2] if (data_dir / part).is_dir()]
     return {part: match(data_dir / part / "image", data_dir / part / task, part, classes=2) for part in folders}

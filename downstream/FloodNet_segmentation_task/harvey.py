@@ -1,16 +1,19 @@
-"""Tiles of the Hurricane Harvey flood set: finding them, laying their masks on the image, and where patches lie."""
+"""Tiles of the Hurricane Harvey flood set: find them, align their masks with the image, and split them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from downstream.FloodNet_segmentation_task.image_mask_io import same_shape
-from vicreg.inference.rasters import quiet_georeference
+from vicreg.data.subsets import held_out_groups
+from vicreg.inference.images import open_reader
+from vicreg.inference.rasters import open_raster, quiet_georeference, unreadable
 from vicreg.inference.sliding_window import window_starts
 
 IMAGE, MASKS = "vhr.tif", {"building": "buildings1m.tif", "flooded": "flooded1m.tif"}
-_COVERED = 0.9  # share of an image that its masks have to cover; two projections never agree at the corners
+_MIN_COVERAGE = 0.9  # fraction of an image that its masks have to cover; two projections never agree at the corners
 _NAMED = 3
 
 
@@ -21,14 +24,21 @@ class Tile(NamedTuple):
     name: str
 
 
-def find_tiles(data_dir):
-    """List the tiles below a folder of regions.
+class _Grid(NamedTuple):
+    """Position of a raster's pixels; ``transform`` is None without a complete georeference."""
 
-    Returns:
-        list of ``Tile``, by name.
+    width: int
+    height: int
+    crs: Any
+    transform: Any
+
+
+def find_tiles(data_dir: str | Path) -> list[Tile]:
+    """List the tiles below a folder of regions, in the order of their names.
 
     Raises:
-        FileNotFoundError, ValueError: no folder, no tiles in it, or a tile that lacks one of its files.
+        FileNotFoundError: There is no such folder, or a tile lacks one of its files.
+        ValueError: There are no tiles in it.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -37,141 +47,131 @@ def find_tiles(data_dir):
     folders = sorted({path.parent for name in names for path in data_dir.glob(f"*/*/{name}")})
     if not folders:
         raise ValueError(f"{data_dir} holds no <region>/<tile>/{IMAGE}; is it the folder above or below harvey/?")
-    if lacking := [folder / name for folder in folders for name in names if not (folder / name).is_file()]:
-        some = ", ".join(map(str, lacking[:_NAMED])) + ", …" * (len(lacking) > _NAMED)
-        raise FileNotFoundError(f"{len(lacking)} file(s) missing: {some}; complete these tiles or take them away")
+    if missing := [folder / name for folder in folders for name in names if not (folder / name).is_file()]:
+        some = ", ".join(map(str, missing[:_NAMED])) + ", …" * (len(missing) > _NAMED)
+        raise FileNotFoundError(f"{len(missing)} file(s) missing: {some}; complete these tiles or remove them")
     return [Tile(folder, "__".join(folder.relative_to(data_dir).parts)) for folder in folders]
 
 
-def split_tiles(tiles, val_percent, seed):
+def split_tiles(tiles: Sequence[Tile], val_fraction: float, seed: int) -> dict[str, list[Tile]]:
     """Hold out whole tiles, so that patches of one tile stay together.
 
     Args:
-        tiles: list of n. val_percent: share of the tiles; at least one of them, unless 0. seed: of the choice.
+        tiles: Tiles to split.
+        val_fraction: Fraction of the tiles; at least one tile, unless 0.
+        seed: Seed of the choice.
 
     Returns:
-        dict: "train" and, unless 0 % are held out, "val" -> list of ``Tile``.
+        Tiles of ``train`` and, unless none are held out, of ``val``.
 
     Raises:
-        ValueError: a share that is none, or nothing left to train on.
+        ValueError: The fraction is not in [0, 1), or nothing is left to train on.
     """
-    if not 0 <= val_percent < 100:
-        raise ValueError(f"--val-percent {val_percent:g}: 0 or more and less than 100 is needed")
-    if val_percent == 0:
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"--val-fraction {val_fraction:g}: 0 or more and less than 1 is needed")
+    if val_fraction == 0:
         return {"train": list(tiles)}
-    count = max(1, round(val_percent / 100 * len(tiles)))
-    if count >= len(tiles):
+    if len(tiles) < 2:
         raise ValueError(
-            f"{len(tiles)} tile(s), {count} of them held out: nothing is left to train on; add tiles or lower "
-            "--val-percent (0 holds none out)"
+            f"{len(tiles)} tile(s), one of them held out: nothing is left to train on; add tiles or set "
+            "--val-fraction 0"
         )
-    held_out = set(np.random.default_rng([seed, 4]).permutation(len(tiles))[:count].tolist())
-    return {
-        "train": [tile for n, tile in enumerate(tiles) if n not in held_out],
-        "val": [tile for n, tile in enumerate(tiles) if n in held_out],
-    }
+    held_out = held_out_groups(range(len(tiles)), val_fraction, [seed, 4])
+    parts = {"train": ~held_out, "val": held_out}
+    return {name: [tiles[index] for index in np.flatnonzero(mask)] for name, mask in parts.items()}
 
 
-def read_tile(tile, stretch=False):
-    """Read a tile, with the masks on the image's pixels.
+def read_tile(
+    tile: Tile, stretch: bool = False, levels: tuple[float, float] | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Read a tile, with the masks resampled to the image's pixels.
 
-    Where both have a georeference the mask is laid on the image by it (in the published tiles the image is in degrees
-    and the masks in meters, so that their sizes are of different shapes); what a mask does not cover becomes black.
-    Otherwise it is laid by the sizes, if those are of one shape. Each mask pixel then covers the image pixels whose
-    centers lie in it.
+    If both have a georeference, the mask is placed by it: in the published tiles the image is in degrees and the masks
+    are in meters, so that their aspect ratios differ. Otherwise it is placed by the sizes, if the aspect ratios agree.
+    Each mask pixel then covers the image pixels whose centers lie in it. Pixels without data (nodata or alpha 0 of the
+    image, or not covered by a mask) become black, without a building.
 
     Args:
-        tile: ``Tile``. stretch: without a georeference in both, lay the mask over the whole image whatever its shape.
+        tile: The tile.
+        stretch: Without a georeference in both, stretch the mask over the image whatever its aspect ratio.
+        levels: Values of black and white of an image deeper than 8 bits.
 
     Returns:
-        (image, masks): uint8 (3, height, width), and a dict like ``MASKS`` of uint8 (height, width) of 0 and 1.
+        The image, uint8 (3, height, width), and masks of 0 and 1, uint8 (height, width), by the keys of ``MASKS``.
 
     Raises:
-        ValueError: a file that cannot be read, is not 8-bit RGB, a mask with other values, or one that cannot be laid
-            on the image; says which.
+        ValueError: A file cannot be read, a mask has other values or cannot be placed; says which.
     """
-    import rasterio
-
     path = tile.folder / IMAGE
-    with quiet_georeference():
-        try:
-            with rasterio.open(path) as raster:
-                if raster.count < 3 or raster.dtypes[0] != "uint8":
-                    raise ValueError(f"{path}: {raster.count} channels of {raster.dtypes[0]}; 8-bit RGB is needed")
-                image, grid = raster.read([1, 2, 3]), _Grid(raster.crs, raster.transform, raster.width, raster.height)
-        except rasterio.errors.RasterioError as error:
-            raise _unreadable(path, error) from error
-        masks = {}
-        for name, file in MASKS.items():
-            masks[name], covered = _lay(*_read_mask(tile.folder / file), grid, tile.folder / file, path, stretch)
-            image[:, ~covered] = 0
-    return image, masks
+    with open_reader(path, levels=levels) as reader:
+        image, valid = reader.read(0, 0, reader.height, reader.width)
+        grid = _Grid(reader.width, reader.height, reader.crs, reader.transform)
+    masks = {}
+    for name, file in MASKS.items():
+        masks[name], covered = _align(*_read_mask(tile.folder / file), grid, tile.folder / file, path, stretch)
+        valid = valid & covered
+    return image * valid, {name: mask * valid for name, mask in masks.items()}
 
 
-def patch_places(height, width, side, stride):
-    """Top-left corners of the patches of an image: every ``stride`` pixels, the last ones flush with the border.
-
-    Returns:
-        list of (top, left).
-    """
+def patch_corners(height: int, width: int, side: int, stride: int) -> list[tuple[int, int]]:
+    """Return (top, left) of the patches of an image: every ``stride`` pixels, the last ones flush with the border."""
     return [(top, left) for top in window_starts(height, side, stride) for left in window_starts(width, side, stride)]
 
 
-class _Grid(NamedTuple):
-    crs: object
-    transform: object
-    width: int
-    height: int
-
-    @property
-    def referenced(self):
-        return self.crs is not None and not self.transform.is_identity
-
-
-def _read_mask(path):
-    """uint8 mask of 0 and 1, and its grid; no-data and negative values are 0, as the data's authors have it."""
-    import rasterio
+def _read_mask(path: Path) -> tuple[np.ndarray, _Grid]:
+    """Read a uint8 mask of 0 and 1, and its grid; no data and negative values are 0, as its authors have it."""
+    from rasterio.errors import RasterioError
 
     try:
-        with rasterio.open(path) as raster:
-            values, own = raster.read(1), _Grid(raster.crs, raster.transform, raster.width, raster.height)
-            nothing = raster.read_masks(1) == 0
-    except rasterio.errors.RasterioError as error:
-        raise _unreadable(path, error) from error
-    values = np.where(nothing | (values < 0), 0, values)
-    found = np.unique(values)
-    if not (np.isin(found, [0, 1]).all() or np.isin(found, [0, 255]).all()):
-        wrong = next((value for value in found if value not in (0, 1, 255)), 255)
+        with quiet_georeference(), open_raster(path) as raster:
+            values, invalid = raster.read(1), raster.read_masks(1) == 0
+            transform = None if raster.transform.is_identity or raster.crs is None else raster.transform
+            grid = _Grid(raster.width, raster.height, raster.crs, transform)
+    except RasterioError as error:
+        raise unreadable(path, error) from error
+    values = np.where(invalid | (values < 0), 0, values)
+    present = np.unique(values)
+    if not (np.isin(present, [0, 1]).all() or np.isin(present, [0, 255]).all()):
+        wrong = next((value for value in present if value not in (0, 1, 255)), 255)
         raise ValueError(f"{path} holds the value {wrong}; 0 and 1 (or 0 and 255) are expected")
-    return (values != 0).astype(np.uint8), own
+    return (values != 0).astype(np.uint8), grid
 
 
-def _lay(mask, own, grid, path, image_path, stretch):
-    """A mask on the image's grid, and which of its pixels it covers: two arrays (height, width)."""
-    if own.referenced and grid.referenced:
-        from rasterio import warp
-
-        found, covered = np.zeros((2, grid.height, grid.width), np.uint8)
-        where = {"src_transform": own.transform, "src_crs": own.crs, "resampling": warp.Resampling.nearest}
-        where |= {"dst_transform": grid.transform, "dst_crs": grid.crs}
-        warp.reproject(mask, found, **where)
-        warp.reproject(np.ones_like(mask), covered, **where)
-        if covered.mean() < _COVERED:
-            raise ValueError(
-                f"{path} covers {covered.mean():.0%} of {image_path} by their georeferences, {_COVERED:.0%} is needed; "
-                "mend or remove the tile"
-            )
-        return found, covered.astype(bool)
-    if stretch or same_shape((own.width, own.height), (grid.width, grid.height)):
-        rows = ((np.arange(grid.height) + 0.5) * own.height / grid.height).astype(int)
-        columns = ((np.arange(grid.width) + 0.5) * own.width / grid.width).astype(int)
+def _align(
+    mask: np.ndarray, mask_grid: _Grid, grid: _Grid, path: Path, image_path: Path, stretch: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample a mask to the image's grid: uint8 (height, width), and where it covers the image, bool."""
+    if mask_grid.transform is not None and grid.transform is not None and grid.crs is not None:
+        return _reproject(mask, mask_grid, grid, path, image_path)
+    if stretch or same_shape((mask_grid.width, mask_grid.height), (grid.width, grid.height)):
+        rows = ((np.arange(grid.height) + 0.5) * mask_grid.height / grid.height).astype(int)
+        columns = ((np.arange(grid.width) + 0.5) * mask_grid.width / grid.width).astype(int)
         return mask[rows[:, None], columns], np.ones((grid.height, grid.width), bool)
     raise ValueError(
-        f"{path} is {own.width} x {own.height} pixels and {image_path} {grid.width} x {grid.height}: not of one shape, "
-        "and no georeference in both says how the mask lies; mend or remove the tile, or say --stretch if both are of "
-        "the same ground"
+        f"{path} is {mask_grid.width} x {mask_grid.height} pixels and {image_path} {grid.width} x {grid.height}: the "
+        "aspect ratios differ, and there is no georeference in both to place the mask by; repair or remove the tile, "
+        "or pass --stretch if both show the same ground"
     )
 
 
-def _unreadable(path, error):
-    return ValueError(f"{path} cannot be read ({error}); fetch it again or remove its tile")
+def _reproject(
+    mask: np.ndarray, mask_grid: _Grid, grid: _Grid, path: Path, image_path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    from rasterio import warp
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    aligned, covered = np.zeros((2, grid.height, grid.width), np.uint8)
+    grids = {"src_transform": mask_grid.transform, "src_crs": mask_grid.crs, "resampling": warp.Resampling.nearest}
+    grids |= {"dst_transform": grid.transform, "dst_crs": grid.crs}
+    try:
+        warp.reproject(mask, aligned, **grids)
+        warp.reproject(np.ones_like(mask), covered, **grids)
+    except (CPLE_BaseError, RasterioError) as error:
+        raise ValueError(f"{path} cannot be placed on {image_path} by their georeferences ({error})") from error
+    if covered.mean() < _MIN_COVERAGE:
+        raise ValueError(
+            f"{path} covers {covered.mean():.0%} of {image_path} by their georeferences, {_MIN_COVERAGE:.0%} is "
+            "needed; repair or remove the tile"
+        )
+    return aligned, covered.astype(bool)

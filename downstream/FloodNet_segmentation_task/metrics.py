@@ -1,75 +1,91 @@
-"""How good a segmentation is: IoU and Dice of each class from counts of pixels, and what no learning would reach."""
+"""Metrics of a segmentation: IoU and Dice of each class from pixel counts, and those of a constant prediction."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from downstream.FloodNet_segmentation_task.cached_dataset import CachedPairs
 from vicreg.inference.sliding_window import label_image
 
 
-def confusion(truth, guess, classes):
-    """Count pixels: int64 array (classes, classes), rows true, columns guessed, of two arrays of the same shape."""
-    pairs = np.asarray(truth, np.int64).ravel() * classes + np.asarray(guess, np.int64).ravel()
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+def confusion(truth: Any, predicted: Any, num_classes: int) -> np.ndarray:
+    """Count pixels of two label arrays of one shape: int64 (num_classes, num_classes), rows true, columns predicted."""
+    pairs = np.asarray(truth, np.int64).ravel() * num_classes + np.asarray(predicted, np.int64).ravel()
+    return np.bincount(pairs, minlength=num_classes * num_classes).reshape(num_classes, num_classes)
 
 
-def figures(counts, names):
-    """Figures of pixel counts.
-
-    Args:
-        counts: (classes, classes) of ``confusion``. names: of the classes.
-
-    Returns:
-        dict of plain values: ``iou`` and ``dice`` by class name (None for a class that is neither there nor guessed),
-        ``mean_iou`` and ``mean_dice`` over the classes that are there, ``accuracy`` of the pixels. With two classes
-        ``mean_iou`` and ``mean_dice`` are those of the second alone: the background is no merit.
-    """
-    hits, true, guessed = np.diag(counts), counts.sum(1), counts.sum(0)
-    found = {"iou": (hits, true + guessed - hits), "dice": (2 * hits, true + guessed)}
-    counted = [n for n in range(len(names)) if true[n] > 0]
-    if len(names) == 2:
-        counted = [1] if true[1] + guessed[1] else []
-    out = {}
-    for key, (over, under) in found.items():
-        values = over / np.maximum(under, 1)
-        out[key] = {name: round(float(values[n]), 6) if under[n] else None for n, name in enumerate(names)}
-        out[f"mean_{key}"] = round(float(values[counted].mean()), 6) if counted else 0.0
-    return {**out, "accuracy": round(float(hits.sum() / max(1, counts.sum())), 6)}
-
-
-def constant_guess(train_pixels, counts, names):
-    """Figures of guessing one class everywhere: the commonest one of the training masks, or, of two, the second.
+def segmentation_metrics(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Compute metrics from pixel counts.
 
     Args:
-        train_pixels: (classes,) pixels of the training masks. counts: ``confusion`` of the validation; only its rows'
-            sums count. names: of the classes.
+        counts: (classes, classes) of ``confusion``.
+        classes: Class names.
 
     Returns:
-        ``figures``, and the ``class`` that is guessed.
+        Plain values: ``iou`` and ``dice`` by class name (None for a class that occurs neither in the masks nor in the
+        predictions), ``mean_iou`` and ``mean_dice`` over the classes that occur in the masks, and pixel ``accuracy``.
+        With two classes ``mean_iou`` and ``mean_dice`` are those of the second class alone, without the background.
     """
-    guess = 1 if len(names) == 2 else int(np.argmax(train_pixels))
+    hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    fractions = {"iou": (hits, true + predicted - hits), "dice": (2 * hits, true + predicted)}
+    averaged = [n for n in range(len(classes)) if true[n] > 0]
+    if len(classes) == 2:
+        averaged = [1] if true[1] + predicted[1] else []
+    metrics: dict[str, Any] = {}
+    for key, (numerator, denominator) in fractions.items():
+        values = numerator / np.maximum(denominator, 1)
+        metrics[key] = {name: round(float(values[n]), 6) if denominator[n] else None for n, name in enumerate(classes)}
+        metrics[f"mean_{key}"] = round(float(values[averaged].mean()), 6) if averaged else 0.0
+    return {**metrics, "accuracy": round(float(hits.sum() / max(1, counts.sum())), 6)}
+
+
+def constant_prediction_metrics(train_pixels: np.ndarray, counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Compute the metrics of predicting one class everywhere: the most frequent one, or of two classes the second.
+
+    Args:
+        train_pixels: (classes,) pixels of the training masks.
+        counts: ``confusion`` of the validation images; only the sums of its rows count.
+        classes: Class names.
+
+    Returns:
+        ``segmentation_metrics``, and the predicted ``class``.
+    """
+    predicted = 1 if len(classes) == 2 else int(np.argmax(train_pixels))
     constant = np.zeros_like(counts)
-    constant[:, guess] = counts.sum(1)
-    return {"class": names[guess], **figures(constant, names)}
+    constant[:, predicted] = counts.sum(1)
+    return {"class": classes[predicted], **segmentation_metrics(constant, classes)}
 
 
-def class_pixels(copies, classes):
-    """Pixels of each class in all masks: int64 array (classes,)."""
-    return sum((np.bincount(copies.labels(n).ravel(), minlength=classes) for n in range(len(copies))), np.zeros(1, int))
+def count_class_pixels(pairs: CachedPairs, num_classes: int) -> np.ndarray:
+    """Count the pixels of each class in all masks: int64 array (num_classes,)."""
+    counts = (np.bincount(pairs.labels(n).ravel(), minlength=num_classes) for n in range(len(pairs)))
+    return sum(counts, np.zeros(num_classes, int))
 
 
 @torch.no_grad()
-def judge(predict, copies, names, side, overlap=0.5):
-    """Judge a network on whole images, by overlapping windows.
+def evaluate_segmentation(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    pairs: CachedPairs,
+    classes: Sequence[str],
+    side: int,
+    overlap: float = 0.5,
+) -> dict[str, Any]:
+    """Evaluate a network on whole images with overlapping windows.
 
     Args:
-        predict: see ``window.label_blocks``. copies: ``WorkingCopies``. names: of the classes.
-        side, overlap: of the windows.
+        predict: See ``vicreg.inference.sliding_window.label_blocks``.
+        pairs: Images and masks.
+        classes: Class names.
+        side: Side of the windows in pixels.
+        overlap: Fraction of a window that the next one covers too.
 
     Returns:
-        dict of ``figures``, with the ``confusion``.
+        ``segmentation_metrics``, and the ``confusion`` counts.
     """
-    counts = np.zeros((len(names), len(names)), np.int64)
-    for index in range(len(copies)):
-        guess = label_image(copies.image(index), predict, side, overlap)
-        counts += confusion(copies.labels(index), guess, len(names))
-    return {**figures(counts, names), "confusion": counts.tolist()}
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    for index in range(len(pairs)):
+        predicted = label_image(pairs.image(index), predict, side, overlap)
+        counts += confusion(pairs.labels(index), predicted, len(classes))
+    return {**segmentation_metrics(counts, classes), "confusion": counts.tolist()}

@@ -1,10 +1,18 @@
 """The segmentation network: a decoder of segmentation_models_pytorch over our backbone as its encoder."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
 import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+from downstream.FloodNet_segmentation_task.config import TASK, FloodConfig
 from vicreg.augmentations.batch import normalize
+from vicreg.common.logger import log
+from vicreg.engine.checkpoint import load_task
+from vicreg.engine.finetune import build_backbone
 from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
 DECODERS = {
@@ -14,93 +22,164 @@ ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # the
 
 
 class Segmenter(nn.Module):
-    """uint8 images (n, 3, H, W), sides multiples of 32 -> logits (n, classes, H, W); one channel for two classes.
+    """Segmentation network with normalization: uint8 images -> logits.
 
     Args:
-        arch: of ``ENCODERS``. decoder: of ``DECODERS``. classes: how many. mean, std: per channel, of pixels in
-            [0, 1]; None for ImageNet's.
+        arch: Encoder, one of ``ENCODERS``.
+        decoder: A key of ``DECODERS``.
+        num_classes: Number of classes; two classes have one logit.
+        mean: Mean of each channel, of pixels in [0, 1]; None for ImageNet's.
+        std: Standard deviation of each channel; None for ImageNet's.
 
     Raises:
-        ValueError: an encoder that has no place here.
+        ValueError: The encoder is not one of ``ENCODERS``.
     """
 
-    def __init__(self, arch, decoder, classes, mean=None, std=None):
+    def __init__(
+        self,
+        arch: str,
+        decoder: str,
+        num_classes: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ):
         super().__init__()
         if arch not in ENCODERS:
             raise ValueError(f"no U-Net over {arch}; backbones for segmentation are {', '.join(ENCODERS)}")
-        outputs = 1 if classes == 2 else classes
+        outputs = 1 if num_classes == 2 else num_classes
         self.network = DECODERS[decoder](arch, encoder_weights=None, in_channels=3, classes=outputs)
         self.mean, self.std = list(mean or IMAGENET_MEAN), list(std or IMAGENET_STD)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 images (n, 3, H, W), sides multiples of 32, to logits (n, outputs, H, W)."""
         images = normalize(images.float() / 255, self.mean, self.std)
         return self.network(images.contiguous(memory_format=torch.channels_last))
 
 
-def fill_encoder(model, backbone):
+def build_model(config: FloodConfig, checkpoint: dict[str, Any]) -> tuple[Segmenter, dict[str, Any]]:
+    """Build the network with its initial weights, or in the shape of a checkpoint, whose weights are loaded later.
+
+    Args:
+        config: Settings of the run.
+        checkpoint: Checkpoint to resume from; empty for a new run.
+
+    Returns:
+        The network, and ``arch``, ``in_chans``, ``mean``, ``std`` and ``source`` of its backbone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a backbone, or does not fit the encoder.
+    """
+    if config.init_from and not checkpoint:
+        weights, saved = load_task(config.init_from, TASK)
+        info = saved["backbone"]
+        model = Segmenter(
+            info["arch"], config.decoder, len(config.classes), saved["task"]["mean"], saved["task"]["std"]
+        )
+        model.load_state_dict(weights)
+        log(f"{config.decoder} over {info['arch']} from {config.init_from}: all {len(weights)} tensors")
+        return model, info
+    backbone, info = build_backbone(config, checkpoint)
+    torch.manual_seed(config.seed)
+    model = Segmenter(info["arch"], config.decoder, len(config.classes), info["mean"], info["std"])
+    if not checkpoint:
+        log(load_encoder(model, backbone))
+    return model, info
+
+
+def load_encoder(model: Segmenter, backbone: nn.Module) -> str:
     """Copy a backbone's weights into the encoder.
 
     Args:
-        model: ``Segmenter``. backbone: of ``vicreg.models.backbones.load_backbone``, of the same architecture.
+        model: Network.
+        backbone: Backbone of the same architecture.
 
     Returns:
-        what was copied, in words.
+        A report of what was copied.
 
     Raises:
-        ValueError: a weight is missing, left over, or of another shape; nothing is copied then.
+        ValueError: A tensor is missing, unused, or of another shape; nothing is copied then.
     """
-    own, given = model.network.encoder.state_dict(), backbone.state_dict()
-    missing, unused = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    wrong = [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
+    expected, given = model.network.encoder.state_dict(), backbone.state_dict()
+    missing, unused = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    wrong = [key for key in expected.keys() & given.keys() if expected[key].shape != given[key].shape]
     if missing or unused or wrong:
         first = ", ".join([*missing, *unused, *wrong][:3])
         raise ValueError(
-            f"the backbone does not fit the encoder: {len(missing)} of {len(own)} tensors missing, {len(unused)} left "
-            f"over, {len(wrong)} of another shape ({first}, …)"
+            f"the backbone does not fit the encoder: {len(missing)} of {len(expected)} tensors missing, {len(unused)} "
+            f"unused, {len(wrong)} of another shape ({first}, …)"
         )
     model.network.encoder.load_state_dict(given)
-    return f"encoder: {len(own)} of {len(own)} tensors from the backbone, 0 missing, 0 left over"
+    return f"encoder: {len(expected)} of {len(expected)} tensors from the backbone, 0 missing, 0 unused"
+
+
+def load_segmenter(path: str | Path, device: torch.device) -> tuple[Segmenter, dict[str, Any]]:
+    """Load a segmentation network and what its checkpoint says of the task.
+
+    Args:
+        path: ``best_model.pth`` or ``model.pth`` of train_floodnet.py.
+        device: Device of the model.
+
+    Returns:
+        The network, and the dict ``task`` of the checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a checkpoint of train_floodnet.py.
+    """
+    weights, about = load_task(path, TASK, device)
+    task = about["task"]
+    model = Segmenter(about["backbone"]["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"])
+    model.load_state_dict(weights)
+    return model.to(device), task
 
 
 class SegmentationLoss(nn.Module):
-    """Dice loss, as the earlier work's, and with it cross-entropy if wanted.
+    """Dice loss (Milletari et al. 2016), and cross-entropy if weighted.
 
-    Dice is of the whole batch, a mean over the classes that are there. Of two classes it is that of the second alone,
-    and zero for a batch without it.
+    Dice is computed over the whole batch: the mean over the classes that occur, or, of two classes, that of the second
+    class alone (zero for a batch without it).
 
     Args:
-        classes: how many. cross_entropy: its weight beside Dice's 1.
+        num_classes: Number of classes.
+        cross_entropy: Weight of the cross-entropy beside Dice's 1.
     """
 
-    def __init__(self, classes, cross_entropy=0.0):
+    def __init__(self, num_classes: int, cross_entropy: float = 0.0):
         super().__init__()
-        self._dice = smp.losses.DiceLoss("binary" if classes == 2 else "multiclass")
-        self._pixelwise = smp.losses.SoftBCEWithLogitsLoss() if classes == 2 else nn.CrossEntropyLoss()
-        self._binary, self._weight = classes == 2, cross_entropy
+        self._dice = smp.losses.DiceLoss("binary" if num_classes == 2 else "multiclass")
+        self._pixelwise = smp.losses.SoftBCEWithLogitsLoss() if num_classes == 2 else nn.CrossEntropyLoss()
+        self._binary, self._weight = num_classes == 2, cross_entropy
 
-    def forward(self, logits, labels):
-        """Loss of logits (n, 1 or classes, H, W) and labels (n, H, W), in float32; and its parts, to be logged."""
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return ``loss`` and its terms in float32 from logits (n, 1 or classes, H, W) and labels (n, H, W)."""
         logits, labels = logits.float(), labels.long()
-        parts = {"dice_loss": self._dice(logits, labels)}
-        loss = parts["dice_loss"]
+        losses = {"dice_loss": self._dice(logits, labels)}
+        loss = losses["dice_loss"]
         if self._weight:
             target = labels[:, None].float() if self._binary else labels
-            parts["cross_entropy"] = self._pixelwise(logits, target)
-            loss = loss + self._weight * parts["cross_entropy"]
-        return loss, parts
+            losses["cross_entropy"] = self._pixelwise(logits, target)
+            loss = loss + self._weight * losses["cross_entropy"]
+        return {"loss": loss, **losses}
 
 
-def predictor(model, device, bf16=False):
-    """Function of uint8 images (n, 3, S, S) -> probabilities (n, classes, S, S), by a model in eval mode."""
+def predictor(model: nn.Module, device: torch.device, bf16: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function from uint8 images (n, 3, S, S) to probabilities (n, classes, S, S), in eval mode.
+
+    Args:
+        model: Network.
+        device: Device of the network.
+        bf16: Whether to run under bfloat16 autocast.
+    """
 
     @torch.inference_mode()
-    def predict(images):
+    def predict(images: torch.Tensor) -> torch.Tensor:
         model.eval()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(images.to(device))
         if logits.shape[1] > 1:
             return logits.float().softmax(1)
-        above = logits.float().sigmoid()
-        return torch.cat([1 - above, above], 1)
+        probabilities = logits.float().sigmoid()
+        return torch.cat([1 - probabilities, probabilities], 1)
 
     return predict

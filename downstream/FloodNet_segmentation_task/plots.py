@@ -1,19 +1,24 @@
-"""Pictures of segmentations: colors over an image, and rows of image, truth and prediction, with a legend."""
+"""Plots of segmentations: colors over an image, and rows of image, ground truth and prediction, with a legend."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from downstream.FloodNet_segmentation_task.floodnet import palette
 from vicreg.common import files, plots
 
-_STRENGTH = 0.55  # of the colors over an image
+_OPACITY = 0.55  # of the colors over an image
 
 
-def overlay(image, labels, classes):
-    """Lay the classes' colors over an image; the background shows through.
+def overlay(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Blend the classes' colors into an image, except for the background.
 
     Args:
-        image: uint8 (3, height, width). labels: uint8 (height, width); values beyond the classes are left out.
-        classes: names.
+        image: uint8 array (3, height, width).
+        labels: uint8 array (height, width); values beyond the classes are left out.
+        classes: Class names.
 
     Returns:
         uint8 array (height, width, 3).
@@ -21,49 +26,54 @@ def overlay(image, labels, classes):
     base = image.transpose(1, 2, 0).astype(np.float32)
     known = (labels > 0) & (labels < len(classes))
     mixed = base.copy()
-    mixed[known] += _STRENGTH * (palette(classes)[labels[known]] - base[known])
+    mixed[known] += _OPACITY * (palette(classes)[labels[known]] - base[known])
     return mixed.round().astype(np.uint8)
 
 
-def save_overlay(path, image, labels, classes, title):
-    """Write an image with the classes over it and their legend, with shares of the pixels, as a PNG."""
+def save_overlay(path: Path, image: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str) -> None:
+    """Write an image with the classes over it, and a legend with the fraction of each class, as a PNG."""
     height, width = labels.shape
-    figure, axes = plots.new_figure(1, 1, (8.5, 6.2 * height / width + 1.2))
+    fig, axes = plots.new_figure(1, 1, (8.5, 6.2 * height / width + 1.2))
     _show(axes[0, 0], overlay(image, labels, classes), title)
-    shares = np.bincount(labels[labels < len(classes)].ravel(), minlength=len(classes)) / max(1, labels.size)
-    _legend(figure, classes, [n for n in range(len(classes)) if shares[n] > 0], shares)
-    files.atomic_write(path, figure.savefig)
+    fractions = np.bincount(labels[labels < len(classes)].ravel(), minlength=len(classes)) / max(1, labels.size)
+    _add_legend(fig, classes, [n for n in range(len(classes)) if fractions[n] > 0], fractions)
+    files.atomic_write(path, fig.savefig)
 
 
-def save_examples(path, rows, classes, title):
-    """Write examples, one a row: image, truth, prediction, as a PNG.
+def save_examples(
+    path: Path, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], title: str
+) -> None:
+    """Write a PNG with one example per row: image, ground truth, prediction.
 
     Args:
-        path: where. rows: list of (name, image, truth, prediction): uint8 (3, H, W) and twice (H, W). classes: names.
-        title: above it.
+        path: File to write.
+        rows: (name, image, truth, prediction): uint8 arrays (3, H, W), (H, W) and (H, W).
+        classes: Class names.
+        title: Title of the figure.
     """
-    figure, axes = plots.new_figure(len(rows), 3, (10.5, 2.75 * len(rows) + 1.1))
+    fig, axes = plots.new_figure(len(rows), 3, (10.5, 2.75 * len(rows) + 1.1))
     colors = palette(classes)
-    for axis, (name, image, truth, guess) in zip(axes, rows, strict=True):
-        right = (truth == guess).mean()
+    for axis, (name, image, truth, predicted) in zip(axes, rows, strict=True):
         _show(axis[0], image.transpose(1, 2, 0), name)
-        _show(axis[1], colors[truth], "truth")
-        _show(axis[2], colors[guess], f"prediction, {right:.0%} of the pixels right")
-    _legend(figure, classes, range(len(classes)))
-    figure.suptitle(title, fontsize=9)
-    files.atomic_write(path, figure.savefig)
+        _show(axis[1], colors[truth], "ground truth")
+        _show(axis[2], colors[predicted], f"prediction, {(truth == predicted).mean():.0%} of the pixels correct")
+    _add_legend(fig, classes, range(len(classes)))
+    fig.suptitle(title, fontsize=9)
+    files.atomic_write(path, fig.savefig)
 
 
-def _show(axis, picture, title):
-    axis.imshow(picture, interpolation="nearest")
+def _show(axis: Any, image: np.ndarray, title: str) -> None:
+    axis.imshow(image, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, fontsize=8)
 
 
-def _legend(figure, classes, present, shares=None):
+def _add_legend(fig: Any, classes: Sequence[str], present: Iterable[int], fractions: np.ndarray | None = None) -> None:
     from matplotlib.patches import Patch
 
     colors = palette(classes) / 255
-    words = [classes[n] if shares is None else f"{classes[n]} {shares[n]:.1%}" for n in present]
-    patches = [Patch(color=colors[n], label=word) for n, word in zip(present, words, strict=True)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    patches = [
+        Patch(color=colors[n], label=classes[n] if fractions is None else f"{classes[n]} {fractions[n]:.1%}")
+        for n in present
+    ]
+    fig.legend(handles=patches, loc="outside lower center", ncols=5, fontsize=8, frameon=False)

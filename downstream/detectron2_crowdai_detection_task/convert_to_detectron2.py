@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write a backbone in the form that Detectron2 loads by itself, with the settings that go with it.
+"""Convert a backbone to the format that Detectron2 loads, with the settings that belong to it.
 
     python convert_to_detectron2.py ../../exp/sn7/trained_model.pth r18.pkl
 
-writes ``r18.pkl`` and ``r18.pkl.yaml`` and says whether Detectron2, where it is installed, finds the same features.
-For other people's Detectron2 projects; train_crowdai.py takes ``trained_model.pth`` as it is.
+writes ``r18.pkl`` and ``r18.pkl.yaml`` and prints whether Detectron2, if it is installed, computes the same features.
+It is for other Detectron2 projects: train_crowdai.py takes ``trained_model.pth`` itself.
 """
 
 import argparse
@@ -19,19 +19,17 @@ from vicreg.exporters import detectron2
 from vicreg.models.backbones import load_backbone
 
 
-def get_parser():
-    """Arguments of the script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+def get_parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pretrained", help="trained_model.pth, imagenet, or a torchvision file")
     parser.add_argument("out", type=Path, help="file to write, ends in .pkl")
-    parser.add_argument("--arch", help="resnet18, 34, 50 or 101, where the file does not say it")
+    parser.add_argument("--arch", help="resnet18, 34, 50 or 101, if the file does not name it")
     return parser
 
 
-def main(args):
-    """Load, write, and say what was verified."""
+def main(args: argparse.Namespace) -> None:
+    """Load, convert, write and verify."""
     backbone, info = load_backbone(args.pretrained, args.arch)
     print(info["report"])
     print(detectron2.save(args.out, backbone, info))

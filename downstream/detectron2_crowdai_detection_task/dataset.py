@@ -1,78 +1,105 @@
-"""Images and polygons as Detectron2's models take them, fetched by counted keys."""
+"""The CrowdAI splits as data sets of Detectron2, and the overlap between them."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.data import DatasetFromList, DatasetMapper
 
-from vicreg.data import sampler
-from vicreg.data.image_io import error_reason
+from downstream.detectron2_crowdai_detection_task import coco
+from vicreg.common import files
+from vicreg.data import leakage
+from vicreg.inference.images import load_rgb
+
+MAX_COMPARED = 5000  # images whose pixels are read before training; minutes on slow disks
 
 
-class Mapped:
-    """Records as model inputs: ``dataset.__getitems__([(index, draw), …])`` returns a list of dicts.
+class Split(NamedTuple):
+    """One split, ready to be registered.
 
-    ``draw`` settles size and flip, so that an input depends on nothing but its key. An image that cannot be used comes
-    back as the error that says why: errors that cross from a loading process would lose their words.
+    Attributes:
+        name: ``train`` or ``val``.
+        json_file: Corrected annotations.
+        image_dir: Folder of the images.
+        classes: Category names in the order of the model's classes.
+        counts: Numbers of images, polygons and corrections.
+        image_size: Most frequent (height, width) in pixels.
+    """
+
+    name: str
+    json_file: str
+    image_dir: str
+    classes: list[str]
+    counts: dict[str, Any]
+    image_size: list[int]
+
+    @property
+    def dataset_name(self) -> str:
+        """Name in Detectron2's DatasetCatalog and MetadataCatalog."""
+        return f"crowdai_{self.name}"
+
+
+def prepare_splits(
+    data_dir: Path, annotations: dict[str, str], exp_dir: Path, classes: list[str] | None = None
+) -> dict[str, Split]:
+    """Correct the annotations of each split and write them to ``<exp_dir>/ground_truth_<name>.json``.
 
     Args:
-        records: list of dicts, of ``coco.read_split``. cfg: settings. training: with augmentation and annotations.
-    """
-
-    def __init__(self, records, cfg, training):
-        self._records = DatasetFromList(records, copy=False)  # one block of bytes, which loading processes share
-        self._map = DatasetMapper(cfg, is_train=training)
-
-    def __len__(self):
-        return len(self._records)
-
-    def __getitems__(self, keys):
-        return [self._one(index, draw) for index, draw in keys]
-
-    def _one(self, index, draw):
-        record = self._records[index]
-        np.random.seed(draw % 2**32)  # Detectron2's augmentations draw from numpy's global numbers
-        try:
-            return self._map(record)
-        except MemoryError:
-            raise
-        except Exception as error:  # every decoder has its own
-            path = record["file_name"]
-            return ValueError(f"{path} cannot be used: {error_reason(error, path)}")
-
-
-class Checked:
-    """Batches of a loader; the first unusable image is raised as an error, ValueError."""
-
-    def __init__(self, batches):
-        self._batches = batches
-
-    def __len__(self):
-        return len(self._batches)
-
-    def __iter__(self):
-        for batch in self._batches:
-            for sample in batch:
-                if isinstance(sample, Exception):
-                    raise sample
-            yield batch
-
-
-def training_batches(records, cfg, seed, begin, rank, processes, device):
-    """Batches from step ``begin`` to the end of the run: this process's share of each.
+        data_dir: Folder that holds a folder for each split.
+        annotations: Name of the JSON file of each split; the classes are those of the first one.
+        exp_dir: Run folder.
+        classes: Category names of an existing run.
 
     Raises:
-        ValueError: too few images for one batch.
+        ValueError, OSError: As ``coco.load_split``.
     """
-    usable = [record for record in records if any(not found["iscrowd"] for found in record["annotations"])]
-    batch = cfg.SOLVER.IMS_PER_BATCH
-    if len(usable) < batch:
-        raise ValueError(f"{len(usable)} training images do not fill a batch; lower SOLVER.IMS_PER_BATCH {batch}")
-    keys = sampler.ResumableBatchSampler(len(usable), batch, seed, cfg.SOLVER.MAX_ITER, begin, rank, processes)
-    dataset = Mapped(usable, cfg, training=True)
-    return Checked(sampler.build_loader(dataset, keys, cfg.DATALOADER.NUM_WORKERS, device))
+    splits = {}
+    for name, json_name in annotations.items():
+        corrected = coco.load_split(data_dir / name, json_name, classes)
+        classes = corrected.classes
+        path = Path(exp_dir).resolve() / f"ground_truth_{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, json.dumps(corrected.coco))
+        image_dir = str((data_dir / name / "images").resolve())
+        splits[name] = Split(name, str(path), image_dir, classes, corrected.counts, corrected.image_size)
+    return splits
 
 
-def judging_batches(records, cfg, rank, processes, device):
-    """One image at a time, each once: this process's share."""
-    dataset = Mapped(records, cfg, training=False)
-    keys = [[(index, 0)] for index in range(rank, len(records), processes)]
-    return Checked(sampler.build_loader(dataset, keys, cfg.DATALOADER.NUM_WORKERS, device))
+def register(split: Split) -> None:
+    """Register a split with Detectron2, in place of an earlier one of the same name."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    if split.dataset_name in DatasetCatalog.list():
+        DatasetCatalog.remove(split.dataset_name)
+        MetadataCatalog.remove(split.dataset_name)
+    register_coco_instances(split.dataset_name, {}, split.json_file, split.image_dir)
+
+
+def report(splits: dict[str, Split]) -> dict[str, Any]:
+    """Print the numbers of each split and the overlap of validation with training; return both.
+
+    The overlap is the fraction of validation images whose pixels are also in training, as ``vicreg.data.leakage``
+    measures it; it is None for more than ``MAX_COMPARED`` images.
+
+    Raises:
+        ValueError: An image cannot be decoded, or its size is not that of the annotations.
+    """
+    overlap = {"samples": splits["val"].counts["images"], "location_overlap": None, "exact_duplicates": None}
+    if sum(split.counts["images"] for split in splits.values()) <= MAX_COMPARED:
+        overlap = leakage.overlap_of_images(_read_images(splits["train"]), _read_images(splits["val"]))
+    lines = [coco.describe(name, split.counts) for name, split in splits.items()]
+    print(*lines, leakage.format_overlap(overlap), sep="\n", flush=True)
+    return {"data": {name: split.counts for name, split in splits.items()}, "overlap": overlap}
+
+
+def _read_images(split):
+    for image in json.loads(Path(split.json_file).read_bytes())["images"]:
+        path = Path(split.image_dir) / image["file_name"]
+        pixels = load_rgb(path)
+        if pixels.size != (image["width"], image["height"]):
+            raise ValueError(
+                f"{path} is {pixels.width} x {pixels.height} pixels, the annotations have {image['width']} x "
+                f"{image['height']}"
+            )
+        yield np.asarray(pixels)

@@ -1,4 +1,4 @@
-"""Detectron2 as a library that may be missing, and that talks too much."""
+"""Import of Detectron2, an optional library."""
 
 import importlib
 import logging
@@ -6,14 +6,14 @@ import warnings
 from pathlib import Path
 
 
-def need():
-    """Make sure that Detectron2 can be imported, and let it be quiet about other libraries' future.
+def require() -> None:
+    """Check that Detectron2 can be imported, and silence its warnings about newer libraries.
 
     Raises:
-        ValueError: it cannot; says what to do.
+        ValueError: It cannot be imported; the message names the installation script.
     """
-    for kind in (UserWarning, FutureWarning, DeprecationWarning):  # of its code with today's PyTorch and setuptools
-        warnings.filterwarnings("ignore", category=kind, module=r"detectron2|torch|fvcore|iopath")
+    for category in (UserWarning, FutureWarning, DeprecationWarning):  # of its code with newer PyTorch and setuptools
+        warnings.filterwarnings("ignore", category=category, module=r"detectron2|torch|fvcore|iopath")
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     try:
         importlib.import_module("detectron2.model_zoo")
@@ -22,14 +22,11 @@ def need():
         raise ValueError(f"Detectron2 cannot be imported ({error}); install it with: bash {script}") from error
 
 
-def keep_log(path):
-    """Let Detectron2's own messages go to a file, and only its warnings to the terminal."""
-    for name in ("detectron2", "fvcore"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        file, terminal = logging.FileHandler(path), logging.StreamHandler()
-        terminal.setLevel(logging.ERROR)
-        for handler in (file, terminal):
-            handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-        logger.handlers = [file, terminal]
+def choose_device(name: str) -> str:
+    """Return "cuda" or "cpu" for ``--device``; raise ValueError if "cuda" is not available."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda: no GPU is visible to PyTorch; use --device cpu or check nvidia-smi")
+    return "cuda" if available and name != "cpu" else "cpu"

@@ -1,160 +1,86 @@
-"""What a detection run says, and what it leaves in its folder."""
+"""Files of a run folder: ``run.json`` (backbone, classes, data) and ``result.json`` (metrics)."""
 
 import json
-from collections import Counter
+import math
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-import yaml
-from PIL import Image
-
-from downstream.detectron2_crowdai_detection_task import coco, config, evaluation
-from vicreg import distributed
-from vicreg.common import checkpoint_io, files
-from vicreg.common.cli import to_serializable
+from downstream.detectron2_crowdai_detection_task.model import EARLIER_CHECKPOINT, find_checkpoint
+from vicreg.common import checkpoint_io
 from vicreg.common.files import write_json
-from vicreg.common.logger import log
-from vicreg.data import leakage
-from vicreg.engine import checkpoint
 
-EXAMPLES = 8  # images in the picture
-MOST_COMPARED = 5000  # images whose pixels are compared at the end of a run; minutes on slow disks
+RUN_FILE = "run.json"
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+TASKS = {"bbox": "box", "segm": "mask"}
 
 
-class Run:
-    """All that belongs to one run, so that it can be kept and judged.
+def load_run(folder: str | Path) -> dict[str, Any] | None:
+    """Return ``run.json`` of a folder, or None without a checkpoint in it.
 
-    Args:
-        args: of train_crowdai.py. cfg: settings. splits: dict name -> ``coco.Split``.
-        info: of the backbone: ``arch, in_chans, mean, std, source``.
-        model: not wrapped for parallel training. optimizer, scheduler: where it is trained.
-    """
-
-    def __init__(self, args, cfg, splits, info, model, optimizer=None, scheduler=None):
-        self.args, self.cfg, self.splits, self.model = args, cfg, splits, model
-        self.optimizer, self.scheduler = optimizer, scheduler
-        self.backbone = {key: info[key] for key in ("arch", "in_chans", "mean", "std", "source")}
-
-    def announce(self, remarks, begin, device, bf16):
-        """Say what is going to happen, and write ``args.json`` and ``config.yaml``."""
-        if not distributed.is_main():
-            return
-        write_json(self.args.exp_dir / "args.json", {"args": to_serializable(vars(self.args)), "data": self._counts()})
-        files.write_text(self.args.exp_dir / config.CONFIG_FILE, self.cfg.dump())
-        solver, steps = self.cfg.SOLVER, self.cfg.SOLVER.MAX_ITER
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
-        lines = [coco.describe(name, split.counts) for name, split in self.splits.items()]
-        lines += remarks
-        lines += [
-            f"Mask R-CNN {self.backbone['arch']}-FPN, {millions:.1f} M parameters, from {self.backbone['source']}; "
-            f"norm {self.cfg.MODEL.RESNETS.NORM}, {name} x {distributed.world_size()}, {'bf16' if bf16 else 'fp32'}",
-            f"{steps} iterations of {solver.IMS_PER_BATCH} images, rate {solver.BASE_LR:g} x {solver.GAMMA:g} at "
-            f"{', '.join(map(str, solver.STEPS))}, warm-up {solver.WARMUP_ITERS}, decay {solver.WEIGHT_DECAY:g}"
-            f" -> {self.args.exp_dir}",
-        ]
-        log("\n".join(lines))
-        if 0 < begin < steps:
-            log(f"resume from step {begin}")
-
-    def keep(self, step):
-        """Write the checkpoint."""
-        if not distributed.is_main():
-            return
-        sizes = Counter((record["height"], record["width"]) for record in self.splits["train"].records)
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "step": step,
-            "backbone": self.backbone,
-            "pretrained": self.args.pretrained,
-            "categories": self.splits["train"].categories,
-            "image_size": list(sizes.most_common(1)[0][0]),
-            "settings": self.cfg.dump(),
-            "seed": self.args.seed,
-        }
-        checkpoint_io.save(state, self.args.exp_dir / checkpoint_io.MODEL_FILE, previous=checkpoint.PREVIOUS_FILE)
-
-    def judge(self, device):
-        """Figures of each split that ``--eval-on`` names: dict name -> figures; said as well."""
-        names = ("train", "val") if self.args.eval_on == "both" else (self.args.eval_on,)
-        found = {}
-        for name in names:
-            found[name] = evaluation.judge(self.model, self.splits[name], name, self.cfg, self.args.exp_dir, device)
-            if distributed.is_main():
-                log(evaluation.words(name, found[name]))
-        return found
-
-    def conclude(self, device, step=None):
-        """Judge, and write ``result.json`` and ``examples.png``."""
-        found = self.judge(device)
-        if not distributed.is_main():
-            return
-        shared = self._overlap()
-        log(leakage.format_overlap(shared))
-        result = {**found, "step": step or self.cfg.SOLVER.MAX_ITER, "backbone": self.backbone}
-        result |= {"data": self._counts(), "overlap": shared, "args": to_serializable(vars(self.args))}
-        write_json(self.args.exp_dir / "result.json", result)
-        shown = [record for name in found for record in self.splits[name].records[: EXAMPLES // len(found)]]
-        evaluation.save_examples(self.args.exp_dir / "examples.png", self.model, shown, self.cfg)
-        log(f"{self.args.exp_dir / 'result.json'}, {self.args.exp_dir / 'examples.png'}")
-
-    def _counts(self):
-        return {name: split.counts for name, split in self.splits.items()}
-
-    def _overlap(self):
-        """Share of validation images whose very pixels are in training, in the form of ``vicreg.data.leakage``."""
-        train, val = ([record["file_name"] for record in self.splits[name].records] for name in ("train", "val"))
-        if len(train) + len(val) > MOST_COMPARED:
-            return {"samples": len(val), "location_overlap": None, "exact_duplicates": None}
-        return leakage.overlap_of_images(*((np.asarray(Image.open(path)) for path in paths) for paths in (train, val)))
-
-
-def concluded(exp_dir, step, device):
-    """Whether a folder's ``result.json`` is of this step; the same answer on all processes."""
-    try:
-        found = json.loads((exp_dir / "result.json").read_text())["step"] == step
-    except (OSError, ValueError, KeyError):
-        found = False
-    return bool(distributed.all_reduce(torch.tensor(float(found), device=device), "max"))
-
-
-def flatten(figures):
-    """{"val": {"box": {"AP": …}}} -> {"val_box_AP": …}, without what is not known."""
-    return {
-        f"{name}_{task}_{metric}": value
-        for name, tasks in figures.items()
-        for task, metrics in tasks.items()
-        for metric, value in metrics.items()
-        if value is not None
-    }
-
-
-def check_same(earlier, cfg, categories, args):
-    """Make sure that a folder's run can go on with today's settings.
-
-    Args:
-        earlier: its checkpoint. cfg: today's settings. categories: of today's data. args: of train_crowdai.py.
+    The checkpoints of earlier versions of this task hold the same values.
 
     Raises:
-        ValueError: the model would be another one.
+        ValueError: The checkpoint is of another kind.
     """
-    if not {"optimizer", "scheduler", "settings"} <= earlier.keys() or earlier["categories"] != categories:
-        raise ValueError(f"{args.exp_dir} holds another kind of run, or other categories; choose another --exp-dir")
-    before = earlier.get("pretrained", args.pretrained)
-    if before != args.pretrained:
-        raise ValueError(
-            f"{args.exp_dir} holds a run with --pretrained {before}, not {args.pretrained}; choose another --exp-dir"
-        )
-    if args.arch and args.arch != earlier["backbone"]["arch"]:
-        raise ValueError(f"{args.exp_dir} holds a run with {earlier['backbone']['arch']}, not {args.arch}")
-    before, now = yaml.safe_load(earlier["settings"]), yaml.safe_load(cfg.dump())
-    for model in (before["MODEL"], now["MODEL"]):
-        model["DEVICE"] = ""
-        for part in ("RESNETS", "FPN"):
-            model[part]["NORM"] = model[part]["NORM"].replace("Sync", "")  # one process or many: the same weights
-    if before["MODEL"] != now["MODEL"]:
-        raise ValueError(f"{args.exp_dir} holds a run with other MODEL settings; choose another --exp-dir")
-    if before["SOLVER"] != now["SOLVER"] or earlier["seed"] != args.seed:
-        log("note: SOLVER settings or the seed are not those that this run began with")
+    try:
+        find_checkpoint(folder)
+    except FileNotFoundError:
+        return None
+    folder = Path(folder)
+    try:
+        if (folder / RUN_FILE).is_file():
+            return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        state = checkpoint_io.load(folder / EARLIER_CHECKPOINT)
+        classes = [category["name"] for category in state["categories"]]
+        return {"backbone": state["backbone"], "image_size": state["image_size"], "classes": classes}
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} does not hold a run of train_crowdai.py; choose another --exp-dir") from error
+
+
+def check_resume(folder: str | Path, run: dict[str, Any], pretrained: str | None, arch: str | None) -> None:
+    """Raise ValueError if a run started from another backbone, or was written by an earlier version."""
+    if "pretrained" not in run:
+        raise ValueError(f"{folder} holds a run of an earlier version, which cannot resume; choose another --exp-dir")
+    for option, given, saved in (
+        ("--pretrained", pretrained, run["pretrained"]),
+        ("--arch", arch, run["backbone"]["arch"]),
+    ):
+        if given not in (None, saved):
+            raise ValueError(f"{folder} holds a run with {option} {saved}, not {given}; choose another --exp-dir")
+
+
+def write_results(folder: Path, results: dict[str, Any], names: list[str], step: int, run: dict[str, Any]) -> None:
+    """Print metrics in the order of the published table, and write ``result.json``.
+
+    Args:
+        folder: Run folder.
+        results: Results of ``DefaultTrainer.test``: of one data set, or of several by name.
+        names: Splits in the order of DATASETS.TEST.
+        step: Iterations of training.
+        run: Content of ``run.json``.
+    """
+    per_split = [results] if len(names) == 1 else results.values()
+    metrics = {name: summarize(values) for name, values in zip(names, per_split, strict=True)}
+    for name, tasks in metrics.items():
+        parts = [f"{task} " + " ".join(f"{key} {tasks[task][key]:.4f}" for key in METRICS[:3]) for task in tasks]
+        print(f"{name}: " + "   ".join(parts))
+    write_json(folder / "result.json", {**metrics, "step": step, **run})
+    print(folder / "result.json", flush=True)
+
+
+def summarize(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Convert the results of one data set from 0..100 to ``{"box": {"AP": …}, "mask": …}`` from 0 to 1.
+
+    None is undefined: no object of this size. Without any detection AP, AP50 and AP75 are 0: each split has objects.
+    """
+
+    def fraction(percent, metric):
+        if math.isnan(percent):
+            return 0.0 if metric in METRICS[:3] else None
+        return round(percent / 100, 6)
+
+    return {
+        label: {metric: fraction(results[task][metric], metric) for metric in METRICS}
+        for task, label in TASKS.items()
+        if task in results
+    }

@@ -1,105 +1,102 @@
 #!/usr/bin/env python3
-"""Find buildings with a detector of train_crowdai.py: masks drawn on images, and polygons of GeoTIFFs.
+"""Detect buildings with a detector of train_crowdai.py: masks drawn on images, and polygons of GeoTIFFs.
 
     python predict_crowdai.py --checkpoint ../../exp/crowdai --image mosaic.tif --out predictions
 
-writes ``mosaic.png`` with what was found and, for a GeoTIFF with a georeference, ``mosaic.geojson`` with polygons in
-longitude and latitude. ``--image`` may be a folder. Large images are searched in overlapping windows.
+writes ``mosaic.png`` with the detections and, for a georeferenced GeoTIFF, ``mosaic.geojson`` with polygons in
+longitude and latitude. ``--image`` may be a folder. Large images are processed in overlapping windows. Files that
+cannot be read are skipped and listed, and the exit status is then 1.
 """
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import torch
-from tqdm import tqdm
-
 from downstream.detectron2_crowdai_detection_task import detectron2_setup
-from vicreg import distributed
-from vicreg.common import (
-    cli,
-    files,
-)
+from vicreg.common import cli, files
 from vicreg.engine.config import use_bf16
+from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
+from vicreg.inference.images import open_reader
+from vicreg.inference.rasters import TIFF
 
-LARGEST = 4096  # side of the pictures that are written, in pixels
+MAX_SIZE = 4096  # longer side of the written images, pixels
 
 
-def get_parser():
-    """Arguments of the script."""
+def get_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder of train_crowdai.py, or model.pth")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="run folder of train_crowdai.py, or a .pth in it"
+    )
     parser.add_argument("--image", type=Path, required=True, help="image, GeoTIFF, or a folder of them")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results, other than --image")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score, 0 to 1")
     parser.add_argument("--window", type=int, help="side of a window in pixels (default: that of the training images)")
-    parser.add_argument("--overlap", type=float, default=0.25, help="of windows, as a share of their side")
+    parser.add_argument("--overlap", type=float, default=0.25, help="overlap of neighboring windows, 0 to 0.9")
+    parser.add_argument(
+        "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="values of black and white of files deeper than 8 bits",
+    )  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="fp32", help="auto: bf16 on GPUs")
     return parser
 
 
-def main(args):
-    """Search every image, one after the other."""
-    detectron2_setup.need()
-    from downstream.detectron2_crowdai_detection_task import model as detection_model
-    from downstream.detectron2_crowdai_detection_task import tiled_detection
+def main(args: argparse.Namespace) -> None:
+    """Process the images one after the other."""
+    cli.positive(args, "window")
+    if not 0 <= args.overlap <= 0.9:
+        raise ValueError(f"--overlap {args.overlap:g}: 0 to 0.9 is needed")
+    if args.levels and args.levels[0] >= args.levels[1]:
+        raise ValueError(f"--levels {args.levels[0]:g} {args.levels[1]:g}: the second must be larger")
+    images = find_images([args.image], args.out)
+    check_outputs(images, lambda path: [args.out / f"{path.stem}{suffix}" for suffix in (".png", ".geojson")])
+    detectron2_setup.require()
+    import torch
+    from tqdm import tqdm
 
-    if not 0 <= args.overlap < 1 or (args.window is not None and args.window < 1):
-        raise ValueError("--overlap is a share from 0 to less than 1, --window a number of pixels")
-    paths = find_images(args.image, tiled_detection.SUFFIXES)
-    device = distributed.init(args.device)
-    model, cfg, state = detection_model.load(args.checkpoint, device)
-    window = args.window or min(state["image_size"])
+    from downstream.detectron2_crowdai_detection_task import config, experiment, tiled_detection
+    from downstream.detectron2_crowdai_detection_task.model import find_checkpoint, load_model
+
+    checkpoint = find_checkpoint(args.checkpoint)
+    run = experiment.load_run(checkpoint.parent)
+    device = torch.device(detectron2_setup.choose_device(args.device))
+    cfg = config.load_config(checkpoint.parent, [], {}, device.type)
+    model, _ = load_model(checkpoint, cfg)
+    settings = (args.window or min(run["image_size"]), args.overlap, args.threshold)
     args.out.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        picture = tiled_detection.open_picture(path)
-        bar = functools.partial(tqdm, desc=path.name, unit="window", leave=False, disable=None)
-        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(args.precision, device)):
-            found = tiled_detection.search(model, picture, cfg, window, int(args.overlap * window), args.threshold, bar)
-        written = [draw(args.out / f"{path.stem}.png", picture, found)]
-        if picture.crs:
-            written.append(args.out / f"{path.stem}.geojson")
-            tiled_detection.write_geojson(written[-1], found, picture)
-        elif path.suffix.lower() in tiled_detection.GEOTIFF:
-            print(f"note: {path} has no georeference, so there are no polygons of it")
-        print(f"{path}: {len(found)} buildings -> {', '.join(map(str, written))}", flush=True)
+
+    def process(path: Path) -> None:
+        def progress(batches, total):
+            return tqdm(batches, path.name, total, unit="window", leave=False, disable=None)
+
+        with open_reader(path, levels=args.levels) as reader:
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(args.precision, device)):
+                detections = tiled_detection.detect_tiled(model, reader, cfg, *settings, progress)
+            written = [draw(args.out / f"{path.stem}.png", reader, detections)]
+            if reader.crs or reader.gcps:
+                written.append(args.out / f"{path.stem}.geojson")
+                tiled_detection.write_geojson(written[-1], detections, reader)
+            elif path.suffix.lower() in TIFF:
+                print(f"note: {path} has no georeference, so no polygons are written")
+            print(f"{path}: {len(detections)} buildings -> {', '.join(map(str, written))}", flush=True)
+
+    raise_failures(process_images(images, process)[1], len(images))
 
 
-def find_images(path, suffixes):
-    """The image, or those of a folder, sorted.
-
-    Raises:
-        FileNotFoundError: there is none. ValueError: two would be written to the same name.
-    """
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes) if path.is_dir() else [path]
-    if not found or not found[0].is_file():
-        raise FileNotFoundError(f"no image at {path} (known: {' '.join(suffixes)})")
-    stems = [p.stem for p in found]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise ValueError(f"{path}: several images are named {twice[0]}; their results would overwrite each other")
-    return found
-
-
-def draw(path, picture, found):
-    """Write the picture, made smaller where it is very large, with what was found; returns the path."""
-    import numpy as np
+def draw(path, reader, detections):
+    """Write the image, reduced if it is very large, with the detections; return the path."""
     from PIL import Image
 
     from vicreg.inference import polygons
 
-    shrink = -(-max(picture.height, picture.width) // LARGEST)
-    strips = [
-        picture.read(top, 0, min(256 * shrink, picture.height - top), picture.width)[::shrink, ::shrink]
-        for top in range(0, picture.height, 256 * shrink)
-    ]
-    image = polygons.draw(np.concatenate(strips), [one.shape for one in found], scale=1 / shrink)
+    image = reader.preview(MAX_SIZE).transpose(1, 2, 0)
+    image = polygons.draw(image, [detection.shape for detection in detections], scale=image.shape[1] / reader.width)
     files.atomic_write(path, Image.fromarray(image).save)
     return path
 

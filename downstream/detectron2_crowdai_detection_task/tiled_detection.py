@@ -1,140 +1,123 @@
-"""Images of any size, photograph or GeoTIFF, read and searched in overlapping windows as large as training images.
+"""Detection in images of any size by overlapping windows as large as the training images.
 
-A window as large as the training images is enlarged by the model as those were, so that buildings have the size that it
-learned. Each detection counts in one window only: the one in whose core its center lies.
+The model enlarges a window as it enlarged the training images, so that objects have the size that it has learned. A
+detection is accepted from one window only: the one whose core contains its center.
 """
 
-from itertools import pairwise, product
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from shapely.affinity import translate
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from shapely import geometry
+from shapely.affinity import affine_transform, translate
 from torchvision.ops import nms
 
-from downstream.detectron2_crowdai_detection_task import evaluation
 from vicreg.common import files
-from vicreg.data.image_io import error_reason, open_image
 from vicreg.inference import polygons
-from vicreg.inference.rasters import quiet_georeference
+from vicreg.inference.rasters import ImageReader
+from vicreg.inference.sliding_window import WindowBatch, core_edges, read_windows, window_starts
 
-GEOTIFF = (".tif", ".tiff")
-SUFFIXES = (*GEOTIFF, ".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_SAME = 0.5  # IoU of boxes above which two windows have found one building
-
-
-class Picture(NamedTuple):
-    """An image that can be read in parts.
-
-    Attributes:
-        height, width: pixels. read: function (top, left, height, width) -> uint8 (height, width, 3).
-        crs, transform: of a GeoTIFF with a georeference, else None.
-    """
-
-    height: int
-    width: int
-    read: object
-    crs: object = None
-    transform: object = None
+DUPLICATE_IOU = 0.5  # of the boxes of one object in two windows
+MIN_VALID = 0.5  # fraction of a box that must hold data
 
 
-def open_picture(path):
-    """Open an image; GeoTIFFs stay on disk and are read in parts.
-
-    Raises:
-        ValueError: it cannot be decoded, or is not 8-bit RGB.
-    """
-    path = Path(path)
-    if path.suffix.lower() in GEOTIFF:
-        return _open_raster(path)
-    try:
-        pixels = np.asarray(open_image(path).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error_reason(error, path)}") from error
-    return Picture(*pixels.shape[:2], lambda top, left, high, wide: pixels[top : top + high, left : left + wide])
-
-
-def _open_raster(path):
-    import rasterio
-    from rasterio.windows import Window
-
-    try:
-        with quiet_georeference(), rasterio.open(path) as raster:
-            bands, kind, (height, width) = raster.count, raster.dtypes[0], raster.shape
-            crs, transform = raster.crs, raster.transform
-    except rasterio.errors.RasterioError as error:
-        raise ValueError(f"{path} cannot be read: {error_reason(error, path)}") from error
-    if bands < 3 or kind != "uint8":
-        raise ValueError(f"{path}: {bands} band(s) of {kind}; the model sees 8-bit RGB: convert with gdal_translate")
-
-    def read(top, left, high, wide):
-        with quiet_georeference(), rasterio.open(path) as raster:
-            try:
-                return np.moveaxis(raster.read([1, 2, 3], window=Window(left, top, wide, high)), 0, 2)
-            except rasterio.errors.RasterioError as error:
-                raise ValueError(f"{path} cannot be read: {error_reason(error, path)}") from error
-
-    return Picture(height, width, read, crs, transform if crs else None)
-
-
-def starts(length, window, overlap):
-    """First pixels of windows that cover ``length`` pixels; the last one ends where they end.
-
-    Raises:
-        ValueError: windows that do not move on.
-    """
-    if not 0 <= overlap < window:
-        raise ValueError(f"an overlap of {overlap} pixels with windows of {window}; it must be smaller")
-    return [*range(0, max(0, length - window), window - overlap), max(0, length - window)]
-
-
-def search(model, picture, cfg, window, overlap, threshold, progress=lambda corners: corners):
-    """Find what is in a picture.
+@torch.no_grad()
+def detect(model: torch.nn.Module, image: np.ndarray, cfg: CfgNode, threshold: float) -> list[polygons.Detection]:
+    """Detect objects in one image.
 
     Args:
-        model: in eval mode. picture: Picture. cfg: settings. window: side in pixels. overlap: of neighboring windows;
-            what is larger than it may be cut in two. threshold: lowest score. progress: wraps the list of windows.
+        model: Detectron2 model in eval mode.
+        image: uint8 (3, H, W), RGB.
+        cfg: Configuration of the model.
+        threshold: Lowest score, from 0 to 1.
 
     Returns:
-        list of ``outlines.Found`` in pixels of the picture, the best first.
+        Detections with polygons of their masks, or of their boxes without MODEL.MASK_ON.
     """
-    found = []
-    rows, columns = (starts(length, window, overlap) for length in (picture.height, picture.width))
-    for (row, top), (column, left) in progress(list(product(enumerate(rows), enumerate(columns)))):
-        high, wide = min(window, picture.height - top), min(window, picture.width - left)
-        pixels = np.zeros((window, window, 3), np.uint8)  # a smaller picture keeps its scale
-        pixels[:high, :wide] = picture.read(top, left, high, wide)
-        for one in polygons.from_masks(evaluation.look(model, pixels, cfg), threshold):
-            box = (one.box[0] + left, one.box[1] + top, one.box[2] + left, one.box[3] + top)
-            x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-            across = _inside(x, column, columns, window, picture.width)
-            if across and _inside(y, row, rows, window, picture.height):
-                found.append(polygons.Detection(one.score, box, translate(one.shape, left, top)))
-    found.sort(key=lambda one: -one.score)
-    if not found:
-        return []
-    kept = nms(torch.tensor([one.box for one in found]), torch.tensor([one.score for one in found]), _SAME)
-    return [found[number] for number in kept.tolist()]
+    height, width = image.shape[1:]
+    pixels = image.transpose(1, 2, 0)
+    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+    pixels = resize.get_transform(pixels).apply_image(pixels)
+    tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    instances = model([{"image": tensor, "height": height, "width": width}])[0]["instances"].to("cpu")
+    if instances.has("pred_masks"):
+        return polygons.from_masks(instances, threshold)
+    boxes = zip(instances.scores.tolist(), instances.pred_boxes.tensor.tolist(), strict=True)
+    return [polygons.Detection(score, tuple(box), geometry.box(*box)) for score, box in boxes if score >= threshold]
 
 
-def _inside(center, number, begins, window, length):
-    """Whether a center lies in the core of a window: nearer to its middle than to another's."""
-    edges = [0, *((begin + window + following) / 2 for begin, following in pairwise(begins)), length]
-    return edges[number] <= center < edges[number + 1]
-
-
-def write_geojson(path, found, picture):
-    """Write detections as GeoJSON polygons in longitude and latitude (EPSG:4326), with their ``score``.
+def detect_tiled(
+    model: torch.nn.Module,
+    reader: ImageReader,
+    cfg: CfgNode,
+    window: int,
+    overlap: float,
+    threshold: float,
+    progress: Callable[[Iterable[WindowBatch], int], Iterable[WindowBatch]] = lambda batches, total: batches,
+) -> list[polygons.Detection]:
+    """Detect objects in an image of any size. Detections on pixels without data are dropped.
 
     Args:
-        path: where. found: list of ``outlines.Found``. picture: with a georeference.
+        model: Detectron2 model in eval mode.
+        reader: Image or raster.
+        cfg: Configuration of the model.
+        window: Side of a window in pixels.
+        overlap: Overlap of neighboring windows as a fraction of their side, below 1; larger objects may be cut.
+        threshold: Lowest score, from 0 to 1.
+        progress: Wraps the windows, of which there are ``total``.
+
+    Returns:
+        Detections in pixels of the image, by descending score.
+    """
+    stride = window - int(overlap * window)
+    tops, lefts = (window_starts(length, window, stride) for length in (reader.height, reader.width))
+    rows, columns = core_edges(tops, window, reader.height), core_edges(lefts, window, reader.width)
+    detections = []
+    batches = read_windows(reader, tops, lefts, window, pad_mode="constant")  # a smaller image keeps its scale
+    for batch in progress(batches, len(tops) * len(lefts)):
+        (column,), (left,), (image,), (valid,) = batch.columns, batch.lefts, batch.images, batch.valid
+        if not valid.any():
+            continue
+        for score, (x1, y1, x2, y2), shape in detect(model, image, cfg, threshold):
+            x, y = left + (x1 + x2) / 2, batch.top + (y1 + y2) / 2
+            in_core = rows[batch.row] <= y < rows[batch.row + 1] and columns[column] <= x < columns[column + 1]
+            if in_core and valid[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))].mean() >= MIN_VALID:
+                box = (x1 + left, y1 + batch.top, x2 + left, y2 + batch.top)
+                detections.append(polygons.Detection(score, box, translate(shape, left, batch.top)))
+    detections.sort(key=lambda detection: -detection.score)
+    if not detections:
+        return []
+    boxes, scores = (torch.tensor([getattr(item, name) for item in detections]) for name in ("box", "score"))
+    return [detections[index] for index in nms(boxes, scores, DUPLICATE_IOU).tolist()]
+
+
+def write_geojson(path: Path, detections: list[polygons.Detection], reader: ImageReader) -> None:
+    """Write polygons in longitude and latitude (EPSG:4326) with their ``score``.
+
+    Args:
+        path: GeoJSON file.
+        detections: Detections in pixels of the image.
+        reader: A georeferenced image.
+
+    Raises:
+        ValueError: The coordinates cannot be converted.
     """
     import geopandas
-    from shapely.affinity import affine_transform
+    from pyproj.exceptions import ProjError
+    from rasterio.transform import from_gcps
 
-    a, b, c, d, e, f = picture.transform[:6]
-    shapes = [affine_transform(one.shape, [a, b, d, e, c, f]) for one in found]
-    scores = {"score": [round(one.score, 4) for one in found]}
-    table = geopandas.GeoDataFrame(scores, geometry=geopandas.GeoSeries(shapes, crs=picture.crs)).to_crs("EPSG:4326")
+    crs, transform = reader.crs, reader.transform
+    if transform is None:
+        points, crs = reader.gcps
+        transform = from_gcps(points)
+    a, b, c, d, e, f = transform[:6]
+    shapes = [affine_transform(detection.shape, [a, b, d, e, c, f]) for detection in detections]
+    scores = {"score": [round(detection.score, 4) for detection in detections]}
+    try:
+        table = geopandas.GeoDataFrame(scores, geometry=geopandas.GeoSeries(shapes, crs=crs)).to_crs("EPSG:4326")
+    except ProjError as error:
+        raise ValueError(f"{path}: cannot convert {crs} to longitude and latitude: {error}") from error
     files.write_text(path, table.to_json(drop_id=True) + "\n")

@@ -4,109 +4,149 @@
     python train_crowdai.py --data-dir ../../data/crowdai --pretrained ../../exp/sn7/trained_model.pth \
         --exp-dir ../../exp/crowdai --num-gpus 4
 
-prints what the data holds and what was loaded, then losses and the time left, then box and mask AP, AP50, AP75 on the
-validation images; leaves ``result.json``, ``examples.png``, ``stats.txt``, ``tensorboard/``, ``model.pth`` and
-``config.yaml`` in ``--exp-dir``. Start it again on the same folder to go on. Settings of Detectron2 can be changed at
-the end: ``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2: ``bash install_detectron2.sh``.
+prints the corrections of the annotations and Detectron2's log, then box and mask AP, AP50 and AP75 on the validation
+images. ``--exp-dir`` receives ``result.json``, ``metrics.json``, ``log.txt``, TensorBoard events, ``config.yaml`` and
+checkpoints. Add ``--resume`` to continue from the last checkpoint. Settings of Detectron2 follow at the end:
+``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2: ``bash install_detectron2.sh``.
 """
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from downstream.detectron2_crowdai_detection_task import detectron2_setup
-from vicreg.common import cli
+from downstream.detectron2_crowdai_detection_task import dataset, detectron2_setup
+from vicreg.common import cli, files
+from vicreg.engine.config import use_bf16
+from vicreg.exporters import detectron2
+from vicreg.models.backbones import load_backbone
 
 HERE = Path(__file__).resolve().parent
 
 
-def get_parser():
-    """Arguments of the script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    run = parser.add_argument_group("run")
-    run.add_argument("--exp-dir", type=Path, required=True, help="folder of the run; started again on it, it resumes")
-    run.add_argument("--seed", type=int, default=0, help="settles new weights, order and augmentation")
-    run.add_argument("--resume", action="store_true", help="insist on going on: an error where there is no run")
-    run.add_argument("--eval-only", action="store_true", help="figures of the run's checkpoint, no training")
-    run.add_argument("--eval-on", choices=["val", "train", "both"], default="val", help="splits to compute figures on")
-    model = parser.add_argument_group("model")
-    model.add_argument("--pretrained", help="trained_model.pth, random, imagenet, or a torchvision file")
-    model.add_argument("--arch", help="resnet18, 34, 50 or 101, where --pretrained does not say it")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data-dir", type=Path, default=HERE.parents[1] / "data" / "crowdai", help="holds train/ and val/"
-    )
+def get_parser() -> argparse.ArgumentParser:
+    """Add the options of this task to Detectron2's parser; raise ValueError without Detectron2."""
+    detectron2_setup.require()
+    from detectron2.engine import default_argument_parser
+
+    parser = default_argument_parser(epilog=" ")
+    parser.description = __doc__.split("\n")[0]
+    parser.set_defaults(config_file=str(HERE / "configs" / "train_config.yaml"), dist_url="auto")
+    task = parser.add_argument_group("task")
+    task.add_argument("--exp-dir", type=Path, required=True, help="run folder")
+    task.add_argument("--pretrained", help="trained_model.pth, random, imagenet, or a torchvision file")
+    task.add_argument("--arch", help="resnet18, 34, 50 or 101, if --pretrained does not name it")
+    task.add_argument("--data-dir", type=Path, default=HERE.parents[1] / "data/crowdai", help="holds train/ and val/")
     for name in ("train", "val"):
-        text = f"name in {name}/, or a path (annotation-small.json is the challenge's short list)"
-        data.add_argument(f"--{name}-json", default="annotation.json", help=text)
-    machine = parser.add_argument_group("settings and machines")
-    machine.add_argument("--config-file", type=Path, default=HERE / "configs" / "train_config.yaml", help="the recipe")
-    machine.add_argument(
-        "--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: GPUs if there are any"
-    )
-    machine.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="fp32", help="auto: bf16 on GPUs")
-    machine.add_argument("--num-gpus", type=int, default=1, help="processes on each machine")
-    machine.add_argument("--num-machines", type=int, default=1, help="each starts this command")
-    machine.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    machine.add_argument("--dist-url", default="auto", help="where processes meet: tcp://first-machine:port")
-    parser.add_argument(
-        "changes", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of Detectron2's settings"
-    )
+        text = f"name in {name}/, or a path (annotation-small.json is the short list of the challenge)"
+        task.add_argument(f"--{name}-json", default="annotation.json", help=text)
+    task.add_argument("--eval-on", choices=["val", "train", "both"], default="val", help="splits to evaluate on")
+    task.add_argument("--seed", type=int, default=0, help="of new weights, order and augmentation")
+    task.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
+    task.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="fp32", help="auto: bf16 on GPUs")
     return parser
 
 
-def main(args):
-    """Start the processes."""
-    if not args.eval_only and not args.pretrained:
-        raise ValueError("--pretrained is missing: trained_model.pth, random, imagenet, or a torchvision file")
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise ValueError("several machines need --dist-url tcp://first-machine:port, the same on all")
-    detectron2_setup.need()
-    if args.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # launch would take GPUs for its messages
+def main(args: argparse.Namespace) -> None:
+    """Prepare data, backbone and configuration once, then start the processes."""
     import torch
     from detectron2.engine import launch
 
-    gpus = torch.cuda.device_count()
-    if gpus and args.num_gpus > gpus:
-        raise ValueError(f"--num-gpus {args.num_gpus}: {gpus} visible on this machine")
-    if args.num_gpus > 1:
-        pass_on_signals()
+    from downstream.detectron2_crowdai_detection_task import experiment
+
+    device = detectron2_setup.choose_device(args.device)
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError("several machines need --dist-url tcp://first-machine:port, the same on all")
+    if args.num_gpus > 1 and (device == "cpu" or args.num_gpus > torch.cuda.device_count()):
+        raise ValueError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
+    run = experiment.load_run(args.exp_dir)
+    if args.eval_only and not run:
+        raise FileNotFoundError(f"--eval-only: no checkpoint in {args.exp_dir}")
+    if run and args.resume:
+        experiment.check_resume(args.exp_dir, run, args.pretrained, args.arch)
+    elif run and not args.eval_only:
+        raise ValueError(f"{args.exp_dir} holds a run; add --resume, or choose another --exp-dir")
+    elif not run and not args.pretrained:
+        raise ValueError("--pretrained is missing: trained_model.pth, random, imagenet, or a torchvision file")
+    names = {"train": args.train_json, "val": args.val_json}
+    splits = dataset.prepare_splits(args.data_dir, names, args.exp_dir, run and run["classes"])
+    cfg, run = configure(args, splits, run, device)
+    run |= dataset.report(splits) | {"args": cli.to_serializable(vars(args))}
+    processes = args.num_gpus * args.num_machines
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {processes} processes")
+    machines = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
-        launch(one_process, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
-    except torch.multiprocessing.ProcessExitedException as error:  # which has said why
+        launch(run_process, *machines, (args, cfg, splits, run))
+    except torch.multiprocessing.ProcessExitedException as error:  # the process has printed the reason
         sys.exit(error.exit_code or 1)
 
 
-def pass_on_signals():
-    """Hand what a scheduler sends to this process, which only waits, on to those that train and can save."""
-    import multiprocessing
+def configure(args, splits, run, device):
+    """Return the configuration and the content of ``run.json``; write the backbone of a new run for Detectron2."""
+    from downstream.detectron2_crowdai_detection_task import config
 
-    def pass_on(number, frame):
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, number)
+    evaluated = ("train", "val") if args.eval_on == "both" else (args.eval_on,)
+    fixed = {"OUTPUT_DIR": str(args.exp_dir), "DATASETS.TEST": tuple(splits[name].dataset_name for name in evaluated)}
+    if args.eval_only:
+        return config.load_config(args.exp_dir, args.opts, fixed, device), run
+    weights = args.exp_dir.resolve() / "backbone.pkl"
+    fixed |= {"MODEL.ROI_HEADS.NUM_CLASSES": len(splits["train"].classes), "MODEL.WEIGHTS": str(weights)}
+    fixed |= {"DATASETS.TRAIN": (splits["train"].dataset_name,), "SEED": args.seed}
+    if run:
+        cfg = config.build_config(args.config_file, args.opts, run["backbone"], fixed, device)
+        config.check_same_model(args.exp_dir, cfg)
+        return cfg, run
+    backbone, info = load_backbone(args.pretrained, args.arch, seed=args.seed)
+    cfg = config.build_config(args.config_file, args.opts, info, fixed, device)
+    print(info["report"], detectron2.save(weights, backbone, info), sep="\n", flush=True)
+    return cfg, {
+        "pretrained": args.pretrained,
+        "backbone": {key: info[key] for key in ("arch", "in_chans", "mean", "std", "source")},
+        "classes": splits["train"].classes,
+        "image_size": splits["train"].image_size,
+    }
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, pass_on)
 
-
-def one_process(args):
-    """Train in one of the processes."""
+def run_process(args, cfg, splits, run):
+    """Train or evaluate in one of the processes."""
     from detectron2.utils import comm
 
-    from downstream.detectron2_crowdai_detection_task import trainer
+    if comm.get_world_size() == 1:
+        return train(args, cfg, splits, run)
+    os.environ["RANK"] = str(comm.get_rank())  # the first one prints errors
+    return cli.run(lambda args: train(args, cfg, splits, run), args)
 
-    if comm.get_world_size() > 1:
-        os.environ["LOCAL_RANK"] = str(comm.get_local_rank())
-    cli.run(trainer.train, args)
+
+def train(args, cfg, splits, run):
+    """Train, unless ``--eval-only``, evaluate, and write the results."""
+    import torch
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm, logger
+
+    from downstream.detectron2_crowdai_detection_task import experiment, model
+    from downstream.detectron2_crowdai_detection_task.trainer import Trainer
+
+    for split in splits.values():
+        dataset.register(split)
+    if args.eval_only:
+        logger.setup_logger(distributed_rank=comm.get_rank())
+        detector, step = model.load_model(cfg.MODEL.WEIGHTS or model.find_checkpoint(args.exp_dir), cfg)
+        results = Trainer.test(cfg, detector)
+    else:
+        default_setup(cfg, args)
+        if comm.is_main_process():
+            files.write_json(args.exp_dir / experiment.RUN_FILE, run)
+        trainer = Trainer(cfg, use_bf16(args.precision, torch.device(cfg.MODEL.DEVICE)))
+        trainer.resume_or_load(args.resume)
+        results, step = trainer.train(), trainer.iter
+    if comm.is_main_process():
+        names = [name for name, split in splits.items() if split.dataset_name in cfg.DATASETS.TEST]
+        experiment.write_results(args.exp_dir, results, names, step, run)
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(lambda _: main(get_parser().parse_args()), None)

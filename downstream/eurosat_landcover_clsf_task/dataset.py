@@ -1,72 +1,124 @@
-"""EuroSAT, or any other folder of class folders of small images: listed, divided, decoded once into memory."""
+"""EuroSAT, or any other folder of class folders of small images: listed, split, and decoded into memory once."""
 
+import collections
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
+from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
-from vicreg.data.image_folder import choose_files, in_portions, list_images
-from vicreg.data.image_io import WHOLE, error_reason, open_image, read_crops
-from vicreg.data.subsets import held_out_images
+from vicreg.data.image_folder import Listing, choose_files, list_images
+from vicreg.data.subsets import held_out_images, stratified_subset
+from vicreg.engine.checkpoint import samples_digest
+from vicreg.inference.images import image_size, read_square
 
-MOST_BYTES = 16 * 2**30  # of decoded pixels; all 27,000 images of EuroSAT are 0.33 GB
+MAX_BYTES = 16 * 2**30  # of decoded pixels; all 27,000 images of EuroSAT are 0.33 GB
 
 
 class Scenes(BaseDataset):
     """Images of one size in memory, with their classes.
 
     Args:
-        pixels: uint8 tensor (n, 3, S, S). labels: int64 tensor (n,). classes: names.
-
-    Attributes:
-        patch_size: S. at_hand: fetching all images costs next to nothing.
+        pixels: uint8 tensor (n, 3, S, S).
+        labels: int64 tensor (n,).
+        classes: Class names.
     """
 
     in_memory = True
 
-    def __init__(self, pixels, labels, classes):
-        self.pixels, self.labels, self.classes, self.patch_size = pixels, labels, list(classes), pixels.shape[-1]
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]):
+        self.pixels, self.labels, self.classes = pixels, labels, list(classes)
+        self.patch_size = pixels.shape[-1]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices):
-        """Fetch images: list of indices -> uint8 tensor (n, 3, S, S)."""
+    def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Return images: uint8 tensor (n, 3, S, S)."""
         return self.pixels[torch.as_tensor(indices)]
 
-    def take(self, indices):
-        """The scenes that an array of indices names."""
-        return Scenes(self.pixels[indices], self.labels[indices], self.classes)
+    def rotated(self, quarter_turns: int) -> "Scenes":
+        """Return the same scenes, rotated by quarter turns."""
+        return Scenes(torch.rot90(self.pixels, quarter_turns, (2, 3)), self.labels, self.classes)
 
-    def turned(self, quarters):
-        """The same scenes, turned by quarters of a circle."""
-        return Scenes(torch.rot90(self.pixels, quarters, (2, 3)), self.labels, self.classes)
-
-    def statistics(self):
-        """Mean and standard deviation of each channel: two lists, of pixels in [0, 1]."""
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Compute mean and standard deviation of each channel, of pixels in [0, 1]."""
         counts = np.zeros((3, 256))
         for part in self.pixels.split(1024):
             counts += [np.bincount(channel.reshape(-1), minlength=256) for channel in part.numpy().swapaxes(0, 1)]
-        levels, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
-        mean = shares @ levels
-        std = np.sqrt(shares @ levels**2 - mean**2)
-        return [[round(float(value), 4) for value in values] for values in (mean, std.clip(min=1e-3))]
+        levels, fractions = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+        mean = fractions @ levels
+        std = np.sqrt(fractions @ levels**2 - mean**2).clip(min=1e-3)
+        return mean.round(4).tolist(), std.round(4).tolist()
 
 
-def find_scenes(data_dir, val_share, split_seed, train_list=None, val_list=None):
-    """List a folder of class folders and divide it.
+class EurosatSplit(NamedTuple):
+    """Training and validation scenes.
 
-    Args:
-        data_dir: folder, such as ``EuroSAT/2750``. val_share: of each class, to validate on. split_seed: of the choice.
-        train_list, val_list: text files with one image a line (``Class/file`` or ``file``, whatever its suffix), in
-            place of a random split; both or none.
+    Attributes:
+        train: Training scenes.
+        val: Validation scenes.
+        description: How they were split.
+        digest: Digest of the split, see ``samples_digest``.
+        file_size: Side of the image files in pixels; scenes in memory may be smaller.
+    """
 
-    Returns:
-        two ``vicreg.data.image_folder.Listing``, and a line that says how they were divided.
+    train: Scenes
+    val: Scenes
+    description: str
+    digest: str
+    file_size: int
+
+
+def load_split(config: EurosatConfig) -> EurosatSplit:
+    """List, split and decode the images of a run.
 
     Raises:
-        FileNotFoundError, ValueError: what is wrong with the folder or the lists.
+        FileNotFoundError: There is no such folder or list.
+        ValueError: The folder, the lists or images cannot be used; says which.
+    """
+    train, val, description = find_scenes(
+        config.data_dir, config.val_fraction, config.split_seed, config.train_list, config.val_list
+    )
+    train = train.take(stratified_subset(train.labels, config.train_percent / 100, config.seed))
+    names = [[f"{path.parent.name}/{path.name}" for path in map(Path, part.paths)] for part in (train, val)]
+    file_size = common_size(train.paths, config.workers)
+    size = min(file_size, config.image_size or file_size)
+    options = {"bands": config.bands, "levels": config.levels}
+    scenes = [decode(part, size, config.workers, **options) for part in (train, val)]
+    return EurosatSplit(*scenes, description, samples_digest(*names), file_size)
+
+
+def find_scenes(
+    data_dir: Path,
+    val_fraction: float,
+    split_seed: int,
+    train_list: Path | None = None,
+    val_list: Path | None = None,
+) -> tuple[Listing, Listing, str]:
+    """List a folder of class folders and split it.
+
+    Args:
+        data_dir: Folder of class folders, such as ``EuroSAT/2750``.
+        val_fraction: Fraction of each class to validate on.
+        split_seed: Seed of the random split.
+        train_list: Text file with one image per line (``Class/file`` or ``file``, with any suffix), in place of a
+            random split; given together with ``val_list``.
+        val_list: The same for validation.
+
+    Returns:
+        Training and validation files, and how they were split.
+
+    Raises:
+        FileNotFoundError: There is no such folder or list.
+        ValueError: The folder or the lists cannot be used.
     """
     if not data_dir.is_dir():
         raise FileNotFoundError(
@@ -77,73 +129,83 @@ def find_scenes(data_dir, val_share, split_seed, train_list=None, val_list=None)
         raise ValueError(f"{data_dir} holds one class only ({listing.classes[0]}); two class folders are needed")
     if (train_list is None) != (val_list is None):
         raise ValueError("--train-list and --val-list come together: what is in neither is left out")
-    if train_list is not None:
-        chosen = choose_files(listing, train_list, "--train-list", any_suffix=True)
-        judged = choose_files(listing, val_list, "--val-list", any_suffix=True)
-        if len(both := np.intersect1d(chosen, judged)):
+    if train_list is not None and val_list is not None:
+        train = choose_files(listing, train_list, "--train-list", any_suffix=True)
+        val = choose_files(listing, val_list, "--val-list", any_suffix=True)
+        if len(both := np.intersect1d(train, val)):
             raise ValueError(f"{len(both)} images are in both lists, such as {listing.paths[both[0]]}")
-        if lost := sorted(set(range(len(listing.classes))) - set(listing.labels[chosen].tolist())):
-            raise ValueError(f"{train_list} names no image of the class {listing.classes[lost[0]]}")
-        return listing.take(chosen), listing.take(judged), f"lists {train_list.name} and {val_list.name}"
-    if not 0 < val_share < 1:
-        raise ValueError(f"--val-share {val_share}: above 0 and below 1 is needed")
+        if missing := sorted(set(range(len(listing.classes))) - set(listing.labels[train].tolist())):
+            raise ValueError(f"{train_list} names no image of the class {listing.classes[missing[0]]}")
+        return listing.take(train), listing.take(val), f"lists {train_list.name} and {val_list.name}"
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"--val-fraction {val_fraction}: above 0 and below 1 is needed")
     if (counts := np.bincount(listing.labels)).min() < 2:
         name = listing.classes[counts.argmin()]
-        raise ValueError(f"class {name} in {data_dir} has one image only: none to set aside for validation")
-    held_out = held_out_images(listing.labels, val_share, split_seed)
-    line = f"random, {100 * val_share:g} % of each class to validate, seed {split_seed}"
-    return listing.take(~held_out), listing.take(held_out), line
+        raise ValueError(f"class {name} in {data_dir} has one image only: none to hold out for validation")
+    held_out = held_out_images(listing.labels, val_fraction, split_seed)
+    description = f"random, {100 * val_fraction:g} % of each class to validate, seed {split_seed}"
+    return listing.take(~held_out), listing.take(held_out), description
 
 
-def side_of(path):
-    """Short side of an image file in pixels.
+def common_size(paths: Sequence[str], workers: int) -> int:
+    """Return the most frequent short side of image files in pixels, and log it if there are others.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: None of them can be read.
     """
-    try:
-        with open_image(path) as image:
-            return min(image.size)
-    except Exception as error:  # every decoder of PIL has its own
-        raise ValueError(f"{path} cannot be read ({error_reason(error, path)}); remove it or replace it") from error
+
+    def read(path: str) -> int | None:
+        try:
+            return min(image_size(path))
+        except ValueError:
+            return None  # ``decode`` names it
+
+    with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
+        sizes = collections.Counter(size for size in pool.map(read, paths) if size)
+    if not sizes:
+        raise ValueError(f"none of {len(paths)} images can be read, such as {paths[0]}")
+    size = max(sizes, key=lambda key: (sizes[key], key))
+    if len(sizes) > 1:
+        log(f"note: images of {len(sizes)} sizes; all are resized to {size} px, the size of {sizes[size]} of them")
+    return size
 
 
-def decode(listing, side, workers, progress):
-    """Decode images, each the largest square in its middle.
+def decode(listing: Listing, size: int, workers: int, bands: Sequence[int] | None = None, levels: Any = None) -> Scenes:
+    """Decode images, each the largest centered square.
 
     Args:
-        listing: ``Listing``. side: of the results in pixels. workers: threads. progress: see ``in_portions``.
-
-    Returns:
-        ``Scenes``.
+        listing: Image files.
+        size: Side of the results in pixels.
+        workers: Threads.
+        bands: See ``vicreg.inference.images.open_reader``.
+        levels: See ``vicreg.inference.images.open_reader``.
 
     Raises:
-        ValueError: images cannot be read, with the first ones' names; or they would not fit into memory.
+        ValueError: Images cannot be read, with the names of the first ones, or do not fit into memory.
     """
-    if (need := len(listing.paths) * 3 * side**2) > MOST_BYTES:
+    if (needed := len(listing.paths) * 3 * size**2) > MAX_BYTES:
         raise ValueError(
-            f"{len(listing.paths)} images of {side} x {side} pixels take {need / 1e9:.0f} GB of memory, "
-            f"{MOST_BYTES / 1e9:.0f} GB are allowed; lower --image-size"
+            f"{len(listing.paths)} images of {size} x {size} pixels take {needed / 1e9:.0f} GB of memory, "
+            f"{MAX_BYTES / 1e9:.0f} GB are allowed; lower --image-size"
         )
-    pixels, broken = np.empty((len(listing.paths), 3, side, side), np.uint8), []
 
-    def read(path):
+    def read(path: str) -> np.ndarray | str:
         try:
-            return read_crops(path, [(WHOLE, 0)], side)[0]
-        except MemoryError:
-            raise
-        except Exception as error:  # every decoder of PIL has its own
-            return f"{path}: {error_reason(error, path)}"
+            return read_square(path, size, bands, levels)
+        except ValueError as error:
+            return str(error)
 
-    for row, found in enumerate(in_portions(read, listing.paths, max(1, min(workers, os.cpu_count() or 1)), progress)):
-        if isinstance(found, str):
-            broken.append(found)
-        else:
-            pixels[row] = found
-    if broken:
-        more = f", … and {len(broken) - 3} more" if len(broken) > 3 else ""
+    pixels, failures = np.empty((len(listing.paths), 3, size, size), np.uint8), []
+    with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
+        images = tqdm(pool.map(read, listing.paths), "decoding", len(listing.paths), leave=False, disable=None)
+        for row, image in enumerate(images):
+            if isinstance(image, str):
+                failures.append(image)
+            else:
+                pixels[row] = image
+    if failures:
+        more = f", … and {len(failures) - 3} more" if len(failures) > 3 else ""
         raise ValueError(
-            f"{len(broken)} of {len(listing.paths)} images cannot be read; remove or replace them: "
-            f"{'; '.join(broken[:3])}{more}"
+            f"{len(failures)} of {len(listing.paths)} images cannot be used: {'; '.join(failures[:3])}{more}"
         )
     return Scenes(torch.from_numpy(pixels), torch.from_numpy(np.array(listing.labels, np.int64)), listing.classes)

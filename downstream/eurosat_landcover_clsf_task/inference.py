@@ -1,56 +1,107 @@
-"""How the network looks at scenes: views to train on, the plain view, and what it makes of it."""
+"""Apply a classifier to EuroSAT scenes: features, logits, and probabilities with test-time augmentation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from downstream.eurosat_landcover_clsf_task.config import TASK
+from downstream.eurosat_landcover_clsf_task.dataset import Scenes
 from downstream.eurosat_landcover_clsf_task.transforms import WHOLE_VIEW
 from vicreg.augmentations import batch
+from vicreg.augmentations.presets import Augmentation
+from vicreg.common.logger import log
+from vicreg.data.base import InputSpec
+from vicreg.engine import checkpoint
 from vicreg.eval import features
+from vicreg.models.backbones import create_backbone
+from vicreg.models.heads import Classifier, LinearHeads
 
 
-def extract(backbone, scenes, look, bf16, view=WHOLE_VIEW, random=None):
-    """Features of scenes: float32 (n, F) on the device; see ``vicreg.eval.features.extract_features``."""
-    with torch.autocast(look["device"].type, torch.bfloat16, enabled=bf16):
-        return features.extract_features(backbone, scenes, **look, view=view, random=random)
-
-
-@torch.no_grad()
-def logits_of(model, scenes, look, bf16):
-    """What a ``Classifier`` with one head makes of whole scenes: float32 (n, classes) on the device."""
-    found = extract(model.backbone, scenes, look, bf16)
-    return torch.cat([model.heads(part)[:, 0] for part in found.split(4096)])
-
-
-def positions(images):
-    """The eight ways to lay a batch (n, C, S, S) down: each quarter turn, plain and mirrored; the plain one first."""
-    for laid in (images, images.flip(-1)):
-        for quarters in range(4):
-            yield torch.rot90(laid, quarters, (-2, -1))
+def extract(
+    backbone: torch.nn.Module,
+    scenes: Scenes,
+    spec: InputSpec,
+    bf16: bool,
+    view: Augmentation = WHOLE_VIEW,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Extract features: float32 (n, F) on the backbone's device; see ``vicreg.eval.features.extract_features``."""
+    device = next(backbone.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        return features.extract_features(backbone, scenes, spec, device, view=view, generator=generator)
 
 
 @torch.no_grad()
-def shares_of(model, images, look, bf16, tta=False):
-    """Probabilities of a batch of whole scenes: uint8 (n, 3, S, S) -> float32 (n, classes) on the CPU.
+def predict_logits(model: Classifier, scenes: Scenes, spec: InputSpec, bf16: bool) -> torch.Tensor:
+    """Compute the logits of whole scenes: float32 (n, classes) on the model's device."""
+    extracted = extract(model.backbone, scenes, spec, bf16)
+    return torch.cat([model.heads(part)[:, 0] for part in extracted.split(4096)])
+
+
+def dihedral_views(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the eight flips and quarter turns of a batch (n, C, S, S), the unchanged one first."""
+    for flipped in (images, images.flip(-1)):
+        for quarter_turns in range(4):
+            yield torch.rot90(flipped, quarter_turns, (-2, -1))
+
+
+@torch.no_grad()
+def predict_proba(
+    model: Classifier, images: torch.Tensor, spec: InputSpec, bf16: bool, tta: bool = False
+) -> torch.Tensor:
+    """Compute the class probabilities of a batch.
 
     Args:
-        tta: average them over the eight ``positions`` (test-time augmentation).
+        model: Classifier in eval mode.
+        images: uint8 tensor (n, 3, S, S).
+        spec: Input of the network.
+        bf16: Whether to run under bfloat16 autocast.
+        tta: Average over ``dihedral_views`` (test-time augmentation).
+
+    Returns:
+        float32 tensor (n, classes) on the CPU.
     """
-    images = images.to(look["device"])
+    device = next(model.parameters()).device
+    images = images.to(device)
     if tta:
-        return torch.stack([shares_of(model, laid, look, bf16) for laid in positions(images)]).mean(0)
-    numbers = batch.sample_params(WHOLE_VIEW, len(images), *images.shape[-2:], torch.Generator().manual_seed(0))
-    views = batch.normalize(batch.apply(images, numbers, look["size"]), look["mean"], look["std"])
-    with torch.autocast(look["device"].type, torch.bfloat16, enabled=bf16):
-        found = model.backbone(views)
-    return model.heads(found.float())[:, 0].softmax(1).cpu()
+        return torch.stack([predict_proba(model, view, spec, bf16) for view in dihedral_views(images)]).mean(0)
+    params = batch.sample_params(WHOLE_VIEW, len(images), *images.shape[-2:], torch.Generator().manual_seed(0))
+    inputs = batch.normalize(batch.apply(images, params, spec.size), spec.mean, spec.std)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        extracted = model.backbone(inputs)
+    return model.heads(extracted.float())[:, 0].softmax(1).cpu()
 
 
-def averaged(model, scenes, look, bf16, batch_size=256):
-    """Probabilities of whole scenes, averaged over the eight ``positions``: float32 (n, classes) on the CPU."""
+def predict_tta(model: Classifier, scenes: Scenes, spec: InputSpec, bf16: bool, batch_size: int = 256) -> torch.Tensor:
+    """Average the class probabilities of scenes over ``dihedral_views``: float32 (n, classes) on the CPU."""
     was_training = model.training
     model.eval()
-    batches = torch.arange(len(scenes)).split(batch_size)
-    bar = tqdm(batches, "eight positions", leave=False, disable=None)
-    found = torch.cat([shares_of(model, scenes.images(part), look, bf16, tta=True) for part in bar])
+    batches = tqdm(torch.arange(len(scenes)).split(batch_size), "test-time augmentation", leave=False, disable=None)
+    probabilities = torch.cat([predict_proba(model, scenes.images(part), spec, bf16, tta=True) for part in batches])
     model.train(was_training)
-    return found
+    return probabilities
+
+
+def load_classifier(path: str | Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
+    """Load a classifier and what its checkpoint says of the task.
+
+    Args:
+        path: ``best_model.pth`` or ``model.pth`` of train_eurosat.py.
+        device: Device of the model.
+
+    Returns:
+        The classifier in eval mode, and the dict ``task`` of the checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a checkpoint of train_eurosat.py.
+    """
+    weights, about = checkpoint.load_task(path, TASK, device)
+    backbone, task = create_backbone(about["backbone"]["arch"], about["backbone"]["in_chans"]), about["task"]
+    model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(task["classes"])), frozen=True)
+    model.load_state_dict(weights)
+    log(f"{about['backbone']['arch']} from {path}: {len(task['classes'])} classes, {task['image_size']} px")
+    return model.eval().to(device, memory_format=torch.channels_last), task

@@ -1,58 +1,110 @@
-"""A linear head on frozen features, which are extracted once; its rate is chosen among many, without a look ahead."""
+"""Train a linear head on the features of a frozen backbone, which are extracted once."""
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
-from downstream.eurosat_landcover_clsf_task.inference import extract
+from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
+from downstream.eurosat_landcover_clsf_task.dataset import EurosatSplit
+from downstream.eurosat_landcover_clsf_task.inference import extract, predict_logits
 from downstream.eurosat_landcover_clsf_task.transforms import TURNS
-from vicreg.augmentations import batch
-from vicreg.common.logger import log
-from vicreg.data.subsets import held_out_subset
-from vicreg.eval import metrics
-from vicreg.eval.lr_sweep import lr_sweep, rank_classes, select_lr
+from vicreg.augmentations.batch import step_generator
+from vicreg.common.config import to_dict
+from vicreg.common.logger import MetricLogger, log
+from vicreg.data.base import InputSpec
+from vicreg.engine import checkpoint, parallel
+from vicreg.engine.config import RunPlan
+from vicreg.engine.run_folder import RunFolder
+from vicreg.eval.classification import per_class_metrics
+from vicreg.eval.knn import knn_predict
+from vicreg.eval.linear_probe import fit_linear_probe
+from vicreg.eval.metrics import accuracy
+from vicreg.models.heads import Classifier
 
-HELD_OUT = 0.1  # of the training samples of each class, to choose the rate on
+NEIGHBORS = 20
 
 
-def fit_head(args, model, train, look, bf16):
-    """Give a frozen classifier its head: the best of several rates on held-out training samples, fitted again on all.
+def probe(
+    config: EurosatConfig,
+    plan: RunPlan,
+    folder: RunFolder,
+    model: Classifier,
+    split: EurosatSplit,
+    spec: InputSpec,
+    device: torch.device,
+    describe: Callable[[int], dict[str, Any]],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Train the head of a frozen classifier, unless the run in the folder did; evaluate it, and kNN.
+
+    This takes minutes, so a run that is interrupted starts over, and ends with the same head.
 
     Args:
-        args: with ``views, lr_head, epochs, batch_size, wd_head, seed``. model: ``Classifier`` with one head.
-        train: ``Scenes``. look: dict of ``size, mean, std, device``. bf16: whether features are computed in bfloat16.
+        config: Settings of the run.
+        plan: Steps of the run.
+        folder: Run folder.
+        model: Classifier with one head; trained in place.
+        split: Training and validation scenes.
+        spec: Input of the network.
+        device: Device of the run.
+        describe: Function from a step to plain values for checkpoints.
 
     Returns:
-        (rate, first): the chosen rate, and the features (n, F) of the scenes as they are.
+        Validation metrics, twice (as last and as best epoch), and plain values for the result: the learning rate and
+        the accuracies of kNN.
 
     Raises:
-        ValueError: no class has a sample to spare for choosing.
+        ValueError: There is nothing to hold out, or the head diverged.
     """
-    views = [extract(model.backbone, train, look, bf16)]
-    for number in range(1, args.views):
-        random = batch.step_generator(args.seed, number)
-        views.append(extract(model.backbone, train.turned(number), look, bf16, TURNS, random))
-    views, labels = torch.stack(views), train.labels.to(look["device"])
+    parallel.to_device(model, device)
+    if saved := folder.checkpoint:
+        model.load_state_dict(checkpoint.strip_module_prefix(saved["model"]))
+        log(f"{folder.path} holds a finished run; nothing left to do")
+        return saved["last"], saved["best"], saved["more"]
+    folder.write_config(config, plan, {"source": f"EuroSAT, {config.data_dir}", "image_size": spec.size})
+    lr, extracted = fit_head(config, model, split, spec, plan.bf16)
+    metrics = per_class_metrics(predict_logits(model, split.val, spec, plan.bf16), split.val.labels, split.val.classes)
+    last = {"epoch": config.epochs - 1, "step": plan.steps, **metrics}
+    queries = extract(model.backbone, split.val, spec, plan.bf16)
+    ranked = knn_predict(extracted, split.train.labels.to(device), queries, len(split.train.classes), NEIGHBORS).cpu()
+    scores = accuracy(ranked, split.val.labels)
+    more = {"lr_head": lr} | {f"knn{NEIGHBORS}_{name}": round(value, 6) for name, value in scores.items()}
+    logger = MetricLogger(folder.path)
+    logger.write({key: value for key, value in (last | more).items() if isinstance(value, (int, float))})
+    logger.close()
+    payload = {"model": checkpoint.add_module_prefix(model), "kind": folder.kind, "config": to_dict(config)}
+    payload |= {"batch_size": plan.batch_size, "step": plan.steps, "steps": plan.steps, "last": last, "best": last}
+    payload |= describe(plan.steps)
+    folder.save_best(payload)
+    folder.save({**payload, "more": more})
+    return last, last, more
 
-    def heads(rows, rates):
-        """One head for each rate, learnt from all views of some samples."""
-        found, wanted = views[:, rows].flatten(0, 1), labels[rows].repeat(len(views))
-        return lr_sweep(
-            found, wanted, len(train.classes), rates, args.epochs, args.batch_size, args.wd_head, seed=args.seed
-        )
 
-    rate = args.lr_head[0]
-    if len(args.lr_head) > 1:
-        held_out = held_out_subset(train.labels, np.arange(len(train)), HELD_OUT, args.seed)
-        if not len(held_out):
-            raise ValueError("no class has two training samples, so no rate can be chosen; name one with --lr-head")
-        rest = np.setdiff1d(np.arange(len(train)), held_out)
-        ranked = rank_classes(*heads(rest, args.lr_head), views[0, held_out])
-        scores = [metrics.accuracy(found, labels[held_out])["top1"] for found in ranked]
-        rate = args.lr_head[select_lr(scores)]
-        shown = "  ".join(f"{rate:g}: {score:.4f}" for rate, score in zip(args.lr_head, scores, strict=True))
-        log(f"top-1 on {len(held_out)} held-out training samples by rate\n  {shown}\nrate {rate:g}")
-    weight, bias = heads(np.arange(len(train)), [rate])
+def fit_head(
+    config: EurosatConfig, model: Classifier, split: EurosatSplit, spec: InputSpec, bf16: bool
+) -> tuple[float, torch.Tensor]:
+    """Train the head of a frozen classifier, with a learning rate selected on held-out training samples.
+
+    Returns:
+        The learning rate, and the features (n, F) of the unchanged training scenes.
+
+    Raises:
+        ValueError: There is nothing to hold out, or the head diverged.
+    """
+    train = split.train
+    extracted = [extract(model.backbone, train, spec, bf16)]
+    for number in range(1, config.views):
+        generator = step_generator(config.seed, number)
+        extracted.append(extract(model.backbone, train.rotated(number), spec, bf16, TURNS, generator))
+    head, lr, scores = fit_linear_probe(
+        torch.stack(extracted), train.labels, None, len(train.classes), config.lr_head,
+        epochs=config.epochs * config.views, batch_size=config.batch_size, weight_decay=config.weight_decay,
+        seed=config.seed,
+    )  # fmt: skip
+    if scores:
+        shown = "  ".join(f"{rate:g}: {score:.4f}" for rate, score in scores.items())
+        log(f"top-1 on held-out training samples by learning rate\n  {shown}\nlearning rate {lr:g}")
     with torch.no_grad():
-        for parameter, value in zip(model.heads.of(0), (weight[0], bias[0]), strict=True):
+        for parameter, value in zip(model.heads.of(0), (head.weight, head.bias), strict=True):
             parameter.copy_(value)
-    return rate, views[0]
+    return lr, extracted[0]

@@ -1,64 +1,93 @@
-"""What a finished run leaves: figures of each class, pictures, and the backbone."""
+"""Write the results of a finished run: metrics, figures, and the backbone."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from downstream.eurosat_landcover_clsf_task.inference import averaged, logits_of
-from vicreg.common import checkpoint_io
-from vicreg.common.cli import to_serializable
+from downstream.eurosat_landcover_clsf_task.config import TASK, EurosatConfig
+from downstream.eurosat_landcover_clsf_task.dataset import EurosatSplit, Scenes
+from downstream.eurosat_landcover_clsf_task.inference import predict_logits, predict_tta
+from vicreg.common.checkpoint_io import BACKBONE_FILE
+from vicreg.common.config import to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.common.plots import plot_confusion_matrix, save_predictions
+from vicreg.data.base import InputSpec
 from vicreg.data.leakage import format_overlap, overlap
-from vicreg.engine import checkpoint
+from vicreg.engine.checkpoint import save_backbone
 from vicreg.eval.classification import per_class_metrics, per_class_table
+from vicreg.models.heads import Classifier
 
-SHOWN = ("top1", "top5", "balanced_accuracy", "macro_f1")
-EXAMPLES = 20  # samples at random, and as many of the surest mistakes
+METRICS = ("top1", "top5", "balanced_accuracy", "macro_f1")
+EXAMPLES = 20  # random samples, and as many of the most confident mistakes
 
 
-def conclude(args, model, train, val, look, bf16, last, best, about, more):
-    """Write ``result.json``, ``confusion.png``, ``examples.png`` and, last, ``trained_model.pth``; say what came out.
+def write_results(
+    config: EurosatConfig,
+    model: Classifier,
+    split: EurosatSplit,
+    spec: InputSpec,
+    bf16: bool,
+    last: dict[str, Any],
+    best: dict[str, Any],
+    backbone_info: dict[str, Any],
+    more: dict[str, Any],
+) -> None:
+    """Write ``confusion.png``, ``examples.png``, ``result.json`` and ``trained_model.pth``, and log the metrics.
 
     Args:
-        args: of the script. model: ``Classifier`` after the last step. train, val: ``Scenes``.
-        look, bf16: see ``looking.extract``. last, best: figures of the last and the best epoch.
-        about: what the checkpoints say. more: plain values for the result.
+        config: Settings of the run.
+        model: Classifier after the last step.
+        split: Training and validation scenes.
+        spec: Input of the network.
+        bf16: Whether to run under bfloat16 autocast.
+        last: Metrics of the last epoch.
+        best: Metrics of the best epoch.
+        backbone_info: ``arch``, ``in_chans``, ``mean``, ``std`` and ``source`` of the backbone.
+        more: Plain values for ``result.json``.
     """
-    result = {name: last[name] for name in SHOWN} | {f"best_{name}": best[name] for name in (*SHOWN, "epoch")}
-    if args.tta:
-        together = per_class_metrics(averaged(model, val, look, bf16), val.labels, val.classes)
-        result |= {f"tta_{name}": together[name] for name in SHOWN}
-    result |= more | {"val_samples": len(val), "overlap": overlap(train, val), "classes": train.classes}
-    result |= {"last": last, "best": best, "args": to_serializable(vars(args))}
+    folder, val = Path(config.exp_dir), split.val
+    result = {name: last[name] for name in METRICS} | {f"best_{name}": best[name] for name in (*METRICS, "epoch")}
+    if config.tta:
+        metrics = per_class_metrics(predict_tta(model, val, spec, bf16), val.labels, val.classes)
+        result |= {f"tta_{name}": metrics[name] for name in METRICS}
+    result |= more | {"arch": backbone_info["arch"], "source": backbone_info["source"]}
+    result |= {"protocol": f"{TASK} {'linear' if config.frozen else 'finetune'}", "val_samples": len(val)}
+    result |= {"overlap": overlap(split.train, val), "classes": val.classes, "last": last, "best": best}
+    result["config"] = to_dict(config)
     log(f"validation after the last epoch\n{per_class_table(last['per_class'])}")
     log(format_overlap(result["overlap"]))
-    plot_confusion_matrix(args.exp_dir / "confusion.png", last["confusion"], train.classes)
-    draw_examples(args, model, val, look, bf16)
-    write_json(args.exp_dir / "result.json", result)
-    checkpoint.save_backbone(args.exp_dir / checkpoint_io.BACKBONE_FILE, model.backbone, **described(args, about))
-    tta = f"  (over eight positions {result['tta_top1']:.4f})" if args.tta else ""
+    plot_confusion_matrix(folder / "confusion.png", last["confusion"], val.classes)
+    probabilities = predict_logits(model, val, spec, bf16).softmax(1).cpu()
+    plot_examples(folder / "examples.png", val, probabilities, config.seed)
+    write_json(folder / "result.json", result)
+    trained = "" if config.frozen else f", then {config.data_dir.name}, {config.epochs} epochs"
+    info = {**backbone_info, "source": f"{backbone_info['source']}{trained}"}
+    save_backbone(folder / BACKBONE_FILE, model.backbone, **info)
+    tta = f"  (with test-time augmentation {result['tta_top1']:.4f})" if config.tta else ""
     log(
         f"top-1 {last['top1']:.4f}{tta}  top-5 {last['top5']:.4f}"
-        f"  (best top-1 {best['top1']:.4f} in epoch {best['epoch']}); {args.exp_dir / 'result.json'}"
+        f"  (best top-1 {best['top1']:.4f} in epoch {best['epoch']}); {folder / 'result.json'}"
     )
 
 
-def described(args, about):
-    """What ``trained_model.pth`` says of itself."""
-    frozen = args.weights != "finetune"
-    source = f"{about['backbone']['source']}{'' if frozen else f', then {args.data_dir.name}, {args.epochs} epochs'}"
-    return about["backbone"] | {"source": source}
+def plot_examples(path: Path, scenes: Scenes, probabilities: torch.Tensor, seed: int) -> None:
+    """Plot predictions of random scenes, then the most confident mistakes.
 
-
-def draw_examples(args, model, val, look, bf16):
-    """Draw what the model makes of some validation images (``examples.png``)."""
-    shares = logits_of(model, val, look, bf16).softmax(1).cpu()
-    sure, guess = shares.max(1)
-    order = torch.from_numpy(np.random.default_rng([args.seed, 3]).permutation(len(val)))
-    wrong = torch.nonzero(guess != val.labels)[:, 0]
-    wrong = wrong[sure[wrong].argsort(descending=True)][:EXAMPLES]
+    Args:
+        path: PNG file to write.
+        scenes: n scenes.
+        probabilities: Float tensor (n, classes) on the CPU.
+        seed: Seed of the random choice.
+    """
+    confidence, predicted = probabilities.max(1)
+    order = torch.from_numpy(np.random.default_rng([seed, 3]).permutation(len(scenes)))
+    wrong = torch.nonzero(predicted != scenes.labels)[:, 0]
+    wrong = wrong[confidence[wrong].argsort(descending=True)][:EXAMPLES]
     chosen = torch.cat([order[:EXAMPLES], wrong])
-    names = [[val.classes[label] for label in labels[chosen]] for labels in (val.labels, guess)]
-    title = f"{min(EXAMPLES, len(val))} validation images at random, then the surest mistakes ({len(wrong)} shown)"
-    save_predictions(args.exp_dir / "examples.png", val.images(chosen), *names, sure[chosen].tolist(), title)
+    names = [[scenes.classes[label] for label in labels[chosen]] for labels in (scenes.labels, predicted)]
+    count = min(EXAMPLES, len(scenes))
+    title = f"{count} random validation images, then the most confident mistakes ({len(wrong)} shown)"
+    save_predictions(path, scenes.images(chosen), *names, confidence[chosen].tolist(), title)

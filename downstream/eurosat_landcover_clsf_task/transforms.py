@@ -1,44 +1,50 @@
-"""Training and evaluation transforms of EuroSAT scenes."""
+"""Training and evaluation views of EuroSAT scenes."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
-from vicreg.augmentations import batch, presets
-from vicreg.augmentations.batch import augment_batch
+from vicreg.augmentations import presets
+from vicreg.augmentations.batch import augment_batch, step_generator
 
 WHOLE_VIEW = dataclasses.replace(presets.PLAIN, fraction=1.0)
-# from above no direction is special: with a quarter turn of every second sample, flips give all eight positions
+# from above no direction is special: with a transposition of every second sample, flips give all eight orientations
 TURNS = dataclasses.replace(WHOLE_VIEW, flip=0.5, vertical_flip=0.5)
 VIEWS = ("turns", *presets.PRESETS)
 
 
-def view_named(name, changes=()):
-    """The ``View`` to train on: ``turns``, or the first one of a regime, with numbers changed.
+def get_view(name: str, changes: Sequence[str] = ()) -> presets.Augmentation:
+    """Return the augmentation to train on: ``"turns"``, or the first view of a preset with values changed.
 
     Raises:
-        ValueError: no such regime or number.
+        ValueError: There is no such preset or value.
     """
     if name != "turns":
         return presets.get_augmentation(name, changes)[0]
     if changes:
-        raise ValueError("--augment-set changes the numbers of a regime, and --augment turns has none")
+        raise ValueError("--aug-override changes the values of a preset, and --augment turns has none")
     return TURNS
 
 
-def training_view(images, view, plan, seed, step, device):
-    """One view of a step's batch, counted from (seed, step).
+def training_view(
+    images: torch.Tensor, view: presets.Augmentation, size: int, *, seed: int, step: int, device: torch.device
+) -> torch.Tensor:
+    """Augment the batch of one step.
 
     Args:
-        images: uint8 (n, 3, S, S). view: of ``view_named``. plan: with ``batch_size, image_size``.
+        images: uint8 tensor (n, 3, S, S).
+        view: Augmentation; ``TURNS`` adds random transpositions.
+        size: Side of the view in pixels.
+        seed: Seed of the run.
+        step: Step of the run.
+        device: Device to augment on.
 
     Returns:
-        float (n, 3, image_size, image_size) in [0, 1] on the device.
+        Float tensor (n, 3, size, size) in [0, 1] on the device.
     """
-    found = augment_batch(
-        images, view, plan["image_size"], batch_size=plan["batch_size"], rank=0, seed=seed, step=step, device=device
-    )
+    views = augment_batch(images, view, size, batch_size=len(images), rank=0, seed=seed, step=step, device=device)
     if view is not TURNS:
-        return found
-    turn = torch.rand(len(found), generator=batch.step_generator(seed, step, 1)) < 0.5
-    return torch.where(turn.to(device)[:, None, None, None], found.transpose(2, 3), found)
+        return views
+    transposed = torch.rand(len(views), generator=step_generator(seed, step, 1)) < 0.5
+    return torch.where(transposed.to(device)[:, None, None, None], views.transpose(2, 3), views)

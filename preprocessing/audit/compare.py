@@ -1,169 +1,225 @@
-"""What two parts of a split have in common: equal pixels, near duplicates, places, classes."""
+"""Overlap between two subsets of a split: equal pixels, near duplicates, locations, classes."""
 
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from preprocessing.audit import phash
-from preprocessing.fmow.index import NEAR
-from vicreg.data.leakage import digest, overlap_share
+from preprocessing.audit.samples import Subset
+from preprocessing.fmow.index import MAX_DEGREES_APART, degrees_apart
+from vicreg.data.leakage import digest, overlap_mask
 
-KINDS = ("exact", "near", "places")  # of pairs
-_GROUP = 128  # samples that a thread takes at a time
+KINDS = ("exact", "near", "location")  # of pairs
+_GROUP = 128  # samples that a thread reads at a time
 
-
-class Prints(NamedTuple):
-    """Fingerprints of n samples of one part."""
-
-    digests: list  # n; None where the sample cannot be read
-    contrast: np.ndarray  # (n,), -1 where the sample cannot be read
-    flat: np.ndarray  # bool (n,), one color all over
-    words: np.ndarray  # uint64 (n, V, W), hashes
-    unreadable: list  # what is wrong, a line each
+Progress = Callable[[Iterable, str, int], Iterator]
 
 
-def fingerprint(part, shifts, turned, workers, progress):
-    """Decode every sample of a part once.
+class Fingerprints(NamedTuple):
+    """Fingerprints of the n samples of a subset, with V hashes of W words each."""
+
+    digests: list[bytes | None]  # (n,) of the pixels, None if the sample cannot be read
+    contrast: np.ndarray  # (n,), -1 if the sample cannot be read
+    uniform: np.ndarray  # bool (n,), whether all pixels have one color
+    hashes: np.ndarray  # uint64 (n, V, W)
+    errors: list[str]  # one message for each sample that cannot be read
+
+
+def fingerprint(
+    subset: Subset,
+    shifts: tuple[int, ...],
+    dihedral: bool,
+    workers: int,
+    progress: Callable[[Iterable, int], Iterator],
+) -> Fingerprints:
+    """Decode every sample of a subset once and compute its fingerprints.
 
     Args:
-        part: parts.Part. shifts, turned: of ``fingerprints.all_hashes``. workers: threads.
-        progress: function (iterator, total) -> iterator.
-
-    Returns:
-        Prints.
+        subset: Samples to read.
+        shifts: See ``phash.all_hashes``.
+        dihedral: See ``phash.all_hashes``.
+        workers: Number of threads.
+        progress: Function (iterator, total) -> iterator.
 
     Raises:
-        ValueError: not one sample can be read.
+        ValueError: No sample can be read.
     """
 
-    def take(start):
+    def process(start: int) -> tuple:
         pixels, errors = [], []
-        for index in range(start, min(start + _GROUP, len(part.samples))):
+        for index in range(start, min(start + _GROUP, len(subset.samples))):
             try:
-                pixels.append(part.pixels(index))
+                pixels.append(subset.read(index))
             except (ValueError, OSError) as error:
                 pixels.append(None)
                 errors.append(str(error))
-        known = [image is not None for image in pixels]
-        shown = [phash.thumbnail(image) if image is not None else None for image in pixels]
-        shown = np.stack([np.zeros((phash.SIDE,) * 2, np.uint8) if s is None else s for s in shown])
-        flat = [image is not None and bool((image == image[0, 0]).all()) for image in pixels]
-        contrast = np.where(known, phash.contrast(shown), -1)
+        blank = np.zeros((phash.SIDE, phash.SIDE), np.uint8)
+        thumbnails = np.stack([blank if image is None else phash.thumbnail(image) for image in pixels])
+        readable = [image is not None for image in pixels]
+        uniform = [image is not None and bool((image == image[0, 0]).all()) for image in pixels]
+        contrast = np.where(readable, phash.contrast(thumbnails), -1)
         digests = [None if image is None else digest(image) for image in pixels]
-        return digests, contrast, flat, phash.all_hashes(shown, shifts, turned), errors
+        return digests, contrast, uniform, phash.all_hashes(thumbnails, shifts, dihedral), errors
 
     with ThreadPoolExecutor(workers) as pool:
-        starts = range(0, len(part.samples), _GROUP)
-        found = list(progress(pool.map(take, starts), len(starts)))
-    digests, contrast, flat, words, errors = zip(*found, strict=True)
+        starts = range(0, len(subset.samples), _GROUP)
+        groups = list(progress(pool.map(process, starts), len(starts)))
+    digests, contrast, uniform, hashes, errors = zip(*groups, strict=True)
     digests, errors = (list(chain.from_iterable(lists)) for lists in (digests, errors))
-    if len(errors) == len(part.samples):
-        raise ValueError(f"none of the {len(errors)} images of {part.name} can be read; the first: {errors[0]}")
-    return Prints(digests, np.concatenate(contrast), np.concatenate(flat), np.concatenate(words), errors)
+    if len(errors) == len(subset.samples):
+        raise ValueError(f"none of the {len(errors)} images of {subset.name} can be read; the first: {errors[0]}")
+    return Fingerprints(digests, np.concatenate(contrast), np.concatenate(uniform), np.concatenate(hashes), errors)
 
 
-def compare(train, val, pixels=True, most=phash.MOST, min_contrast=phash.MIN_CONTRAST,
-            shifts=phash.SHIFTS, turned=True, workers=1, progress=None):  # fmt: skip
-    """Compare two parts.
+def compare(
+    train: Subset,
+    val: Subset,
+    pixels: bool = True,
+    max_bits: int = phash.MAX_BITS,
+    min_contrast: float = phash.MIN_CONTRAST,
+    shifts: tuple[int, ...] = phash.SHIFTS,
+    dihedral: bool = True,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare a training and a validation subset.
 
     Args:
-        train, val: parts.Part. pixels: False leaves the images alone. most: bits in which near duplicates may differ.
-        min_contrast: images with less are left out of the near duplicates. shifts, turned: of the validation images.
-        workers: threads. progress: function (iterator, description, total) -> iterator.
+        train: Training subset.
+        val: Validation subset, n samples.
+        pixels: Whether to compare pixels; False compares locations and classes only.
+        max_bits: Largest Hamming distance of near duplicates.
+        min_contrast: Images with less contrast are excluded from near duplicates.
+        shifts: Shifts of the validation images, see ``phash.all_hashes``.
+        dihedral: Whether to try all rotations and flips of the validation images.
+        workers: Number of threads.
+        progress: Function (iterator, description, total) -> iterator.
 
     Returns:
-        dict of plain values; ``pairs`` in it are lists of (validation index, training index, bits), every one.
+        dict of plain values. Fractions are of the validation samples that can be read. Each ``pairs`` lists all
+        (validation index, training index, bits).
     """
     progress = progress or (lambda iterator, description, total: iterator)
 
-    def bar(description):
+    def bar(description: str) -> Callable[[Iterable, int], Iterator]:
         return lambda iterator, total: progress(iterator, description, total)
 
+    train, val = _same_keys(train, val)
     total = len(val.samples)
-    found = {"train": {"name": train.name, "samples": len(train.samples)}, "val": {"name": val.name, "samples": total}}
-    any_overlap = np.zeros(total, bool)
+    result = {name: {"name": subset.name, "samples": len(subset.samples)}
+              for name, subset in (("train", train), ("val", val))}  # fmt: skip
+    any_overlap, readable = np.zeros(total, bool), np.ones(total, bool)
 
-    def count(which, **more):
-        any_overlap[which] = True
-        return {"samples": int(np.sum(which)), "share": float(np.mean(which)), **more}
+    def count(mask: np.ndarray, **more: Any) -> dict[str, Any]:
+        any_overlap[mask] = True
+        return {"samples": int(mask.sum()), "fraction": float(mask.sum() / readable.sum()), **more}
 
     if pixels:
-        stored = fingerprint(train, (0,), False, workers, bar("training images"))
-        queries = fingerprint(val, shifts, turned, workers, bar("validation images"))
-        for name, prints in (("train", stored), ("val", queries)):
-            found[name] |= {"unreadable": len(prints.unreadable), "problems": prints.unreadable[:20]}
-        first = {key: index for index, key in reversed(list(enumerate(stored.digests))) if key is not None}
-        equal = np.array([first.get(key, -1) for key in queries.digests])
-        exact = equal >= 0
-        found["exact"] = count(exact, one_color=int((exact & queries.flat).sum()))
-        found["exact"]["pairs"] = [(int(v), int(equal[v]), None) for v in np.flatnonzero(exact)]
-        rows, columns = (np.flatnonzero(prints.contrast >= min_contrast) for prints in (queries, stored))
-        rows = rows[~exact[rows]]
-        nearest, bits = phash.nearest(queries.words[rows], stored.words[columns, 0], most, workers, bar("comparing"))
-        hits = np.flatnonzero(nearest >= 0)
-        hits = hits[np.argsort(bits[hits], kind="stable")]
-        near = np.isin(np.arange(total), rows[hits])
-        left_out = {name: int(((p.contrast >= 0) & (p.contrast < min_contrast)).sum())
-                    for name, p in (("left_out_train", stored), ("left_out_val", queries))}  # fmt: skip
-        found["near"] = count(near, bits=most, min_contrast=min_contrast, **left_out)
-        found["near"]["pairs"] = [(int(rows[h]), int(columns[nearest[h]]), int(bits[h])) for h in hits]
-    if train.places is not None and val.places is not None:
-        first, elsewhere, unknown = _common_places(train, val)
-        shared = overlap_share(first, val.places)
-        found["places"] = count(shared, kind=val.kind, places=len(set(val.places)), location_overlap=len(first),
-                                elsewhere=elsewhere, unknown=unknown)  # fmt: skip
-        found["places"]["pairs"] = [(int(v), first[val.places[v]], None) for v in np.flatnonzero(shared)]
-    found["classes"] = _classes(train.classes, val.classes)
-    found["overlap"] = {"samples": int(any_overlap.sum()), "share": float(any_overlap.mean())}
-    return found
+        references = fingerprint(train, (0,), False, workers, bar("training images"))
+        queries = fingerprint(val, shifts, dihedral, workers, bar("validation images"))
+        for name, prints in (("train", references), ("val", queries)):
+            result[name] |= {"unreadable": len(prints.errors), "errors": prints.errors[:20]}
+        readable = np.array([key is not None for key in queries.digests])
+        first = {key: index for index, key in reversed(list(enumerate(references.digests))) if key is not None}
+        match = np.array([first.get(key, -1) for key in queries.digests])
+        exact = match >= 0
+        pairs = [(int(v), int(match[v]), None) for v in np.flatnonzero(exact)]
+        result["exact"] = count(exact, uniform=int((exact & queries.uniform).sum()), pairs=pairs)
+        near, pairs = _near_duplicates(references, queries, ~exact, max_bits, min_contrast, workers, bar("comparing"))
+        excluded = {f"excluded_{name}": int(((p.contrast >= 0) & (p.contrast < min_contrast)).sum())
+                    for name, p in (("train", references), ("val", queries))}  # fmt: skip
+        result["near"] = count(near, max_bits=max_bits, min_contrast=min_contrast, **excluded, pairs=pairs)
+    if train.location_ids is not None and val.location_ids is not None:
+        common, elsewhere, unknown = _common_locations(train, val)
+        shared = overlap_mask(common, val.location_ids) & readable
+        pairs = [(int(v), common[val.location_ids[v]], None) for v in np.flatnonzero(shared)]
+        result["location"] = count(
+            shared, kind=val.location_kind, locations=len(set(val.location_ids)), locations_shared=len(common),
+            same_name_elsewhere=elsewhere, position_unknown=unknown, pairs=pairs,
+        )  # fmt: skip
+    result["classes"] = _compare_classes(train.classes, val.classes)
+    result["overlap"] = count(any_overlap)
+    return result
 
 
-def _common_places(train, val):
-    """Places in both parts -> dict place: index of the first training sample there, and two counts.
+def _near_duplicates(
+    references: Fingerprints,
+    queries: Fingerprints,
+    candidates: np.ndarray,
+    max_bits: int,
+    min_contrast: float,
+    workers: int,
+    progress: Callable[[Iterable, int], Iterator],
+) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Return which queries have a near duplicate (bool) and the pairs, nearest first."""
+    rows = np.flatnonzero((queries.contrast >= min_contrast) & candidates)
+    columns = np.flatnonzero(references.contrast >= min_contrast)
+    match, bits = phash.nearest(queries.hashes[rows], references.hashes[columns, 0], max_bits, workers, progress)
+    hits = np.flatnonzero(match >= 0)
+    hits = hits[np.argsort(bits[hits], kind="stable")]
+    pairs = [(int(rows[hit]), int(columns[match[hit]]), int(bits[hit])) for hit in hits]
+    return np.isin(np.arange(len(candidates)), rows[hits]), pairs
 
-    Location names of fMoW start anew in each split: where positions are known, places of one name that lie apart are
-    none in common (the first count). The second: those that are in common by name alone, for want of a position.
+
+def _same_keys(train: Subset, val: Subset) -> tuple[Subset, Subset]:
+    """Drop the class from location ids (class, location) if only one of the two lists has a class column."""
+    if not (train.location_ids and val.location_ids and train.location_kind == val.location_kind):
+        return train, val
+    length = min(len(train.location_ids[0]), len(val.location_ids[0]))
+    return tuple(each._replace(location_ids=[key[-length:] for key in each.location_ids]) for each in (train, val))
+
+
+def _common_locations(train: Subset, val: Subset) -> tuple[dict[tuple, int], int, int]:
+    """Find the locations that are in both subsets.
+
+    fMoW restarts its location names in each split. Where positions are known, locations of one name that lie apart are
+    not common.
+
+    Returns:
+        dict location id -> index of its first training sample, number of ids that lie apart, number of common ids
+        whose position is unknown.
     """
-    sides = [{place: n for n, place in reversed(list(enumerate(part.places)))} for part in (train, val)]
-    common = {place: n for place, n in sides[0].items() if place in sides[1]}
+    firsts = [{key: n for n, key in reversed(list(enumerate(subset.location_ids)))} for subset in (train, val)]
+    common = {key: n for key, n in firsts[0].items() if key in firsts[1]}
     if train.position is None or val.position is None:
         return common, 0, 0
-    positions = {place: (train.position(n), val.position(sides[1][place])) for place, n in common.items()}
-    unknown = {place for place, pair in positions.items() if None in pair}
-    apart = {place for place in positions.keys() - unknown if np.abs(np.subtract(*positions[place])).max() > NEAR}
-    return {place: n for place, n in common.items() if place not in apart}, len(apart), len(unknown)
+    positions = {key: (train.position(n), val.position(firsts[1][key])) for key, n in common.items()}
+    unknown = {key for key, pair in positions.items() if None in pair}
+    known = positions.keys() - unknown
+    apart = {key for key in known if degrees_apart(*positions[key]) > MAX_DEGREES_APART}
+    return {key: n for key, n in common.items() if key not in apart}, len(apart), len(unknown)
 
 
-def _classes(train, val):
+def _compare_classes(train: Counter, val: Counter) -> dict[str, Any]:
     counts = {name: [train[name], val[name]] for name in sorted({*train, *val})}
     return {"counts": counts, "only_train": sorted(set(train) - set(val)), "only_val": sorted(set(val) - set(train))}
 
 
-def shorten(found, examples):
-    """The same findings with ``examples`` pairs of each kind: the nearest ones, else some from all over.
+def limit_pairs(result: dict[str, Any], max_pairs: int) -> dict[str, Any]:
+    """Keep at most ``max_pairs`` pairs of each kind: the nearest near duplicates, else evenly spaced ones.
 
     Args:
-        found: of ``compare``.
-
-    Returns:
-        dict as of ``compare``.
+        result: Result of ``compare``.
+        max_pairs: Number of pairs.
     """
-    short = dict(found)
+    limited = dict(result)
     for kind in KINDS:
-        if kind in found:
-            pairs = found[kind]["pairs"]
-            step = 1 if kind == "near" else max(1, len(pairs) // max(1, examples))
-            short[kind] = {**found[kind], "pairs": pairs[::step][:examples]}
-    return short
+        if kind in result:
+            pairs = result[kind]["pairs"]
+            step = 1 if kind == "near" else max(1, len(pairs) // max(1, max_pairs))
+            limited[kind] = {**result[kind], "pairs": pairs[::step][:max_pairs]}
+    return limited
 
 
-def with_names(found, train, val):
-    """The same findings, their pairs as dicts of val and train (names of the samples) and bits: for people and JSON."""
-    named = dict(found)
+def name_pairs(result: dict[str, Any], train: Subset, val: Subset) -> dict[str, Any]:
+    """Replace the indices in pairs by sample names, as dicts with the keys val, train and bits."""
+    named = dict(result)
     for kind in KINDS:
-        if kind in found:
-            pairs = [{"val": val.samples[v], "train": train.samples[t], "bits": b} for v, t, b in found[kind]["pairs"]]
-            named[kind] = {**found[kind], "pairs": pairs}
+        if kind in result:
+            pairs = [{"val": val.samples[v], "train": train.samples[t], "bits": b} for v, t, b in result[kind]["pairs"]]
+            named[kind] = {**result[kind], "pairs": pairs}
     return named

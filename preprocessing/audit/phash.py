@@ -1,33 +1,40 @@
-"""What shows that two images are one though their pixels differ: a perceptual hash that small changes hardly touch.
+"""Perceptual hashes that small changes of an image hardly affect, and the search for the nearest one.
 
-The hash is imagehash's ``phash`` (which of an image's low frequencies lie above their median), taken of the middle 7/8
-of the side. An image shifted by a few pixels still has that middle, elsewhere: so it is looked for in windows at
-``SHIFTS``, and in all eight orientations, which cost next to nothing, since a flip only turns signs of frequencies.
+The hash is the one of ``imagehash.phash`` (which low DCT frequencies lie above their median), computed on the central
+7/8 of the image. A query is hashed in windows at all ``SHIFTS`` and in all eight orientations of the image, so that
+shifted, rotated and flipped copies match too. Orientations are cheap: a flip changes signs of DCT coefficients only.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
-HASH_SIZE = 12  # low frequencies per axis, so 144 bits
-SIDE = 96  # images are resized to this, the window is 7/8 of it: 84 = 7 * 12, as phash resizes to a multiple
+HASH_SIZE = 12  # low frequencies per axis: 144 bits
+SIDE = 96  # size of the thumbnails; the window is 7/8 of it, 84 = 7 * 12, since phash resizes to a multiple of 12
 WINDOW = SIDE * 7 // 8
 STEP = SIDE // 32
 SHIFTS = tuple(range(-2, 3))  # in 1/32 of the side, along both axes
-MOST = 24  # bits that may differ, and MIN_CONTRAST: chosen by benchmarks/bench_audit.py
-MIN_CONTRAST = 2.0  # of 255
+MAX_BITS = 24  # Hamming distance of near duplicates; MAX_BITS and MIN_CONTRAST are chosen by benchmarks/bench_audit.py
+MIN_CONTRAST = 2.0  # gray levels of 255
+MAX_BLACK = 16  # of 255, in all channels: JPEG makes no-data areas nearly black
+MIN_NODATA = 0.01  # fraction of the image; smaller areas are ordinary shadows
 _TILES = 4
-_BLOCK = 16  # hashes at a time: their distances stay in the processor's cache
+_BLOCK = 16  # hashes compared at a time, so that their distances stay in the processor's cache
 
+# order of the bits: the 8 x 8 lowest frequencies first
 _LOWEST_FIRST = np.argsort(np.maximum(*np.indices((HASH_SIZE, HASH_SIZE))).ravel() >= 8, kind="stable")
 
 # DCT-II of a window, low frequencies only
 _BASIS = 2 * np.cos(np.pi * np.arange(HASH_SIZE)[:, None] * (2 * np.arange(WINDOW) + 1) / (2 * WINDOW))
 
+Progress = Callable[[Iterable, int], Iterator]
 
-def thumbnail(pixels):
-    """Gray image of SIDE x SIDE.
+
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """Convert an image to grayscale and resize it. No-data areas get the mean of the other pixels.
 
     Args:
         pixels: uint8 (H, W, 3) or (H, W).
@@ -35,35 +42,59 @@ def thumbnail(pixels):
     Returns:
         uint8 (SIDE, SIDE).
     """
-    gray = Image.fromarray(pixels).convert("L")
-    return np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    gray = np.asarray(Image.fromarray(pixels).convert("L"))
+    nodata = nodata_mask(pixels)
+    if nodata.any() and not nodata.all():
+        gray = np.where(nodata, np.uint8(round(gray[~nodata].mean())), gray)
+    return np.asarray(Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
-def contrast(thumbnails):
-    """How much there is to recognize: the standard deviation within a tile, median over 4 x 4 tiles.
+def nodata_mask(pixels: np.ndarray) -> np.ndarray:
+    """Find black areas that touch the border, such as the wedges of a rotated scene.
 
-    The median, because one bright corner on calm water gives much the same hash as another; half of the image must
-    have some texture.
+    Without a mask, the outline of these areas would decide the hash, and unrelated images would match.
+
+    Args:
+        pixels: uint8 (H, W, 3) or (H, W).
+
+    Returns:
+        bool (H, W).
+    """
+    black = pixels <= MAX_BLACK if pixels.ndim == 2 else (pixels <= MAX_BLACK).all(-1)
+    if black.mean() < MIN_NODATA:
+        return np.zeros_like(black)
+    areas, _ = ndimage.label(black)
+    border = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
+    large = np.flatnonzero(np.bincount(areas.ravel()) >= MIN_NODATA * areas.size)
+    return np.isin(areas, np.intersect1d(border[border > 0], large))
+
+
+def contrast(thumbnails: np.ndarray) -> np.ndarray:
+    """Compute the contrast of images: the standard deviation within a tile, median over 4 x 4 tiles.
+
+    The median requires some texture in half of the image. One bright corner on calm water is not enough, because its
+    hash is much the same as that of another such image.
 
     Args:
         thumbnails: uint8 (n, SIDE, SIDE).
 
     Returns:
-        float (n,), in gray levels of 255.
+        float (n,), gray levels of 255.
     """
     tile = SIDE // _TILES
     tiles = np.asarray(thumbnails, np.float32).reshape(-1, _TILES, tile, _TILES, tile)
     return np.median(tiles.std((2, 4)).reshape(len(tiles), -1), axis=1)
 
 
-def spectra(thumbnails, shifts=(0,)):
-    """Low frequencies of windows of thumbnails.
+def spectra(thumbnails: np.ndarray, shifts: tuple[int, ...] = (0,)) -> np.ndarray:
+    """Compute the low DCT frequencies of windows of thumbnails.
 
     Args:
-        thumbnails: uint8 (n, SIDE, SIDE). shifts: of the windows, in 1/32 of the side, along both axes.
+        thumbnails: uint8 (n, SIDE, SIDE).
+        shifts: Offsets S of the windows along both axes, in 1/32 of the side.
 
     Returns:
-        float64 (n, len(shifts)**2, HASH_SIZE, HASH_SIZE), as ``scipy.fftpack.dct`` along both axes gives them.
+        float64 (n, S**2, HASH_SIZE, HASH_SIZE), equal to ``scipy.fftpack.dct`` along both axes.
     """
     starts = [(SIDE - WINDOW) // 2 + STEP * shift for shift in shifts]
     images = np.asarray(thumbnails, np.float64)
@@ -72,8 +103,8 @@ def spectra(thumbnails, shifts=(0,)):
     return both.reshape(len(images), len(starts) ** 2, HASH_SIZE, HASH_SIZE)
 
 
-def orientations(coefficients):
-    """Low frequencies of the image turned and flipped in all eight ways, the image itself first.
+def orientations(coefficients: np.ndarray) -> np.ndarray:
+    """Compute the DCT coefficients of the eight rotations and flips of an image, the image itself first.
 
     Args:
         coefficients: (..., HASH_SIZE, HASH_SIZE).
@@ -81,45 +112,50 @@ def orientations(coefficients):
     Returns:
         (8, ..., HASH_SIZE, HASH_SIZE).
     """
-    odd = (-1.0) ** np.arange(HASH_SIZE)  # mirrored, a cosine of odd frequency changes its sign
-    turned = (coefficients, np.swapaxes(coefficients, -1, -2))
-    return np.stack([c * down * across for c in turned for down in (1, odd[:, None]) for across in (1, odd)])
+    sign = (-1.0) ** np.arange(HASH_SIZE)  # a flip negates the coefficients of odd frequency
+    transposed = (coefficients, np.swapaxes(coefficients, -1, -2))
+    return np.stack([c * down * across for c in transposed for down in (1, sign[:, None]) for across in (1, sign)])
 
 
-def hash_bits(coefficients):
-    """Which low frequencies lie above their median: (..., HASH_SIZE, HASH_SIZE) -> bool of the same shape."""
+def hash_bits(coefficients: np.ndarray) -> np.ndarray:
+    """Return which coefficients lie above their median: (..., HASH_SIZE, HASH_SIZE), bool."""
     return coefficients > np.median(coefficients, axis=(-2, -1), keepdims=True)
 
 
-def hash_words(coefficients):
-    """Hash of low frequencies, packed.
+def pack_hashes(coefficients: np.ndarray) -> np.ndarray:
+    """Hash DCT coefficients and pack the bits into words.
 
     Args:
         coefficients: (..., HASH_SIZE, HASH_SIZE).
 
     Returns:
-        uint64 (..., 3): first the 8 x 8 lowest frequencies, then the others; bits that are not used are zero.
+        uint64 (..., 3): the 8 x 8 lowest frequencies first, then the others. Unused bits are zero.
     """
     bits = hash_bits(coefficients).reshape(*coefficients.shape[:-2], -1)[..., _LOWEST_FIRST]
-    words = np.zeros((*bits.shape[:-1], -(-bits.shape[-1] // 64) * 8), np.uint8)
-    words[..., : bits.shape[-1] // 8] = np.packbits(bits, axis=-1)
-    return words.view(np.uint64)
+    packed = np.zeros((*bits.shape[:-1], -(-bits.shape[-1] // 64) * 8), np.uint8)
+    packed[..., : bits.shape[-1] // 8] = np.packbits(bits, axis=-1)
+    return packed.view(np.uint64)
 
 
-def all_hashes(thumbnails, shifts=SHIFTS, turned=True):
-    """Hashes of every shift and orientation.
+def all_hashes(thumbnails: np.ndarray, shifts: tuple[int, ...] = SHIFTS, dihedral: bool = True) -> np.ndarray:
+    """Hash every shift and orientation of thumbnails.
+
+    Args:
+        thumbnails: uint8 (n, SIDE, SIDE).
+        shifts: Offsets S of the windows along both axes, in 1/32 of the side.
+        dihedral: Whether to hash all eight rotations and flips.
 
     Returns:
-        uint64 (n, V, 3), V = len(shifts)**2 * (8 if turned else 1).
+        uint64 (n, V, 3), V = S**2 * (8 if dihedral else 1).
     """
-    found = spectra(thumbnails, shifts)
-    words = hash_words(orientations(found) if turned else found[None])  # (8, n, S, 3)
-    return np.ascontiguousarray(np.moveaxis(words, 0, 1)).reshape(len(found), -1, words.shape[-1])
+    coefficients = spectra(thumbnails, shifts)
+    hashes = pack_hashes(orientations(coefficients) if dihedral else coefficients[None])  # (8, n, S**2, 3)
+    return np.ascontiguousarray(np.moveaxis(hashes, 0, 1)).reshape(len(coefficients), -1, hashes.shape[-1])
 
 
-def ones(words):
-    """How many bits are set in each of an array's uint64."""
-    if hasattr(np, "bitwise_count"):  # since numpy 2, one instruction each
+def popcount(words: np.ndarray) -> np.ndarray:
+    """Count the bits that are set in each uint64 of an array."""
+    if hasattr(np, "bitwise_count"):  # NumPy 2
         return np.bitwise_count(words)
     pairs = words - ((words >> np.uint64(1)) & np.uint64(0x5555555555555555))
     fours = (pairs & np.uint64(0x3333333333333333)) + ((pairs >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -127,39 +163,48 @@ def ones(words):
     return ((eights * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.uint8)
 
 
-def nearest(queries, stored, most, workers=1, progress=lambda iterator, total: iterator):
-    """The stored hash nearest to each query; all pairs are compared, a few rows at a time.
+def nearest(
+    queries: np.ndarray,
+    references: np.ndarray,
+    max_bits: int,
+    workers: int = 1,
+    progress: Progress = lambda iterator, total: iterator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest reference hash of each query by comparing all pairs.
 
-    Near are two hashes that differ in ``most`` bits at most, and in half of that in the 8 x 8 lowest frequencies: these
-    tell nearly all pairs apart by one word, and real copies differ in them less than in the others.
+    Two hashes match if they differ in at most ``max_bits`` bits, and in at most half of that in the 8 x 8 lowest
+    frequencies. The second condition rejects nearly all pairs by one word, and copies differ less there than elsewhere.
 
     Args:
-        queries: uint64 (m, V, W), V hashes of each query, the nearest counts. stored: uint64 (n, W).
-        most: bits that may differ. workers: threads.
-        progress: function (iterator, total) -> iterator, over groups of queries.
+        queries: uint64 (m, V, W), V hashes of each query; the nearest one counts.
+        references: uint64 (n, W).
+        max_bits: Largest Hamming distance.
+        workers: Number of threads.
+        progress: Function (iterator, total) -> iterator over groups of queries.
 
     Returns:
-        index into stored (m,), -1 where nothing is near enough, and distance in bits (m,), most + 1 there.
+        Index into ``references`` (m,), -1 without a match, and Hamming distance (m,), max_bits + 1 without a match.
     """
-    columns = np.ascontiguousarray(stored.T)
+    columns = np.ascontiguousarray(references.T)
     size = max(1, 2048 // queries.shape[1])
     groups = [queries[start : start + size] for start in range(0, len(queries), size)]
-    with ThreadPoolExecutor(workers) as pool:  # numpy lets go of the interpreter while it counts
-        found = list(progress(pool.map(lambda group: _nearest(group, columns, most), groups), len(groups)))
-    if not found:
+    with ThreadPoolExecutor(workers) as pool:  # NumPy releases the GIL while it counts
+        results = list(progress(pool.map(lambda group: _nearest(group, columns, max_bits), groups), len(groups)))
+    if not results:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    index, distance = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    return index, distance
 
 
-def _nearest(queries, columns, most):
-    """``nearest`` for one group; columns: stored hashes as (W, n)."""
-    best = np.full(len(queries), (most + 1) << 32, np.int64)  # distance and index in one number, so that min finds both
+def _nearest(queries: np.ndarray, columns: np.ndarray, max_bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute ``nearest`` for one group of queries; ``columns`` are the reference hashes as (W, n)."""
+    best = np.full(len(queries), (max_bits + 1) << 32, np.int64)  # distance and index in one number for the minimum
     flat = queries.reshape(-1, queries.shape[-1])
     for start in range(0, len(flat), _BLOCK):
         block = flat[start : start + _BLOCK]
-        near = ones(block[:, :1] ^ columns[0]) <= most // 2
-        query, other = np.divmod(np.flatnonzero(near), columns.shape[1])
-        distance = ones(block[query] ^ columns[:, other].T).sum(1, dtype=np.int64)
+        candidates = popcount(block[:, :1] ^ columns[0]) <= max_bits // 2
+        query, other = np.divmod(np.flatnonzero(candidates), columns.shape[1])
+        distance = popcount(block[query] ^ columns[:, other].T).sum(1, dtype=np.int64)
         np.minimum.at(best, (start + query) // queries.shape[1], distance << 32 | other)
     distance = best >> 32
-    return np.where(distance <= most, best & 0xFFFFFFFF, -1), np.minimum(distance, most + 1)
+    return np.where(distance <= max_bits, best & 0xFFFFFFFF, -1), np.minimum(distance, max_bits + 1)

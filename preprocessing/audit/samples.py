@@ -1,8 +1,8 @@
-"""The two parts of a split, in whatever form they come: patch lists, folders of images, COCO files."""
+"""The subsets of a split, read from patch lists, image lists, folders of images or COCO files."""
 
 import functools
-import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,39 +10,53 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from preprocessing.text_files import read_csv, read_json
 from vicreg.data.fmow import read_timestamp
+from vicreg.data.image_folder import image_paths
+from vicreg.data.image_io import IMAGE_SUFFIXES
 from vicreg.data.leakage import location_keys
-from vicreg.data.sn7 import cut_patches, read_mosaic, read_patch_list
+from vicreg.data.sn7_format import cut_patches, read_mosaic, read_patch_list
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2"}
+Position = tuple[float, float]  # longitude, latitude in degrees
 
 
-class Part(NamedTuple):
-    """One part of a split: n samples.
+class Subset(NamedTuple):
+    """One subset of a split, such as the training set, with n samples.
 
-    ``pixels(index)`` gives uint8 (H, W, 3), ValueError or OSError where that sample cannot be read.
+    Attributes:
+        name: Path it was read from.
+        samples: n names by which a user finds the sample, mostly paths.
+        read: Function index -> uint8 (H, W, 3). Raises ValueError or OSError if the sample cannot be read.
+        classes: Class name -> number of samples (of annotations for COCO); empty if there are no classes.
+        location_ids: n tuples, such as (class, location), or None if locations are unknown.
+        location_kind: What ``location_ids`` are, for the report.
+        position: Function index -> (longitude, latitude) or None, where location names may be ambiguous.
     """
 
     name: str
-    samples: list  # n names, mostly paths, by which a person finds the sample
-    pixels: object
-    classes: Counter  # class -> samples (COCO: annotations); empty where there are no classes
-    places: list | None  # n hashable values
-    kind: str = "place"  # what ``places`` are
-    position: object = None  # function index -> (longitude, latitude) or None, where places may share a name
+    samples: list[str]
+    read: Callable[[int], np.ndarray]
+    classes: Counter
+    location_ids: list[tuple] | None
+    location_kind: str = "location"
+    position: Callable[[int], Position | None] | None = None
 
 
-def open_image(path):
-    """Decode an image file -> uint8 (H, W, 3).
+def open_image(path: str | Path) -> np.ndarray:
+    """Decode an image file to uint8 (H, W, 3). Transparent pixels are black.
 
     Raises:
-        ValueError: not an image, truncated, or of more than 8 bits. OSError: no such file.
+        ValueError: The file is not an image, is truncated, or has more than 8 bits per channel.
+        OSError: There is no such file.
     """
     try:
         with Image.open(path) as image:
             if image.mode[:1] in "IF":
-                raise ValueError(f"{path}: pixels of mode {image.mode}; 8 bits a channel expected")
-            return np.asarray(image.convert("RGB"))
+                raise ValueError(f"{path}: pixels of mode {image.mode}; 8 bits per channel expected")
+            if "A" not in image.getbands() and "transparency" not in image.info:
+                return np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image.convert("RGBA"))
+            return np.where(pixels[..., 3:] == 0, np.uint8(0), pixels[..., :3])
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not an image that Pillow can read") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -51,101 +65,104 @@ def open_image(path):
         raise ValueError(f"{path}: cannot be decoded ({error})") from error
 
 
-def from_list(path, data_dir=None):
-    """A patch list of make_sn7_csv.py, a first-version one, or a list of images with the columns path and location.
+def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
+    """Read a patch list of make_sn7_csv.py or of the earlier work, or an image list with columns path and location.
 
     Args:
-        path: CSV. data_dir: folder of the images or mosaics, where meta.json beside the list does not name it.
+        path: CSV file.
+        data_dir: Folder of the images or mosaics (default: ``source`` of the meta.json in the list's folder).
 
     Raises:
-        FileNotFoundError, ValueError: no list, none of these formats, or no images.
+        FileNotFoundError: There is no such list, or neither patches.npy nor the mosaics.
+        ValueError: The list has none of these formats, or no rows.
     """
     path = Path(path)
-    meta = path.with_name("meta.json")
-    meta = json.loads(meta.read_text()) if meta.is_file() else {}
-    source, names, position = data_dir or meta.get("source"), meta.get("classes"), None
-    columns = pd.read_csv(path, nrows=0).columns if path.is_file() and path.stat().st_size else ()
-    if {"path", "location"} <= set(columns):
-        table = pd.read_csv(path, keep_default_na=False)
-        files = [Path(source or path.parent) / name for name in table.path]
+    meta_file = path.with_name("meta.json")
+    meta = read_json(meta_file) if meta_file.is_file() else {}
+    source, class_names = data_dir or meta.get("source"), meta.get("classes")
+    table = read_csv(path) if path.is_file() and path.stat().st_size else pd.DataFrame()
+    if {"path", "location"} <= set(table.columns):
+        files = [Path(source or path.parent) / name.replace("\\", "/") for name in table.path]
         labels = table["class"] if "class" in table else table.get("label", [])
-        samples, pixels, kind = [str(file) for file in files], lambda index: open_image(files[index]), "location"
-
-        def position(index):
-            return _position(files[index])
+        samples, kind = [str(file) for file in files], "location"
+        read, position = (lambda index: open_image(files[index])), (lambda index: _position(files[index]))
     else:
         table = read_patch_list(path)
-        labels = [names[label] for label in table.label] if names else table.label
+        labels = [class_names[label] for label in table.label] if class_names else table.label
         samples = [f"{image} patch {k}" for image, k in zip(table.image_id, table.patch, strict=True)]
-        pixels, kind = _patches(path, table, source, meta.get("grid", 4)), "place (AOI, patch position)"
+        read, kind = _patch_reader(path, table, source, meta.get("grid", 4)), "location (AOI, patch position)"
+        position = None
     if table.empty:
         raise ValueError(f"{path}: no rows")
-    return Part(str(path), samples, pixels, Counter(map(str, labels)), location_keys(table), kind, position)
+    return Subset(str(path), samples, read, Counter(map(str, labels)), location_keys(table), kind, position)
 
 
-def _position(file):
-    """Middle of an image by the fMoW JSON beside it; None without one."""
+def _position(file: Path) -> Position | None:
+    """Return the center of an image from the fMoW JSON of the same name, None without one."""
     try:
         return read_timestamp(file.with_suffix(".json"))[2]
     except ValueError:
         return None
 
 
-def _patches(path, table, source, grid):
-    """Function index -> pixels of a patch, from the pack beside the list, or from the tree."""
+def _patch_reader(path: Path, table: pd.DataFrame, source: str | Path | None, grid: int) -> Callable[[int], np.ndarray]:
+    """Return a function index -> pixels of a patch, from patches.npy in the list's folder, or from the mosaics."""
     pack, rows = path.with_name("patches.npy"), table.row.to_numpy()
     if pack.is_file() and (rows >= 0).all():
         store = np.load(pack, mmap_mode="r")
         if rows.max() >= len(store):
-            raise ValueError(f"{pack} has {len(store)} rows, {path} asks for row {rows.max()}; write both again")
+            raise ValueError(f"{pack} has {len(store)} rows, {path} needs row {rows.max()}; write both again")
         return lambda index: np.asarray(store[rows[index]]).transpose(1, 2, 0)
     if not source:
-        raise FileNotFoundError(f"no {pack} and no SN7 tree named; pass --data-dir, or --no-pixels to do without")
+        raise FileNotFoundError(f"no {pack} and no SN7 tree; name the tree with --data-dir, or pass --no-pixels")
 
-    @functools.lru_cache(16)  # rows of one mosaic follow each other
-    def cut(mosaic):
+    @functools.lru_cache(16)  # consecutive rows are patches of one mosaic
+    def cut(mosaic: Path) -> np.ndarray:
         return cut_patches(read_mosaic(mosaic), grid)
 
-    def pixels(index):
+    def read(index: int) -> np.ndarray:
         row = table.iloc[index]
         name = row.image_id if Path(row.image_id).suffix else f"{row.image_id}.tif"
         return cut(Path(source) / row.aoi / "images" / name)[row.patch].transpose(1, 2, 0)
 
-    return pixels
+    return read
 
 
-def from_folder(folder):
-    """All images below a folder; where they lie in folders of it, these are the classes.
+def from_folder(folder: str | Path) -> Subset:
+    """List all images below a folder. The first level of folders gives the classes.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder, or no images in it.
+        FileNotFoundError: There is no such folder.
+        ValueError: It contains no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = [Path(path) for path in image_paths(folder)]
     if not files:
-        raise ValueError(f"no images in {folder} ({' '.join(sorted(SUFFIXES))}); a folder of lists, as make_sn7_csv.py "
-                         "writes it, is audited alone: audit_split.py FOLDER")  # fmt: skip
-    names = [path.relative_to(folder).parts for path in files]
-    classes = Counter(parts[0] for parts in names if len(parts) > 1)
-    return Part(str(folder), [str(path) for path in files], lambda index: open_image(files[index]), classes, None)
+        raise ValueError(f"no images in {folder} ({' '.join(IMAGE_SUFFIXES)}); pass a folder of lists, as written by "
+                         "make_sn7_csv.py, alone: audit_split.py FOLDER")  # fmt: skip
+    parts = [path.relative_to(folder).parts for path in files]
+    classes = Counter(names[0] for names in parts if len(names) > 1)
+    return Subset(str(folder), [str(path) for path in files], lambda index: open_image(files[index]), classes, None)
 
 
-def from_coco(path, images=None):
-    """The images of a COCO file; its classes count annotations.
+def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
+    """List the images of a COCO file. Class counts are numbers of annotations.
 
     Args:
-        path: json. images: folder of the images (default: images/ beside the file, else its own folder).
+        path: JSON file.
+        images: Folder of the images (default: ``images/`` in the file's folder, else the file's folder).
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or not COCO.
+        FileNotFoundError: There is no such file, or the images are elsewhere.
+        ValueError: The file is not COCO.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no COCO file {path}")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         names = [image["file_name"] for image in content["images"]]
         categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         labels = [annotation["category_id"] for annotation in content.get("annotations", [])]
@@ -153,10 +170,10 @@ def from_coco(path, images=None):
         raise ValueError(f"{path}: not a COCO file ({type(error).__name__}: {error})") from error
     if not names:
         raise ValueError(f"{path}: no images")
-    beside = path.parent / "images"
-    folder = Path(images) if images else beside if (beside / names[0]).is_file() else path.parent
+    default = path.parent / "images"
+    folder = Path(images) if images else default if (default / names[0]).is_file() else path.parent
     if not (folder / names[0]).is_file():
         raise FileNotFoundError(f"no {folder / names[0]}; name the folders of the images with --coco-images")
     files = [folder / name for name in names]
     classes = Counter(categories.get(label, f"category {label}") for label in labels)
-    return Part(str(path), [str(file) for file in files], lambda index: open_image(files[index]), classes, None)
+    return Subset(str(path), [str(file) for file in files], lambda index: open_image(files[index]), classes, None)

@@ -1,83 +1,86 @@
-"""What ``findings.compare`` found, for people: a page of text, and a picture of the first pairs."""
+"""Format the result of ``compare.compare`` as text, and plot its first pairs."""
 
 import textwrap
+from pathlib import Path
+from typing import Any
 
 from preprocessing.audit.compare import KINDS
 from preprocessing.audit.phash import HASH_SIZE
+from preprocessing.audit.samples import Subset
 
-LISTED = 12  # classes in the text; the JSON has all
+MAX_CLASSES = 12  # listed in the text; the JSON has all
+TITLES = {"exact": "equal pixels", "near": "near duplicates", "location": "same location"}
 
 
-def text(found, turned=True, shifted=True):
-    """The report.
+def format_report(result: dict[str, Any], dihedral: bool = True, shifted: bool = True) -> str:
+    """Format a result as text of several lines.
 
     Args:
-        found: of ``findings.with_names``. turned, shifted: whether orientations and shifts were looked for.
-
-    Returns:
-        str of several lines.
+        result: Result of ``compare.name_pairs``.
+        dihedral: Whether rotations and flips were tried.
+        shifted: Whether shifts were tried.
     """
     lines = [
-        f"{role:12s}{found[key]['samples']:8d}  {found[key]['name']}"
+        f"{role:12s}{result[key]['samples']:8d}  {result[key]['name']}"
         for role, key in (("training", "train"), ("validation", "val"))
     ]
     lines.append("")
-    if "exact" in found:
-        lines += _pixel_lines(found, turned, shifted)
-    if "places" in found:
-        places = found["places"]
-        notes = [f"{places['location_overlap']} of the {places['places']} in validation are in training too"]
-        if places["elsewhere"]:
-            notes.append(f"{places['elsewhere']} more have the name of one in training and lie elsewhere: not counted")
-        if places["unknown"]:
-            notes.append(f"{places['unknown']} of them by name alone: no position in a JSON beside the image")
-        lines += _finding(f"same {places['kind']}", places, notes)
+    if "exact" in result:
+        lines += _format_pixels(result, dihedral, shifted)
+    if "location" in result:
+        location = result["location"]
+        notes = [f"{location['locations_shared']} of {location['locations']} validation locations are in training"]
+        if location["same_name_elsewhere"]:
+            notes.append(f"not counted: {location['same_name_elsewhere']} that have the name of a training location "
+                         "and other coordinates")  # fmt: skip
+        if location["position_unknown"]:
+            notes.append(f"{location['position_unknown']} of them by name only: no coordinates in a JSON file")
+        lines += _format_overlap(f"same {location['kind']}", location, notes)
     else:
-        lines.append("places are not known here")
-    lines += ["", *_class_lines(found["classes"])]
-    total = found["overlap"]
-    lines += ["", f"validation samples with any overlap: {total['samples']} ({total['share']:.2%})"]
+        lines.append("locations are unknown")
+    lines += ["", *_format_classes(result["classes"])]
+    total = result["overlap"]
+    lines += ["", f"validation samples with any overlap: {total['samples']} ({total['fraction']:.2%})"]
     return "\n".join(lines)
 
 
-def _pixel_lines(found, turned, shifted):
-    exact, near = found["exact"], found["near"]
-    lines = _finding(
-        "same pixels", exact, [f"{exact['one_color']} of them one color all over"] * bool(exact["samples"])
-    )
-    looked = ["flips and quarter turns"] * turned + ["shifts up to 1/16 of the side"] * shifted
-    notes = [f"at most {near['bits']} of {HASH_SIZE**2} bits differ" + "".join(f", {what}" for what in looked)]
-    if near["left_out_val"] or near["left_out_train"]:
-        notes.append(f"left out as featureless (contrast below {near['min_contrast']:g} of 255): "
-                     f"{near['left_out_val']} validation and {near['left_out_train']} training images")  # fmt: skip
-    lines += _finding("near duplicates", near, notes)
+def _format_pixels(result: dict[str, Any], dihedral: bool, shifted: bool) -> list[str]:
+    exact, near = result["exact"], result["near"]
+    notes = [f"{exact['uniform']} of them of one color"] if exact["samples"] else []
+    lines = _format_overlap(TITLES["exact"], exact, notes)
+    tried = ["rotations and flips"] * dihedral + ["shifts up to 1/16 of the side"] * shifted
+    notes = [f"at most {near['max_bits']} of {HASH_SIZE**2} bits differ" + "".join(f", {what}" for what in tried)]
+    if near["excluded_val"] or near["excluded_train"]:
+        notes.append(f"excluded as featureless (contrast below {near['min_contrast']:g} of 255): "
+                     f"{near['excluded_val']} validation and {near['excluded_train']} training images")  # fmt: skip
+    lines += _format_overlap(TITLES["near"], near, notes)
     for part in ("val", "train"):
-        if found[part]["unreadable"]:
-            lines.append(f"not readable: {found[part]['unreadable']} in {found[part]['name']}")
-            lines += [f"    {problem}" for problem in found[part]["problems"][:3]]
+        if result[part]["unreadable"]:
+            lines.append(f"unreadable: {result[part]['unreadable']} in {result[part]['name']}")
+            lines += [f"    {error}" for error in result[part]["errors"][:3]]
     return lines
 
 
-def _finding(title, finding, notes):
-    lines = [f"{title}: {finding['samples']} validation samples ({finding['share']:.2%})"]
+def _format_overlap(title: str, overlap: dict[str, Any], notes: list[str]) -> list[str]:
+    lines = [f"{title}: {overlap['samples']} validation samples ({overlap['fraction']:.2%})"]
     lines += [f"    {note}" for note in notes]
-    for pair in finding["pairs"]:
+    for pair in overlap["pairs"]:
         bits = f"  ({pair['bits']} bits)" if pair["bits"] is not None else ""
         lines.append(f"    {pair['val']}  =  {pair['train']}{bits}")
     return lines
 
 
-def _class_lines(classes):
+def _format_classes(classes: dict[str, Any]) -> list[str]:
     counts = classes["counts"]
     if not counts:
-        return ["classes are not known here"]
+        return ["classes are unknown"]
     totals = [max(1, sum(count[part] for count in counts.values())) for part in (0, 1)]
     lines = [f"{len(counts)} classes                      training          validation"]
     largest = sorted(counts.items(), key=lambda item: -sum(item[1]))
-    for name, (train, val) in largest[:LISTED]:
+    for name, (train, val) in largest[:MAX_CLASSES]:
         lines.append(f"  {name[:24]:24s} {train:8d} {train / totals[0]:7.2%} {val:8d} {val / totals[1]:7.2%}")
-    if len(counts) > LISTED:
-        lines.append(f"  … and {len(counts) - LISTED} smaller ones (--json lists all)")
+    if len(counts) > MAX_CLASSES:
+        lines.append(f"  … and {len(counts) - MAX_CLASSES} smaller ones (--json lists all)")
     for key, where in (("only_val", "in validation only"), ("only_train", "in training only")):
         names = classes[key]
         listed = f" ({', '.join(names[:8])}{', …' * (len(names) > 8)})" if names else ""
@@ -85,21 +88,24 @@ def _class_lines(classes):
     return lines
 
 
-def draw(path, found, train, val):
-    """Draw pairs side by side, the validation sample on the left.
+def plot_pairs(path: str | Path, result: dict[str, Any], train: Subset, val: Subset) -> int:
+    """Plot pairs side by side, the validation sample on the left.
 
     Args:
-        path: .png. found: of ``findings.shorten``. train, val: parts.Part.
+        path: PNG file to write.
+        result: Result of ``compare.limit_pairs``.
+        train: Training subset.
+        val: Validation subset.
 
     Returns:
-        how many pairs were drawn; without any, nothing is written.
+        Number of pairs. Without any, no file is written.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pairs = [(kind, pair) for kind in KINDS if kind in found for pair in found[kind]["pairs"]]
+    pairs = [(kind, pair) for kind in KINDS if kind in result for pair in result[kind]["pairs"]]
     if not pairs:
         return 0
     columns = min(3, len(pairs))
@@ -109,9 +115,9 @@ def draw(path, found, train, val):
         axis.axis("off")
     for number, (kind, (v, t, bits)) in enumerate(pairs):
         left, right = axes[number // columns, 2 * (number % columns) :][:2]
-        left.imshow(val.pixels(v))
-        right.imshow(train.pixels(t))
-        left.set_title({"exact": "same pixels", "near": f"near, {bits} bits", "places": "same place"}[kind], fontsize=8)
+        left.imshow(val.read(v))
+        right.imshow(train.read(t))
+        left.set_title(TITLES[kind] + (f", {bits} bits" if bits is not None else ""), fontsize=8)
         for axis, name in ((left, val.samples[v]), (right, train.samples[t])):
             lines = "\n".join(textwrap.wrap(name[-96:], 34))
             axis.text(0.5, -0.02, lines, fontsize=5, ha="center", va="top", transform=axis.transAxes)

@@ -1,107 +1,117 @@
-"""What make_fmow_csv.py finds in an fMoW tree, and what it writes and says about it."""
+"""Index an fMoW tree: images, timestamps, locations and problems; and write the lists of make_fmow_csv.py."""
 
 import json
 import os
 import shlex
-from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from preprocessing.problems import Problem
+from preprocessing.problems import Problem, count_kinds
+from vicreg.data.broken_files import find_broken, map_in_threads
 from vicreg.data.fmow import COLUMNS, UNKNOWN, parse_image_name, read_timestamp
 from vicreg.data.image_dataset import ImageDataset
-from vicreg.data.image_folder import find_broken, in_portions
 
 FORMAT = 1
-NEAR = 0.02  # degrees, about 2 km: images of one place are not framed alike, places of one name in two splits are far
+MAX_DEGREES_APART = 0.02  # about 2 km: images of one location are framed differently, other locations are farther
 _SUFFIXES = (".jpg", ".jpeg")
-_OTHER_KIND = "_msrgb"  # of the same moment, from the multispectral bands
+_MULTISPECTRAL = "_msrgb"  # RGB images made from the multispectral bands, of the same time; not listed
 
 
-def scan_tree(data_dir, splits, workers, progress):
-    """Find the images of a tree, their months, and what is wrong.
+def scan_tree(
+    data_dir: str | Path, splits: Sequence[str], workers: int, progress: Callable[..., Iterator]
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """List the images of a tree with their timestamps, and its problems.
 
     Args:
-        data_dir: folder with <split>/<class>/<class>_<place>/<class>_<place>_<k>_rgb.jpg. splits: names of folders.
-        workers: threads. progress: function (iterator, total=…) -> iterator.
+        data_dir: Folder with <split>/<class>/<class>_<location>/<class>_<location>_<k>_rgb.jpg.
+        splits: Names of the split folders.
+        workers: Number of threads.
+        progress: Function (iterator, total=…) -> iterator.
 
     Returns:
-        DataFrame (path, class, location, k, year, month, split, position), in the order of splits and paths; list of
-        Problem.
+        DataFrame (path, class, location, k, split, year, month, position) in the order of splits and paths, and the
+        problems.
 
     Raises:
-        FileNotFoundError: there is no tree, or one of the splits is not in it.
+        FileNotFoundError: There is no tree, or a split is not in it.
     """
     data_dir, rows, problems = Path(data_dir), [], []
     for split in splits:
         if not (data_dir / split).is_dir():
             inside = sorted(path.name for path in data_dir.iterdir() if path.is_dir()) if data_dir.is_dir() else []
-            there = f"; there are {', '.join(inside[:5])}" if inside else ""
-            raise FileNotFoundError(f"no folder {data_dir / split}{there}; name others with --splits")
-        found, wrong = _list_split(data_dir / split, split)
-        rows += found
-        problems += wrong
+            available = f"; there are {', '.join(inside[:5])}" if inside else ""
+            raise FileNotFoundError(f"no folder {data_dir / split}{available}; name the folders with --splits")
+        split_rows, split_problems = _list_split(data_dir / split, split)
+        rows += split_rows
+        problems += split_problems
     paths = [row[0] for row in rows]
     broken = find_broken(paths, workers, progress)
-    problems += [Problem("broken image", Path(paths[index]), what) for index, what in broken.items()]
+    problems += [Problem("broken image", Path(paths[index]), message) for index, message in broken.items()]
     rows = [row for index, row in enumerate(rows) if index not in broken]
-    moments = list(in_portions(_moment, [row[0] for row in rows], workers, progress))
-    problems += [moment for moment in moments if isinstance(moment, Problem)]
-    moments = [(UNKNOWN, UNKNOWN, None) if isinstance(moment, Problem) else moment for moment in moments]
+    timestamps = list(map_in_threads(_read_timestamp, [row[0] for row in rows], workers, progress))
+    problems += [timestamp for timestamp in timestamps if isinstance(timestamp, Problem)]
+    timestamps = [(UNKNOWN, UNKNOWN, None) if isinstance(each, Problem) else each for each in timestamps]
     table = pd.DataFrame(rows, columns=["path", "class", "location", "k", "split"])
-    table["year"], table["month"] = ([moment[n] for moment in moments] for n in (0, 1))
-    table["position"] = pd.Series([moment[2] for moment in moments], dtype=object)
+    table["year"], table["month"] = ([timestamp[n] for timestamp in timestamps] for n in (0, 1))
+    table["position"] = pd.Series([timestamp[2] for timestamp in timestamps], dtype=object)
     table["path"] = [os.path.relpath(path, data_dir) for path in table.path]
     return table, problems
 
 
-def _list_split(folder, split):
-    """One split's images -> rows (path, class, location, k, split), list of Problem."""
+def _list_split(folder: Path, split: str) -> tuple[list[tuple], list[Problem]]:
+    """List the images of one split as rows (path, class, location, k, split), and its problems."""
     rows, problems = [], []
-    for kind in _folders(folder):
-        for place in _folders(kind):
-            found = sorted(path for path in place.iterdir() if path.suffix.lower() in _SUFFIXES)
-            found = [path for path in found if not path.name.startswith(".")]
-            images = [path for path in found if not path.stem.lower().endswith(_OTHER_KIND)]
+    for class_folder in _subfolders(folder):
+        locations = _subfolders(class_folder)
+        if not locations:
+            problems.append(Problem("empty folder", class_folder, "it contains no location folders"))
+        for location in locations:
+            images = sorted(path for path in location.iterdir() if path.suffix.lower() in _SUFFIXES)
+            images = [path for path in images if not path.name.startswith(".")]
+            images = [path for path in images if not path.stem.lower().endswith(_MULTISPECTRAL)]
             if not images:
-                problems.append(Problem("empty folder", place, "no <class>_<place>_<k>_rgb.jpg in it"))
+                problems.append(Problem("empty folder", location, "it contains no <class>_<location>_<k>_rgb.jpg"))
             for path in images:
                 try:
                     name = parse_image_name(path.name)
                 except ValueError as error:
                     problems.append(Problem("unreadable name", path, str(error).partition(": ")[2]))
                     continue
-                if (name.kind, name.location) != (kind.name, place.name):
-                    what = f"named for {name.location}, but in the folder {kind.name}/{place.name}"
-                    problems.append(Problem("other place", path, what))
+                if (name.class_name, name.location) != (class_folder.name, location.name):
+                    message = f"the name says {name.location}, the folder is {class_folder.name}/{location.name}"
+                    problems.append(Problem("other location", path, message))
                 else:
-                    rows.append((str(path), name.kind, name.location, name.k, split))
-        if not _folders(kind):
-            problems.append(Problem("empty folder", kind, "no folders of places in it"))
+                    rows.append((str(path), name.class_name, name.location, name.k, split))
     return rows, problems
 
 
-def _folders(folder):
+def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _moment(path):
-    """(year, month, position) of an image by its JSON; or Problem."""
-    beside = Path(path).with_suffix(".json")
+def _read_timestamp(path: str) -> tuple[int, int, Any] | Problem:
+    """Return (year, month, position) of an image from the JSON file of the same name."""
+    json_file = Path(path).with_suffix(".json")
     try:
-        return read_timestamp(beside)
+        return read_timestamp(json_file)
     except ValueError as error:
-        return Problem("JSON without time", beside, str(error).partition(": ")[2])
+        return Problem("JSON without time", json_file, str(error).partition(": ")[2])
 
 
-def describe(table, data_dir, stats_images, seed):
-    """Number the classes, estimate the channels' statistics, and sum up.
+def describe(
+    table: pd.DataFrame, data_dir: str | Path, stats_images: int, seed: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Number the classes and compute channel statistics and counts.
 
     Args:
-        table: of ``scan_tree``. data_dir: the tree. stats_images: how many training images (those of the first split)
-            are read for mean and standard deviation. seed: of that sample.
+        table: DataFrame of ``scan_tree``.
+        data_dir: The tree.
+        stats_images: Number of images of the first split that are read for mean and standard deviation.
+        seed: Seed of that sample.
 
     Returns:
         DataFrame with ``COLUMNS``, and the content of meta.json.
@@ -110,57 +120,62 @@ def describe(table, data_dir, stats_images, seed):
     splits = list(dict.fromkeys(table.split))
     labels = np.searchsorted(classes, table["class"])
     first = table[table.split == splits[0]]
-    chosen = np.random.default_rng(seed).permutation(len(first))[:stats_images]
-    sample = ImageDataset(
-        [Path(data_dir) / path for path in first.path.iloc[np.sort(chosen)]], np.zeros(len(chosen)), []
-    )
-    mean, std = channel_statistics(sample)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(first))[:stats_images])
+    paths = [Path(data_dir) / path for path in first.path.iloc[chosen]]
+    mean, std = channel_statistics(ImageDataset(paths, np.zeros(len(chosen)), []))
     meta = {
-        "format": FORMAT, "classes": classes, "mean": mean, "std": std, "stats_images": len(sample), "seed": seed,
-        "splits": {split: _counts(table[table.split == split]) for split in splits},
-        "shared": {split: _shared(first, table[table.split == split]) for split in splits[1:]},
+        "format": FORMAT, "classes": classes, "mean": mean, "std": std, "stats_images": len(paths), "seed": seed,
+        "splits": {split: _count(table[table.split == split]) for split in splits},
+        "shared": {split: _count_shared(first, table[table.split == split]) for split in splits[1:]},
         "source": str(Path(data_dir).resolve()),
     }  # fmt: skip
     return table.assign(label=labels)[COLUMNS], meta
 
 
-def channel_statistics(dataset, chunk=64):
-    """Mean and standard deviation of each channel over the images' middle squares, of pixels in [0, 1].
+def channel_statistics(dataset: ImageDataset, batch_size: int = 64) -> tuple[list[float], list[float]]:
+    """Compute the channel mean and standard deviation of the images' center crops, for pixels in [0, 1].
 
-    A constant channel gets 1/255, not 0: training divides by it.
+    The standard deviation of a constant channel is 1/255, not 0, because training divides by it.
     """
     sums, squares, count = np.zeros(3), np.zeros(3), 0
-    for begin in range(0, len(dataset), chunk):
-        pixels = dataset.images(list(range(begin, min(begin + chunk, len(dataset))))).numpy().astype(np.float64)
+    for start in range(0, len(dataset), batch_size):
+        indices = list(range(start, min(start + batch_size, len(dataset))))
+        pixels = dataset.images(indices).numpy().astype(np.float64)
         sums, squares = sums + pixels.sum((0, 2, 3)), squares + np.square(pixels).sum((0, 2, 3))
         count += pixels[:, 0].size
     mean = sums / count
     return (mean / 255).tolist(), (np.sqrt(np.maximum(squares / count - mean**2, 1)) / 255).tolist()
 
 
-def _counts(part):
+def _count(part: pd.DataFrame) -> dict[str, Any]:
     known = part[part.year != UNKNOWN]
     months = (known.year * 100 + known.month).agg(["min", "max"]) if len(known) else []
     images = part.groupby("location").size()
     return {
         "images": len(part), "locations": len(images), "classes": part["class"].nunique(),
-        "alone": int((images == 1).sum()), "timestamps": len(known),
+        "single_image": int((images == 1).sum()), "timestamps": len(known),
         "months": [f"{month // 100}-{month % 100:02d}" for month in months],
     }  # fmt: skip
 
 
-def _shared(train, part):
-    """Places of ``part`` whose name is in training too, by their positions: the same place, another one, unknown."""
+def _count_shared(train: pd.DataFrame, part: pd.DataFrame) -> dict[str, int]:
+    """Count location names of ``part`` that are in training too: the same location, another one, or unknown."""
     positions = [dict(zip(each.location, each.position, strict=True)) for each in (train, part)]
     names = sorted(positions[0].keys() & positions[1].keys())
     pairs = [(positions[0][name], positions[1][name]) for name in names]
-    apart = [np.abs(np.subtract(a, b)).max() for a, b in pairs if a is not None and b is not None]
-    same = int(sum(degrees <= NEAR for degrees in apart))
-    return {"names": len(names), "same": same, "other": len(apart) - same, "unknown": len(names) - len(apart)}
+    distances = [degrees_apart(a, b) for a, b in pairs if a is not None and b is not None]
+    same = int(sum(distance <= MAX_DEGREES_APART for distance in distances))
+    return {"names": len(names), "same": same, "other": len(distances) - same, "unknown": len(names) - len(distances)}
 
 
-def write_lists(table, meta, folder):
-    """Write <split>.csv and meta.json; returns their names in the order in which they may appear."""
+def degrees_apart(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the larger difference of two positions (longitude, latitude) in degrees, also across 180 degrees."""
+    longitude = abs(a[0] - b[0]) % 360
+    return max(min(longitude, 360 - longitude), abs(a[1] - b[1]))
+
+
+def write_lists(table: pd.DataFrame, meta: dict[str, Any], folder: str | Path) -> list[str]:
+    """Write <split>.csv and meta.json, and return their names in the order in which to publish them."""
     folder = Path(folder)
     for split, part in table.groupby("split"):
         part.to_csv(folder / f"{split}.csv", index=False)
@@ -168,27 +183,26 @@ def write_lists(table, meta, folder):
     return [*(f"{split}.csv" for split in meta["splits"]), "meta.json"]
 
 
-def summary(meta, problems, out_dir, seconds):
-    """The closing lines of make_fmow_csv.py."""
+def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Path, seconds: float) -> str:
+    """Format what make_fmow_csv.py prints at the end."""
     lines = []
-    for split, found in meta["splits"].items():
+    for split, counts in meta["splits"].items():
         lines.append(
-            f"{split}: {found['images']} images of {found['locations']} locations ({found['alone']} with one image "
-            f"only) in {found['classes']} classes; {found['timestamps']} with a timestamp"
-            + (f", {found['months'][0]} to {found['months'][1]}" if found["months"] else "")
+            f"{split}: {counts['images']} images of {counts['locations']} locations ({counts['single_image']} with a "
+            f"single image) in {counts['classes']} classes; {counts['timestamps']} with a timestamp"
+            + (f", {counts['months'][0]} to {counts['months'][1]}" if counts["months"] else "")
         )
     first = next(iter(meta["splits"]))
-    for split, found in meta["shared"].items():
-        of = meta["splits"][split]["locations"]
+    for split, counts in meta["shared"].items():
+        total = meta["splits"][split]["locations"]
         lines.append(
-            f"location names of {split} that {first} has too: {found['names']} of {of}; by the positions in the JSON "
-            f"{found['same']} are the same place, {found['other']} another one, {found['unknown']} unknown"
+            f"location names of {split} that {first} has too: {counts['names']} of {total}; by their coordinates "
+            f"{counts['same']} are the same location, {counts['other']} another one, {counts['unknown']} unknown"
         )
-    kinds = sorted(Counter(problem.kind for problem in problems).items())
     mean, std = (" ".join(f"{value:.4f}" for value in meta[key]) for key in ("mean", "std"))
     lines += [
-        "problems left out: " + (", ".join(f"{count} x {kind}" for kind, count in kinds) or "none"),
-        f"channel mean {mean}, std {std} (middle squares of {meta['stats_images']} images of {first})",
+        f"problems left out: {count_kinds(problems) or 'none'}",
+        f"channel mean {mean}, std {std} (center crops of {meta['stats_images']} images of {first})",
         f"written to {out_dir} in {seconds:.1f} s; next:",
         "  cd vicreg && python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_fmow.py "
         f"--csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/fmow",

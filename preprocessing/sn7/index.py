@@ -1,34 +1,42 @@
-"""A look over an SN7 tree before anything is written: which mosaics there are, where they lie, what is wrong."""
+"""Index an SN7 tree before anything is written: mosaics, locations of AOIs, problems."""
 
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from preprocessing.problems import Problem
-from preprocessing.sn7.geocode import footprint_points, locate, raster_points, tile_points
-from vicreg.data.sn7 import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
+from preprocessing.sn7 import geocode
+from preprocessing.sn7.geocode import check_position, footprint_points, raster_points, tile_points
+from preprocessing.sn7.places import Place
+from vicreg.data.sn7_format import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
 from vicreg.inference.rasters import quiet_georeference
 
 SUFFIXES = (".tif", ".tiff")
+_LABEL_SUFFIX = "_Buildings.geojson"
+_FAR_KM = 20  # from the nearest town, where its country is often another one
 
 
 class Mosaic(NamedTuple):
-    """One monthly mosaic: file, what its name says, size in pixels, georeference (``crs`` is None without one)."""
+    """A monthly mosaic: file, parsed name, size in pixels, georeference (``crs`` is None without one)."""
 
     path: Path
     name: MosaicName
     width: int
     height: int
-    crs: object
+    crs: Any
     transform: tuple
 
 
-def list_aois(data_dir):
-    """AOI folders of a tree, by name: every folder that is named like one or has images/ in it.
+def list_aois(data_dir: str | Path) -> list[Path]:
+    """List the AOI folders of a tree by name: folders that are named like an AOI or contain images/.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder, or no AOIs in it.
+        FileNotFoundError: There is no such folder.
+        ValueError: It contains no AOIs.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -42,51 +50,55 @@ def list_aois(data_dir):
     return aois
 
 
-def scan_tree(data_dir, workers):
-    """Find the mosaics of a tree and look at their headers; pixels are not read.
+def scan_tree(data_dir: str | Path, workers: int) -> tuple[list[Mosaic], list[Problem]]:
+    """List the mosaics of a tree from their headers, without reading pixels, and the tree's problems.
 
     Args:
-        data_dir: folder with <AOI>/images/*.tif. workers: threads.
+        data_dir: Folder with <AOI>/images/*.tif.
+        workers: Number of threads.
 
     Returns:
-        list of Mosaic by AOI, year and month, all of one width and 0 or 1 rows less than square; list of Problem.
+        Mosaics by AOI, year and month, all of one width and square or one row short, and the problems. A mosaic whose
+        georeference contradicts the tile number in its name is a problem.
 
     Raises:
-        FileNotFoundError, ValueError: there is no tree at all.
+        FileNotFoundError: There is no tree.
+        ValueError: The tree contains no AOIs.
     """
     if workers < 1:
-        raise ValueError(f"--workers is {workers}; at least 1 is needed")
+        raise ValueError(f"--workers {workers}: must be at least 1")
     problems, named = [], []
     for folder in list_aois(data_dir):
-        found, wrong = _find_mosaics(folder)
-        named += found
-        problems += wrong
+        files, file_problems = _find_mosaics(folder)
+        named += files
+        problems += file_problems
     with quiet_georeference(), ThreadPoolExecutor(workers) as pool:
         headers = list(pool.map(_read_header, *zip(*named, strict=True))) if named else []
     problems += [header for header in headers if isinstance(header, Problem)]
-    mosaics, wrong = _of_one_size([header for header in headers if isinstance(header, Mosaic)])
-    return sorted(mosaics, key=lambda mosaic: mosaic.name[:3]), problems + wrong
+    mosaics, size_problems = _check_sizes([header for header in headers if isinstance(header, Mosaic)])
+    return sorted(mosaics, key=lambda mosaic: mosaic.name[:3]), problems + size_problems
 
 
-def _find_mosaics(folder):
-    """One AOI's files -> list of (path, MosaicName), list of Problem."""
+def list_label_files(aoi: Path) -> list[Path]:
+    """List the building footprints of an AOI folder by name, so by month."""
+    return _visible((aoi / "labels").glob("*"), (_LABEL_SUFFIX.lower(),))
+
+
+def _find_mosaics(folder: Path) -> tuple[list[tuple[Path, MosaicName]], list[Problem]]:
+    """List the mosaics of one AOI by their names."""
     try:
         parse_aoi_name(folder.name)
     except ValueError:
         return [], [Problem("unreadable name", folder, "not the name of a SpaceNet-7 AOI (L15-…_<x>_<y>_<z>)")]
     images = folder / "images"
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES) if images.is_dir() else []
+    paths = _visible(images.iterdir(), SUFFIXES) if images.is_dir() else []
     if not paths:
         return [], [Problem("AOI without images", folder, "no images/ folder, or no .tif in it")]
     named, problems, months = [], [], {}
     for path in paths:
-        try:
-            name = parse_mosaic_name(path.name)
-        except ValueError as error:
-            problems.append(Problem("unreadable name", path, str(error).partition(": ")[2]))
-            continue
-        if name.aoi != folder.name:
-            problems.append(Problem("other AOI", path, f"named for {name.aoi}, but in the folder of {folder.name}"))
+        name = _parse_name(path, path.name, folder.name)
+        if isinstance(name, Problem):
+            problems.append(name)
         elif months.setdefault(name[:3], path) != path:
             problems.append(Problem("duplicate month", path, f"the same month as {months[name[:3]].name}"))
         else:
@@ -94,85 +106,124 @@ def _find_mosaics(folder):
     return named, problems
 
 
-def _read_header(path, name):
-    """Size and georeference of one mosaic -> Mosaic, or Problem."""
+def _visible(paths: Iterable[Path], suffixes: tuple[str, ...]) -> list[Path]:
+    """Sort the files with given suffixes; hidden files, such as macOS's ``._*`` companions, are left out."""
+    return sorted(path for path in paths if path.name.lower().endswith(suffixes) and not path.name.startswith("."))
+
+
+def _parse_name(path: Path, mosaic: str, aoi: str) -> MosaicName | Problem:
+    """Parse the name of a mosaic, or of the mosaic that a label file belongs to, and check its AOI."""
+    try:
+        name = parse_mosaic_name(mosaic)
+    except ValueError as error:
+        return Problem("unreadable name", path, str(error).partition(": ")[2])
+    if name.aoi != aoi:
+        return Problem("other AOI", path, f"the name says {name.aoi}, the folder is {aoi}")
+    return name
+
+
+def _read_header(path: Path, name: MosaicName) -> Mosaic | Problem:
+    """Read the size and georeference of one mosaic."""
     import rasterio
 
     try:
-        with rasterio.open(path) as raster:
+        with rasterio.open(path, driver="GTiff") as raster:  # a VRT of that name could read other files
             if raster.count < CHANNELS or raster.dtypes[0] != "uint8":
-                what = f"{raster.count} channels of {raster.dtypes[0]}; RGB or RGBA uint8 expected"
-                return Problem("unreadable mosaic", path, what)
+                message = f"{raster.count} channels of {raster.dtypes[0]}; RGB or RGBA uint8 expected"
+                return Problem("unreadable mosaic", path, message)
             crs = None if raster.transform.is_identity else raster.crs
-            return Mosaic(path, name, raster.width, raster.height, crs, raster.transform[:6])
+            mosaic = Mosaic(path, name, raster.width, raster.height, crs, raster.transform[:6])
     except rasterio.errors.RasterioError as error:
         return Problem("unreadable mosaic", path, f"cannot be read as a TIFF, corrupt or truncated ({error})")
+    if crs is None:
+        return mosaic
+    try:
+        message = check_position(name.aoi, _mosaic_points(mosaic), "its coordinates")
+    except ValueError as error:
+        message = f"{error}; assign EPSG:3857, or remove its georeference with gdal_edit.py -unsetgt -a_srs ''"
+    return Problem("georeference", path, message) if message else mosaic
 
 
-def _of_one_size(mosaics):
-    """Keep the mosaics of the tree's most frequent width that are square or one row short of it."""
+def _mosaic_points(mosaic: Mosaic) -> np.ndarray:
+    return raster_points(mosaic.crs, mosaic.transform, mosaic.width, mosaic.height)
+
+
+def _check_sizes(mosaics: list[Mosaic]) -> tuple[list[Mosaic], list[Problem]]:
+    """Keep the mosaics of the tree's most frequent width that are square or one row short."""
     widths = Counter(mosaic.width for mosaic in mosaics)
-    usual = max(widths, key=lambda width: (widths[width], width), default=0)
+    width = max(widths, key=lambda width: (widths[width], width), default=0)
     kept, problems = [], []
     for mosaic in mosaics:
-        if mosaic.width == usual and mosaic.height in (usual, usual - 1):
+        if mosaic.width == width and mosaic.height in (width, width - 1):
             kept.append(mosaic)
         else:
-            what = f"{mosaic.width} x {mosaic.height} pixels; {usual} x {usual} or {usual} x {usual - 1} expected"
-            problems.append(Problem("wrong size", mosaic.path, what))
+            message = f"{mosaic.width} x {mosaic.height} pixels; {width} x {width} or {width} x {width - 1} expected"
+            problems.append(Problem("wrong size", mosaic.path, message))
     return kept, problems
 
 
-def locate_aois(mosaics, known):
-    """Find out where each AOI is.
+def locate_aois(
+    mosaics: list[Mosaic], known: dict[str, Place]
+) -> tuple[dict[str, Place], list[Problem], dict[str, float]]:
+    """Find the place of each AOI.
 
-    The newest label file votes where there is one: towns of SpaceNet-7 only grow, so it has (nearly) every footprint
-    of the earlier ones, and reading one file of 25 is 25 times as fast. Without one, points all over the raster vote;
-    without a georeference, points all over the tile in the AOI's name.
+    The building footprints of the newest label file vote, if there is one. SpaceNet-7 buildings accumulate, so it has
+    nearly all footprints of the earlier files, and one file of 25 is read 25 times as fast. Without a label file,
+    points all over the raster vote; without a georeference, points all over the tile in the AOI's name.
 
     Args:
-        mosaics: list of Mosaic. known: dict AOI -> Place, of places that need no vote.
+        mosaics: Mosaics of ``scan_tree``.
+        known: dict AOI -> Place of AOIs that need no vote.
 
     Returns:
-        dict AOI -> Place, and list of Problem (label files).
+        dict AOI -> Place, the problems of label files, and dict AOI -> distance to the nearest town in km of those AOIs
+        whose country is uncertain, because the distance is large.
     """
-    firsts, places, problems = {}, {}, []
+    firsts, places, problems, far = {}, {}, [], {}
     for mosaic in mosaics:
         firsts.setdefault(mosaic.name.aoi, mosaic)
     for aoi, first in firsts.items():
-        points, wrong = _footprints(first.path.parents[1] / "labels")
-        problems += wrong
+        points, label_problems = _footprints(first.path.parents[1], aoi)
+        problems += label_problems
         if aoi in known:
             places[aoi] = known[aoi]
             continue
-        if points is None and first.crs:
-            points = raster_points(first.crs, first.transform, first.width, first.height)
-        places[aoi] = locate(tile_points(aoi) if points is None else points)
-    return places, problems
+        if points is None:
+            points = _mosaic_points(first) if first.crs else tile_points(aoi)
+        places[aoi] = geocode.locate(points)
+        if (distance := geocode.town_distance(points)) > _FAR_KM:
+            far[aoi] = distance
+    return places, problems, far
 
 
-def _footprints(folder):
-    """Footprint positions in an AOI's newest label file (None without one), and problems of all its label files."""
-    paths = sorted(folder.glob("*_Buildings.geojson"))
+def _footprints(folder: Path, aoi: str) -> tuple[np.ndarray | None, list[Problem]]:
+    """Return the footprints of an AOI's newest label file (None without a usable one) and the label files' problems."""
+    paths = list_label_files(folder)
+    names = [_parse_name(path, path.name[: -len(_LABEL_SUFFIX)], aoi) for path in paths]
+    problems = [name for name in names if isinstance(name, Problem)]
+    paths = [path for path, name in zip(paths, names, strict=True) if isinstance(name, MosaicName)]
+    problems += [Problem("label file", path, message) for path in paths[:-1] if (message := _quick_check(path))]
     if not paths:
-        return None, []
-    problems = [Problem("label file", path, what) for path in paths[:-1] if (what := _visibly_broken(path))]
+        return None, problems
     try:
-        return footprint_points(paths[-1]), problems
+        points = footprint_points(paths[-1])
+        if message := check_position(aoi, points, "its footprints"):
+            raise ValueError(message)
     except ValueError as error:
         return None, [*problems, Problem("label file", paths[-1], str(error).removeprefix(f"{paths[-1]}: "))]
+    return points, problems
 
 
-def _visibly_broken(path):
-    """What is wrong with a GeoJSON that nobody reads, by its first and last bytes; "" if it looks whole.
+def _quick_check(path: Path) -> str:
+    """Return what is wrong with a GeoJSON file by its first and last bytes; "" if it looks complete.
 
-    A whole read of every month would take longer than all the rest, and an early month may truly have no building.
+    Reading every month would take longer than everything else, and an early month may have no buildings.
     """
     size = path.stat().st_size
     if not size:
         return "empty file (zero bytes)"
     with path.open("rb") as file:
-        first = file.read(64).lstrip()[:1]
+        first = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]  # a byte order mark is allowed
         file.seek(max(0, size - 64))
         last = file.read().rstrip()[-1:]
     return "" if (first, last) == (b"{", b"}") else "cannot be read as GeoJSON (does not begin with { and end with })"

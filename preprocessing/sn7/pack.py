@@ -1,11 +1,12 @@
-"""One pass over the pixels: cut every mosaic, sum up its channels, and stream its patches into one .npy file.
+"""Read all mosaics once: cut patches, sum up channels, and stream the patches into one .npy file.
 
-Memory stays at a few mosaics however large the tree: files are read a few ahead, in order, and written at once. The
-pack is not a memory map while it is written, because dirty pages of a map count as the process's own memory.
+Memory use is a few mosaics however large the tree: files are read a few ahead, in order, and written at once. The pack
+is not memory-mapped while it is written, because dirty pages of a map count as resident memory of the process.
 """
 
 import shutil
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,52 +15,62 @@ from typing import NamedTuple
 import numpy as np
 
 from preprocessing.problems import Problem
-from vicreg.data.sn7 import CHANNELS, cut_patches, patch_side, read_mosaic
+from preprocessing.sn7.index import Mosaic
+from vicreg.data.sn7_format import CHANNELS, cut_patches, patch_side, read_mosaic
 from vicreg.inference.rasters import quiet_georeference
 
 _HEADER_BYTES = 128
 
 
 class Packed(NamedTuple):
-    """What the pass found. n mosaics that could be read, G = grid * grid patches each."""
+    """Result of reading the n mosaics that could be read, with G = grid * grid patches each."""
 
-    mosaics: list  # the n mosaics, in order
+    mosaics: list[Mosaic]  # (n,), in order
     patch_size: int  # P
-    sums: np.ndarray  # (n, G, 3) int64, channel sums
-    squares: np.ndarray  # (n, G, 3) int64, sums of squares
-    pixels: np.ndarray  # (n, G) int64, pixels that are not padding
-    problems: list  # of Problem
+    sums: np.ndarray  # int64 (n, G, 3), channel sums
+    squares: np.ndarray  # int64 (n, G, 3), sums of squares
+    pixels: np.ndarray  # int64 (n, G), number of pixels without padding
+    problems: list[Problem]
 
 
-def check_grid(grid, side):
-    """Raise ValueError where a grid x grid division of side x side pixels leaves patches without a pixel."""
-    if (grid - 1) * patch_side(side, grid) >= side - 1:  # the last row may have to do without one pixel
-        raise ValueError(f"--grid {grid} is too fine for mosaics of {side} pixels: some patches would have no pixel")
+def check_grid(grid: int, side: int) -> None:
+    """Raise ValueError if a grid x grid division of side x side pixels leaves patches without pixels."""
+    if (grid - 1) * patch_side(side, grid) >= side - 1:  # mosaics may be one row short
+        raise ValueError(f"--grid {grid} is too fine for mosaics of {side} pixels: some patches would have no pixels")
 
 
-def pack_patches(mosaics, grid, workers, path=None, progress=lambda iterator: iterator):
-    """Read every mosaic once, and write all patches to ``path`` unless that is None.
+def pack_patches(
+    mosaics: list[Mosaic],
+    grid: int,
+    workers: int,
+    path: str | Path | None = None,
+    progress: Callable[[Iterable], Iterable] = lambda iterator: iterator,
+) -> Packed:
+    """Read every mosaic once, and write all patches to ``path``.
 
     Args:
-        mosaics: list of scan.Mosaic, all of one width. grid: patches per side. workers: threads that read.
-        path: .npy file to write, uint8 (rows, 3, P, P); row = place of the mosaic among those read * G + patch.
-        progress: wraps the iterator over mosaics.
+        mosaics: Mosaics of one width.
+        grid: Patches per side.
+        workers: Number of threads that read.
+        path: .npy file to write, uint8 (rows, 3, P, P); row = index among the mosaics that could be read * G + patch.
+            None writes nothing.
+        progress: Function iterator -> iterator over mosaics.
 
     Returns:
-        Packed; a mosaic whose pixels cannot be read is left out and reported in its problems.
+        Sums and problems. A mosaic whose pixels cannot be read is left out and listed in the problems.
 
     Raises:
-        OSError: the disk has not room enough.
+        OSError: The disk has too little space.
     """
     side = patch_side(mosaics[0].width, grid) if mosaics else 0
     shape = (grid * grid, CHANNELS, side, side)
     kept, statistics, problems = [], [], []
     if path is not None:
-        _check_room(path, len(mosaics) * int(np.prod(shape)))
+        _check_free_space(path, len(mosaics) * int(np.prod(shape)))
     with open(path, "wb") if path is not None else nullcontext() as file:
         if file:
             file.write(_npy_header((0, *shape[1:])))
-        for mosaic, read in progress(_in_order(mosaics, grid, workers)):
+        for mosaic, read in progress(_read_in_order(mosaics, grid, workers)):
             if isinstance(read, Problem):
                 problems.append(read)
                 continue
@@ -68,15 +79,15 @@ def pack_patches(mosaics, grid, workers, path=None, progress=lambda iterator: it
             statistics.append(sums)
             if file:
                 file.write(patches.data)
-        if file:  # only now is the number of rows known
+        if file:  # the number of rows is known now
             file.seek(0)
             file.write(_npy_header((len(kept) * shape[0], *shape[1:])))
     sums, squares, pixels = (np.array(values) for values in zip(*statistics, strict=True)) if kept else (None,) * 3
     return Packed(kept, side, sums, squares, pixels, problems)
 
 
-def _in_order(mosaics, grid, workers):
-    """Yield (mosaic, its cut or Problem) in order, reading a bounded number ahead in threads."""
+def _read_in_order(mosaics: list[Mosaic], grid: int, workers: int) -> Iterator[tuple[Mosaic, tuple | Problem]]:
+    """Yield (mosaic, result of ``_cut``) in order, reading a bounded number ahead in threads."""
     with quiet_georeference(), ThreadPoolExecutor(workers) as pool:
         ahead = deque()
         for mosaic in mosaics:
@@ -89,8 +100,8 @@ def _in_order(mosaics, grid, workers):
             yield first, future.result()
 
 
-def _cut(mosaic, grid):
-    """Read and cut one mosaic -> patches, channel sums, sums of squares, pixels; or Problem."""
+def _cut(mosaic: Mosaic, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | Problem:
+    """Read and cut one mosaic: patches, channel sums, sums of squares, numbers of pixels."""
     try:
         patches = np.ascontiguousarray(cut_patches(read_mosaic(mosaic.path), grid))
     except ValueError as error:
@@ -102,14 +113,15 @@ def _cut(mosaic, grid):
     return patches, flat.sum(-1, dtype=np.int64), squares, np.outer(rows, columns).ravel()
 
 
-def channel_statistics(packed, chosen):
-    """Mean and standard deviation of each channel over some patches, of pixels in [0, 1], padding excluded.
+def channel_statistics(packed: Packed, chosen: np.ndarray) -> tuple[list[float], list[float]]:
+    """Compute the channel mean and standard deviation of patches, for pixels in [0, 1], without padding.
 
     Args:
-        packed: Packed. chosen: bool (n, G).
+        packed: Result of ``pack_patches``.
+        chosen: bool (n, G).
 
     Returns:
-        two lists of CHANNELS floats. A constant channel gets 1/255, not 0: training divides by it.
+        Mean and standard deviation of the 3 channels. The latter is at least 1/255, because training divides by it.
     """
     count = int(packed.pixels[chosen].sum())
     mean = packed.sums[chosen].sum(0) / count
@@ -117,14 +129,14 @@ def channel_statistics(packed, chosen):
     return (mean / 255).tolist(), (np.sqrt(np.maximum(variance, 1)) / 255).tolist()
 
 
-def _npy_header(shape):
-    """A .npy header of fixed length, so that the number of rows can be filled in at the end."""
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """Build a .npy header of fixed length, so that the number of rows can be written at the end."""
     text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(map(int, shape))}, }}"
     body = text.ljust(_HEADER_BYTES - 11).encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
-def _check_room(path, needed):
+def _check_free_space(path: str | Path, needed: int) -> None:
     free = shutil.disk_usage(Path(path).parent).free
     if free < needed:
-        raise OSError(f"{needed / 1e9:.1f} GB needed for {path}, {free / 1e9:.1f} GB free; --no-pack does without")
+        raise OSError(f"{path} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; --no-pack writes no pack")

@@ -1,33 +1,38 @@
-"""Which patches are held out for validation: four rules, and what each keeps apart.
+"""Split rules: which patches are held out for validation.
 
-`block`: a corner of every AOI, in every month: no place is in both parts. `location`: whole AOIs, so that no
-neighborhood is in both. `image`: single months, so that every validation place is in the training part too.
-`published`: the AOI lists of doi 10.3390/rs15215135, with a test part, so that figures can be set beside others'.
+`block`: a corner of every AOI in every month, so that no location is in both parts. `location`: whole AOIs. `image`:
+random months, so that every validation location is in the training part too. `published`: the AOI lists of doi
+10.3390/rs15215135, with a test part, for comparison with other work.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vicreg.data.subsets import check_fraction, held_out_images, held_out_locations
+from vicreg.data.subsets import check_fraction, held_out_groups, held_out_images
 
 RULES = ("block", "image", "location", "published")
-PARTS = ("train", "val", "test", "unused")  # what the column split holds; unused is in all.csv only
-VAL_FRACTION = 0.25  # of the rules that draw
+PARTS = ("train", "val", "test", "unused")  # values of the column split; unused patches are in all.csv only
+VAL_FRACTION = 0.25  # default of the random rules
 PUBLISHED = Path(__file__).with_name("published_split.csv")
 
 
-def check_arguments(rule, grid, fraction, seed=0):
-    """Raise ValueError for what no tree can satisfy, before any work is done.
+def check_arguments(rule: str, grid: int, fraction: float | None, seed: int = 0) -> float | None:
+    """Check what no tree can satisfy, before any work is done.
 
     Returns:
-        the fraction to use: ``VAL_FRACTION`` for None, and None where the rule leaves nothing to choose.
+        The fraction to use: ``VAL_FRACTION`` for None, and None for the published split.
+
+    Raises:
+        ValueError: An argument is out of range.
     """
     if grid < 1:
-        raise ValueError(f"--grid is {grid}; at least 1 is needed")
+        raise ValueError(f"--grid {grid}: must be at least 1")
     if seed < 0:
-        raise ValueError(f"--seed is {seed}; 0 or more is needed")
+        raise ValueError(f"--seed {seed}: must be 0 or more")
     if rule == "published":
         return None
     fraction = VAL_FRACTION if fraction is None else fraction
@@ -37,20 +42,22 @@ def check_arguments(rule, grid, fraction, seed=0):
     return fraction
 
 
-def block_positions(grid, fraction, seed):
-    """Patch positions of one corner rectangle of the grid.
+def block_positions(grid: int, fraction: float, seed: int) -> list[int]:
+    """Return the patch positions of one corner rectangle of the grid.
 
-    The rectangle is the one nearest to ``fraction`` in area, among those the one nearest to a square; the seed picks
-    the corner.
+    The rectangle is the one whose area is nearest to ``fraction``; of equal areas, the one nearest to a square. The
+    seed chooses the corner.
 
     Args:
-        grid: patches per side. fraction: share of the positions, 0..1. seed: integer.
+        grid: Patches per side.
+        fraction: Fraction of the positions, 0..1.
+        seed: Random seed.
 
     Returns:
-        sorted list of patch numbers (row * grid + column).
+        Sorted patch numbers (row * grid + column).
 
     Raises:
-        ValueError: a 1 x 1 grid cannot be divided.
+        ValueError: A 1 x 1 grid cannot be divided.
     """
     check_fraction(fraction)
     if grid == 1:
@@ -64,80 +71,96 @@ def block_positions(grid, fraction, seed):
     return [row * grid + column for row in range(top, top + height) for column in range(left, left + width)]
 
 
-def published_parts(aois, path=PUBLISHED):
-    """Part of each AOI in the published lists.
+def published_parts(aois: Sequence[str], path: str | Path = PUBLISHED) -> list[str]:
+    """Return the part of each AOI in the published lists.
 
     Args:
-        aois: names. path: CSV aoi,split with a comment above.
+        aois: AOI names.
+        path: CSV aoi,split with a comment above.
 
     Returns:
-        list of PARTS, as long as ``aois``; an AOI that is in no list is ``unused``.
+        Values of ``PARTS``, as many as ``aois``; an AOI that is in no list is ``unused``.
 
     Raises:
-        ValueError: the tree has nothing to train on, or nothing to validate on.
+        ValueError: The tree has no AOI of the training or of the validation list.
     """
-    parts = dict(pd.read_csv(path, comment="#").itertuples(index=False))
-    found = [parts.get(aoi, "unused") for aoi in aois]
-    missing = [part for part in ("train", "val") if part not in found]
+    listed = dict(pd.read_csv(path, comment="#").itertuples(index=False))
+    parts = [listed.get(aoi, "unused") for aoi in aois]
+    missing = [part for part in ("train", "val") if part not in parts]
     if missing:
-        known = len(set(aois) & set(parts))
-        raise ValueError(f"--split published lists {len(parts)} AOIs, {known} of them in this tree and none in its "
+        known = len(set(aois) & set(listed))
+        raise ValueError(f"--split published lists {len(listed)} AOIs, {known} of them in this tree and none in its "
                          f"{' or '.join(missing)} part; use --split block, location or image")  # fmt: skip
-    return found
+    return parts
 
 
-def split_parts(rule, aois, labels, grid, fraction, seed):
-    """Apply one of ``RULES`` to mosaics.
+def split_parts(
+    rule: str, aois: Sequence[str], labels: Sequence[int], grid: int, fraction: float | None, seed: int | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Apply a split rule to mosaics.
 
     Args:
-        rule: name. aois, labels: AOI name and class of each mosaic, both of length n. grid: patches per side.
-        fraction: share held out. seed: integer. (``published`` uses neither.)
+        rule: One of ``RULES``.
+        aois: AOI name of each of the n mosaics.
+        labels: Class of each mosaic.
+        grid: Patches per side.
+        fraction: Fraction to hold out; not used by ``published``.
+        seed: Random seed; not used by ``published``.
 
     Returns:
-        array of PARTS (n, grid * grid), and the rule's record: rule, requested and achieved fraction (of training and
-        validation patches), seed, and what was held out, as plain values.
+        Array (n, grid * grid) of ``PARTS``, and a record of plain values: rule, requested and achieved fraction of
+        the training and validation patches, seed, and what was held out.
     """
     parts = np.full((len(aois), grid * grid), "train", dtype="U6")
     if rule == "block":
-        what = block_positions(grid, fraction, seed)
-        parts[:, what] = "val"
-        described = f"patch positions {what} of every AOI in every month"
+        held_out = block_positions(grid, fraction, seed)
+        parts[:, held_out] = "val"
+        description = f"patch positions {held_out} of every AOI in every month"
     elif rule == "location":
-        what = held_out_locations(aois, fraction, seed)
-        parts[np.isin(aois, what)] = "val"
-        described = f"{len(what)} whole AOIs"
+        mask = held_out_groups(aois, fraction, seed)
+        if not mask.any():
+            raise ValueError("--split location holds out whole AOIs, and there is only one; use --split block or image")
+        parts[mask] = "val"
+        held_out = sorted(set(np.asarray(aois)[mask].tolist()))
+        description = f"{len(held_out)} whole AOIs"
     elif rule == "image":
+        if len(set(labels)) == len(labels):
+            raise ValueError("--split image keeps a training mosaic of every class, and every class has only one; "
+                             "use --split block")  # fmt: skip
         chosen = held_out_images(labels, fraction, seed)
         parts[chosen] = "val"
-        what, described = int(chosen.sum()), f"{chosen.sum()} mosaics, drawn class by class"
+        held_out, description = int(chosen.sum()), f"{chosen.sum()} mosaics, stratified by class"
     elif rule == "published":
-        found = published_parts(aois)
-        parts[:] = np.array(found)[:, None]
-        what = {part: sorted({aoi for aoi, its in zip(aois, found, strict=True) if its == part}) for part in PARTS[1:]}
-        described = f"{len(what['val'])} whole AOIs, and {len(what['test'])} for testing (doi 10.3390/rs15215135)"
-        fraction = seed = None  # nothing was drawn
+        listed = published_parts(aois)
+        parts[:] = np.array(listed)[:, None]
+        held_out = {part: sorted({aoi for aoi, each in zip(aois, listed, strict=True) if each == part})
+                    for part in PARTS[1:]}  # fmt: skip
+        description = f"{len(held_out['val'])} whole AOIs, and {len(held_out['test'])} for testing "
+        description += "(doi 10.3390/rs15215135)"
+        fraction = seed = None
     else:
-        raise ValueError(f"no split rule {rule!r}; there are {', '.join(RULES)}")
+        raise ValueError(f"no split rule {rule!r}; the rules are {', '.join(RULES)}")
     achieved = (parts == "val").sum() / np.isin(parts, ("train", "val")).sum()
     record = {"rule": rule, "val_fraction": fraction, "achieved": float(achieved), "seed": seed,
-              "held_out": what, "description": described}  # fmt: skip
+              "held_out": held_out, "description": description}  # fmt: skip
     return parts, record
 
 
-def split_facts(table):
-    """What a split keeps apart, read from the finished list.
+def split_facts(table: pd.DataFrame) -> dict[str, Any]:
+    """Count what a split separates.
 
     Args:
-        table: DataFrame with the columns aoi, patch, country, label, split.
+        table: Patch list with the columns aoi, patch, country, label, split.
 
     Returns:
-        dict: train, val (rows; test and unused where there are any), location_overlap (share of the validation places
-        (aoi, patch) that are in training too), val_classes, classes_unseen (validation classes without a training row).
+        dict: train, val (rows; test and unused if there are any), location_overlap (fraction of the validation
+        locations (aoi, patch) that are in training too), val_classes, classes_unseen (validation classes without a
+        training row).
     """
     train, val = (table[table.split == name] for name in ("train", "val"))
-    train_places, places = (set(zip(part.aoi, part.patch, strict=True)) for part in (train, val))
+    train_ids, val_ids = (set(zip(part.aoi, part.patch, strict=True)) for part in (train, val))
     classes = set(val.label)
     more = {part: int(n) for part in PARTS[2:] if (n := (table.split == part).sum())}
     return {"train": len(train), "val": len(val), **more,
-            "location_overlap": len(places & train_places) / max(1, len(places)),
+            "location_overlap": len(val_ids & train_ids) / max(1, len(val_ids)),
             "val_classes": len(classes), "classes_unseen": len(classes - set(train.label))}  # fmt: skip

@@ -1,10 +1,10 @@
-"""Procedural satellite scenery: land that looks like a place, and towns that grow month by month.
+"""Procedural satellite images for the sample tree: land that differs by place, and towns that grow month by month.
 
-`build_scene` lays out an AOI: soil, fields, trees, water, hills, and blocks of houses, each with the month it is
-finished. `draw_mosaic` paints a month of it: leaves follow the season of the hemisphere, streets and buildings are
-only ever added, and light, haze and cloud change by the month, so the mean color alone does not tell the place.
-Lengths are in tile sides (1 is about 4.9 km, x to the east, y to the south): the same ground at every image size.
-Months are counted from January 2018.
+`build_scene` lays out an AOI: soil, fields, trees, water, hills, and blocks of houses with their months of completion.
+`draw_mosaic` draws one month of it. Vegetation follows the season of the hemisphere, streets and buildings are only
+added, and light, haze and cloud change by month, so that the mean color alone does not identify the AOI. Lengths are in
+tile sides (1 is about 4.9 km, x to the east, y to the south): the same ground at every image size. Months are counted
+from January 2018.
 """
 
 from collections import namedtuple
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageColor
 
-GROWTH, GROWTH_MONTHS = 0.16, 24  # a town takes up another 16 % of the tile within two years
+GROWTH, GROWTH_MONTHS = 0.16, 24  # a town grows by 16 % of the tile within two years
 STREET = 0.0055  # width
 YARD, ROAD, HAZE = np.array([(36, 34, 31), (70, 69, 67), (214, 212, 208)], np.float32)
 CROPS = np.array([(62, 86, 42), (98, 112, 54), (132, 124, 66), (46, 64, 36)])
-# width and height of a field of each shape in sides, and how far it strays from straight borders
+# width and height of a field of each shape in field sides, and how much its borders bend
 PARCELS = {"patch": (1.4, 1, 0.09), "rect": (1.6, 1, 0.01), "strip": (0.4, 2.4, 0.03), "round": (1, 1, 0)}
 ROOFS = {
     "tan": ((222, 204, 180), (196, 174, 148), (238, 226, 208), (176, 158, 140)),
@@ -26,12 +26,12 @@ ROOFS = {
     "slate": ((130, 118, 108), (160, 138, 122), (112, 106, 102), (214, 208, 200)),
 }
 
-# What AOIs of one land cover share. Shares are of the area, 0..1.
+# Parameters of each land cover. Fractions are of the area, 0..1.
 # soil, green: colors of bare ground, of grass and trees. parcel, side: shape (key of PARCELS) and size of the fields.
-# farmed: share of the parcels. grass: how green open land gets, 0..1; wet places are cloudy, too. trees: share.
-# relief: strength of the hill shading. town: share built up at the start. block: width of a block of houses.
-# works: share of the blocks that are one large building. bend: how far streets stray from straight lines.
-Cover = namedtuple("Cover", "soil green parcel side farmed grass trees water relief town block works bend roofs")
+# farmed: fraction of the parcels. grass: how green open land gets, 0..1; wet places are cloudy, too. trees: fraction.
+# relief: strength of the hill shading. town: fraction built up at the start. block: width of a block of houses.
+# large: fraction of the blocks that are one large building. bend: how much streets bend.
+Cover = namedtuple("Cover", "soil green parcel side farmed grass trees water relief town block large bend roofs")
 COVERS = {
     "rainforest": ("#a8764e", "#2c4022", "patch", 0.1, 0.15, 0.9, 0.75, "", 0.3, 0.16, 0.046, 0.04, 0.05, "white"),
     "newtown": ("#d2bca4", "#968e64", "rect", 0.1, 0.05, 0.1, 0.01, "", 0.1, 0.4, 0.058, 0.03, 0.004, "tan"),
@@ -51,37 +51,37 @@ COVERS = {name: Cover(*row) for name, row in COVERS.items()}
 
 @dataclass(frozen=True)
 class Scene:
-    """One AOI at one resolution, H rows x W columns: all that does not depend on the month. Colors are 0..255."""
+    """One AOI at one resolution, H rows x W columns: what does not depend on the month. Colors are 0..255."""
 
-    bare: np.ndarray  # (H, W, 3) ground and water without leaves
-    lush: np.ndarray  # (H, W, 3) the same at its greenest
-    peak: np.ndarray  # (H, W) calendar month (0 is January) in which it is greenest
-    swing: float  # how much the seasons matter, 0..1
-    settled: np.ndarray  # (H, W) month in which the land is built up, inf where never
-    street: np.ndarray  # (H, W) month in which a street is laid, inf where never
-    building: np.ndarray  # (H, W) index of the building on a pixel, the last one (a dummy) where none
-    finished: np.ndarray  # (N + 1,) month from which each building stands, newest first; inf for the dummy
+    bare: np.ndarray  # (H, W, 3) color of ground and water without vegetation
+    lush: np.ndarray  # (H, W, 3) color at the peak of vegetation
+    peak: np.ndarray  # (H, W) calendar month of the peak of vegetation (0 is January)
+    seasonality: float  # amplitude of the seasons, 0..1
+    developed: np.ndarray  # (H, W) month in which the land is developed, inf for open land
+    street: np.ndarray  # (H, W) month in which a street is built, inf without one
+    building: np.ndarray  # (H, W) index of the building on a pixel; without one, the last index (a dummy)
+    finished: np.ndarray  # (N + 1,) month in which each building is finished, newest first; inf for the dummy
     roof: np.ndarray  # (N + 1, 3) colors
     outlines: np.ndarray  # (N, 5, 2) closed rings: x, y in pixels from the top left
     cover: Cover
-    key: tuple  # seeds what changes by the month
+    key: tuple  # seed of the monthly variation
 
 
-def _even(field):
-    """Spread a field's values evenly over 0..1, so that `field > 1 - share` takes that share of the area."""
+def _equalize(field: np.ndarray) -> np.ndarray:
+    """Equalize a field's histogram over 0..1, so that `field > 1 - p` selects a fraction p of the area."""
     ranks, some = np.linspace(0, 1, 65), field.ravel()[:: 1 + field.size // 2**16]
     return np.interp(field, np.quantile(some, ranks), ranks).astype(np.float32)
 
 
-def _noise(rng, size, cells):
-    """Smooth noise (size, size), even over 0..1, with `cells` of its largest features along a side."""
+def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    """Return smooth noise (size, size), uniform over 0..1, with `cells` of its largest features along a side."""
     grids = [Image.fromarray(rng.random((cells << k, cells << k), dtype=np.float32)) for k in range(4)]
     resized = [np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)) for grid in grids]
-    return _even(sum(layer * 0.55**k for k, layer in enumerate(resized)))
+    return _equalize(sum(layer * 0.55**k for k, layer in enumerate(resized)))
 
 
 def _parcels(rng, cover, x, y, wobble):
-    """Divide the land: how deep inside its parcel each position is (0 on a border), and five numbers 0..1 a parcel."""
+    """Divide land into parcels: return the depth of each position inside its parcel and five random numbers of it."""
     (wide, high, stray), side = PARCELS[cover.parcel], cover.side * rng.uniform(0.75, 1.35)
     turned = (x + stray * wobble[0] + 1j * (y + stray * wobble[1])) * np.exp(1j * rng.uniform(-0.8, 0.8))
     down = turned.imag / (side * high)
@@ -94,7 +94,7 @@ def _parcels(rng, cover, x, y, wobble):
 
 
 def _shore(kind, rng, x, y, wobble):
-    """Distance to the shore at each position, below 0 in the water."""
+    """Return the distance to the shore at each position, negative in the water."""
     at, phase, width = rng.uniform(0.3, 0.7), rng.uniform(0, 6.3), rng.uniform(0.02, 0.045)
     turned = (x - 0.5 + 1j * (y - 0.5)) * np.exp(1j * rng.uniform(0, 6.3))
     x, y = turned.real + 0.5, turned.imag + 0.5
@@ -109,15 +109,18 @@ def _shore(kind, rng, x, y, wobble):
     }[kind]
 
 
-def _lay_blocks(rng, cover, wanted, dry):
-    """Lay out a town on a turned, gently bent grid of streets, the most wanted land first.
+def _town(rng, cover, suitability, dry):
+    """Lay out a town on a rotated, slightly bent grid of streets, in order of suitability.
 
     Args:
-        wanted: (W, W) how much the land asks to be built on, even over 0..1. dry: (W, W) bool, no water.
+        rng: numpy Generator.
+        cover: Land cover.
+        suitability: (W, W) suitability for building, uniform over 0..1.
+        dry: bool (W, W), whether there is no water.
 
     Returns:
-        Rings (M, 5, 2) of the blocks to the middle of the streets, rings without the streets, month (M,) each is
-        settled, rings (N, 5, 2) of the buildings, month (N,) each is finished, rings of the two main roads.
+        Rings (M, 5, 2) of the blocks up to the center of the streets, rings without the streets, month of development
+        (M,), rings (N, 5, 2) of the buildings, month of completion (N,), rings of the two main roads.
     """
     angle, wave, phase = rng.uniform(-0.7, 0.7), rng.uniform(3, 9, 4), rng.uniform(0, 6.3, 4)
     wide, high = cover.block * rng.uniform((0.85, 0.55), (1.2, 0.8))
@@ -135,36 +138,36 @@ def _lay_blocks(rng, cover, wanted, dry):
     s, t = ((np.arange(-int(0.85 / side), int(0.85 / side)) + 0.5) * side for side in (wide, high))
     s, t = (grid.ravel() for grid in np.meshgrid(s, t))
     column, row = np.clip(to_map(s, t) * len(dry), 0, len(dry) - 1).astype(int).T
-    settled = (1 - wanted[row, column] - cover.town) / GROWTH * GROWTH_MONTHS
-    lone = (rng.random(len(s)) < 0.03) & (settled > 0)  # farmsteads and other houses out of town
-    settled = np.where(lone, rng.uniform(-40, 40, len(s)), settled)
-    ours = dry[row, column] & (settled < GROWTH_MONTHS)
-    works = _even(np.sin(9 * s + phase[0]) * np.sin(9 * t + phase[1]) + rng.random(len(s))) > 1 - cover.works
-    lots = [(boxes(s, t, 0.85 * wide - STREET, 0.85 * high - STREET), settled + 2, works)]
+    developed = (1 - suitability[row, column] - cover.town) / GROWTH * GROWTH_MONTHS
+    isolated = (rng.random(len(s)) < 0.03) & (developed > 0)  # farmsteads and other isolated houses
+    developed = np.where(isolated, rng.uniform(-40, 40, len(s)), developed)
+    buildable = dry[row, column] & (developed < GROWTH_MONTHS)
+    large = _equalize(np.sin(9 * s + phase[0]) * np.sin(9 * t + phase[1]) + rng.random(len(s))) > 1 - cover.large
+    lots = [(boxes(s, t, 0.85 * wide - STREET, 0.85 * high - STREET), developed + 2, large)]
     across, down = (wide - 2 * STREET) / 3, (high - 2 * STREET) / 2  # six lots to a block of houses
     for k in range(6):
         w, h = across * rng.uniform(0.55, 0.9, len(s)), down * rng.uniform(0.55, 0.9, len(s))
-        built = np.maximum(settled, rng.uniform(-60, 30, len(s))) + rng.uniform(0, 5, len(s))
-        lots.append((boxes(s + (k % 3 - 1) * across, t + (k // 3 - 0.5) * down, w, h), built, ~works))
-    houses, finished = (np.concatenate([lot[part][lot[2] & ours] for lot in lots]) for part in (0, 1))
-    there, held_out = np.linspace(-0.9, 0.9, 60), np.repeat([-0.7 * STREET, 0.7 * STREET, -0.7 * STREET], (60, 60, 1))
-    way, (first, second) = np.concatenate([there, there[::-1], there[:1]]), rng.integers(-5, 6, 2)
-    roads = [to_map(first * wide + held_out, way), to_map(way, second * high + held_out)]
+        built = np.maximum(developed, rng.uniform(-60, 30, len(s))) + rng.uniform(0, 5, len(s))
+        lots.append((boxes(s + (k % 3 - 1) * across, t + (k // 3 - 0.5) * down, w, h), built, ~large))
+    houses, finished = (np.concatenate([lot[part][lot[2] & buildable] for lot in lots]) for part in (0, 1))
+    length, lateral = np.linspace(-0.9, 0.9, 60), np.repeat([-0.7 * STREET, 0.7 * STREET, -0.7 * STREET], (60, 60, 1))
+    outline, (first, second) = np.concatenate([length, length[::-1], length[:1]]), rng.integers(-5, 6, 2)
+    roads = [to_map(first * wide + lateral, outline), to_map(outline, second * high + lateral)]
     blocks, land = boxes(s, t, wide, high), boxes(s, t, wide - STREET, high - STREET)
-    return blocks[ours], land[ours], settled[ours], houses, finished, roads
+    return blocks[buildable], land[buildable], developed[buildable], houses, finished, roads
 
 
-def _fill(size, rings):
-    """Index of the last polygon over the center of each pixel (size, size), -1 where there is none."""
-    from rasterio.features import rasterize  # GDAL's rule, so that burning the footprints gives the pixels drawn
+def _rasterize(size, rings):
+    """Return the index of the last polygon over the center of each pixel (size, size), -1 without one."""
+    from rasterio.features import rasterize  # GDAL's rule: rasterized footprints equal the drawn buildings
 
     shapes = [({"type": "Polygon", "coordinates": [(r * size).tolist()]}, index) for index, r in enumerate(rings)]
     return rasterize(shapes, (size, size), fill=-1, dtype="int32")
 
 
-def _lay_land(rng, cover, x, y):
-    """Colors of the open land: (W, W, 3) bare and lush, (W, W) month of its best, distance to the shore."""
-    tint = rng.uniform(0.94, 1.06, (2, 3))  # AOIs of one cover share the palette, not the exact color
+def _land_colors(rng, cover, x, y):
+    """Return colors of the open land (W, W, 3), bare and lush, its peak month (W, W) and the distance to the shore."""
+    tint = rng.uniform(0.94, 1.06, (2, 3))  # AOIs of one cover differ slightly in color
     soil, green = (np.array(ImageColor.getrgb(c)) * t for c, t in zip(cover[:2], tint, strict=True))
     ground, hill, canopy, grain = (_noise(rng, len(x), cells) for cells in (3, 4, 5, 80))
     shore = _shore(cover.water, rng, x, y, _noise(rng, len(x), 4))
@@ -172,9 +175,9 @@ def _lay_land(rng, cover, x, y):
     farmed = (use < cover.farmed) & (depth > 0)
     bare = soil * (0.86 + 0.2 * ground + np.where(farmed, 0.3 * (shade - 0.5), 0.15 * (hill - 0.5)))[..., None]
     grown = np.where(farmed[..., None], CROPS[(crop * 4).astype(int)] * tint[1], green)
-    vigour = np.where(farmed, 0.9 * (fallow > 0.15), cover.grass * (0.4 + 0.6 * canopy))[..., None]
+    growth = np.where(farmed, 0.9 * (fallow > 0.15), cover.grass * (0.4 + 0.6 * canopy))[..., None]
     hedge = np.where(farmed & (depth < 0.0015), 0.8, 1.0)[..., None]
-    bare, lush = bare * hedge, (bare + (grown - bare) * vigour) * hedge
+    bare, lush = bare * hedge, (bare + (grown - bare) * growth) * hedge
     trees = ((0.75 * canopy + 0.25 * grain > 1 - cover.trees) & ~(farmed & (canopy < 0.7)))[..., None]
     wood = green * (0.6 + 0.5 * grain[..., None])
     bare, lush = np.where(trees, wood * 0.85 + soil * 0.1, bare), np.where(trees, wood, lush)
@@ -186,53 +189,51 @@ def _lay_land(rng, cover, x, y):
     return bare, lush, 6 + np.where(farmed, 6 * ripe - 3, 0), shore
 
 
-def build_scene(cover, latitude, size, rows=None, key=(0,)):
-    """Lay out an AOI.
+def build_scene(cover: str, latitude: float, size: int, rows: int | None = None, key: tuple[int, ...] = (0,)) -> Scene:
+    """Lay out an AOI; the result depends on the arguments only.
 
     Args:
-        cover: a land cover, a key of `COVERS`.
-        latitude: degrees, for the seasons.
-        size: width W in pixels.
-        rows: height H in pixels, at most W (the default); fewer leave out the southern edge.
-        key: whole numbers >= 0 that tell this AOI from others of its cover.
-
-    Returns:
-        A Scene, always the same for the same arguments.
+        cover: Land cover, a key of `COVERS`.
+        latitude: Latitude in degrees, for the seasons.
+        size: Width W in pixels.
+        rows: Height H in pixels, at most W (default: W); fewer rows leave out the southern edge.
+        key: Integers >= 0 that seed this AOI.
     """
     rng, cover, rows = np.random.default_rng(key), COVERS[cover], rows or size
     y, x = (np.mgrid[:size, :size] + 0.5) / size
-    bare, lush, peak, shore = _lay_land(rng, cover, x, y)
+    bare, lush, peak, shore = _land_colors(rng, cover, x, y)
     centers = rng.uniform((0.1, 0.1, 0.15), (0.9, 0.9, 0.35), (rng.integers(1, 4), 3))  # x, y, reach of one to three
-    near = [np.hypot(x - cx, y - cy) / spread for cx, cy, spread in centers]
-    wanted = _even(0.35 * _noise(rng, size, 5) + np.exp(-np.min(near, 0)) - 2 * (shore < 0.01))
-    blocks, land, settled, houses, finished, roads = _lay_blocks(rng, cover, wanted, shore > 0.012)
+    near = [np.hypot(x - cx, y - cy) / radius for cx, cy, radius in centers]
+    suitability = _equalize(0.35 * _noise(rng, size, 5) + np.exp(-np.min(near, 0)) - 2 * (shore < 0.01))
+    blocks, land, developed, houses, finished, roads = _town(rng, cover, suitability, shore > 0.012)
     column, row = np.clip(houses * size, 0, size - 1).astype(int).T
     fits = ((houses > 0.002) & (houses < (0.998, min(0.998, rows / size)))).all((1, 2))
     fits &= (shore[row, column] > 0).all(0)
-    kept = np.flatnonzero(fits)[np.argsort(-finished[fits])]  # newest first: an older one, drawn later, stays whole
-    houses, finished = houses[kept], finished[kept]
+    order = np.flatnonzero(fits)[np.argsort(-finished[fits])]  # newest first: older buildings are drawn over newer ones
+    houses, finished = houses[order], finished[order]
     roofs = rng.choice(np.float32(ROOFS[cover.roofs]), len(houses) + 1)
     roofs *= rng.uniform(0.9, 1.1, (len(houses) + 1, 1))
-    block, inner = _fill(size, [*blocks, *roads]), _fill(size, [*land, *roads])
-    block[(shore < 0) & ((block < len(land)) | (shore < -0.06))] = -1  # bridges, but no road out to sea
+    block, inner = _rasterize(size, [*blocks, *roads]), _rasterize(size, [*land, *roads])
+    block[(shore < 0) & ((block < len(land)) | (shore < -0.06))] = -1  # no roads out to sea
     inside = (inner >= 0) & (inner < len(land))
-    settled = np.concatenate([settled, [-99, -99, np.inf]])[block]  # main roads are old; -1, the last: open land
-    layers = bare, lush, (peak + 6 * (latitude < 0)) % 12, settled, np.where(inside, np.inf, settled)
-    bare, lush, peak, settled, street = (layer[:rows].astype(np.float32) for layer in layers)
-    building, finished = _fill(size, houses)[:rows], np.append(finished, np.inf)
-    swing = min(1, 0.3 + abs(latitude) / 50)
-    return Scene(bare, lush, peak, swing, settled, street, building, finished, roofs, houses * size, cover, tuple(key))
+    developed = np.concatenate([developed, [-99, -99, np.inf]])[block]  # old main roads; open land
+    layers = bare, lush, (peak + 6 * (latitude < 0)) % 12, developed, np.where(inside, np.inf, developed)
+    bare, lush, peak, developed, street = (layer[:rows].astype(np.float32) for layer in layers)
+    building, finished = _rasterize(size, houses)[:rows], np.append(finished, np.inf)
+    seasonality = min(1, 0.3 + abs(latitude) / 50)
+    months = developed, street, building, finished
+    return Scene(bare, lush, peak, seasonality, *months, roofs, houses * size, cover, tuple(key))
 
 
-def draw_mosaic(scene, month):
-    """Paint a month of a scene, counted from January 2018: uint8 (H, W, 4), RGB and an alpha of 255."""
+def draw_mosaic(scene: Scene, month: int) -> np.ndarray:
+    """Draw one month of a scene, counted from January 2018: uint8 (H, W, 4), RGB and an alpha of 255."""
     rng = np.random.default_rng((*scene.key, 1, month))
-    green = 0.5 + 0.5 * scene.swing * np.cos((month % 12 - scene.peak) * np.pi / 6)
+    green = 0.5 + 0.5 * scene.seasonality * np.cos((month % 12 - scene.peak) * np.pi / 6)
     green = np.clip(green + rng.uniform(-0.1, 0.1), 0, 1)[..., None]
     image = scene.bare + (scene.lush - scene.bare) * green
     soil = np.array(ImageColor.getrgb(scene.cover.soil), np.float32)
-    age = (month - scene.settled)[..., None]
-    yard = np.where(age < 4, soil * 1.12, 0.45 * soil + 0.3 * image + YARD)  # a building site is bare at first
+    age = (month - scene.developed)[..., None]
+    yard = np.where(age < 4, soil * 1.12, 0.45 * soil + 0.3 * image + YARD)  # a construction site is bare at first
     image = np.where(age < 0, image, yard)
     image = np.where(scene.street[..., None] <= month, 0.5 * soil + ROAD, image)
     built = scene.finished[scene.building] <= month

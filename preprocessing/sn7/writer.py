@@ -1,35 +1,38 @@
-"""What make_sn7_csv.py writes, from the rows of the lists to the moment the finished folder replaces the old one."""
+"""Outputs of make_sn7_csv.py: patch lists, meta.json, summary, and publishing the finished files."""
 
 import json
 import os
 import shlex
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from preprocessing.sn7.pack import channel_statistics
+from preprocessing.problems import Problem, count_kinds
+from preprocessing.sn7.index import Mosaic
+from preprocessing.sn7.pack import Packed, channel_statistics
+from preprocessing.sn7.places import Place
 from preprocessing.sn7.splits import split_facts, split_parts
-from vicreg.data.sn7 import COLUMNS
+from vicreg.data.sn7_format import COLUMNS
 
 FORMAT = 1
-OUTPUTS = (
-    "patches.npy",
-    "all.csv",
-    "train.csv",
-    "val.csv",
-    "test.csv",
-    "meta.json",
-)  # in the order in which they appear
+OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "test.csv", "meta.json")  # in the order of publishing
 
 
-def describe(packed, places, label, grid, split, source):
-    """Lists and their description.
+def describe(
+    packed: Packed, places: dict[str, Place], label: str, grid: int, split: dict[str, Any], source: str | Path
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Build the patch list and its description.
 
     Args:
-        packed: pack.Packed. places: dict AOI -> Place. label: "country", "state" or "city".
-        grid: patches per side. split: dict of rule, fraction and seed. source: the tree.
+        packed: Result of ``pack.pack_patches``.
+        places: dict AOI -> Place.
+        label: "country", "state" or "city".
+        grid: Patches per side.
+        split: dict of rule, fraction and seed.
+        source: The tree.
 
     Returns:
         DataFrame of all rows, and the content of meta.json.
@@ -42,8 +45,7 @@ def describe(packed, places, label, grid, split, source):
     parts, record = split_parts(aois=[mosaic.name.aoi for mosaic in mosaics], labels=labels, grid=grid, **split)
     table = patch_table(mosaics, places, labels, parts)
     mean, std = channel_statistics(packed, parts == "train")
-    facts = split_facts(table)
-    counts = {"aois": table.aoi.nunique(), "mosaics": len(mosaics), "patches": len(table), **facts}
+    counts = {"aois": table.aoi.nunique(), "mosaics": len(mosaics), "patches": len(table), **split_facts(table)}
     months = table.year * 100 + table.month
     meta = {
         "format": FORMAT, "label": label, "classes": classes, "iso_codes": [iso[name] for name in classes],
@@ -54,31 +56,35 @@ def describe(packed, places, label, grid, split, source):
     return table, meta
 
 
-def patch_table(mosaics, places, labels, parts):
-    """One row per patch, in the order of the pack.
+def patch_table(
+    mosaics: Sequence[Mosaic], places: dict[str, Place], labels: Sequence[int], parts: np.ndarray
+) -> pd.DataFrame:
+    """Build the patch list: one row per patch, in the order of the pack.
 
     Args:
-        mosaics: list of n Mosaic. places: dict AOI -> Place. labels: class index of each mosaic, (n,).
-        parts: (n, G), of splits.PARTS.
+        mosaics: n mosaics.
+        places: dict AOI -> Place.
+        labels: Class of each mosaic, (n,).
+        parts: Part of each patch, (n, G), of ``splits.PARTS``.
 
     Returns:
         DataFrame with the columns of a patch list.
     """
     patches = parts.shape[1]
-    columns = [
+    rows = [
         (mosaic.path.name, mosaic.name.aoi, mosaic.name.year, mosaic.name.month, *places[mosaic.name.aoi][:3], label)
         for mosaic, label in zip(mosaics, labels, strict=True)
     ]
-    names = ["image_id", "aoi", "year", "month", "city", "state", "country", "label"]
-    table = pd.DataFrame(columns, columns=names).loc[np.repeat(np.arange(len(mosaics)), patches)]
+    columns = ["image_id", "aoi", "year", "month", "city", "state", "country", "label"]
+    table = pd.DataFrame(rows, columns=columns).loc[np.repeat(np.arange(len(mosaics)), patches)]
     table["row"] = np.arange(len(table))
     table["patch"] = np.tile(np.arange(patches), len(mosaics))
     table["split"] = parts.ravel()
     return table[COLUMNS].reset_index(drop=True)
 
 
-def write_lists(table, meta, folder):
-    """Write all.csv, train.csv, val.csv, test.csv where the split has one, and meta.json."""
+def write_lists(table: pd.DataFrame, meta: dict[str, Any], folder: str | Path) -> None:
+    """Write all.csv, train.csv, val.csv, test.csv if the split has one, and meta.json."""
     folder = Path(folder)
     table.to_csv(folder / "all.csv", index=False)
     for name, part in table.groupby("split"):
@@ -87,11 +93,10 @@ def write_lists(table, meta, folder):
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def summary(meta, problems, out_dir, seconds):
-    """The closing lines of make_sn7_csv.py."""
+def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Path, seconds: float) -> str:
+    """Format what make_sn7_csv.py prints at the end."""
     counts, split = meta["counts"], meta["split"]
-    skipped = Counter(problem.kind for problem in problems)
-    asked = "" if split["val_fraction"] is None else f", {split['val_fraction']:g} asked for"
+    requested = "" if split["val_fraction"] is None else f", {split['val_fraction']:g} requested"
     test = "test" in counts
     rows = f"{counts['train']} training{',' if test else ' and'} {counts['val']} validation"
     rows += f" and {counts['test']} test" if test else ""
@@ -99,12 +104,12 @@ def summary(meta, problems, out_dir, seconds):
         f"{counts['aois']} AOIs, {counts['mosaics']} mosaics from {meta['months'][0]} to {meta['months'][1]}, "
         f"{counts['patches']} patches of {meta['patch_size']} x {meta['patch_size']} pixels",
         f"{len(meta['classes'])} classes ({meta['label']})",
-        f"split {split['rule']}: {rows} patches ({split['achieved']:.3f} held out{asked}): {split['description']}",
-        *_unused(counts, split),
-        f"validation places also seen in training: {counts['location_overlap']:.1%}; validation classes never seen in "
-        f"training: {counts['classes_unseen']} of {counts['val_classes']}",
-        "problems left out: " + (", ".join(f"{n} x {kind}" for kind, n in sorted(skipped.items())) or "none"),
-        f"channel mean {_rounded(meta['mean'])}, std {_rounded(meta['std'])} (training patches)",
+        f"split {split['rule']}: {rows} patches ({split['achieved']:.3f} held out{requested}): {split['description']}",
+        *_format_unused(counts, split),
+        f"validation locations also in training: {counts['location_overlap']:.1%}; validation classes without training "
+        f"patches: {counts['classes_unseen']} of {counts['val_classes']}",
+        f"problems left out: {count_kinds(problems) or 'none'}",
+        f"channel mean {_format_values(meta['mean'])}, std {_format_values(meta['std'])} (training patches)",
         f"written to {out_dir} in {seconds:.1f} s; next:",
         "  cd vicreg && python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_sn7.py "
         f"--csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/sn7 --arch resnet18",
@@ -112,8 +117,8 @@ def summary(meta, problems, out_dir, seconds):
     return "\n".join(lines)
 
 
-def _unused(counts, split):
-    """A line on the AOIs that the split's lists do not know, or none."""
+def _format_unused(counts: dict[str, Any], split: dict[str, Any]) -> list[str]:
+    """Return a line about the AOIs that are in none of the split's lists, if there are any."""
     if "unused" not in counts:
         return []
     names = split["held_out"]["unused"]
@@ -122,19 +127,19 @@ def _unused(counts, split):
     return [f"in none of the published lists, so in all.csv only: {aois}, {counts['unused']} patches ({listed})"]
 
 
-def _rounded(values):
+def _format_values(values: Sequence[float]) -> str:
     return " ".join(f"{value:.4f}" for value in values)
 
 
-def publish(partial, out_dir, names=OUTPUTS):
-    """Move finished outputs from ``partial`` into ``out_dir``, replacing the old ones of these names.
+def publish(partial: str | Path, out_dir: str | Path, names: Sequence[str] = OUTPUTS) -> None:
+    """Move finished outputs from ``partial`` to ``out_dir``, replacing the old ones of these names.
 
-    meta.json goes first and comes back last: a folder without one is half replaced, and readers refuse it.
+    meta.json is removed first and moved last. A folder without it is incomplete, and readers refuse it.
     """
     partial, out_dir = Path(partial), Path(out_dir)
     (out_dir / "meta.json").unlink(missing_ok=True)
     for name in names:
         if (partial / name).exists():
             os.replace(partial / name, out_dir / name)
-        else:  # --no-pack: an old pack would not fit the new lists
+        else:  # such as an old pack, which does not fit the new lists
             (out_dir / name).unlink(missing_ok=True)

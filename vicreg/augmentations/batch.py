@@ -120,8 +120,8 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel, of pixels in [0, 1].
     """
-    mean, std = (torch.as_tensor(x, dtype=images.dtype, device=images.device)[:, None, None] for x in (mean, std))
-    return (images - mean) / std
+    means, stds = (torch.as_tensor(x, dtype=images.dtype, device=images.device)[:, None, None] for x in (mean, std))
+    return (images - means) / stds
 
 
 def augment_batch(
@@ -158,7 +158,8 @@ def augment_batch(
     """
     n = len(images)
     start, stop = (n * index // num_micro_batches for index in (micro_batch, micro_batch + 1))
-    params = sample_params(view, batch_size, *images.shape[-2:], step_generator(seed, step, view_index))
+    height, width = images.shape[-2:]
+    params = sample_params(view, batch_size, height, width, step_generator(seed, step, view_index))
     params = {key: value[rank * n + start : rank * n + stop] for key, value in params.items()}
     return apply(images[start:stop].to(device, non_blocking=True), params, size, view.blur_kernel)
 

@@ -1,8 +1,8 @@
 """Image operations on whole batches, every sample with its own parameters.
 
-Images are float tensors (n, C, H, W) in [0, 1]. Cropping with resize and blurring are matrix products along each
-axis: exact, differentiable, free of custom kernels, and fast on GPUs and CPUs alike. Results are torchvision's and
-PIL's to rounding; tests hold them to it.
+Images are float tensors (n, C, H, W) in [0, 1]. Resized crops and blur are matrix products along each axis: exact,
+differentiable, without custom kernels, and fast on GPUs and CPUs. Results equal those of torchvision and PIL up to
+rounding.
 """
 
 import math
@@ -12,32 +12,43 @@ import torch
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as in torchvision and PIL
 
 
-def crop_resize(images, boxes, size, flip_horizontal=None, flip_vertical=None):
-    """Cut one box from each image and resize it to size x size, antialiased bicubic (a = -0.5, as PIL).
+def crop_resize(
+    images: torch.Tensor,
+    boxes: torch.Tensor,
+    size: int,
+    flip_horizontal: torch.Tensor | None = None,
+    flip_vertical: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Crop one box from each image and resize it, antialiased bicubic (a = -0.5, as PIL).
 
     Args:
-        images: (n, C, H, W). boxes: (n, 4) of top, left, height, width in pixels, inside the image.
-        size: side of the result in pixels. flip_horizontal, flip_vertical: bool (n,) or None.
+        images: Float tensor (n, C, H, W).
+        boxes: Tensor (n, 4) of top, left, height, width in pixels, inside the image.
+        size: Side of the result in pixels.
+        flip_horizontal: Bool tensor (n,), or None for no flips.
+        flip_vertical: Bool tensor (n,), or None for no flips.
 
     Returns:
-        (n, C, size, size), clipped to [0, 1].
+        Float tensor (n, C, size, size), clipped to [0, 1].
     """
     if images.shape[-2:] == (size, size) and bool((boxes == boxes.new_tensor([0, 0, size, size])).all()):
-        return _flip(_flip(images, flip_horizontal, 3), flip_vertical, 2).clamp(0, 1)  # cut and resized before
+        return _flip(_flip(images, flip_horizontal, 3), flip_vertical, 2).clamp(0, 1)  # cropped and resized before
     top, left, height, width = boxes.unbind(1)
     rows = _resampling_matrix(top, height, images.shape[2], size, flip_vertical, images)
     columns = _resampling_matrix(left, width, images.shape[3], size, flip_horizontal, images)
     return _along_both_axes(images, rows, columns).clamp_(0, 1)
 
 
-def _flip(images, which, axis):
-    if which is None:
+def _flip(images: torch.Tensor, mask: torch.Tensor | None, axis: int) -> torch.Tensor:
+    if mask is None:
         return images
-    return torch.where(which.to(images.device)[:, None, None, None], images.flip(axis), images)
+    return torch.where(mask.to(images.device)[:, None, None, None], images.flip(axis), images)
 
 
-def _resampling_matrix(start, length, pixels, size, flip, like):
-    """Weights (n, size, pixels) that turn one axis of each image into ``size`` samples of [start, start + length)."""
+def _resampling_matrix(
+    start: torch.Tensor, length: torch.Tensor, pixels: int, size: int, flip: torch.Tensor | None, like: torch.Tensor
+) -> torch.Tensor:
+    """Return weights (n, size, pixels) that resample [start, start + length) of an axis to ``size`` pixels."""
     start, length = start.to(like)[:, None, None], length.to(like)[:, None, None]
     scale = length / size
     stretch = scale.clamp(min=1)  # a kernel wider than a pixel when shrinking: antialiasing
@@ -54,7 +65,7 @@ def _resampling_matrix(start, length, pixels, size, flip, like):
     return weights
 
 
-def _along_both_axes(images, rows, columns):
+def _along_both_axes(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Apply (n, h, H) to the rows and (n, w, W) to the columns of (n, C, H, W) -> (n, C, h, w)."""
     for matrix in (columns, rows):
         n, channels, height, width = images.shape
@@ -63,23 +74,24 @@ def _along_both_axes(images, rows, columns):
     return images.contiguous()
 
 
-def gaussian_blur(images, sigma, kernel_size=None):
-    """Blur each image with its own Gaussian, borders reflected.
+def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, kernel_size: int | None = None) -> torch.Tensor:
+    """Blur each image with its own Gaussian, with reflected borders.
 
     Args:
-        images: (n, C, S, S) square. sigma: (n,) in pixels.
-        kernel_size: odd number of taps; None takes four of each image's own sigma to each side.
+        images: Float tensor (n, C, S, S).
+        sigma: Standard deviation of each image's Gaussian in pixels, tensor (n,).
+        kernel_size: Odd number of taps; None for four standard deviations of each image to each side.
 
     Returns:
-        (n, C, S, S).
+        Float tensor (n, C, S, S).
     """
     side = images.shape[-1]
     radius = kernel_size // 2 if kernel_size else math.ceil(4 * float(sigma.max()))
-    radius = min(radius, side - 1)  # reflection reaches one image, not two
+    radius = min(radius, side - 1)  # reflect once only
     taps = torch.arange(-radius, radius + 1, device=images.device)
     sigma = sigma.to(images)[:, None]
     weights = torch.exp(-0.5 * (taps / sigma).square())
-    if not kernel_size:  # the largest sigma's neighbors must not see it
+    if not kernel_size:  # the radius of the largest sigma must not change the other images
         weights = torch.where(taps.abs() <= (4 * sigma).ceil(), weights, 0.0)
     weights = weights / weights.sum(1, keepdim=True)
     source = (torch.arange(side, device=images.device)[None] + taps[:, None]).abs()
@@ -89,47 +101,58 @@ def gaussian_blur(images, sigma, kernel_size=None):
     return _along_both_axes(images, matrix, matrix)
 
 
-def grayscale(images):
-    """Luma of RGB images, (n, 3, H, W) -> (n, 1, H, W)."""
+def grayscale(images: torch.Tensor) -> torch.Tensor:
+    """Return the luma of RGB images, (n, 3, H, W) -> (n, 1, H, W)."""
     red, green, blue = images.unbind(1)
     return (GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue)[:, None]
 
 
-def color_jitter(images, order, brightness, contrast, saturation, hue):
-    """Brightness, contrast, saturation and hue of each image, in each image's own order.
+def color_jitter(
+    images: torch.Tensor,
+    order: torch.Tensor,
+    brightness: torch.Tensor,
+    contrast: torch.Tensor,
+    saturation: torch.Tensor,
+    hue: torch.Tensor,
+) -> torch.Tensor:
+    """Change brightness, contrast, saturation and hue of each image, in each image's own order.
 
     Args:
-        images: (n, 3, H, W). order: int (n, 4), a permutation of 0 (brightness), 1 (contrast), 2 (saturation),
-            3 (hue) in each row. brightness, contrast, saturation: factors (n,). hue: shift (n,) in turns, [-0.5, 0.5].
+        images: Float tensor (n, 3, H, W).
+        order: Integer tensor (n, 4), each row a permutation of 0 (brightness), 1 (contrast), 2 (saturation), 3 (hue).
+        brightness: Factors (n,).
+        contrast: Factors (n,).
+        saturation: Factors (n,).
+        hue: Shifts (n,) as a fraction of the color circle, in [-0.5, 0.5].
 
     Returns:
-        (n, 3, H, W), clipped to [0, 1] after each step as torchvision does.
+        Float tensor (n, 3, H, W), clipped to [0, 1] after each operation as in torchvision.
     """
     factors = torch.stack([brightness, contrast, saturation, torch.ones_like(hue)], 1).to(images)
     order = order.to("cpu")
     column = (-1, 1, 1, 1)
     for step in range(4):
-        which = order[:, step]
-        on_device = which.to(images.device)
+        operation = order[:, step]
+        operation_on_device = operation.to(images.device)
         luma = grayscale(images)
-        # brightness, contrast and saturation blend with black, the mean luma and the luma; hue leaves blends alone
-        blend = torch.where((on_device == 1).view(column), luma.mean((2, 3), keepdim=True), luma)
-        blend = torch.where((on_device == 0).view(column), 0.0, blend)
-        factor = factors.gather(1, on_device[:, None]).view(column)
+        # Brightness, contrast and saturation blend with black, the mean luma and the luma; hue does not blend.
+        blend = torch.where((operation_on_device == 1).view(column), luma.mean((2, 3), keepdim=True), luma)
+        blend = torch.where((operation_on_device == 0).view(column), 0.0, blend)
+        factor = factors.gather(1, operation_on_device[:, None]).view(column)
         images = torch.lerp(blend, images, factor).clamp_(0, 1)
-        turned = (which == 3).nonzero()[:, 0].to(images.device)
-        images[turned] = shift_hue(images[turned], hue.to(images)[turned])
+        rows = (operation == 3).nonzero()[:, 0].to(images.device)
+        images[rows] = shift_hue(images[rows], hue.to(images)[rows])
     return images
 
 
-def shift_hue(images, turns):
-    """Turn the hue of RGB images (n, 3, H, W) by ``turns`` (n,) of the color circle, in HSV."""
+def shift_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Shift the hue of RGB images (n, 3, H, W) by a fraction ``shift`` (n,) of the color circle, in HSV."""
     value, brightest = images.max(1)
     chroma = value - images.min(1).values
     red, green, blue = images.unbind(1)
     numerator = torch.where(brightest == 0, green - blue, torch.where(brightest == 1, blue - red, red - green))
     hue = numerator / chroma.clamp(min=1e-12) + 2 * brightest  # in sixths of the circle
-    hue = hue + 6 * turns[:, None, None]
+    hue = hue + 6 * shift[:, None, None]
     channels = []
     for offset in (5, 3, 1):
         position = (offset + hue) % 6
@@ -137,6 +160,6 @@ def shift_hue(images, turns):
     return torch.stack(channels, 1)
 
 
-def solarize(images, threshold=0.5):
-    """Invert every value at or above the threshold."""
+def solarize(images: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
+    """Invert all values at or above a threshold."""
     return torch.where(images >= threshold, 1 - images, images)

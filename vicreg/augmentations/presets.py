@@ -1,118 +1,125 @@
-"""Two views of a batch: regimes by name, drawn from a counted seed, made in batches on the device that trains.
-
-Random numbers are drawn on the CPU for the *whole* batch from (seed, step), and each process takes its own rows. So
-the views do not depend on the device, on how many processes share the batch, or on what ran before.
-"""
+"""Augmentations of the two views of an image: parameters, presets by name, and overrides of single parameters."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Every number of one view's augmentation.
+    """Parameters of the augmentation of one view.
 
     Attributes:
-        crop: "resized" (random area and aspect ratio), "fixed" (random place, one size) or "center".
-        scale: for "resized", least and largest share of the image's area.
-        ratio: for "resized", least and largest width / height.
-        fraction: for "fixed" and "center", the side of the crop as a share of the image's (224 of 256 pixels).
-        flip, vertical_flip: probabilities.
-        jitter: brightness, contrast, saturation (factors within 1 +- x) and hue (turns within +- x).
-        jitter_p, gray_p, blur_p, solarize_p: probabilities.
-        blur_sigma: range of the Gaussian, in pixels of the view. blur_kernel: taps; 0 is the whole Gaussian.
+        crop: "resized" (random area and aspect ratio, as torchvision's ``RandomResizedCrop``), "fixed" (a square of one
+            size at a random position) or "center" (a square in the center).
+        scale: For "resized", minimum and maximum fraction of the image's area.
+        ratio: For "resized", minimum and maximum width / height.
+        fraction: For "fixed" and "center", side of the crop as a fraction of the image's short side.
+        flip: Probability of a horizontal flip.
+        vertical_flip: Probability of a vertical flip.
+        jitter: Maximum change of brightness, contrast, saturation (factors in 1 +- x) and hue (shift in +- x of the
+            color circle).
+        jitter_p: Probability of color jitter.
+        gray_p: Probability of conversion to grayscale.
+        blur_p: Probability of a Gaussian blur.
+        blur_sigma: Minimum and maximum standard deviation of the Gaussian in pixels of the view.
+        blur_kernel: Number of taps of the blur; 0 covers the whole Gaussian.
+        solarize_p: Probability of solarization.
     """
 
     crop: str = "resized"
-    scale: tuple = (0.08, 1.0)
-    ratio: tuple = (3 / 4, 4 / 3)
-    fraction: float = 0.875
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    fraction: float = 0.875  # 224 of 256 pixels
     flip: float = 0.5
     vertical_flip: float = 0.0
-    jitter: tuple = (0.4, 0.4, 0.2, 0.1)
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     jitter_p: float = 0.8
     gray_p: float = 0.2
     blur_p: float = 1.0
-    blur_sigma: tuple = (0.1, 2.0)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel: int = 0
     solarize_p: float = 0.0
 
 
-_PAPER = Augmentation()
+_VICREG = Augmentation()
 _SN7 = Augmentation(crop="fixed", jitter=(0.6, 0.6, 0.4, 0.2), gray_p=0.3, blur_kernel=3)
 _TEMPORAL = Augmentation(crop="fixed", jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5, blur_kernel=3)
 _FMOW = Augmentation(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5)
 PLAIN = Augmentation(crop="center", flip=0.0, jitter_p=0.0, gray_p=0.0, blur_p=0.0)
-# the reference protocol's training view for linear probes and finetuning: random resized crop and flip
+# Training view of the reference protocol for linear probes and finetuning: random resized crop and flip.
 PROBE_VIEW = dataclasses.replace(PLAIN, crop="resized", flip=0.5)
 PRESETS = {
-    # Bardes et al. 2022, appendix C.1
-    "vicreg": (_PAPER, dataclasses.replace(_PAPER, blur_p=0.1, solarize_p=0.2)),
-    # a crop without resize keeps the ground sampling distance; strong color jitter
+    # Bardes, Ponce, LeCun 2022, appendix C.1.
+    "vicreg": (_VICREG, dataclasses.replace(_VICREG, blur_p=0.1, solarize_p=0.2)),
+    # A crop without resizing keeps the ground sampling distance; strong color jitter.
     "sn7": (_SN7, dataclasses.replace(_SN7, gray_p=0.2, blur_p=0.1, solarize_p=0.3)),
-    # two months differ by themselves: milder, no solarization
+    # Two months differ already: milder, no solarization.
     "temporal": (_TEMPORAL, dataclasses.replace(_TEMPORAL, jitter_p=0.4, gray_p=0.1, blur_p=0.1)),
-    # MoCo v2's, as "Geography-Aware Self-Supervised Learning" (Ayush et al. 2021) took them to fMoW
+    # MoCo v2's, as in "Geography-Aware Self-Supervised Learning" (Ayush et al. 2021).
     "fmow": (_FMOW, _FMOW),
     "crop": (PROBE_VIEW, PROBE_VIEW),
     "none": (PLAIN, PLAIN),
 }
 
 
-def without_crop(view):
-    """What is left of a view for the device where the loader has cut and resized its crop: all but the crop."""
+def without_crop(view: Augmentation) -> Augmentation:
+    """Return the augmentation that remains after the loader has cropped and resized the image."""
     return dataclasses.replace(view, crop="center", fraction=1.0)
 
 
-def get_augmentation(name, changes=()):
-    """A regime's two views, with single numbers changed.
+def get_augmentation(name: str, overrides: Sequence[str] = ()) -> tuple[Augmentation, Augmentation]:
+    """Return the augmentations of the two views of a preset, with single parameters changed.
 
     Args:
-        name: one of ``PRESETS``.
-        changes: strings such as ``scale=0.3,1`` (both views) or ``2.blur_p=0`` (second view).
+        name: One of ``PRESETS``.
+        overrides: Strings such as ``scale=0.3,1`` (both views) or ``2.blur_p=0`` (second view).
 
     Raises:
-        ValueError: no such regime or number; says what there is.
+        ValueError: There is no such preset or parameter, or the value is not valid.
     """
     if name not in PRESETS:
-        raise ValueError(f"no augmentation regime {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"no augmentation preset {name!r}; choose from {', '.join(PRESETS)}")
     views = list(PRESETS[name])
-    for change in changes:
-        key, _, value = change.partition("=")
-        number, _, field = key.rpartition(".")
-        known = {item.name: item for item in dataclasses.fields(Augmentation)}
-        if field not in known or not value or number not in ("", "1", "2"):
-            raise ValueError(f"cannot read {change!r}: NUMBER=VALUE with NUMBER one of {', '.join(known)}")
-        for which in (0, 1) if not number else (int(number) - 1,):
-            views[which] = dataclasses.replace(views[which], **{field: _parse(value, known[field].default, change)})
-            _check(views[which], change)
-    return tuple(views)
+    fields = {field.name: field for field in dataclasses.fields(Augmentation)}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        number, _, parameter = key.rpartition(".")
+        if parameter not in fields or not value or number not in ("", "1", "2"):
+            raise ValueError(f"cannot read {override!r}: PARAMETER=VALUE with PARAMETER one of {', '.join(fields)}")
+        changed = {parameter: _parse(value, fields[parameter].default, override)}
+        for index in (0, 1) if not number else (int(number) - 1,):
+            views[index] = dataclasses.replace(views[index], **changed)
+            _check(views[index], override)
+    return views[0], views[1]
 
 
-def _check(view, change):
-    """Raise ValueError where a view's numbers mean nothing."""
-    shares = (view.flip, view.vertical_flip, view.jitter_p, view.gray_p, view.blur_p, view.solarize_p)
-    for right, needed in (
-        (view.crop in ("resized", "fixed", "center"), "crop is resized, fixed or center"),
-        (0 < view.scale[0] <= view.scale[1] <= 1, "scale is two shares of the area, the smaller first"),
-        (0 < view.ratio[0] <= view.ratio[1], "ratio is two positive numbers, the smaller first"),
-        (0 < view.fraction <= 1, "fraction is above 0 and 1 at most"),
-        (all(0 <= share <= 1 for share in shares), "probabilities are from 0 to 1"),
-        (min(view.jitter) >= 0 and view.jitter[3] <= 0.5, "jitter is not negative, and its hue 0.5 at most"),
-        (0 < view.blur_sigma[0] <= view.blur_sigma[1], "blur_sigma is two positive numbers, the smaller first"),
-        (view.blur_kernel >= 0, "blur_kernel is not negative"),
+def _check(view: Augmentation, override: str) -> None:
+    """Raise ValueError if a parameter of a view is out of range."""
+    probabilities = (view.flip, view.vertical_flip, view.jitter_p, view.gray_p, view.blur_p, view.solarize_p)
+    for valid, requirement in (
+        (view.crop in ("resized", "fixed", "center"), "crop must be resized, fixed or center"),
+        (0 < view.scale[0] <= view.scale[1] <= 1, "scale must be two fractions of the area, the smaller first"),
+        (0 < view.ratio[0] <= view.ratio[1], "ratio must be two positive numbers, the smaller first"),
+        (0 < view.fraction <= 1, "fraction must be above 0 and at most 1"),
+        (all(0 <= probability <= 1 for probability in probabilities), "probabilities must be from 0 to 1"),
+        (min(view.jitter) >= 0 and view.jitter[3] <= 0.5, "jitter must not be negative, and its hue at most 0.5"),
+        (0 < view.blur_sigma[0] <= view.blur_sigma[1], "blur_sigma must be two positive numbers, the smaller first"),
+        (view.blur_kernel >= 0, "blur_kernel must not be negative"),
     ):
-        if not right:
-            raise ValueError(f"cannot use {change!r}: {needed}")
+        if not valid:
+            raise ValueError(f"cannot use {override!r}: {requirement}")
 
 
-def _parse(text, like, change):
-    """Read a value of the same type as ``like``."""
-    if isinstance(like, str):
+def _parse(text: str, default: Any, override: str) -> Any:
+    """Read a value of the type of ``default``."""
+    if isinstance(default, str):
         return text
     try:
-        values = tuple(float(part) for part in text.split(","))
+        values = tuple(float(value) for value in text.split(","))
     except ValueError as error:
-        raise ValueError(f"cannot read {change!r}: numbers expected after '='") from error
-    if len(values) != (len(like) if isinstance(like, tuple) else 1):
-        raise ValueError(f"cannot read {change!r}: {len(like) if isinstance(like, tuple) else 1} number(s) expected")
-    return values if isinstance(like, tuple) else type(like)(values[0])
+        raise ValueError(f"cannot read {override!r}: numbers expected after '='") from error
+    count = len(default) if isinstance(default, tuple) else 1
+    if len(values) != count:
+        raise ValueError(f"cannot read {override!r}: {count} number(s) expected")
+    return values if isinstance(default, tuple) else type(default)(values[0])

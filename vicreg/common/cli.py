@@ -1,6 +1,5 @@
 """Run a script's ``main`` and end it with one line, not a traceback, on a mistake of the user."""
 
-import argparse
 import errno
 import os
 import re
@@ -156,11 +155,11 @@ def _exit(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def check_positive(namespace: argparse.Namespace, *names: str) -> None:
+def check_positive(namespace: Any, *names: str) -> None:
     """Check that numbers and lists of numbers are positive, where they are given.
 
     Args:
-        namespace: Parsed arguments.
+        namespace: Parsed arguments or a configuration.
         *names: Attributes of it.
 
     Raises:

@@ -1,26 +1,130 @@
-"""Files that are there whole, or not at all: written beside, and looked at if need be, before they take their name."""
+"""Write files atomically: under a temporary name in the same folder, renamed when complete."""
 
 import json
 import os
 import shutil
 import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar, overload
+
+Result = TypeVar("Result")
+
+
+def atomic_write(path: str | Path, write: Callable[[Path], Result], previous: str | None = None) -> Result:
+    """Write a file under a temporary name, flush it to disk and rename it; a failure leaves the old file.
+
+    Args:
+        path: The file.
+        write: Function that writes to the path that it is given. That path has the same suffix as ``path``.
+        previous: Name under which the old file is kept in the folder. It is replaced by default.
+
+    Returns:
+        What ``write`` returns.
+
+    Raises:
+        OSError: The disk is full or the folder is not writable.
+
+    Example:
+        >>> atomic_write("figure.png", figure.savefig)  # doctest: +SKIP
+    """
+    path = Path(path)
+    tmp_path = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        result = write(tmp_path)
+        with tmp_path.open("rb") as file:
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, path.with_name(previous))
+        os.replace(tmp_path, path)
+    except (OSError, RuntimeError) as error:
+        # torch.save raises a RuntimeError of its own over the OSError
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError) or reason.errno is None or reason.filename not in (None, str(tmp_path)):
+            raise  # such as an error in reading the data that is to be written
+        kept = "The old file is unchanged" if path.exists() else "Nothing was written"
+        raise OSError(
+            f"cannot write {path}: {reason.strerror}; check free space and permissions there, or choose another "
+            f"folder. {kept}"
+        ) from error
+    finally:
+        tmp_path.unlink(missing_ok=True)
+    return result
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file a second name, so that neither name is missing at any moment."""
+    tmp_path = previous.with_name(f".{previous.stem}.{os.getpid()}.partial{previous.suffix}")
+    try:
+        os.link(path, tmp_path)
+    except OSError:  # a file system without hard links
+        os.replace(path, previous)
+    else:
+        os.replace(tmp_path, previous)
+
+
+def remove_partial_files(folder: str | Path) -> None:
+    """Remove temporary files that killed processes left in a folder. No other process may be writing there."""
+    for path in Path(folder).glob(".*.partial*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text atomically, in UTF-8."""
+    atomic_write(path, lambda tmp_path: tmp_path.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@overload
+def write_bytes(path: str | Path, content: bytes, check: None = None) -> None: ...
+
+
+@overload
+def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result]) -> Result: ...
+
+
+def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result] | None = None) -> Result | None:
+    """Write bytes atomically.
+
+    Args:
+        path: The file.
+        content: Its content.
+        check: Function that checks the file under its temporary name. If it raises, the old file stays.
+
+    Returns:
+        What ``check`` returns.
+
+    Raises:
+        OSError: The disk is full or the folder is not writable.
+    """
+
+    def write(tmp_path: Path) -> Result | None:
+        tmp_path.write_bytes(content)
+        return check(tmp_path) if check else None
+
+    return atomic_write(path, write)
 
 
 @contextmanager
-def partial_folder(out_dir):
-    """A folder inside ``out_dir`` to write into; gone afterwards, whatever happens, and with it an empty out_dir.
+def partial_folder(out_dir: str | Path) -> Iterator[Path]:
+    """Make a temporary folder in ``out_dir``; remove it at the end.
 
-    What a killed run of this machine left behind is removed first; its process is known by the folder's name.
+    Temporary folders of killed processes of this machine are removed first. If ``out_dir`` did not exist and is empty
+    at the end, it is removed too.
     """
     out_dir = Path(out_dir)
     existed = out_dir.is_dir()
     out_dir.mkdir(parents=True, exist_ok=True)
     prefix = f".partial-{socket.gethostname()}-"
-    for left_over in out_dir.glob(f"{prefix}*"):
-        if not _is_running(left_over.name.removeprefix(prefix)):
-            shutil.rmtree(left_over)
+    for stale in out_dir.glob(f"{prefix}*"):
+        if not _is_running(stale.name.removeprefix(prefix)):
+            shutil.rmtree(stale)
     partial = out_dir / f"{prefix}{os.getpid()}"
     partial.mkdir()
     try:
@@ -31,93 +135,34 @@ def partial_folder(out_dir):
             out_dir.rmdir()
 
 
-def _is_running(process):
+def _is_running(pid: str) -> bool:
     try:
-        os.kill(int(process), 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, ValueError):
-        pass  # somebody else's, or not a number: leave it alone
+    except (PermissionError, ValueError):  # another user's process, or not a number
+        pass
     return True
 
 
-def check_writable(path, suffixes=()):
-    """Make sure that a file can be written, before the work that fills it.
+def check_writable(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
+    """Check that a file can be written, before the work that computes it.
 
     Args:
-        path: the file; one that exists will be replaced. suffixes: endings that its readers know it by, default any.
-
-    Returns:
-        Path.
+        path: The file; it may exist.
+        suffixes: Allowed suffixes; any by default.
 
     Raises:
-        ValueError: a folder, or another ending. OSError: the folder is missing or may not be written.
+        ValueError: ``path`` is a folder or has another suffix.
+        OSError: The folder is missing or not writable.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file in it")
     if suffixes and path.suffix not in suffixes:
-        raise ValueError(f"{path}: its readers tell the format by the name; let it end in {' or '.join(suffixes)}")
+        raise ValueError(f"{path}: the suffix tells readers the format; use {' or '.join(suffixes)}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it, or choose another")
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it or choose another")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path.parent} cannot be written; change its permissions, or choose another folder")
+        raise PermissionError(f"{path.parent} is not writable; change its permissions or choose another folder")
     return path
-
-
-def atomic_write(path, save):
-    """Let ``save`` write a file beside ``path``, then rename, so that a failure leaves the old file, or none.
-
-    Args:
-        path: the file. save: function of the path to write, which has the same ending.
-
-    Returns:
-        what ``save`` returned.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        found = save(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return found
-
-
-def write_text(path, text):
-    """Write text in UTF-8 beside ``path``, then rename."""
-    atomic_write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
-
-
-def write_bytes(path, content, check=None):
-    """Write bytes beside ``path``, then rename, so that a failure leaves the old file, or none.
-
-    Args:
-        path: the file. content: bytes. check: function of the path beside (of the same ending), called before the
-            file takes its name; what it raises leaves the old file.
-
-    Returns:
-        what ``check`` returned.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-
-    def save(beside):
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            kept = "What was there before is untouched" if path.exists() else "Nothing was written"
-            raise OSError(f"cannot write {path}: {error.strerror or error}; choose another place. {kept}") from error
-        return check(beside) if check else None
-
-    return atomic_write(path, save)
-
-
-def write_json(path, content):
-    """Write JSON beside ``path``, then rename."""
-    write_text(path, json.dumps(content, indent=2) + "\n")

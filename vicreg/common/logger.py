@@ -1,11 +1,13 @@
-"""The record of a run in its folder: args.json, stats.txt (JSON lines), TensorBoard, and the terminal."""
+"""Log a run: stats.txt (JSON lines) and TensorBoard in its folder, and the terminal."""
 
 import fcntl
 import json
 import sys
 import time
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
 import torch
 from tqdm import tqdm
@@ -13,12 +15,14 @@ from tqdm import tqdm
 from vicreg.common import files
 from vicreg.distributed.process_group import is_main
 
+STATS_FILE = "stats.txt"
 
-def summary_writer():
-    """PyTorch's ``SummaryWriter``, which is slow to import and of use to the main process alone.
 
-    TensorBoard then writes files by itself even where TensorFlow is installed, which would take seconds to import, take
-    GPU memory, and raise other errors than OSErrors.
+def summary_writer() -> type:
+    """Import PyTorch's ``SummaryWriter``; it is slow to import and only rank 0 needs it.
+
+    TensorBoard then writes files by itself even if TensorFlow is installed, which would take seconds to import, occupy
+    GPU memory, and raise errors other than OSError.
     """
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     from torch.utils.tensorboard import SummaryWriter
@@ -26,131 +30,149 @@ def summary_writer():
     return SummaryWriter
 
 
-def lock_run_dir(folder):
-    """Make a run's folder and keep it to this process for as long as the returned file is open.
+def lock_run_dir(folder: str | Path) -> TextIO:
+    """Make a run folder and lock it for as long as the returned file is open.
 
     Raises:
-        ValueError: another process is writing there now.
-        OSError: the folder cannot be made or written.
+        ValueError: Another process has locked the folder.
+        OSError: The folder cannot be made or is not writable.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".lock").open("a")
     try:
-        # not flock: loading processes inherit that one, and hold it for seconds after this one was killed
+        # not flock: loader processes inherit that lock and hold it for seconds after this process was killed
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         file.close()
         raise ValueError(f"another run is writing to {folder} now; wait for it or choose another --exp-dir") from error
     except OSError:
-        pass  # a file system without locks: nothing to hold on to
+        pass  # the file system does not support locks
     return file
 
 
-def log(*words):
-    """Print from the main process, above the progress bar if there is one."""
+def log(*values: object) -> None:
+    """Print on rank 0, above the progress bar if there is one."""
     if is_main():
         with tqdm.external_write_mode(file=sys.stdout):
-            print(*words, flush=True)
+            print(*values, flush=True)
 
 
-def format_eta(seconds):
-    """A duration in words, such as ``2 h 05 min``, and the time of day (and the date) when it will have passed."""
+def format_eta(seconds: float) -> str:
+    """Format a duration and the local time at its end, such as ``2 h 05 min (until 2024-05-01 14:20)``."""
     minutes = round(seconds / 60)
     duration = f"{seconds:.0f} s" if seconds < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{duration} (until {time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))})"
 
 
 class MetricLogger:
-    """Averages over intervals, written as lines. Silent in all processes but the main one.
+    """Average metrics over intervals and write them, one line per interval, on rank 0.
 
     Args:
-        exp_dir: the run's folder, see ``lock_run_dir``.
-        step: where the run starts; lines of a run cut off after that step are dropped, they will come again.
-        total_steps: for the progress bar. unit: what one step counts in.
+        exp_dir: Run folder; see ``lock_run_dir``.
+        step: Step at which the run starts or resumes. Lines of later steps are dropped, since those steps are repeated.
+        total_steps: Length of the progress bar.
+        unit: Unit of the progress bar.
     """
 
-    def __init__(self, exp_dir, step=0, total_steps=None, unit="step"):
-        self._sums, self._counts, self._waited = {}, 0, 0.0
-        self._mark = time.perf_counter()
-        self._file = self._board = None
+    def __init__(self, exp_dir: str | Path, step: int = 0, total_steps: int | None = None, unit: str = "step") -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count, self._data_seconds = 0, 0.0
+        self._start = time.perf_counter()
+        self._file: TextIO | None = None
+        self._tensorboard: Any = None
         hidden = not (is_main() and sys.stderr.isatty())
         self._bar = tqdm(total=total_steps, initial=step, unit=unit, disable=hidden, dynamic_ncols=True)
         if not is_main():
             return
 
-        exp_dir = Path(exp_dir)
-        path = exp_dir / "stats.txt"
-        kept = [line for line in read_stats(path) if line.get("step", 0) <= step] if step else []
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        path = Path(exp_dir) / STATS_FILE
+        lines = [line for line in read_stats(path) if line.get("step", 0) <= step] if step else []
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = path.open("a")
-        self._board = summary_writer()(exp_dir / "tensorboard", purge_step=step + 1 if step else None)
+        self._tensorboard = summary_writer()(path.parent / "tensorboard", purge_step=step + 1 if step else None)
 
-    def add(self, values, waited=0.0):
-        """Count one step: dict of scalar tensors (not read until the line is written), seconds waited for data."""
-        for key, value in values.items():
+    def add(self, metrics: Mapping[str, torch.Tensor], data_seconds: float = 0.0) -> None:
+        """Add the metrics of one step.
+
+        Args:
+            metrics: Scalar tensors. Their values are not read before ``averages``, so that a GPU is not stalled.
+            data_seconds: Time that the step waited for its batch.
+        """
+        for key, value in metrics.items():
             self._sums[key] = self._sums.get(key, 0.0) + value.detach().float()
-        self._counts += 1
-        self._waited += waited
+        self._count += 1
+        self._data_seconds += data_seconds
         self._bar.update()
 
     @property
-    def seconds(self):
-        """Seconds since the last line."""
-        return time.perf_counter() - self._mark
+    def seconds(self) -> float:
+        """Seconds since the interval began."""
+        return time.perf_counter() - self._start
 
     @property
-    def seconds_a_step(self):
-        """Mean duration of a step since the last line."""
-        return self.seconds / max(1, self._counts)
+    def seconds_per_step(self) -> float:
+        """Mean duration of the steps of the interval."""
+        return self.seconds / max(1, self._count)
 
-    def averages(self, per_step, unit="pairs"):
-        """Means since the last line, and begin the next interval.
+    def averages(self, batch_size: int, unit: str = "pairs") -> dict[str, float]:
+        """Return the means of the interval and begin the next one.
 
         Args:
-            per_step: pairs of a step, for the throughput. unit: what they are, if no pairs.
+            batch_size: Samples per step, of all processes.
+            unit: What a sample is, for the key of the throughput.
+
+        Returns:
+            Mean of each metric, ``<unit>_per_second`` and ``data_time``, the fraction of time spent waiting for data.
         """
-        steps, seconds = max(1, self._counts), max(self.seconds, 1e-9)
+        steps, seconds = max(1, self._count), max(self.seconds, 1e-9)
         keys = list(self._sums)
         means = (torch.stack([self._sums[key] for key in keys]) / steps).tolist() if keys else []
         line = {key: round(value, 6) for key, value in zip(keys, means, strict=True)}
-        line[f"{unit}_per_second"] = round(per_step * self._counts / seconds, 1)
-        line["data_time"] = round(self._waited / seconds, 4)
-        self._sums, self._counts, self._waited, self._mark = {}, 0, 0.0, time.perf_counter()
+        line[f"{unit}_per_second"] = round(batch_size * self._count / seconds, 1)
+        line["data_time"] = round(self._data_seconds / seconds, 4)
+        self._sums, self._count, self._data_seconds = {}, 0, 0.0
+        self.restart_clock()
         return line
 
-    def write(self, line, show=True):
-        """Write one line to stats.txt and TensorBoard, and print it."""
+    def write(self, line: Mapping[str, Any], show: bool = True) -> None:
+        """Write a line to stats.txt and TensorBoard.
+
+        Args:
+            line: Metrics, with ``step``.
+            show: Also print it.
+        """
         if self._file is None:
             return
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for key, value in line.items():
             if key != "step" and isinstance(value, (int, float)):
-                self._board.add_scalar(key, value, line.get("step", 0))
+                self._tensorboard.add_scalar(key, value, line.get("step", 0))
         if show:
-            words = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in line.items()}
-            log("  ".join(f"{key} {word}" for key, word in words.items()))
+            log("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                          for key, value in line.items()))  # fmt: skip
 
-    def restart_clock(self):
-        """Begin the interval now, after work that is not training (a probe, a checkpoint) has followed a line."""
-        self._mark = time.perf_counter()
+    def restart_clock(self) -> None:
+        """Start the clock of the interval anew, after work other than training."""
+        self._start = time.perf_counter()
 
-    def close(self):
-        """Close files and the bar."""
+    def close(self) -> None:
+        """Close the files and the progress bar."""
         self._bar.close()
         if self._file is not None:
             self._file.close()
-            self._board.close()
+            self._tensorboard.close()
 
 
-def read_stats(path):
-    """Lines of a stats.txt as dicts; a last line cut short by a crash is left out."""
-    path = Path(path)
-    lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
+def read_stats(path: str | Path) -> list[dict[str, Any]]:
+    """Read the lines of a stats.txt as dicts; skip lines that are not JSON objects, such as a truncated last line."""
+    path, lines = Path(path), []
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except json.JSONDecodeError:
-            break
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines

@@ -1,4 +1,8 @@
-"""Pictures that a run leaves in its folder."""
+"""Figures that runs write to their folders, as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -7,151 +11,17 @@ from PIL import Image
 from vicreg.common import files
 
 
-def plot_confusion_matrix(path, confusion, classes):
-    """Draw a confusion matrix as a PNG: rows are true classes, in shares of their samples, with the class names.
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
+    """Make a matplotlib figure without pyplot, independent of the configured backend.
 
     Args:
-        path: where. confusion: (classes, classes) counts. classes: names.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    counts = np.asarray(confusion)
-    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
-    side = 4 + 0.3 * len(classes)
-    figure, axis = pyplot.subplots(figsize=(side + 1, side), layout="constrained")
-    picture = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axis.set_xticks(range(len(classes)), classes, rotation=90)
-    axis.set_yticks(range(len(classes)), [f"{name} ({n})" for name, n in zip(classes, counts.sum(1), strict=True)])
-    axis.set_xlabel("guessed")
-    axis.set_ylabel("true (samples)")
-    for row, column in zip(*np.nonzero(shares >= 0.01), strict=True):
-        color = "white" if shares[row, column] > 0.5 else "black"
-        axis.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=7)
-    figure.colorbar(picture, label="share of the true class", shrink=0.7)
-    files.atomic_write(path, lambda beside: figure.savefig(beside, dpi=100))
-    pyplot.close(figure)
-
-
-def save_view_pairs(path, view1, view2, most=12, side=112):
-    """Write the two views of some samples, one above the other, as a PNG.
-
-    Args:
-        path: where. view1, view2: (n, C, S, S) in [0, 1], before normalization; the first three channels are shown.
-        most: pairs to show. side: at least this many pixels for each view.
-    """
-    enlarge = max(1, side // view1.shape[-1])
-    rows = []
-    for views in (view1[:most], view2[:most]):
-        tiles = [np.kron(tile, np.ones((enlarge, enlarge, 1))) for tile in _as_rgb(views)]
-        rows.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=1) for tile in tiles], 1))
-    picture = Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
-    files.atomic_write(path, picture.save)
-
-
-def save_embedding_map(path, features, labels, classes, title, seed=0):
-    """Write a t-SNE map (van der Maaten & Hinton 2008) of samples, colored by class, as a PNG.
-
-    Args:
-        path: where. features: float array (n, F), n > 2; directions count. labels: int array (n,). classes: names.
-        title: above it. seed: of the map.
+        rows: Rows of axes.
+        columns: Columns of axes.
+        size: Width and height in inches.
 
     Returns:
-        float array (n, 2), where the samples lie.
+        The figure and its axes, an array of shape (rows, columns).
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from sklearn.preprocessing import normalize
-
-    points = normalize(features)
-    if min(points.shape) > 50:  # fewer dimensions: the same neighbors in a fraction of the time
-        points = PCA(50, random_state=seed).fit_transform(points)
-    perplexity = min(30, (len(points) - 1) / 3)
-    start = "pca" if min(points.shape) > 1 else "random"
-    found = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(points)
-    figure, axes = new_figure(1, 1, (9, 7))
-    colors = class_colors(len(classes))
-    for label in np.unique(labels):
-        own = found[labels == label]
-        axes[0, 0].scatter(*own.T, s=7, color=colors[label], label=classes[label], linewidths=0)
-    axes[0, 0].set(xticks=[], yticks=[], title=title)
-    if len(np.unique(labels)) <= 64:
-        rows = 32 if len(np.unique(labels)) > 32 else 64
-        columns = -(-len(np.unique(labels)) // rows)
-        figure.legend(loc="outside right upper", fontsize=6, markerscale=2, ncols=columns)
-    files.atomic_write(path, figure.savefig)
-    return found
-
-
-def save_neighbors(path, queries, query_names, neighbors, names, cosines, right, title):
-    """Write queries, each with its nearest images in a row, as a PNG.
-
-    Args:
-        path: where. queries: uint8 (n, C, S, S). query_names: list of n classes.
-        neighbors: uint8 (n, k, C, S, S), the nearest first. names: n lists of k classes. cosines: (n, k).
-        right: bool (n, k), neighbors of the query's class. title: above it.
-    """
-    count, k = cosines.shape
-    figure, axes = new_figure(count, k + 1, (1.35 * (k + 1), 1.55 * count + 0.3))
-    for row in range(count):
-        tiles = _as_rgb(torch.cat([queries[row : row + 1], neighbors[row]]).float() / 255)
-        words = [query_names[row], *(f"{c:.3f} {name}" for c, name in zip(cosines[row], names[row], strict=True))]
-        edges = ["black", *("tab:green" if same else "tab:red" for same in right[row])]
-        for axis, tile, word, edge in zip(axes[row], tiles, words, edges, strict=True):
-            axis.imshow(tile)
-            axis.set(xticks=[], yticks=[])
-            axis.set_title(word if len(word) < 25 else word[:23] + "…", fontsize=6)
-            axis.spines[:].set(color=edge, linewidth=2)
-    figure.suptitle(title, fontsize=8)
-    files.atomic_write(path, figure.savefig)
-
-
-def save_predictions(path, images, true, guessed, shares, title, columns=10):
-    """Write images with their true and their guessed class as a PNG; the frame is green where they agree, else red.
-
-    Args:
-        path: where. images: uint8 (n, C, S, S). true, guessed: lists of n names. shares: n probabilities of the guess.
-        title: above it. columns: images in a row.
-    """
-    rows = -(-len(images) // columns)
-    figure, axes = new_figure(rows, columns, (1.45 * columns, 1.75 * rows + 0.3))
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, tile, name, guess, share in zip(
-        axes.flat, _as_rgb(images.float() / 255), true, guessed, shares, strict=False
-    ):
-        axis.imshow(tile)
-        axis.set_axis_on()
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set(color="tab:green" if name == guess else "tab:red", linewidth=3)
-        words = f"{guess} {share:.2f}" if name == guess else f"{guess} {share:.2f}\nis {name}"
-        axis.set_title(words, fontsize=6, color="black" if name == guess else "tab:red")
-    figure.suptitle(title, fontsize=9)
-    files.atomic_write(path, figure.savefig)
-
-
-def save_class_map(path, codes, classes, colors, title):
-    """Write a map of classes with its legend as a PNG; what is no class is left white.
-
-    Args:
-        path: where. codes: int (h, w). classes: names. colors: (classes, 3) in [0, 1]. title: above it.
-    """
-    picture = np.ones((*codes.shape, 3))
-    known = codes < len(classes)
-    picture[known] = np.asarray(colors)[codes[known], :3]
-    figure, axes = new_figure(1, 1, (10, 2 + 8 * min(2, codes.shape[0] / codes.shape[1])))
-    axes[0, 0].imshow(picture, interpolation="nearest")
-    axes[0, 0].set(xticks=[], yticks=[], title=title)
-    for label, (name, color) in enumerate(zip(classes, colors, strict=True)):
-        axes[0, 0].scatter([], [], marker="s", s=60, color=[color], label=f"{name} {np.mean(codes == label):.1%}")
-    figure.legend(loc="outside right upper", fontsize=8)
-    files.atomic_write(path, figure.savefig)
-
-
-def new_figure(rows, columns, size):
-    """A figure of its own, whatever matplotlib's backend: ``size`` in inches; (figure, axes (rows, columns))."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -160,17 +30,202 @@ def new_figure(rows, columns, size):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def class_colors(count):
-    """A color for each class: float (count, 3 or 4) in [0, 1]; the same number always gets the same."""
+def class_colors(count: int) -> np.ndarray:
+    """Return a color per class, of shape (count, 3 or 4) in [0, 1]; the same for every call with the same count."""
     import matplotlib
 
-    if count <= 20:  # those of tab10 differ more, tab20 has each of them light and dark
+    if count <= 20:  # the colors of tab10 differ more; tab20 has a light and a dark variant of each
         return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
-    hues = np.arange(count) * 0.61803 % 1  # the golden ratio keeps neighbors in the list apart
-    return matplotlib.colors.hsv_to_rgb(np.stack([hues, np.where(np.arange(count) % 2, 0.9, 0.55),
-                                                  np.where(np.arange(count) % 3, 0.85, 0.6)], 1))  # fmt: skip
+    index = np.arange(count)
+    hue = index * 0.61803 % 1  # multiples of the golden ratio: successive classes differ
+    saturation, value = np.where(index % 2, 0.9, 0.55), np.where(index % 3, 0.85, 0.6)
+    return matplotlib.colors.hsv_to_rgb(np.stack([hue, saturation, value], 1))
 
 
-def _as_rgb(views):
-    colors = views[:, :3] if views.shape[1] >= 3 else views[:, :1].expand(-1, 3, -1, -1)
-    return colors.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+def plot_confusion_matrix(path: str | Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """Plot a confusion matrix, normalized over the true classes.
+
+    Args:
+        path: PNG file.
+        confusion: Counts of shape (classes, classes); rows are true, columns predicted classes.
+        classes: Class names.
+    """
+    counts = np.asarray(confusion)
+    fractions = counts / counts.sum(1, keepdims=True).clip(min=1)
+    side = 4 + 0.3 * len(classes)
+    figure, axes = new_figure(1, 1, (side + 1, side))
+    axis = axes[0, 0]
+    image = axis.imshow(fractions, vmin=0, vmax=1, cmap="Blues")
+    axis.set_xticks(range(len(classes)), classes, rotation=90)
+    axis.set_yticks(range(len(classes)), [f"{name} ({n})" for name, n in zip(classes, counts.sum(1), strict=True)])
+    axis.set(xlabel="predicted", ylabel="true (samples)")
+    for row, column in zip(*np.nonzero(fractions >= 0.01), strict=True):
+        color = "white" if fractions[row, column] > 0.5 else "black"
+        text = f"{100 * fractions[row, column]:.0f}"
+        axis.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
+    figure.colorbar(image, label="fraction of the true class", shrink=0.7)
+    files.atomic_write(path, figure.savefig)
+
+
+def save_view_pairs(
+    path: str | Path, view1: torch.Tensor, view2: torch.Tensor, max_pairs: int = 12, min_size: int = 112
+) -> None:
+    """Write the two views of some samples, one above the other.
+
+    Args:
+        path: PNG file.
+        view1: First views of shape (N, C, S, S) in [0, 1], before normalization; three channels are shown.
+        view2: Second views.
+        max_pairs: Pairs to show.
+        min_size: Smallest size of a view in pixels; smaller ones are enlarged by a whole factor.
+    """
+    scale = max(1, min_size // view1.shape[-1])
+    rows = []
+    for views in (view1[:max_pairs], view2[:max_pairs]):
+        tiles = [np.kron(tile, np.ones((scale, scale, 1))) for tile in _to_rgb(views)]
+        rows.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=1) for tile in tiles], 1))
+    image = Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
+    files.atomic_write(path, image.save)
+
+
+def save_embedding_map(
+    path: str | Path, features: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, seed: int = 0
+) -> np.ndarray:
+    """Write a t-SNE map (van der Maaten & Hinton 2008) of L2-normalized features, colored by class.
+
+    Args:
+        path: PNG file.
+        features: Shape (N, F), N > 2.
+        labels: Shape (N,).
+        classes: Class names.
+        title: Title of the figure.
+        seed: Seed of PCA and t-SNE.
+
+    Returns:
+        Positions of the samples, shape (N, 2).
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import normalize
+
+    points = normalize(features)
+    if min(points.shape) > 50:  # faster, with nearly the same neighbors
+        points = PCA(50, random_state=seed).fit_transform(points)
+    perplexity = min(30, (len(points) - 1) / 3)
+    init = "pca" if min(points.shape) > 1 else "random"
+    positions = TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(points)
+    figure, axes = new_figure(1, 1, (9, 7))
+    colors, present = class_colors(len(classes)), np.unique(labels)
+    for label in present:
+        axes[0, 0].scatter(*positions[labels == label].T, s=7, color=colors[label], label=classes[label], linewidths=0)
+    axes[0, 0].set(xticks=[], yticks=[], title=title)
+    if len(present) <= 64:
+        columns = -(-len(present) // (32 if len(present) > 32 else 64))
+        figure.legend(loc="outside right upper", fontsize=6, markerscale=2, ncols=columns)
+    files.atomic_write(path, figure.savefig)
+    return positions
+
+
+def save_neighbors(
+    path: str | Path,
+    queries: torch.Tensor,
+    query_names: Sequence[str],
+    neighbors: torch.Tensor,
+    names: Sequence[Sequence[str]],
+    similarities: torch.Tensor,
+    correct: torch.Tensor,
+    title: str,
+) -> None:
+    """Write query images, each with its nearest neighbors in a row; the frame shows if the class is that of the query.
+
+    Args:
+        path: PNG file.
+        queries: uint8 images of shape (N, C, S, S).
+        query_names: Class name of each query.
+        neighbors: uint8 images of shape (N, k, C, S, S), the nearest first.
+        names: Class names of the neighbors, N lists of k.
+        similarities: Cosine similarities of shape (N, k).
+        correct: Shape (N, k); True for neighbors of the query's class.
+        title: Title of the figure.
+    """
+    count, k = similarities.shape
+    figure, axes = new_figure(count, k + 1, (1.35 * (k + 1), 1.55 * count + 0.3))
+    for row in range(count):
+        tiles = _to_rgb(torch.cat([queries[row : row + 1], neighbors[row]]).float() / 255)
+        captions = [f"{cosine:.3f} {name}" for cosine, name in zip(similarities[row], names[row], strict=True)]
+        edges = ["black", *("tab:green" if same else "tab:red" for same in correct[row])]
+        for axis, tile, text, edge in zip(axes[row], tiles, [query_names[row], *captions], edges, strict=True):
+            _show(axis, tile, edge, 2)
+            axis.set_title(text if len(text) < 25 else text[:23] + "…", fontsize=6)
+    figure.suptitle(title, fontsize=8)
+    files.atomic_write(path, figure.savefig)
+
+
+def save_predictions(
+    path: str | Path,
+    images: torch.Tensor,
+    true: Sequence[str],
+    predicted: Sequence[str],
+    probabilities: Sequence[float],
+    title: str,
+    columns: int = 10,
+) -> None:
+    """Write images with their true and predicted classes; the frame is green if they agree, otherwise red.
+
+    Args:
+        path: PNG file.
+        images: uint8 images of shape (N, C, S, S).
+        true: True class names.
+        predicted: Predicted class names.
+        probabilities: Probability of each prediction.
+        title: Title of the figure.
+        columns: Images per row.
+    """
+    rows = -(-len(images) // columns)
+    figure, axes = new_figure(rows, columns, (1.45 * columns, 1.75 * rows + 0.3))
+    for axis in axes.flat[len(images) :]:
+        axis.set_axis_off()
+    tiles = _to_rgb(images.float() / 255)
+    for axis, tile, name, guess, p in zip(axes.flat, tiles, true, predicted, probabilities, strict=False):
+        _show(axis, tile, "tab:green" if name == guess else "tab:red", 3)
+        caption = f"{guess} {p:.2f}" if name == guess else f"{guess} {p:.2f}\ntrue: {name}"
+        axis.set_title(caption, fontsize=6, color="black" if name == guess else "tab:red")
+    figure.suptitle(title, fontsize=9)
+    files.atomic_write(path, figure.savefig)
+
+
+def save_class_map(
+    path: str | Path, class_ids: np.ndarray, classes: Sequence[str], colors: np.ndarray, title: str
+) -> None:
+    """Write a map of classes with a legend; pixels without a class are white.
+
+    Args:
+        path: PNG file.
+        class_ids: Integers of shape (H, W); values from the number of classes on mean no class.
+        classes: Class names.
+        colors: Shape (classes, 3 or 4) in [0, 1].
+        title: Title of the figure.
+    """
+    image = np.ones((*class_ids.shape, 3))
+    known = class_ids < len(classes)
+    image[known] = np.asarray(colors)[class_ids[known], :3]
+    figure, axes = new_figure(1, 1, (10, 2 + 8 * min(2, class_ids.shape[0] / class_ids.shape[1])))
+    axes[0, 0].imshow(image, interpolation="nearest")
+    axes[0, 0].set(xticks=[], yticks=[], title=title)
+    for label, (name, color) in enumerate(zip(classes, colors, strict=True)):
+        text = f"{name} {np.mean(class_ids == label):.1%}"
+        axes[0, 0].scatter([], [], marker="s", s=60, color=[color], label=text)
+    figure.legend(loc="outside right upper", fontsize=8)
+    files.atomic_write(path, figure.savefig)
+
+
+def _show(axis: Any, image: np.ndarray, edge: str, linewidth: int) -> None:
+    axis.imshow(image)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set(color=edge, linewidth=linewidth)
+
+
+def _to_rgb(images: torch.Tensor) -> np.ndarray:
+    """Convert (N, C, H, W) in [0, 1] to (N, H, W, 3): the first three channels, or one as gray."""
+    rgb = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    return rgb.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()

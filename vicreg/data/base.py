@@ -52,26 +52,23 @@ class InputSpec(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """What pretraining and evaluation both ask of a data set.
-
-    Attributes:
-        num_channels: Number of channels C of the images.
-        patch_size: Side of the images in pixels.
-        mean: Mean of each channel, of pixels in [0, 1].
-        std: Standard deviation of each channel, of pixels in [0, 1].
-    """
+    """What pretraining and evaluation both ask of a data set."""
 
     @property
-    def num_channels(self) -> int: ...
+    def num_channels(self) -> int:
+        """Number of channels C of the images."""
 
     @property
-    def patch_size(self) -> int: ...
+    def patch_size(self) -> int:
+        """Side of the images in pixels."""
 
     @property
-    def mean(self) -> Sequence[float]: ...
+    def mean(self) -> Sequence[float]:
+        """Mean of each channel, of pixels in [0, 1]."""
 
     @property
-    def std(self) -> Sequence[float]: ...
+    def std(self) -> Sequence[float]:
+        """Standard deviation of each channel, of pixels in [0, 1]."""
 
     def __len__(self) -> int: ...
 
@@ -95,7 +92,6 @@ class PairDataset(ImageSource, Protocol):
         Returns:
             Two uint8 tensors (n, C, H, W): the first and the second image of each pair. They may be one tensor.
         """
-        ...
 
     def set_views(self, views: Sequence[Augmentation], size: int) -> tuple[Augmentation, ...]:
         """Tell the data set which views are made of its pairs, so that it can crop images while it decodes them.
@@ -108,7 +104,6 @@ class PairDataset(ImageSource, Protocol):
             What remains to be applied to the images of ``__getitems__``: the views without the crop where the data
             set crops, otherwise ``views``.
         """
-        ...
 
 
 class LabeledDataset(ImageSource, Protocol):
@@ -117,23 +112,22 @@ class LabeledDataset(ImageSource, Protocol):
     Attributes:
         labels: int64 tensor (n,) of class indices.
         classes: Class names.
-        location_ids: Integer array (n,); samples with the same number show the same location. The numbers of two
-            data sets are not comparable; see ``location_keys``.
-        in_memory: Whether reading all images costs next to nothing.
-        crops_in_loader: Whether ``crop_images`` crops the source images, which are larger than those of ``images``.
     """
 
     labels: torch.Tensor
     classes: list[str]
 
     @property
-    def location_ids(self) -> np.ndarray: ...
+    def location_ids(self) -> np.ndarray:
+        """Integer array (n,): equal numbers are one location. Not comparable between data sets (``location_keys``)."""
 
     @property
-    def in_memory(self) -> bool: ...
+    def in_memory(self) -> bool:
+        """Whether reading all images costs next to nothing."""
 
     @property
-    def crops_in_loader(self) -> bool: ...
+    def crops_in_loader(self) -> bool:
+        """Whether ``crop_images`` crops the source images, which are larger than those of ``images``."""
 
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Load images.
@@ -144,7 +138,6 @@ class LabeledDataset(ImageSource, Protocol):
         Returns:
             uint8 tensor (n, C, patch_size, patch_size).
         """
-        ...
 
     def crop_images(
         self, indices: Sequence[int], sample_seeds: Sequence[int], view: Augmentation, size: int
@@ -160,15 +153,12 @@ class LabeledDataset(ImageSource, Protocol):
         Returns:
             uint8 tensor (n, C, size, size).
         """
-        ...
 
     def location_keys(self) -> Sequence[Hashable] | None:
         """Return the location of each sample, comparable between data sets; None if unknown."""
-        ...
 
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return bytes that change when the images change, for the keys of feature caches."""
-        ...
 
 
 class BaseDataset:
@@ -233,7 +223,7 @@ class BaseDataset:
 
     def to_device(self, device: torch.device) -> None:
         """Refuse to copy the images to a device."""
-        raise ValueError("--cache-on-device: this data set cannot be kept in device memory; leave the option out")
+        raise ValueError("--cache-on-device: this data set cannot be copied to device memory; leave the option out")
 
     def location_keys(self) -> Sequence[Hashable] | None:
         """Return None: locations cannot be compared with those of another data set."""

@@ -1,79 +1,84 @@
-"""Functional Map of the World (fMoW-rgb) on disk: file names, the JSON beside them, image lists (CSV), the data set.
+"""Functional Map of the World (fMoW-rgb): file names, metadata in JSON files, image lists (CSV), and the data set.
 
-``make_fmow_csv.py`` writes the lists. Pixels stay in the tree, as JPEGs of many sizes.
+``preprocessing/make_fmow_csv.py`` writes the lists. Pixels stay in the tree, as JPEGs of many sizes.
 """
 
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from vicreg.data.image_dataset import ImageDataset
+from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.pairs import month_number
 
 COLUMNS = ["path", "class", "location", "k", "year", "month", "label", "split"]
 UNKNOWN = 0  # year and month of an image without a timestamp
-_NAME = r"(?P<kind>.+)_(?P<location>\d+)_(?P<k>\d+)_rgb\.jpe?g"
+_NAME = r"(?P<class_name>.+)_(?P<location>\d+)_(?P<k>\d+)_rgb\.jpe?g"
 
 
 class ImageName(NamedTuple):
-    """What the file name of an image says: its class, the place (named by class and number), and its number there."""
+    """Parts of the file name of an image: its class, its location (class and number), and its number there."""
 
-    kind: str
+    class_name: str
     location: str
     k: int
 
 
-def parse_image_name(name):
-    """Take an image's file name apart.
+def parse_image_name(name: str) -> ImageName:
+    """Parse the file name of an image.
 
     Args:
-        name: such as ``single-unit_residential_12_3_rgb.jpg``: class, place, number of the image there.
+        name: Such as ``single-unit_residential_12_3_rgb.jpg``: class, location, number of the image there.
 
     Raises:
-        ValueError: the name does not follow fMoW's pattern.
+        ValueError: The name does not follow fMoW's pattern.
     """
-    found = re.fullmatch(_NAME, name, re.IGNORECASE)
-    if not found:
-        raise ValueError(f"{name}: not an fMoW image name (<class>_<place>_<k>_rgb.jpg)")
-    return ImageName(found["kind"], f"{found['kind']}_{int(found['location'])}", int(found["k"]))
+    match = re.fullmatch(_NAME, name, re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{name}: not an fMoW image name (<class>_<location>_<k>_rgb.jpg)")
+    class_name = match["class_name"]
+    return ImageName(class_name, f"{class_name}_{int(match['location'])}", int(match["k"]))
 
 
-def read_timestamp(path):
-    """Year, month and position in the JSON file of an image.
+def read_timestamp(path: str | Path) -> tuple[int, int, list[float] | None]:
+    """Read year, month and position from the JSON file of an image.
 
     Returns:
-        (year, month, position): the position is the middle of ``raw_location``, (longitude, latitude) in degrees, None
-        where there is none. (UNKNOWN, UNKNOWN, None) without a file.
+        (year, month, position): the position is the center of ``raw_location``, [longitude, latitude] in degrees, or
+        None if there is none. (UNKNOWN, UNKNOWN, None) without a file.
 
     Raises:
-        ValueError: the file is no JSON object, or has no readable ``timestamp``; says which file.
+        ValueError: The file is not a JSON object, or has no readable ``timestamp``.
     """
     path = Path(path)
     if not path.is_file():
         return UNKNOWN, UNKNOWN, None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        year, month = re.match(r"(\d{4})-(0[1-9]|1[0-2])-\d\d", content["timestamp"]).groups()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        match = re.match(r"(\d{4})-(0[1-9]|1[0-2])-\d\d", content["timestamp"])
+        if not match:
+            raise ValueError("no date")
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no JSON with a timestamp such as 2016-02-13T09:30:00Z") from error
-    corners = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", str(content.get("raw_location", "")))]
+    numbers = re.findall(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", str(content.get("raw_location", "")))
+    corners = [float(number) for number in numbers]
     longitudes, latitudes = corners[::2], corners[1::2]
     known = len(corners) > 1 and len(longitudes) == len(latitudes)
-    middle = [(min(values) + max(values)) / 2 for values in (longitudes, latitudes)] if known else None
-    return int(year), int(month), middle
+    center = [(min(values) + max(values)) / 2 for values in (longitudes, latitudes)] if known else None
+    return int(match[1]), int(match[2]), center
 
 
-def read_image_list(path):
+def read_image_list(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read ``train.csv`` or ``val.csv`` of a prepared folder, and its ``meta.json``.
 
     Returns:
-        DataFrame with ``COLUMNS``, dict.
+        DataFrame with ``COLUMNS``, and the content of ``meta.json``.
 
     Raises:
-        FileNotFoundError, ValueError: no such list, not (completely) written, or another format.
+        FileNotFoundError: The list or ``meta.json`` is missing.
+        ValueError: The list has another format, or is older than ``meta.json``.
     """
     path = Path(path)
     for file in (path, path.with_name("meta.json")):
@@ -84,27 +89,39 @@ def read_image_list(path):
     table = pd.read_csv(path, keep_default_na=False)
     missing = [column for column in COLUMNS if column not in table]
     if missing or table.empty:
-        what = f"columns missing: {', '.join(missing)}" if missing else "no rows"
-        raise ValueError(f"{path}: {what}; write it again with preprocessing/make_fmow_csv.py")
+        reason = f"columns missing: {', '.join(missing)}" if missing else "no rows"
+        raise ValueError(f"{path}: {reason}; write it again with preprocessing/make_fmow_csv.py")
     meta = json.loads(path.with_name("meta.json").read_text(encoding="utf-8"))
     if not {"classes", "mean", "std", "source"} <= meta.keys():
-        raise ValueError(f"{path.with_name('meta.json')} is not of make_fmow_csv.py; write the folder again with it")
-    if strange := set(table.split) - set(meta.get("splits", table.split)):
         raise ValueError(
-            f"{path} is older than its meta.json, which has no split {', '.join(strange)}; write both again"
+            f"{path.with_name('meta.json')} was not written by make_fmow_csv.py; write the folder again with it"
+        )
+    if unknown := set(table.split) - set(meta.get("splits", table.split)):
+        raise ValueError(
+            f"{path} is older than its meta.json, which has no split {', '.join(unknown)}; write both again"
         )
     return table[COLUMNS], meta
 
 
-def fmow_images(csv_path, positives="same", data_dir=None, max_months_apart=None, **options):
-    """The images of one list as a data set.
+def fmow_images(
+    csv_path: str | Path,
+    positives: str = "same",
+    data_dir: str | Path | None = None,
+    max_months_apart: int | None = None,
+    side: int = decode_size(),
+) -> ImageDataset:
+    """Return the images of one list as a data set.
 
     Args:
-        csv_path: ``train.csv`` or ``val.csv``. positives: "same" or "temporal". data_dir: the tree, where it has moved.
-        max_months_apart: of temporal pairs; None is any. options: further ones of ``ImageDataset``.
+        csv_path: ``train.csv`` or ``val.csv`` of a prepared folder.
+        positives: "same" or "temporal"; see ``ImageDataset``.
+        data_dir: fMoW tree, if it is not where ``meta.json`` says.
+        max_months_apart: Maximum distance of temporal pairs in months; None for any.
+        side: Side of whole images in pixels.
 
     Raises:
-        FileNotFoundError, ValueError: the list, the tree or the months are not there.
+        FileNotFoundError: The list or the tree is missing.
+        ValueError: The list cannot be read, or the month of an image is unknown and needed.
     """
     table, meta = read_image_list(csv_path)
     source = Path(data_dir or meta["source"])
@@ -112,13 +129,21 @@ def fmow_images(csv_path, positives="same", data_dir=None, max_months_apart=None
         raise FileNotFoundError(
             f"no {source / table.path[0]}; --data-dir is the fMoW tree that {csv_path} was made from"
         )
-    if max_months_apart is not None and (unknown := table[table.year == UNKNOWN]).size:
+    undated = table[table.year == UNKNOWN]
+    if max_months_apart is not None and len(undated):
         raise ValueError(
-            f"--max-months-apart needs the month of every image, and {len(unknown)} of {len(table)} in {csv_path} have "
-            f"no timestamp in a JSON beside them, {unknown.path.iloc[0]} for one; leave it out"
+            f"--max-months-apart needs the month of every image, and {len(undated)} of {len(table)} in {csv_path} have "
+            f"no timestamp in a JSON file, such as {undated.path.iloc[0]}; leave the option out"
         )
-    paths = [source / path for path in table.path]
-    months = month_number(table.year, table.month).to_numpy()
-    return ImageDataset(paths, table.label, meta["classes"], meta["mean"], meta["std"], positives, table.location,
-    months,
-                      max_months_apart, **options)  # fmt: skip
+    return ImageDataset(
+        [source / path for path in table.path],
+        table.label.to_numpy(),
+        meta["classes"],
+        meta["mean"],
+        meta["std"],
+        positives=positives,
+        location_ids=table.location.to_numpy(),
+        months=month_number(table.year, table.month).to_numpy(),
+        max_months_apart=max_months_apart,
+        side=side,
+    )

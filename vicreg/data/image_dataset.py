@@ -1,160 +1,184 @@
-"""Images on disk, one file each, as a data set: decoded and cropped where they are loaded, a batch at a time.
+"""Image files as a data set: decoded and cropped in the loader's processes, a batch at a time.
 
-Only geometry happens here, because a crop of the whole image has to be cut where the whole image is: in the loader's
-processes. Color, blur and flips are made in batches on the training device.
+Crops are made here because they come from the whole image, at its full resolution. Color operations, blur and flips
+are applied to batches on the device that trains.
 """
 
 import itertools
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from vicreg.augmentations.presets import without_crop
-from vicreg.data.base import BaseDataset
+from vicreg.augmentations.presets import Augmentation, without_crop
+from vicreg.data.base import BaseDataset, SampleKey
 from vicreg.data.image_io import WHOLE, error_reason, read_crops
 from vicreg.data.pairs import build_pairs
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-_SIDE = 256  # of the square that an image is judged on, whose center of 7/8 is the usual 224
-_TRIES = 100  # unreadable files in a row: then it is the disk, not a file
+_SIDE = 256  # evaluation crops the center 7/8, 224 pixels
+_MAX_TRIES = 100  # unreadable files in a row before the disk, and not a file, is at fault
+
+_Crops = list[tuple[Augmentation, list[int]]]  # pairs (augmentation, seed)
 
 
-def decode_size(view_size=None):
-    """Side of the square image whose center crop of 7/8 has ``view_size`` pixels; 256 for None."""
+def decode_size(view_size: int | None = None) -> int:
+    """Return the side of the square image whose center crop of 7/8 has ``view_size`` pixels; 256 for None."""
     return round(view_size * 8 / 7) if view_size else _SIDE
 
 
 class ImageDataset(BaseDataset):
-    """Image files, single or as pairs of crops for VICReg, fetched a batch at a time.
+    """Image files, labeled, and as pairs of crops for pretraining.
 
-    ``dataset.__getitems__(keys)`` takes a list of ``(index, draw)``, where ``draw`` is the sample's own random 63-bit
-    number: it settles both crops and the partner, so that a pair depends on nothing but its key. It returns two uint8
-    tensors (n, 3, S, S): the crops that views of ``set_views``, of one image or of two images of one place; before
-    ``set_views``, whole images.
+    ``__getitems__`` returns the crops of the views of ``set_views``, from one image or from two images of one
+    location; before ``set_views``, whole images.
 
-    A file that cannot be decoded is replaced by the next readable one of its place, else of its class, and named once
-    on stderr: a broken file should not end a run of a week.
+    A file that cannot be decoded is replaced by the next readable one of its location, otherwise of its class, and
+    named once on stderr, so that a broken file does not end a long run.
 
     Args:
-        paths: of the files, n. labels: (n,) integers. classes: names.
-        mean, std: per channel, of pixels in [0, 1]. side: of whole images, ``patch_size``.
-        positives: ``"same"`` or ``"temporal"``. places, months, max_months_apart: see ``temporal.TemporalPairs``.
+        paths: Paths of n files.
+        labels: Class indices (n,).
+        classes: Class names.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel, of pixels in [0, 1].
+        positives: "same" for two crops of one image, "temporal" for crops of two images of one location.
+        location_ids: Location of each image (n,), as anything that can be compared; default: each image has its own.
+        months: Month of each image (n,); see ``TemporalPairs``.
+        max_months_apart: Maximum distance of temporal pairs in months; None for any.
+        side: Side of whole images in pixels, ``patch_size``.
 
     Attributes:
-        labels: int64 tensor (n,). places: (n,) integers. classes, mean, std, patch_size: as given.
+        labels: int64 tensor (n,).
+        location_ids: Integers (n,).
+        patch_size: Side of whole images in pixels.
 
     Raises:
-        ValueError: no files, or arguments that do not fit each other.
+        ValueError: There are no files, or the arguments do not fit each other.
     """
 
     crops_in_loader = True
 
-    def __init__(self, paths, labels, classes, mean=IMAGENET_MEAN, std=IMAGENET_STD, positives="same",
-                 location_ids=None, months=None, max_months_apart=None, side=_SIDE):  # fmt: skip
-        import torch
-
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        labels: npt.ArrayLike,
+        classes: Sequence[str],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        positives: str = "same",
+        location_ids: npt.ArrayLike | None = None,
+        months: npt.ArrayLike | None = None,
+        max_months_apart: int | None = None,
+        side: int = _SIDE,
+    ):
         encoded = [os.fsencode(path) for path in paths]
         self.labels = torch.from_numpy(np.array(labels, np.int64))
         if not encoded or len(encoded) != len(self.labels):
-            raise ValueError(f"{len(encoded)} image files and {len(self.labels)} labels; as many of both are needed")
+            raise ValueError(f"{len(encoded)} image files and {len(self.labels)} labels; the numbers must be equal")
         if positives == "temporal" and location_ids is None:
-            raise ValueError("temporal positives need to know which images show one place")
+            raise ValueError("temporal positives need to know which images show one location")
         self.classes, self.mean, self.std, self.patch_size = list(classes), list(mean), list(std), side
-        # one string for all names: loader processes would each copy a list, by counting references to its items
+        # One string for all names: forked loader processes would copy a list by counting references to its items.
         self._names, self._ends = b"".join(encoded), np.cumsum([len(name) for name in encoded])
-        location_ids = np.arange(len(encoded)) if location_ids is None else location_ids
-        self.location_ids = np.unique(np.asarray(location_ids), return_inverse=True)[1]
+        location_ids = np.arange(len(encoded)) if location_ids is None else np.asarray(location_ids)
+        self.location_ids = np.unique(location_ids, return_inverse=True)[1]
         self._pairs = build_pairs(positives, self.location_ids, months, max_months_apart)
-        self._views, self._size, self._named = (WHOLE, WHOLE), side, set()
+        self._views: Sequence[Augmentation] = (WHOLE, WHOLE)
+        self._size, self._warned = side, set[int]()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._ends)
 
-    def path(self, index):
-        """Path of one file."""
-        begin = self._ends[index - 1] if index else 0
-        return Path(os.fsdecode(self._names[begin : self._ends[index]]))
+    def path(self, index: int) -> Path:
+        """Return the path of one file."""
+        start = self._ends[index - 1] if index else 0
+        return Path(os.fsdecode(self._names[start : self._ends[index]]))
 
-    def set_views(self, views, size):
+    def set_views(self, views: Sequence[Augmentation], size: int) -> tuple[Augmentation, ...]:
         """Crop the views from the whole images; see ``PairDataset.set_views``."""
         self._views, self._size = tuple(views), size
         return tuple(without_crop(view) for view in views)
 
-    def to_device(self, device):
-        """Refused: images of all sizes, cropped anew each time, do not lie in memory ready to use."""
-        raise ValueError("--cache-on-device needs patches of one size; image files are read from disk: leave it out")
+    def to_device(self, device: torch.device) -> None:
+        """Refuse to copy the images to a device: they have all sizes, and are cropped anew each time."""
+        raise ValueError("--cache-on-device is for patches of one size; image files are read from disk: leave it out")
 
-    def images(self, indices):
-        """Fetch the middle square of images: list of indices -> uint8 tensor (n, 3, patch_size, patch_size)."""
+    def images(self, indices: Sequence[int]) -> torch.Tensor:
+        """Load the central squares of images: uint8 tensor (n, 3, patch_size, patch_size)."""
         return self.crop_images(indices, [0] * len(indices), WHOLE, self.patch_size)
 
-    def crop_images(self, indices, sample_seeds, view, size):
+    def crop_images(
+        self, indices: Sequence[int], sample_seeds: Sequence[int], view: Augmentation, size: int
+    ) -> torch.Tensor:
         """Load one random crop of each image; see ``LabeledDataset.crop_images``."""
-        wanted = [(index, [(view, [seed])]) for index, seed in zip(indices, sample_seeds, strict=True)]
-        return self._fetch(wanted, size)[0]
+        requests = [(index, [(view, [seed])]) for index, seed in zip(indices, sample_seeds, strict=True)]
+        return self._load(requests, 1, size)[0]
 
-    def content_bytes(self, indices):
+    def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return paths, sizes and modification times: reading all files takes as long as extracting features."""
         states = [(path, path.stat()) for path in map(self.path, indices)]
         return json.dumps([(str(path), state.st_size, state.st_mtime_ns) for path, state in states]).encode()
 
-    def positive_index(self, index, sample_seed):
+    def positive_index(self, index: int, sample_seed: int) -> int:
         """Return the index of the second image of a pair in O(1), chosen by ``sample_seed``."""
         return index if self._pairs is None else self._pairs.positive_index(index, sample_seed)
 
-    def __getitems__(self, keys):
+    def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
         view1, view2 = self._views
-        partners = [self.positive_index(index, draw) for index, draw in keys]
-        if partners == [index for index, _ in keys]:  # both crops from one decoding
-            return self._fetch([(i, [(view1, [draw, 0]), (view2, [draw, 1])]) for i, draw in keys], self._size)
-        (first,) = self._fetch([(i, [(view1, [draw, 0])]) for i, draw in keys], self._size)
-        pairs = zip(partners, keys, strict=True)
-        (second,) = self._fetch([(i, [(view2, [draw, 1])]) for i, (_, draw) in pairs], self._size)
+        positives = [self.positive_index(index, seed) for index, seed in keys]
+        if positives == [index for index, _ in keys]:  # decode each image once for both crops
+            requests = [(index, [(view1, [seed, 0]), (view2, [seed, 1])]) for index, seed in keys]
+            first, second = self._load(requests, 2, self._size)
+            return first, second
+        (first,) = self._load([(index, [(view1, [seed, 0])]) for index, seed in keys], 1, self._size)
+        pairs = zip(positives, keys, strict=True)
+        (second,) = self._load([(index, [(view2, [seed, 1])]) for index, (_, seed) in pairs], 1, self._size)
         return first, second
 
-    def _fetch(self, wanted, size):
-        """[(index, crops of it), …] -> for each crop a uint8 tensor (n, 3, size, size)."""
-        import torch
+    def _load(self, requests: Sequence[tuple[int, _Crops]], count: int, size: int) -> list[torch.Tensor]:
+        """Load ``count`` crops of each of n images: as many uint8 tensors (n, 3, size, size)."""
+        loaded = np.empty((count, len(requests), 3, size, size), np.uint8)
 
-        count = len(wanted[0][1]) if wanted else 1
-        found = np.empty((count, len(wanted), 3, size, size), np.uint8)
+        def fill(row: int) -> None:
+            loaded[:, row] = self._read(*requests[row], size)
 
-        def fill(row):
-            found[:, row] = self._read(*wanted[row], size)
-
-        if torch.utils.data.get_worker_info() is None and len(wanted) > 1:  # decoders let go of the interpreter's lock
-            with ThreadPoolExecutor(min(16, len(wanted), os.cpu_count() or 1)) as pool:
-                list(pool.map(fill, range(len(wanted))))
+        if torch.utils.data.get_worker_info() is None and len(requests) > 1:  # decoders release the GIL
+            with ThreadPoolExecutor(min(16, len(requests), os.cpu_count() or 1)) as pool:
+                list(pool.map(fill, range(len(requests))))
         else:
-            for row in range(len(wanted)):
+            for row in range(len(requests)):
                 fill(row)
-        return list(torch.from_numpy(found))
+        return list(torch.from_numpy(loaded))
 
-    def _read(self, index, crops, size):
-        """Crops of an image, or of the first of its stand-ins that can be read."""
-        for candidate in itertools.islice(itertools.chain([index], self._stand_ins(index)), _TRIES):
+    def _read(self, index: int, crops: _Crops, size: int) -> list[Any]:
+        """Read crops of an image, or of its first readable substitute."""
+        for candidate in itertools.islice(itertools.chain([index], self._substitutes(index)), _MAX_TRIES):
             try:
                 return read_crops(self.path(candidate), crops, size)
             except MemoryError:
                 raise
-            except Exception as error:  # every decoder of PIL has its own
+            except Exception as error:  # every decoder of PIL raises its own
                 self._warn(candidate, error)
-        raise OSError(f"{self.path(index)} cannot be read, nor can any of its stand-ins; is the disk still there?")
+        raise OSError(f"{self.path(index)} cannot be read, and no image that could replace it; is the disk available?")
 
-    def _stand_ins(self, index):
-        """The other images of the place, then those of the class, each in the order that follows the index."""
-        of_class = np.flatnonzero((self.labels == self.labels[index]).numpy())
-        for group in (np.flatnonzero(self.location_ids == self.location_ids[index]), of_class):
+    def _substitutes(self, index: int) -> Iterator[int]:
+        """Yield the other images of the location, then those of the class, each in the order that follows the index."""
+        same_class = np.flatnonzero((self.labels == self.labels[index]).numpy())
+        for group in (np.flatnonzero(self.location_ids == self.location_ids[index]), same_class):
             yield from group[group > index].tolist()
             yield from group[group < index].tolist()
 
-    def _warn(self, index, error):
-        if index not in self._named:
-            self._named.add(index)
+    def _warn(self, index: int, error: Exception) -> None:
+        if index not in self._warned:
+            self._warned.add(index)
             path = self.path(index)
-            what = f"warning: {path} cannot be read ({error_reason(error, path)}); another image stands in for it"
-            print(what, file=sys.stderr, flush=True)
+            message = f"warning: {path} cannot be read ({error_reason(error, path)}); another image replaces it"
+            print(message, file=sys.stderr, flush=True)

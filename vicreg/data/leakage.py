@@ -1,29 +1,34 @@
-"""How much of a validation set is already in training, as far as it can be known at once: places and equal pixels.
+"""Overlap of a validation set with the training set, as far as it can be computed at once: locations and equal pixels.
 
-For everybody who is about to print an accuracy. ``audit_split.py`` looks for near duplicates too.
+Every evaluation prints it next to its accuracy. ``preprocessing/audit_split.py`` also searches for near duplicates.
 """
 
 import hashlib
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-MOST_BYTES = 512 * 2**20  # of pixels to compare; a second or so
+from vicreg.data.base import LabeledDataset
+
+MAX_BYTES = 512 * 2**20  # pixels to compare, about a second
 
 
-def digest(pixels):
-    """Digest (bytes) of an array's shape and content: equal for equal pixels, whatever file they were in."""
+def digest(pixels: np.ndarray) -> bytes:
+    """Return a digest of an array's shape and content: equal for equal pixels, whatever file they come from."""
     pixels = np.ascontiguousarray(pixels)
     return hashlib.blake2b(pixels.data, digest_size=16, key=repr(pixels.shape).encode()).digest()
 
 
-def location_keys(table):
-    """Where each row of a list was taken, so that two lists can be compared: numbers within one list would not do.
+def location_keys(table: pd.DataFrame) -> list[tuple] | None:
+    """Return the location of each row of a list, comparable between lists.
 
     Args:
-        table: DataFrame; with the columns location (and class), or aoi and patch.
+        table: Image list; its locations are in the columns location (and class), or aoi and patch.
 
     Returns:
-        list of tuples, or None where the list does not know.
+        A tuple for each row, or None if the list has no such columns.
     """
     for columns in (["class", "location"], ["location"], ["aoi", "patch"]):
         if set(columns) <= set(table.columns):
@@ -31,57 +36,65 @@ def location_keys(table):
     return None
 
 
-def overlap_share(train, val):
-    """Which of ``val`` are in ``train`` too: two sequences of hashable values -> bool array, as long as ``val``."""
+def overlap_mask(train: Iterable[Hashable], val: Sequence[Hashable]) -> np.ndarray:
+    """Return for each value of ``val`` whether it is in ``train``: bool array."""
     known = set(train)
     return np.fromiter((value in known for value in val), bool, len(val))
 
 
-def overlap(train, val):
-    """How much of a validation set is in the training set.
+def overlap(train: LabeledDataset, val: LabeledDataset) -> dict[str, Any]:
+    """Compute how much of a validation set is in the training set.
 
     Args:
-        train: Training set, a ``LabeledDataset``.
+        train: Training set.
         val: Validation set.
 
     Returns:
-        dict of plain values: ``samples`` (of validation), ``location_overlap`` and ``exact_duplicates`` (shares of them
-        whose location, and whose very pixels, are in training too; None for what is unknown or too much to compare).
+        ``samples`` (of validation), ``location_overlap`` and ``exact_duplicates``: fractions of them whose location,
+        and whose pixels, are also in training. None if locations are unknown, or pixels are too many to compare.
     """
-    keys = [dataset.location_keys() for dataset in (train, val)]
-    location_ids = None if None in keys else float(overlap_share(*keys).mean())
-    return {"samples": len(val), "location_overlap": location_ids, "exact_duplicates": _exact_duplicates(train, val)}
+    train_keys, val_keys = train.location_keys(), val.location_keys()
+    location_overlap = None
+    if train_keys is not None and val_keys is not None:
+        location_overlap = float(overlap_mask(train_keys, val_keys).mean())
+    duplicates = _exact_duplicates(train, val)
+    return {"samples": len(val), "location_overlap": location_overlap, "exact_duplicates": duplicates}
 
 
-def _exact_duplicates(train, val, batch=1024):
+def _exact_duplicates(train: LabeledDataset, val: LabeledDataset) -> float | None:
     if not (train.in_memory and val.in_memory):
         return None
-    if (len(train) + len(val)) * val.images([0]).numel() > MOST_BYTES:
+    if (len(train) + len(val)) * val.images([0]).numel() > MAX_BYTES:
         return None
-    return overlap_of_images(_each(train, batch), _each(val, batch))["exact_duplicates"]
+    return overlap_of_images(_iterate_images(train), _iterate_images(val))["exact_duplicates"]
 
 
-def _each(data, batch):
-    for start in range(0, len(data), batch):
-        yield from data.images(list(range(start, min(start + batch, len(data))))).cpu().numpy()
+def _iterate_images(dataset: LabeledDataset, batch_size: int = 1024) -> Iterator[np.ndarray]:
+    for start in range(0, len(dataset), batch_size):
+        yield from dataset.images(list(range(start, min(start + batch_size, len(dataset))))).cpu().numpy()
 
 
-def overlap_of_images(train, val):
-    """What ``overlap`` finds in two iterables of arrays, which are read once: validation images equal to training ones.
+def overlap_of_images(train: Iterable[np.ndarray], val: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Compute which validation images equal a training image; the same dict as ``overlap``.
+
+    Args:
+        train: Training images, read once.
+        val: Validation images, read once.
 
     Raises:
-        ValueError: no validation image.
+        ValueError: There is no validation image.
     """
-    train, val = ([digest(image) for image in images] for images in (train, val))
-    if not val:
+    train_digests, val_digests = ([digest(image) for image in images] for images in (train, val))
+    if not val_digests:
         raise ValueError("no validation images to compare with the training images")
-    return {"samples": len(val), "location_overlap": None, "exact_duplicates": float(overlap_share(train, val).mean())}
+    duplicates = float(overlap_mask(train_digests, val_digests).mean())
+    return {"samples": len(val_digests), "location_overlap": None, "exact_duplicates": duplicates}
 
 
-def format_overlap(found):
-    """One line of what ``overlap`` found."""
-    names = {"location_overlap": "share their place with training", "exact_duplicates": "equal a training sample"}
-    known = [f"{found[key]:.1%} {what}" for key, what in names.items() if found[key] is not None]
+def format_overlap(shared: dict[str, Any]) -> str:
+    """Format the result of ``overlap`` as one line."""
+    names = {"location_overlap": "show a training location", "exact_duplicates": "equal a training sample"}
+    known = [f"{shared[key]:.1%} {text}" for key, text in names.items() if shared[key] is not None]
     if not known:
-        return "split: how much of the validation set is in training is not known; preprocessing/audit_split.py looks"
-    return f"split: of {found['samples']} validation samples {', '.join(known)}"
+        return "split: overlap of validation and training is unknown; check it with preprocessing/audit_split.py"
+    return f"split: of {shared['samples']} validation samples {', '.join(known)}"

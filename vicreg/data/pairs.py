@@ -1,126 +1,139 @@
-"""Temporal positives: for each image, another one of the same place, found in O(1) from an index made once."""
+"""Positives from another image: the same location at another time, or a neighboring patch. Found in O(1)."""
+
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
-def add_arguments(group, positives="same", neighbors=False):
-    """Arguments of pairs, for a script whose data knows places and months.
+def add_arguments(group: Any, positives: str = "same", neighbors: bool = False) -> None:
+    """Add the options of positive pairs.
 
     Args:
-        group: of an ArgumentParser. positives: the default. neighbors: images lie beside each other in a grid.
+        group: Argument group of a script whose data has locations and months.
+        positives: Default of ``--positives``.
+        neighbors: Whether images lie in a grid, so that "neighbor" is a choice.
     """
     group.add_argument(
         "--positives",
         type=lambda text: text.replace("neighbour", "neighbor"),
         choices=["same", "temporal", *(["neighbor"] if neighbors else [])],
         default=positives,
-        help="two views of one image, or of one place at two times"
-        + (", or of two patches side by side in one mosaic" if neighbors else ""),
-    )  # fmt: skip
+        help="two views of one image, or of one location at two times"
+        + (", or of two adjacent patches of one mosaic" if neighbors else ""),
+    )
     group.add_argument(
         "--max-months-apart", type=int, metavar="N",
-        help="temporal positives at most N months apart; the nearest in time where none is (default: any)",
+        help="temporal positives at most N months apart, or the nearest in time if there is none (default: any)",
     )  # fmt: skip
 
 
-def month_number(year, month):
-    """Months since the year 0; of arrays too."""
+def month_number(year: Any, month: Any) -> Any:
+    """Return the number of months since year 0; of arrays too."""
     return year * 12 + month - 1
 
 
-def build_pairs(positives, location_ids, months=None, max_months_apart=None):
-    """What ``--positives`` and ``--max-months-apart`` ask for: ``TemporalPairs``, or None for "same".
-
-    Raises:
-        ValueError: the two do not go together; see also ``TemporalPairs``.
-    """
-    if positives == "temporal":
-        return TemporalPairs(location_ids, months, max_months_apart)
-    if max_months_apart is not None:
-        raise ValueError(f"--max-months-apart {max_months_apart} needs two times of a place: add --positives temporal")
-    return None
-
-
 class TemporalPairs:
-    """Which images show one place, and a choice among them.
+    """Index of the images of each location, and a choice among them.
 
-    The images are sorted by place and month, so that the partners of each are one window of that order; the windows'
-    bounds are found once, by binary search over all images together.
+    The images are sorted by location and month, so the candidates of each image are one window of that order. The
+    limits of the windows are found once, by binary search over all images together.
 
     Args:
-        places: (n,) the place of each image, as anything that can be told apart.
-        months: (n,) integers that count months (``month_number``); needed with ``max_months_apart`` only.
-        max_months_apart: partners are at most so many months away, before or after; None is any. An image without such
-            a partner takes the nearest in time, or one of the nearest.
+        location_ids: Location of each image (n,), as anything that can be compared.
+        months: Month of each image (n,), integers of ``month_number``; needed for ``max_months_apart`` only.
+        max_months_apart: Maximum distance in months, before or after; None for any. An image without such a candidate
+            takes one of the nearest in time.
 
     Raises:
-        ValueError: a negative number of months, or no months at all.
+        ValueError: The number of months is negative, or the months are missing.
     """
 
-    def __init__(self, location_ids, months=None, max_months_apart=None):
-        _, group = np.unique(np.asarray(location_ids), return_inverse=True)
+    def __init__(
+        self, location_ids: npt.ArrayLike, months: npt.ArrayLike | None = None, max_months_apart: int | None = None
+    ):
+        _, location = np.unique(np.asarray(location_ids), return_inverse=True)
         if max_months_apart is None:
-            order = np.argsort(group, kind="stable")
-            sizes = np.bincount(group)
-            first = np.repeat(np.cumsum(sizes) - sizes, sizes)
-            past = first + np.repeat(sizes, sizes)
+            order = np.argsort(location, kind="stable")
+            sizes = np.bincount(location)
+            start = np.repeat(np.cumsum(sizes) - sizes, sizes)
+            stop = start + np.repeat(sizes, sizes)
         else:
             if max_months_apart < 0:
-                raise ValueError(f"--max-months-apart {max_months_apart}: 0 months or more")
+                raise ValueError(f"--max-months-apart {max_months_apart}: 0 months or more are needed")
             if months is None:
                 raise ValueError("--max-months-apart needs the month of every image, and these have none")
-            order, first, past = _windows(group, np.asarray(months, np.int64), max_months_apart)
-        self._members = order
-        self._position = np.empty(len(group), np.int64)
-        self._position[order] = np.arange(len(group))
-        self._first, self._count = first[self._position], (past - first)[self._position]
+            order, start, stop = _windows(location, np.asarray(months, np.int64), max_months_apart)
+        self._order = order
+        self._position = np.empty(len(location), np.int64)
+        self._position[order] = np.arange(len(location))
+        self._start, self._count = start[self._position], (stop - start)[self._position]
 
-    def positive_index(self, index, draw):
-        """Index of another image of the same place, chosen by the number ``draw``; the image itself if it is alone."""
+    def positive_index(self, index: int, sample_seed: int) -> int:
+        """Return another image of the same location, chosen by ``sample_seed``; the image itself if it is alone."""
         count = self._count[index]
         if count == 1:
             return index
-        first = self._first[index]
-        step = 1 + draw % (count - 1)
-        return int(self._members[first + (self._position[index] - first + step) % count])
+        start = self._start[index]
+        step = 1 + sample_seed % (count - 1)
+        return int(self._order[start + (self._position[index] - start + step) % count])
 
 
-def _windows(group, months, most):
-    """Order by place and month, and the window [first, past) of that order that each place in it may choose from."""
-    order = np.lexsort((months, group))
-    group, months = group[order], months[order] - months.min()
+def _windows(location: np.ndarray, months: np.ndarray, max_months: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the order by location and month, and the window [start, stop) of candidates at each position of it."""
+    order = np.lexsort((months, location))
+    location, months = location[order], months[order] - months.min()
     span = int(months.max()) + 1
-    time = group * 2 * span + months  # one axis for all places, further apart than any two months of one place
+    time = location * 2 * span + months  # one axis: locations are further apart than any two months of one location
     gaps = np.diff(time)
-    same = group[1:] == group[:-1]
-    nearest = np.full(len(time), span)  # months to the nearest other image of the place
+    same = location[1:] == location[:-1]
+    nearest = np.full(len(time), span)  # months to the nearest other image of the location
     nearest[1:][same] = gaps[same]
     nearest[:-1][same] = np.minimum(nearest[:-1][same], gaps[same])
     alone = nearest == span
-    radius = np.where(alone, 0, np.maximum(nearest, min(most, span - 1)))
+    radius = np.where(alone, 0, np.maximum(nearest, min(max_months, span - 1)))
     return order, np.searchsorted(time, time - radius, "left"), np.searchsorted(time, time + radius, "right")
 
 
 class SpatialNeighborPairs:
-    """Which patches of a list lie beside each other, and a choice among them.
+    """Index of the adjacent patches of each patch, and a choice among them.
 
     Args:
-        mosaics: (n,) the mosaic of each patch, as anything that can be told apart.
-        positions: (n,) its number in the grid, row * grid + column. grid: patches per side.
+        mosaics: Mosaic of each patch (n,), as anything that can be compared.
+        positions: Position of each patch in the grid (n,), row * grid + column.
+        grid: Patches per side.
     """
 
-    def __init__(self, mosaics, positions, grid):
+    def __init__(self, mosaics: npt.ArrayLike, positions: npt.ArrayLike, grid: int):
         _, mosaic = np.unique(np.asarray(mosaics), return_inverse=True)
-        positions = np.asarray(positions, np.int64)
-        row, column = np.divmod(positions, grid)
-        at = np.full((mosaic.max() + 1, grid + 2, grid + 2), -1, np.int64)  # a border, so that edges look outside
-        at[mosaic, row + 1, column + 1] = np.arange(len(mosaic))
-        beside = [at[mosaic, row + 1 + down, column + 1 + right] for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1))]
-        beside = np.stack(beside, 1)
-        self._beside = np.take_along_axis(beside, np.argsort(beside < 0, axis=1, kind="stable"), axis=1)
-        self._count = (beside >= 0).sum(1)
+        row, column = np.divmod(np.asarray(positions, np.int64), grid)
+        index_at = np.full((mosaic.max() + 1, grid + 2, grid + 2), -1, np.int64)  # with a border of missing patches
+        index_at[mosaic, row + 1, column + 1] = np.arange(len(mosaic))
+        offsets = ((-1, 0), (1, 0), (0, -1), (0, 1))
+        neighbors = np.stack([index_at[mosaic, row + 1 + down, column + 1 + right] for down, right in offsets], 1)
+        missing_last = np.argsort(neighbors < 0, axis=1, kind="stable")
+        self._neighbors = np.take_along_axis(neighbors, missing_last, axis=1)
+        self._count = (neighbors >= 0).sum(1)
 
-    def positive_index(self, index, draw):
-        """Index of a patch beside this one, chosen by the number ``draw``; the patch itself if none is in the list."""
+    def positive_index(self, index: int, sample_seed: int) -> int:
+        """Return an adjacent patch, chosen by ``sample_seed``; the patch itself if none is in the list."""
         count = self._count[index]
-        return int(self._beside[index, draw % count]) if count else index
+        return int(self._neighbors[index, sample_seed % count]) if count else index
+
+
+def build_pairs(
+    positives: str,
+    location_ids: npt.ArrayLike,
+    months: npt.ArrayLike | None = None,
+    max_months_apart: int | None = None,
+) -> TemporalPairs | None:
+    """Return the pairs of ``--positives`` and ``--max-months-apart``; None for "same".
+
+    Raises:
+        ValueError: The two options do not fit; see also ``TemporalPairs``.
+    """
+    if positives == "temporal":
+        return TemporalPairs(location_ids, months, max_months_apart)
+    if max_months_apart is not None:
+        raise ValueError(f"--max-months-apart {max_months_apart} is for temporal positives: add --positives temporal")
+    return None

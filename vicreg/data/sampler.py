@@ -1,96 +1,121 @@
-"""Which samples make up which step: counted from (seed, epoch), so that any step can be made again."""
+"""Order of the samples of a run: a function of (seed, epoch), so that any step can be made again."""
 
 import atexit
 import signal
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
-
-def epoch_order(count, seed, epoch):
-    """Order of an epoch, and a random number for each of its places.
-
-    Returns:
-        (order, draws): a permutation of range(count), and int64 numbers in [0, 2^63) that settle everything random
-        about fetching that sample (such as which other month is its positive).
-    """
-    random = np.random.default_rng([seed, epoch])
-    return random.permutation(count), random.integers(0, 2**63 - 1, count)
+from vicreg.data.base import SampleKey
 
 
-class ResumableBatchSampler(torch.utils.data.Sampler):
-    """Batch sampler over a whole run: yields one process's ``[(index, draw), …]`` for each step from ``start``.
-
-    Steps are taken from an endless chain of epochs; what does not fill a whole batch at an epoch's end is dropped.
+def epoch_order(n: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of an epoch and the sample seeds.
 
     Args:
-        count: samples in the data set. batch_size: of all processes together.
-        seed: of the run. steps: where the run ends. start: the first step to yield.
-        rank, world_size: which share of each batch is ours.
+        n: Number of samples.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+
+    Returns:
+        A permutation of range(n), and int64 numbers (n,) in [0, 2^63 - 1): the seed of each position, which decides
+        everything random about loading that sample, such as the other image of its pair.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    return rng.permutation(n), rng.integers(0, 2**63 - 1, n)
+
+
+class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
+    """Batch sampler over a whole run: yields the keys of one process for each step from ``start``.
+
+    Steps run through consecutive epochs. Samples that do not fill a batch at the end of an epoch are dropped.
+
+    Args:
+        n: Number of samples of the data set.
+        batch_size: Samples per step of all processes together.
+        seed: Seed of the run.
+        steps: Number of steps of the run.
+        start: First step to yield.
+        rank: Rank of this process.
+        world_size: Number of processes; each gets an equal part of a batch.
+
+    Attributes:
+        steps_per_epoch: Number of whole batches in an epoch.
 
     Raises:
-        ValueError: the data set does not fill one batch.
+        ValueError: The data set does not fill one batch.
     """
 
-    def __init__(self, count, batch_size, seed, steps, start=0, rank=0, world_size=1):
-        if count < batch_size:
-            raise ValueError(f"{count} samples do not fill a batch of {batch_size}; lower --batch-size")
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.start, self.steps = start, steps
-        share = batch_size // world_size
-        self.mine = slice(rank * share, (rank + 1) * share)
-        self.steps_per_epoch = count // batch_size
+    def __init__(
+        self, n: int, batch_size: int, seed: int, steps: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ):
+        if n < batch_size:
+            raise ValueError(f"{n} samples do not fill a batch of {batch_size}; lower --batch-size")
+        self._n, self._batch_size, self._seed, self._start, self._steps = n, batch_size, seed, start, steps
+        local_batch_size = batch_size // world_size
+        self._local = slice(rank * local_batch_size, (rank + 1) * local_batch_size)
+        self.steps_per_epoch = n // batch_size
 
-    def __len__(self):
-        return max(0, self.steps - self.start)
+    def __len__(self) -> int:
+        return max(0, self._steps - self._start)
 
-    def __iter__(self):
-        current = None
-        for step in range(self.start, self.steps):
-            epoch, place = divmod(step, self.steps_per_epoch)
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        current, order, seeds = -1, np.empty(0), np.empty(0)
+        for step in range(self._start, self._steps):
+            epoch, batch = divmod(step, self.steps_per_epoch)
             if epoch != current:
-                order, draws = epoch_order(self.count, self.seed, epoch)
-                current = epoch
-            batch = slice(place * self.batch_size, (place + 1) * self.batch_size)
-            yield list(zip(order[batch][self.mine].tolist(), draws[batch][self.mine].tolist(), strict=True))
+                current, (order, seeds) = epoch, epoch_order(self._n, self._seed, epoch)
+            rows = slice(batch * self._batch_size, (batch + 1) * self._batch_size)
+            yield list(zip(order[rows][self._local].tolist(), seeds[rows][self._local].tolist(), strict=True))
 
 
-def _as_fetched(batch):
-    return batch  # ``__getitems__`` has already joined it
+def _identity(batch: Any) -> Any:
+    return batch  # ``__getitems__`` returns whole batches
 
 
-def _outlive_signals(worker):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the training process saves first, and then ends its workers
+def _ignore_sigterm(worker: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the training process saves a checkpoint, then ends its workers
 
 
 class _Loader(torch.utils.data.DataLoader):
-    """A DataLoader whose workers end when the process does, even if an error's traceback still holds the iterator.
+    """A DataLoader whose workers end with the process, even if the traceback of an error still holds the iterator.
 
-    At exit Python only sends them SIGTERM, which they ignore, and would wait for them forever.
+    At exit Python sends them SIGTERM only, which they ignore, and would wait for them forever.
     """
 
-    def __iter__(self):
-        found = super().__iter__()
-        if self.num_workers:  # last registered, first called: before torch's own farewell, which takes 5 s a worker
-            atexit.register(_end_workers, weakref.ref(found))
-        return found
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()
+        if self.num_workers:  # registered last, called first: before PyTorch's own shutdown, which takes 5 s a worker
+            atexit.register(_end_workers, weakref.ref(iterator))
+        return iterator
 
 
-def _end_workers(reference):
+def _end_workers(reference: weakref.ref) -> None:
     iterator = reference()
     if iterator is not None:
         iterator._shutdown_workers()
 
 
-def build_loader(dataset, batches, workers, device):
-    """A DataLoader over a data set whose ``__getitems__(keys)`` returns joined tensors."""
+def build_loader(
+    dataset: Any, batch_sampler: torch.utils.data.Sampler[list[SampleKey]], workers: int, device: torch.device
+) -> torch.utils.data.DataLoader:
+    """Return a DataLoader over a data set that loads whole batches.
+
+    Args:
+        dataset: ``PairDataset``, or any object whose ``__getitems__(keys)`` returns a batch of tensors.
+        batch_sampler: Keys of each step.
+        workers: Number of loader processes; 0 loads in this process.
+        device: Device that trains; memory is pinned for GPUs.
+    """
     return _Loader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=batch_sampler,
         num_workers=workers,
-        collate_fn=_as_fetched,
+        collate_fn=_identity,
         pin_memory=device.type == "cuda" and workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=_ignore_sigterm,
     )

@@ -1,28 +1,64 @@
-"""Subsets of labeled data sets: label fractions, held-out samples and locations."""
+"""Subsets of labeled data sets: label fractions, held-out samples and held-out groups."""
+
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from vicreg.augmentations.presets import without_crop
+from vicreg.augmentations.presets import Augmentation, without_crop
+from vicreg.data.base import LabeledDataset, SampleKey
+
+HELD_OUT = 0.1  # fraction of the training locations that selects the learning rate of a linear head
 
 
-def check_fraction(fraction):
-    """Raise ValueError unless 0 < fraction < 1."""
+def check_fraction(fraction: float, name: str = "--val-fraction") -> None:
+    """Raise ValueError unless 0 < fraction < 1; ``name`` is the option or argument to name."""
     if not 0 < fraction < 1:
-        raise ValueError(f"--val-fraction is {fraction:g}; a share above 0 and below 1 is needed, e.g. 0.25")
+        raise ValueError(f"{name} is {fraction:g}; it must be above 0 and below 1, e.g. 0.25")
 
 
-def held_out_images(labels, fraction, seed):
-    """Random mosaics, the same share of every class as far as whole mosaics allow.
+def check_percent(percent: int) -> None:
+    """Raise ValueError unless ``--train-percent`` is from 1 to 100."""
+    if not 1 <= percent <= 100:
+        raise ValueError(f"--train-percent {percent}: a whole number from 1 to 100 is needed")
+
+
+def stratified_subset(labels: npt.ArrayLike, fraction: float, seed: int) -> np.ndarray:
+    """Choose a random fraction of each class to train on, at least one sample of each.
 
     Args:
-        labels: class of each mosaic, integers (n,). fraction: share of the mosaics, 0..1. seed: integer.
+        labels: Class of each sample, integers (n,).
+        fraction: Fraction of each class in (0, 1].
+        seed: Seed of the choice.
 
     Returns:
-        bool array (n,), True for validation. Every class keeps at least one training mosaic.
+        Sorted int64 array of indices.
+    """
+    labels = np.asarray(labels)
+    random = np.random.default_rng([seed, 1])
+    chosen = []
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(fraction * len(members)))])
+    return np.sort(np.concatenate(chosen))
+
+
+def held_out_images(labels: npt.ArrayLike, fraction: float, seed: int) -> np.ndarray:
+    """Hold out random images: the same fraction of each class, and of all images as exactly as whole images allow.
+
+    Every class keeps at least one training image. Rounding is by largest remainders.
+
+    Args:
+        labels: Class of each image, integers (n,).
+        fraction: Fraction of the images in (0, 1).
+        seed: Seed of the choice.
+
+    Returns:
+        Bool array (n,), True for validation.
 
     Raises:
-        ValueError: no class has a mosaic to spare.
+        ValueError: Every class has one image only.
     """
     check_fraction(fraction)
     labels = np.asarray(labels)
@@ -30,125 +66,85 @@ def held_out_images(labels, fraction, seed):
     classes, sizes = np.unique(labels, return_counts=True)
     wanted = sizes * fraction
     quota = np.minimum(np.floor(wanted).astype(int), sizes - 1)
-    # Largest remainders: hand out what rounding down left over, in random order among equals.
-    order = np.lexsort((rng.permutation(len(classes)), -(wanted - quota)))
+    order = np.lexsort((rng.permutation(len(classes)), -(wanted - quota)))  # equal remainders in random order
     left_over = max(1, round(len(labels) * fraction)) - quota.sum()
     for index in [index for index in order if quota[index] < sizes[index] - 1][: max(0, left_over)]:
         quota[index] += 1
     if not quota.sum():
-        raise ValueError("--split image keeps a training mosaic of every class, and every class has one mosaic only; "
-                         "use --split block")  # fmt: skip
+        raise ValueError("every class has one image only, so none can be held out for validation")
     held_out = np.zeros(len(labels), bool)
     for label, count in zip(classes, quota, strict=True):
         held_out[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
     return held_out
 
 
-def held_out_locations(aois, fraction, seed):
-    """Random whole AOIs.
+def held_out_groups(
+    groups: npt.ArrayLike, fraction: float, seed: int | Sequence[int], labels: npt.ArrayLike | None = None
+) -> np.ndarray:
+    """Hold out random whole groups, such as locations or tiles: of all of them, or the same fraction of each class.
 
     Args:
-        aois: names; repeated names count once. fraction: share of the AOIs, 0..1. seed: integer.
+        groups: Group of each sample (n,), integers or strings.
+        fraction: Fraction of the groups in (0, 1): at least one, never all. A single group is not held out.
+        seed: Seed of the choice; several integers for a purpose that needs numbers of its own.
+        labels: Class of each sample (n,), to hold out groups of each class; None to take all samples for one class.
 
     Returns:
-        sorted list of the names held out: at least one, and never all.
-
-    Raises:
-        ValueError: fewer than two AOIs.
+        Bool array (n,), True for held out; all False if no class has two groups.
     """
     check_fraction(fraction)
-    names = sorted(set(aois))
-    if len(names) < 2:
-        raise ValueError("--split location holds out whole AOIs, and there is only one; use --split block or image")
-    count = min(max(1, round(len(names) * fraction)), len(names) - 1)
-    return sorted(np.random.default_rng(seed).permutation(names)[:count].tolist())
-
-
-HELD_OUT = 0.1  # of the training places, to choose the rate of a linear head
-
-
-def stratified_subset(labels, share, seed):
-    """Choose a share of the samples of every class, at least one of each.
-
-    Args:
-        labels: (n,) integers. share: in (0, 1]. seed: of the choice.
-
-    Returns:
-        sorted int64 array of indices.
-    """
-    labels = np.asarray(labels)
-    random = np.random.default_rng([seed, 1])
-    chosen = []
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
-        chosen.append(members[: max(1, round(share * len(members)))])
-    return np.sort(np.concatenate(chosen))
-
-
-def check_percent(percent):
-    """Raise ValueError for a --train-percent that is none."""
-    if not 1 <= percent <= 100:
-        raise ValueError(f"--train-percent {percent}: a whole number from 1 to 100 is needed")
-
-
-def held_out_subset(labels, location_ids, share, seed):
-    """Set aside whole places of every class, to choose a rate on; a class of one place keeps it.
-
-    Args:
-        labels, places: (n,) integers; samples of one place are near duplicates (the same patch in other months).
-        share: of each class's places, at least one. seed: of the choice.
-
-    Returns:
-        sorted int64 array of indices.
-    """
-    labels, location_ids = np.asarray(labels), np.asarray(location_ids)
-    random = np.random.default_rng([seed, 2])
-    chosen = [np.empty(0, np.int64)]
+    groups = np.asarray(groups)
+    labels = np.zeros(len(groups), int) if labels is None else np.asarray(labels)
+    random = np.random.default_rng(seed)
+    held_out = np.zeros(len(groups), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        there = random.permutation(np.unique(location_ids[members]))
-        held_out = there[: max(1, round(share * len(there)))] if len(there) > 1 else []
-        chosen.append(members[np.isin(location_ids[members], held_out)])
-    return np.sort(np.concatenate(chosen))
+        names = random.permutation(np.unique(groups[members]))
+        count = min(max(1, round(fraction * len(names))), len(names) - 1)
+        held_out[members[np.isin(groups[members], names[:count])]] = True
+    return held_out
+
+
+def held_out_subset(labels: npt.ArrayLike, location_ids: npt.ArrayLike, fraction: float, seed: int) -> np.ndarray:
+    """Hold out whole locations of each class of a training set, to select a learning rate on.
+
+    Args:
+        labels: Class of each sample, integers (n,).
+        location_ids: Location of each sample (n,); samples of one location are near duplicates.
+        fraction: Fraction of the locations of each class in (0, 1).
+        seed: Seed of the choice.
+
+    Returns:
+        Sorted int64 array of indices, see ``held_out_groups``.
+    """
+    return np.flatnonzero(held_out_groups(location_ids, fraction, [seed, 2], labels))
 
 
 class LabeledSubset(torch.utils.data.Dataset):
-    """Some samples of a labeled data set, for ``CountedBatches``: ``[(place, draw), …]`` -> (images, labels).
+    """Some samples of a labeled data set to train on, loaded a batch at a time: keys -> (images, labels).
 
     Args:
-        dataset: has ``images(indices)`` and ``labels``; one of image files cuts the view's crop itself (``cut``).
-        indices: (n,) of the samples. view: to train on. size: its side in pixels.
+        dataset: Labeled data set.
+        indices: Indices (n,) of the samples.
+        view: Augmentation to train with.
+        size: Side of the view in pixels.
 
     Attributes:
-        view: what of the view remains to be made from the images.
+        view: What remains to be applied to the images; without the crop if the data set crops them.
     """
 
-    def __init__(self, dataset, indices, view, size):
-        self.dataset, self.indices, self._size = dataset, indices, size
-        self._crop = view if dataset.crops_in_loader else None
-        self.view = without_crop(view) if self._crop else view
+    def __init__(self, dataset: LabeledDataset, indices: np.ndarray, view: Augmentation, size: int):
+        self.dataset, self.indices, self._crop, self._size = dataset, indices, view, size
+        self.view = without_crop(view) if dataset.crops_in_loader else view
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitems__(self, keys):
-        indices = self.indices[[place for place, _ in keys]].tolist()
-        if self._crop:
-            images = self.dataset.crop_images(indices, [draw for _, draw in keys], self._crop, self._size)
+    def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
+        positions, sample_seeds = zip(*keys, strict=True)
+        indices = self.indices[list(positions)].tolist()
+        if self.dataset.crops_in_loader:
+            images = self.dataset.crop_images(indices, sample_seeds, self._crop, self._size)
         else:
             images = self.dataset.images(indices)
         return images, self.dataset.labels[indices]
-
-
-class CachedFeatures(torch.utils.data.Dataset):
-    """Features extracted once, several views of each sample; the sample's random number chooses the view."""
-
-    def __init__(self, views, labels):
-        self.views, self.labels = views, labels
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitems__(self, keys):
-        location_ids, draws = (torch.tensor(column) for column in zip(*keys, strict=True))
-        return self.views[draws % len(self.views), location_ids], self.labels[location_ids]

@@ -11,7 +11,8 @@ from torch import nn
 
 from vicreg import distributed
 from vicreg.common import checkpoint_io
-from vicreg.common.checkpoint_io import MODEL_FILE, _check_sums, load, save
+from vicreg.common.checkpoint_io import MODEL_FILE, check_sums, load, save
+from vicreg.common.files import remove_partial_files
 from vicreg.common.logger import log
 
 PREVIOUS_FILE = "model.previous.pth"  # the checkpoint before, in case the last one is damaged
@@ -71,14 +72,13 @@ def load_latest(
 
 def _choose(paths: Sequence[Path], map_location: str | torch.device) -> tuple[int, dict[str, Any] | None]:
     """Return the number (from 1) and the content of the first readable file, or (0, None) if there is no file."""
-    for partial in paths[0].parent.glob(".*.pth.*.partial"):
-        partial.unlink(missing_ok=True)
+    remove_partial_files(paths[0].parent)
     problem = None
     for number, path in enumerate(paths, 1):
         if not path.exists():
             continue
         try:
-            _check_sums(path)
+            check_sums(path)
             state = load(path, map_location)
         except ValueError as error:
             problem = problem or error
@@ -107,6 +107,8 @@ def upgrade(state: dict[str, Any]) -> dict[str, Any]:
         return {}
     config = {_OLD_NAMES.get(key, key): value for key, value in state["args"].items()}
     config = {key: _OLD_VALUES.get(value, value) if isinstance(value, str) else value for key, value in config.items()}
+    if config.get("weights") == "freeze" and "wd_head" in config:  # EuroSAT: a frozen run had a weight decay of its own
+        config["weight_decay"] = config["wd_head"]
     if isinstance(state.get("task"), dict):
         kind = state["task"].get("name")
     else:

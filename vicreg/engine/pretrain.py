@@ -22,7 +22,7 @@ from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval import features, knn
 from vicreg.eval.metrics import accuracy, check_collapse, effective_rank
-from vicreg.models.backbones import check_channels, create_backbone, init_backbone
+from vicreg.models.backbones import check_channels, create_backbone, feature_dim, init_backbone
 from vicreg.models.vicreg import VICReg
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
@@ -162,7 +162,7 @@ def start_run(
         describe=describe, summary=summary, info={"source": source, "image_size": size, "loss_lower_bound": bound},
         validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device) if probe_sets else None,
         validate_every=config.probe_every,
-        on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, model.backbone.num_features),
+        on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, feature_dim(model.backbone)),
         constants={} if bound is None else {"loss_lower_bound": bound}, unit="pairs",
     )  # fmt: skip
     run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
@@ -211,7 +211,7 @@ def knn_probe(
     parts = []
     for labeled, max_samples in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):
         indices = torch.linspace(0, len(labeled) - 1, min(max_samples, len(labeled))).round().long()
-        extracted = features.extract_features(backbone, labeled, *spec, device, indices.tolist())
+        extracted = features.extract_features(backbone, labeled, spec, device, indices.tolist())
         parts.append((extracted, labeled.labels[indices].to(device)))
     (train, train_labels), (val, val_labels) = parts
     ranked = knn.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)

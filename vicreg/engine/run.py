@@ -197,7 +197,7 @@ class TrainingRun:
         is_last = done == plan.steps
         epoch_ends = is_last or done % plan.steps_per_epoch == 0
         if done == self.start_step + ETA_STEPS < plan.steps:
-            log(f"{format_eta(self._logger.seconds_a_step * (plan.steps - done))} left at this pace")
+            log(f"{format_eta(self._logger.seconds_per_step * (plan.steps - done))} left at this pace")
         if epoch_ends or self._logger.seconds >= self.config.log_freq_time:
             line = {"epoch": epoch, "step": done, "lr": self._lr}
             line |= self._logger.averages(plan.batch_size, self._unit)

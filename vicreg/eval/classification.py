@@ -1,31 +1,99 @@
-"""How good a classifier is on the validation samples: accuracies, recall of each class, and the confusion matrix."""
+"""Metrics of a classifier on a validation set: accuracies, per-class recall and the confusion matrix."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from vicreg import distributed
+from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.eval import features, metrics
+from vicreg.models.heads import Classifier
 
 
-def per_class_metrics(logits, labels, classes):
-    """Figures of logits or probabilities: those of ``classification_metrics``, and precision, recall, F1 and support
-    of each class.
+@torch.no_grad()
+def evaluate_classifier(
+    model: Classifier, dataset: LabeledDataset, spec: InputSpec, device: torch.device
+) -> dict[str, Any]:
+    """Evaluate a classifier on the center crop of every sample; the processes share the work.
+
+    Args:
+        model: Classifier with one head.
+        dataset: Labeled data set.
+        spec: Size and normalization of the input.
+        device: Device of the model.
+
+    Returns:
+        dict of ``classification_metrics``.
     """
-    from sklearn.metrics import precision_recall_fscore_support
+    logits = predict_logits(model, dataset, spec, device)
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
+    return classification_metrics(ranked, dataset.labels.cpu(), dataset.classes)
+
+
+@torch.no_grad()
+def predict_logits(model: Classifier, dataset: LabeledDataset, spec: InputSpec, device: torch.device) -> torch.Tensor:
+    """Compute the logits of a classifier with one head for the center crop of every sample: float32 (n, classes)."""
+    distributed.broadcast_buffers(model.backbone)
+    extracted = features.extract_features(model.backbone, dataset, spec, device)
+    return torch.cat([model.heads(part)[:, 0] for part in extracted.split(4096)])
+
+
+def classification_metrics(ranked: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Compute the metrics of a ranking of classes.
+
+    Args:
+        ranked: int64 (n, k), the likeliest class first.
+        labels: int64 (n,).
+        classes: Class names.
+
+    Returns:
+        dict of plain values: ``top1``, ``top5``, ``balanced_accuracy`` (mean recall of the classes with samples),
+        ``recall`` (by class name; None without samples) and ``confusion`` (rows: true, columns: predicted).
+    """
+    from sklearn.metrics import confusion_matrix, recall_score
+
+    truth, predicted = labels.numpy(), ranked[:, 0].numpy()
+    present = np.unique(truth)
+    recall = recall_score(truth, predicted, labels=present, average=None, zero_division=0.0)
+    by_class: dict[str, float | None] = dict.fromkeys(classes)
+    by_class |= {classes[label]: round(float(value), 6) for label, value in zip(present, recall, strict=True)}
+    return {
+        **{name: round(value, 6) for name, value in metrics.accuracy(ranked, labels).items()},
+        "balanced_accuracy": round(float(recall.mean()), 6),
+        "recall": by_class,
+        "confusion": confusion_matrix(truth, predicted, labels=range(len(classes))).tolist(),
+    }
+
+
+def per_class_metrics(logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Compute the metrics of logits or probabilities, also by class.
+
+    Args:
+        logits: Float (n, classes).
+        labels: int64 (n,).
+        classes: Class names.
+
+    Returns:
+        dict of ``classification_metrics``, ``per_class`` (precision, recall, F1 and support by class name) and
+        ``macro_f1`` (mean F1 of the classes that occur in the labels or the predictions, as in scikit-learn).
+    """
+    from sklearn.metrics import f1_score, precision_recall_fscore_support
 
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
     columns = precision_recall_fscore_support(labels, ranked[:, 0], labels=range(len(classes)), zero_division=0.0)
-    found = classification_metrics(ranked, labels, classes)
-    found["per_class"] = {
+    result = classification_metrics(ranked, labels, classes)
+    result["per_class"] = {
         name: {"precision": round(p, 6), "recall": round(r, 6), "f1": round(f, 6), "support": int(n)}
         for name, p, r, f, n in zip(classes, *(column.tolist() for column in columns), strict=True)
     }
-    found["macro_f1"] = round(float(columns[2].mean()), 6)
-    return found
+    result["macro_f1"] = round(float(f1_score(labels, ranked[:, 0], average="macro", zero_division=0.0)), 6)
+    return result
 
 
-def per_class_table(per_class):
-    """Precision, recall, F1 and samples of each class in columns, for a terminal."""
+def per_class_table(per_class: dict[str, dict[str, Any]]) -> str:
+    """Format precision, recall, F1 and support of each class as columns of text."""
     width = max(len("class"), *map(len, per_class))
     lines = [f"{'class':{width}}  precision  recall      F1  samples"]
     for name, row in per_class.items():
@@ -33,46 +101,3 @@ def per_class_table(per_class):
             f"{name:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['support']:7d}"
         )
     return "\n".join(lines)
-
-
-@torch.no_grad()
-def evaluate_classifier(model, dataset, look):
-    """Judge a classifier on the center crop of every sample; the processes share the work.
-
-    Args:
-        model: ``vicreg.models.heads.Classifier`` with one head. dataset: with ``images``, ``labels``, ``classes``.
-        look: dict of ``size, mean, std, device``.
-
-    Returns:
-        dict of ``classification_metrics``.
-    """
-    distributed.broadcast_buffers(model.backbone)
-    found = features.extract_features(model.backbone, dataset, **look)
-    logits = torch.cat([model.heads(part)[:, 0] for part in found.split(4096)])
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
-    return classification_metrics(ranked, dataset.labels.cpu(), dataset.classes)
-
-
-def classification_metrics(ranked, labels, classes):
-    """Figures of a ranking.
-
-    Args:
-        ranked: int (n, guesses), the likeliest first. labels: (n,). classes: names.
-
-    Returns:
-        dict of plain values: ``top1``, ``top5``, ``balanced_accuracy`` (mean recall of the classes that there are
-        samples of), ``recall`` (by class name; None without samples), ``confusion`` (rows: true, columns: guessed).
-    """
-    from sklearn.metrics import confusion_matrix, recall_score
-
-    truth, guess = labels.numpy(), ranked[:, 0].numpy()
-    present = np.unique(truth)
-    recall = recall_score(truth, guess, labels=present, average=None, zero_division=0.0)
-    by_class = dict.fromkeys(classes)
-    by_class |= {classes[label]: round(float(value), 6) for label, value in zip(present, recall, strict=True)}
-    return {
-        **{name: round(value, 6) for name, value in metrics.accuracy(ranked, labels).items()},
-        "balanced_accuracy": round(float(recall.mean()), 6),
-        "recall": by_class,
-        "confusion": confusion_matrix(truth, guess, labels=range(len(classes))).tolist(),
-    }

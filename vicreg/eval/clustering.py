@@ -1,22 +1,24 @@
-"""What classes k-means finds in features without labels, matched with the labels afterwards."""
+"""K-means clustering of features, and its agreement with the class labels."""
 
 import numpy as np
 
 _MINI_BATCH_ABOVE = 50_000  # samples
 
 
-def kmeans(features, k, seed=0):
+def kmeans(features: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
     """Cluster features on the unit sphere.
 
     Args:
-        features: array (n, F). k: clusters, at most n. seed: of the beginnings; the best of ten is kept (of three, in
-            mini-batches, above 50,000 samples).
+        features: Float array (n, F).
+        k: Number of clusters, at most n.
+        seed: Seed of the initial centers. The best of ten initializations is used (of three, with mini-batches, above
+            50,000 samples).
 
     Returns:
-        int array (n,), the cluster of each sample.
+        Integer array (n,): the cluster of each sample.
 
     Raises:
-        ValueError: fewer samples than clusters.
+        ValueError: There are fewer samples than clusters.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.preprocessing import normalize
@@ -31,32 +33,37 @@ def kmeans(features, k, seed=0):
     return model.fit_predict(points)
 
 
-def match_clusters(clusters, labels):
-    """Name each cluster after one class, no class twice, so that most samples come out right (Hungarian method).
+def match_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Assign each cluster to one class, no class twice, so that most samples are correct (Hungarian method).
 
     Args:
-        clusters, labels: int (n,).
+        clusters: Integer array (n,).
+        labels: Integer array (n,).
 
     Returns:
-        int64 (n,): the class of each sample's cluster; -1 where there are more clusters than classes and it has none.
+        int64 array (n,): the class of each sample's cluster; -1 for clusters beyond the number of classes.
     """
     from scipy.optimize import linear_sum_assignment
 
-    names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    cluster_names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     classes, label = np.unique(np.asarray(labels), return_inverse=True)
-    together = np.zeros((len(names), len(classes)), np.int64)
-    np.add.at(together, (cluster, label), 1)
-    rows, columns = linear_sum_assignment(together, maximize=True)
-    named = np.full(len(names), -1, np.int64)
-    named[rows] = classes[columns]
-    return named[cluster]
+    counts = np.zeros((len(cluster_names), len(classes)), np.int64)
+    np.add.at(counts, (cluster, label), 1)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    assigned = np.full(len(cluster_names), -1, np.int64)
+    assigned[rows] = classes[columns]
+    return assigned[cluster]
 
 
-def clustering_metrics(clusters, labels):
-    """How clusters and classes agree, whatever the clusters are called.
+def clustering_metrics(clusters: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Compute the agreement of clusters and classes, whatever the numbering of the clusters.
+
+    Args:
+        clusters: Integer array (n,).
+        labels: Integer array (n,).
 
     Returns:
-        dict of floats ``nmi`` (normalized mutual information, arithmetic mean) and ``ari`` (adjusted Rand index).
+        dict of ``nmi`` (normalized mutual information, arithmetic mean) and ``ari`` (adjusted Rand index).
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 

@@ -1,88 +1,106 @@
-"""Frozen features, extracted once and kept under the digests of what they came from."""
+"""Features of frozen backbones, extracted once and cached on disk under the digests of weights, data and input."""
 
 import hashlib
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from vicreg.common import checkpoint_io, files
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
-from vicreg.eval import features
-from vicreg.models.backbones import BASELINES, PARAMETER_FREE, arch_of, check_channels, load_backbone
+from vicreg.data.base import InputSpec, LabeledDataset
+from vicreg.eval.features import build_input_spec, extract_features, format_input_spec
+from vicreg.models.backbones import (
+    BASELINES,
+    PARAMETER_FREE,
+    BackboneInfo,
+    check_channels,
+    load_backbone,
+    records_normalization,
+    set_normalization,
+)
+from vicreg.models.weight_files import recorded_arch
 
 DTYPES = ("float32", "float16")
-_USUAL = {Path(name).stem for name in (checkpoint_io.MODEL_FILE, checkpoint_io.BACKBONE_FILE)}  # their folder says more
+# runs use these file names, so that their folder's name says more
+_RUN_FILES = {Path(name).stem for name in (checkpoint_io.MODEL_FILE, checkpoint_io.BACKBONE_FILE)}
 
 
 class BackboneSpec(NamedTuple):
-    """A backbone to look at: its name in tables, what ``load_backbone`` takes, and a digest of both."""
+    """A backbone to evaluate.
+
+    Attributes:
+        name: Name in tables and of folders.
+        pretrained: Path or baseline, as for ``load_backbone``.
+        arch: timm name; None for baselines without parameters.
+        digest: sha256 of the file, or of what makes the baseline.
+    """
 
     name: str
     pretrained: str
-    arch: str
+    arch: str | None
     digest: str
 
 
-def resolve_backbones(pretrained, arch=None, in_chans=3, seed=0):
-    """Make sure of several checkpoints and baselines before work begins.
+def resolve_backbones(
+    pretrained: Sequence[str | Path], arch: str | None = None, in_chans: int = 3, seed: int = 0
+) -> list[BackboneSpec]:
+    """Check several checkpoints and baselines before the work starts.
 
     Args:
-        pretrained: list of paths and of ``BASELINES``. arch: of files that do not name theirs, and of ``random`` and
-            ``imagenet``; those take the first file's where it is None. in_chans, seed: of the baselines.
-
-    Returns:
-        list of ``BackboneSpec``. Files are told apart by the sha256 of their bytes, baselines by name, arch and seed.
+        pretrained: Paths and names of ``BASELINES``.
+        arch: Architecture of files that do not record it and of ``random`` and ``imagenet``; if it is None, these
+            take that of the first file.
+        in_chans: Number of input channels of baselines.
+        seed: Seed of ``random``.
 
     Raises:
-        FileNotFoundError, ValueError: a file that is none, twice the same, an architecture that nothing names.
+        FileNotFoundError: There is no such file.
+        ValueError: A file holds no weights, a name is given twice, or an architecture is not known.
     """
-    pretrained = [str(name) for name in pretrained]
-    if twice := {name for name in pretrained if pretrained.count(name) > 1}:
-        raise ValueError(f"--pretrained names {', '.join(sorted(twice))} twice")
-    named = {name: arch_of(name) or arch for name in pretrained if name not in BASELINES}
-    usual = arch or next(filter(None, named.values()), None)
-    found = []
-    for name, short in zip(pretrained, _short_names(pretrained), strict=True):
-        own = named.get(name, None if name in PARAMETER_FREE else usual)
-        if own is None and name not in PARAMETER_FREE:
+    paths = [str(name) for name in pretrained]
+    if duplicates := {name for name in paths if paths.count(name) > 1}:
+        raise ValueError(f"--pretrained names {', '.join(sorted(duplicates))} twice")
+    recorded = {name: recorded_arch(name) or arch for name in paths if name not in BASELINES}
+    default = arch or next(filter(None, recorded.values()), None)
+    specs = []
+    for name, short_name in zip(paths, _short_names(paths), strict=True):
+        resolved = recorded.get(name, None if name in PARAMETER_FREE else default)
+        if resolved is None and name not in PARAMETER_FREE:
             raise ValueError(f"nothing names the architecture of {name}; say it with --arch, such as --arch resnet18")
-        text = f"{name} {own} {in_chans} {seed}" if name in BASELINES else f"{_file_digest(name)} {own}"
-        found.append(BackboneSpec(short, name, own, hashlib.sha256(text.encode()).hexdigest()))
-    return found
+        key = f"{name} {resolved} {in_chans} {seed}" if name in BASELINES else f"{_file_digest(name)} {resolved}"
+        specs.append(BackboneSpec(short_name, name, resolved, hashlib.sha256(key.encode()).hexdigest()))
+    return specs
 
 
-def _short_names(pretrained):
-    """A name for each: the baseline's, the run's folder, or the file's; more of the path where that is not enough."""
-    parts = [Path(name).resolve().with_suffix("").parts if name not in BASELINES else (name,) for name in pretrained]
+def _short_names(paths: list[str]) -> list[str]:
+    """Name each backbone by its baseline, its run folder or its file, with more of the path if that is ambiguous."""
+    parts = [Path(path).resolve().with_suffix("").parts if path not in BASELINES else (path,) for path in paths]
     parts = [part[1:] if len(part) > 1 else part for part in parts]
-    shown = [part[-2:-1] if part[-1] in _USUAL and len(part) > 1 else part[-1:] for part in parts]
+    short = [part[-2:-1] if part[-1] in _RUN_FILES and len(part) > 1 else part[-1:] for part in parts]
     for length in range(2, max(map(len, parts)) + 1):
-        many = {name for name in shown if shown.count(name) > 1}
-        shown = [part[-length:] if name in many else name for name, part in zip(shown, parts, strict=True)]
-    names = ["-".join(part) for part in shown]
+        ambiguous = {name for name in short if short.count(name) > 1}
+        short = [part[-length:] if name in ambiguous else name for name, part in zip(short, parts, strict=True)]
+    names = ["-".join(part) for part in short]
     return [f"{name}-{n + 1}" if names.count(name) > 1 else name for n, name in enumerate(names)]
 
 
-def _file_digest(path):
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _chunked(file)
-
-
-def _chunked(file):  # Python 3.10
+def _file_digest(path: str) -> str:
     digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
     return digest.hexdigest()
 
 
-def dataset_digest(dataset, batch_size=1024):
-    """sha256 of a data set's labels, places, normalization and pixels; of image files the names, sizes and dates."""
-    digest = hashlib.sha256(json.dumps([len(dataset), list(dataset.mean), list(dataset.std)]).encode())
+def dataset_digest(dataset: LabeledDataset, batch_size: int = 1024) -> str:
+    """Compute the sha256 of a data set's labels, locations and images (of image files: names, sizes and dates)."""
+    digest = hashlib.sha256(json.dumps(len(dataset)).encode())
     for numbers in (dataset.labels, dataset.location_ids):
         digest.update(np.ascontiguousarray(np.asarray(numbers, np.int64)).tobytes())
     for begin in range(0, len(dataset), batch_size):
@@ -91,81 +109,104 @@ def dataset_digest(dataset, batch_size=1024):
 
 
 class FeatureCache:
-    """Features on disk, ``<folder>/<name>_<checkpoint>_<data>_<size>px_<dtype>.npy`` and what they are in a ``.json``.
+    """Features on disk: ``<folder>/<backbone>_<digest>_<size>px_<dtype>.npy``, and what they are in a ``.json``.
 
     Args:
-        folder: made where missing. size: side of the view in pixels. device: that extracts.
-        batch_size: images at a time. dtype: of the file; figures are made from what the file holds.
-        in_chans, seed: of the baselines.
+        folder: Folder of the files; created if it is missing.
+        train: Training set; its mean and standard deviation normalize the images of every data set if the backbone
+            does not record its own.
+        device: Device to extract on.
+        image_size: Side of the input in pixels (default: 7/8 of the training images').
+        batch_size: Number of images at a time.
+        dtype: Floating-point type of the files.
+        in_chans: Number of input channels of baselines.
+        seed: Seed of ``random``.
+        mean: Mean of each channel, for weights that do not record it.
+        std: Standard deviation of each channel, likewise.
     """
 
-    def __init__(self, folder, size, device, batch_size=256, dtype="float32", in_chans=3, seed=0):
-        self.folder, self.size, self.device, self.batch_size = Path(folder), size, device, batch_size
-        self.dtype, self.in_chans, self.seed, self._backbone = dtype, in_chans, seed, (None, None)
+    def __init__(
+        self, folder: Path, train: LabeledDataset, device: torch.device, image_size: int | None = None,
+        batch_size: int = 256, dtype: str = "float32", in_chans: int = 3, seed: int = 0,
+        mean: list[float] | None = None, std: list[float] | None = None,
+    ) -> None:  # fmt: skip
+        self.folder, self.device, self.batch_size, self.dtype = Path(folder), device, batch_size, dtype
+        self._train, self._in_chans, self._seed, self._mean, self._std = train, in_chans, seed, mean, std
+        no_info: Any = {"mean": mean, "std": std}
+        self._default_spec = build_input_spec(no_info, train, image_size)
+        self._backbone: tuple[str, nn.Module, BackboneInfo] | None = None
+        self._digests: dict[int, tuple[LabeledDataset, str]] = {}  # by id, which the data set here keeps valid
 
-    def get(self, source, dataset, data_digest):
-        """Features of a data set: read, or extracted and kept; says which.
+    @property
+    def image_size(self) -> int:
+        """Side of the input in pixels."""
+        return self._default_spec.size
+
+    def get(self, backbone: BackboneSpec, dataset: LabeledDataset) -> torch.Tensor:
+        """Read or extract the features of a data set.
+
+        Args:
+            backbone: Backbone to extract with.
+            dataset: Data set.
 
         Returns:
             float32 tensor (n, F) on the device.
 
         Raises:
-            ValueError: the features are not finite. OSError: the folder cannot be written.
+            ValueError: Features are not finite.
+            OSError: The folder cannot be written.
         """
-        name = f"{source.name}_{source.digest[:16]}_{data_digest[:16]}_{self.size}px_{self.dtype}"
-        path = self.folder / f"{name}.npy"
-        found = _read(path, len(dataset), self.dtype)
-        if found is None:
-            found = self._extract(source, dataset).cpu().numpy().astype(self.dtype)
-            if not np.isfinite(found).all():
-                raise ValueError(
-                    f"{source.pretrained}: {(~np.isfinite(found)).any(1).sum()} of {len(found)} features are not "
-                    f"finite as {self.dtype}; a run that diverged?"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            facts = {"pretrained": source.pretrained, "arch": source.arch, "digest": source.digest}
-            facts |= {"data_digest": data_digest, "image_size": self.size, "dtype": self.dtype, "shape": found.shape}
-            write_json(path.with_suffix(".json"), facts)
-            _write(path, found)
-            log(f"  {found.shape[0]} x {found.shape[1]} features extracted and kept as {self.dtype}: {path}")
-        else:
-            log(f"  {found.shape[0]} x {found.shape[1]} features of an earlier start: {path}")
-        return torch.from_numpy(found).to(self.device).float()
+        if id(dataset) not in self._digests:
+            self._digests[id(dataset)] = dataset, dataset_digest(dataset)
+        data_digest = self._digests[id(dataset)][1]
+        spec = self._default_spec
+        key = json.dumps([backbone.digest, data_digest, *map(list, (spec.mean, spec.std))])
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        path = self.folder / f"{backbone.name}_{digest[:32]}_{spec.size}px_{self.dtype}.npy"
+        features = _read(path, len(dataset), self.dtype)
+        if features is not None:
+            log(f"  {features.shape[0]} x {features.shape[1]} cached features read from {path}")
+            return torch.from_numpy(features).to(self.device).float()
+        with np.errstate(over="ignore"):  # checked below
+            features = self._extract(backbone, dataset).cpu().numpy().astype(self.dtype)
+        if not np.isfinite(features).all():
+            raise ValueError(
+                f"{backbone.pretrained}: {(~np.isfinite(features)).any(1).sum()} of {len(features)} features are not "
+                f"finite as {self.dtype}; did the run diverge?"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record: dict[str, Any] = {"pretrained": backbone.pretrained, "arch": backbone.arch, "digest": backbone.digest}
+        record |= {"data_digest": data_digest, "image_size": spec.size, "default_mean": list(spec.mean)}
+        record |= {"default_std": list(spec.std), "dtype": self.dtype, "shape": list(features.shape)}
+        write_json(path.with_suffix(".json"), record)
+        files.atomic_write(path, lambda tmp_path: np.save(tmp_path, features))
+        log(f"  {features.shape[0]} x {features.shape[1]} features extracted and cached as {self.dtype}: {path}")
+        return torch.from_numpy(features).to(self.device).float()
 
-    def _extract(self, source, dataset):
-        if self._backbone[0] != source.digest:
-            backbone, info = load_backbone(source.pretrained, source.arch, self.in_chans, self.seed)
-            check_channels(info["in_chans"], dataset, source.name)
-            log(f"  {info['report']}")
-            # convolutions on a CPU and bf16 ones on a GPU are faster with the channels innermost
-            backbone = backbone.to(self.device, memory_format=torch.channels_last)
-            self._backbone = (source.digest, (backbone, info))
-        backbone, info = self._backbone[1]
-        mean, std = info["mean"] or dataset.mean, info["std"] or dataset.std
-        return features.extract_features(
-            backbone, dataset, self.size, mean, std, self.device, batch_size=self.batch_size
-        )
+    def _extract(self, spec: BackboneSpec, dataset: LabeledDataset) -> torch.Tensor:
+        if self._backbone is None or self._backbone[0] != spec.digest:
+            backbone, info = load_backbone(spec.pretrained, spec.arch, self._in_chans, self._seed)
+            if (self._mean or self._std) and not records_normalization(info):
+                set_normalization(info, self._mean, self._std)
+            # convolutions on a CPU and bf16 ones on a GPU are faster with the channels last
+            backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._backbone = (spec.digest, backbone, info)
+            log(f"  {info['report']}\n  {format_input_spec(self._input_spec(info), info)}")
+        _, backbone, info = self._backbone
+        check_channels(info["in_chans"], dataset, spec.name)
+        return extract_features(backbone, dataset, self._input_spec(info), self.device, batch_size=self.batch_size)
+
+    def _input_spec(self, info: BackboneInfo) -> InputSpec:
+        return build_input_spec(info, self._train, self.image_size)
 
 
-def _read(path, rows, dtype):
-    """Kept features; None where there are none, or where something else lies there."""
+def _read(path: Path, rows: int, dtype: str) -> np.ndarray | None:
+    """Read cached features; None if there are none or the file holds something else."""
     if not path.is_file():
         return None
     try:
-        found = np.load(path, allow_pickle=False)
+        features = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         log(f"  {path} cannot be read ({error}); extracting again")
         return None
-    return found if found.ndim == 2 and len(found) == rows and found.dtype == dtype else None
-
-
-def _write(path, array):
-    """Write beside ``path``, then rename."""
-
-    def save(beside):
-        with beside.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-
-    files.atomic_write(path, save)
+    return features if features.ndim == 2 and len(features) == rows and features.dtype == dtype else None

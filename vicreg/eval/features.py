@@ -1,44 +1,92 @@
-"""What frozen features are worth: extraction, weighted kNN, and figures that show a collapse."""
+"""Extract the features of a labeled data set with a backbone."""
+
+from collections.abc import Iterable
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from vicreg.augmentations.batch import apply, normalize, sample_params
-from vicreg.augmentations.presets import PLAIN, without_crop
+from vicreg.augmentations.presets import PLAIN, Augmentation, without_crop
+from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.distributed.process_group import all_gather_cat, is_main, rank, world_size
+from vicreg.models.backbones import BackboneInfo, feature_dim, format_normalization
+
+
+def center_crop_size(patch_size: int) -> int:
+    """Return the default side of the network's input in pixels: 7/8 of the image's, as 224 of 256."""
+    return max(1, round(patch_size * 7 / 8))
+
+
+def build_input_spec(info: BackboneInfo, dataset: LabeledDataset, image_size: int | None = None) -> InputSpec:
+    """Return the input that a backbone is evaluated with.
+
+    Args:
+        info: Record of the backbone; its mean and standard deviation are used if they are known.
+        dataset: Training set; its mean and standard deviation are used otherwise, for all data sets of an evaluation.
+        image_size: Side in pixels (default: 7/8 of the images').
+    """
+    size = image_size or center_crop_size(dataset.patch_size)
+    return InputSpec(size, info["mean"] or dataset.mean, info["std"] or dataset.std)
+
+
+def format_input_spec(spec: InputSpec, info: BackboneInfo) -> str:
+    """Format the input of a backbone and where its normalization comes from, for the log."""
+    origin = info["normalization"] or "of the training images"
+    return f"input {spec.size} x {spec.size} px, {format_normalization(list(spec.mean), list(spec.std), origin)}"
 
 
 @torch.no_grad()
-def extract_features(backbone, dataset, size, mean, std, device, indices=None, batch_size=256, view=PLAIN, random=None):
-    """Features of a labeled data set; the processes share the work.
+def extract_features(
+    backbone: nn.Module,
+    dataset: LabeledDataset,
+    spec: InputSpec,
+    device: torch.device,
+    indices: Iterable[int] | None = None,
+    *,
+    batch_size: int = 256,
+    view: Augmentation = PLAIN,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Extract features; the processes share the work.
 
     Args:
-        backbone: module (n, C, size, size) -> (n, F); in eval mode while this runs.
-        dataset: has ``images(list of indices)`` -> uint8 (n, C, H, W).
-        size, mean, std: of the network's input, pixels and per channel. indices: which samples, default all.
-        view: how they are looked at; the plain view is the center crop of 7/8 of the side. random: generator of a
-            view that is drawn.
+        backbone: Module from images (n, C, size, size) to features (n, F); in eval mode during the call.
+        dataset: Labeled data set.
+        spec: Size and normalization of the input.
+        device: Device of the backbone.
+        indices: Samples to use (default: all).
+        batch_size: Number of images at a time.
+        view: Augmentation of the images (default: the center crop).
+        generator: CPU generator of a random view. The views do not depend on batch size and number of processes.
 
     Returns:
-        float32 (n, F) on the device, in the order of the indices, on every process.
+        float32 tensor (n, F) on the device, in the order of ``indices``, on every process.
     """
-    indices = list(range(len(dataset))) if indices is None else [int(index) for index in indices]
-    share = -(-len(indices) // world_size())
-    mine = indices[rank() * share : (rank() + 1) * share]
-    random = random or torch.Generator().manual_seed(0)
+    selected = list(range(len(dataset))) if indices is None else [int(index) for index in indices]
+    local_size = -(-len(selected) // world_size())
+    start, end = (min(number * local_size, len(selected)) for number in (rank(), rank() + 1))
+    generator = generator or torch.Generator().manual_seed(0)
+    crop_in_loader = view.crop != "center" and dataset.crops_in_loader
+    if crop_in_loader:
+        sample_seeds = torch.randint(2**63 - 1, (len(selected),), generator=generator).tolist()
+    remaining_view = without_crop(view) if crop_in_loader else view
+    params: dict[str, torch.Tensor] = {}  # of all samples, drawn once the size of the images is known
     was_training = backbone.training
     backbone.eval()
-    parts = [torch.empty(0, backbone.num_features, device=device)]
-    bar = tqdm(range(0, len(mine), batch_size), "features", leave=False, disable=None if is_main() else True)
-    for start in bar:  # shown on a terminal only
-        part, left = mine[start : start + batch_size], view
-        if view.crop != "center" and dataset.crops_in_loader:  # image files: from the whole image
-            seeds = torch.randint(2**63 - 1, (len(part),), generator=random)
-            images, left = dataset.crop_images(part, seeds.tolist(), view, size), without_crop(view)
+    features = [torch.empty(0, feature_dim(backbone), device=device)]
+    # the bar is shown on a terminal only
+    bar = tqdm(range(start, end, batch_size), "features", leave=False, disable=None if is_main() else True)
+    for begin in bar:
+        rows = slice(begin, min(begin + batch_size, end))
+        if crop_in_loader:
+            images = dataset.crop_images(selected[rows], sample_seeds[rows], view, spec.size)
         else:
-            images = dataset.images(part)
-        images = images.to(device)
-        numbers = sample_params(left, len(images), *images.shape[-2:], random)
-        parts.append(backbone(normalize(apply(images, numbers, size, left.blur_kernel), mean, std)).float())
+            images = dataset.images(selected[rows])
+        height, width = images.shape[-2:]
+        params = params or sample_params(remaining_view, len(selected), height, width, generator)
+        batch_params = {key: value[rows] for key, value in params.items()}
+        views = apply(images.to(device), batch_params, spec.size, remaining_view.blur_kernel)
+        features.append(backbone(normalize(views, spec.mean, spec.std)).float())
     backbone.train(was_training)
-    return all_gather_cat(torch.cat(parts))
+    return all_gather_cat(torch.cat(features))

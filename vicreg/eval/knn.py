@@ -1,39 +1,71 @@
-"""Weighted k-nearest-neighbor classification (Wu et al. 2018)."""
+"""Weighted k-nearest-neighbor classification on cosine similarity (Wu et al. 2018)."""
 
 import torch
 
 
-def knn_predict(train, train_labels, queries, classes, k=20, temperature=0.07, chunk=1024):
-    """Weighted nearest neighbors on the cosine (Wu et al. 2018, section 3.4): votes weigh exp(cosine / T).
+def knn_predict(
+    train: torch.Tensor,
+    train_labels: torch.Tensor,
+    queries: torch.Tensor,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> torch.Tensor:
+    """Rank classes by weighted nearest neighbors (Wu et al. 2018, section 3.4): votes weigh exp(cosine / temperature).
 
     Args:
-        train: (n, F) features. train_labels: (n,). queries: (m, F). classes: how many there are.
-        k: neighbors; fewer where there are fewer training samples. chunk: queries at a time.
+        train: Features of the training samples (n, F).
+        train_labels: int64 (n,).
+        queries: Features of the queries (m, F).
+        num_classes: Number of classes.
+        k: Number of neighbors; fewer if there are fewer training samples.
+        temperature: Temperature of the votes.
+        chunk: Number of queries at a time.
 
     Returns:
-        int64 (m, classes): classes of each query, the likeliest first.
+        int64 (m, num_classes): the classes of each query, the likeliest first, then -1 for classes without a vote.
     """
-    cosine, found = nearest_neighbors(train, queries, k, chunk)
-    return weighted_vote(cosine, train_labels[found], classes, temperature)
+    cosine, neighbors = nearest_neighbors(train, queries, k, chunk)
+    return weighted_vote(cosine, train_labels[neighbors], num_classes, temperature)
 
 
-def nearest_neighbors(train, queries, k, chunk=1024):
-    """The k features nearest to each query, on the cosine.
+def nearest_neighbors(
+    train: torch.Tensor, queries: torch.Tensor, k: int, chunk: int = 1024
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the nearest training samples of each query by cosine similarity.
 
     Args:
-        train: (n, F). queries: (m, F). k: fewer where n is smaller. chunk: queries at a time.
+        train: Features of the training samples (n, F).
+        queries: Features of the queries (m, F).
+        k: Number of neighbors; fewer if n is smaller.
+        chunk: Number of queries at a time.
 
     Returns:
-        cosines (m, k), the largest first, and int64 (m, k) rows of ``train``.
+        Cosines (m, k) in descending order, and int64 indices (m, k) of the training samples.
     """
     train = torch.nn.functional.normalize(train.float(), dim=1)
     queries = torch.nn.functional.normalize(queries.float(), dim=1)
-    found = [(part @ train.T).topk(min(k, len(train)), dim=1) for part in queries.split(chunk)]
-    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+    nearest = [(part @ train.T).topk(min(k, len(train)), dim=1) for part in queries.split(chunk)]
+    return torch.cat([part.values for part in nearest]), torch.cat([part.indices for part in nearest])
 
 
-def weighted_vote(cosine, labels, classes, temperature=0.07):
-    """Rank classes by neighbors' votes of weight exp(cosine / T): cosines and labels (m, k) -> (m, classes)."""
-    votes = torch.zeros(len(cosine), classes, device=cosine.device)
+def weighted_vote(
+    cosine: torch.Tensor, labels: torch.Tensor, num_classes: int, temperature: float = 0.07
+) -> torch.Tensor:
+    """Rank classes by the votes of neighbors, each of weight exp(cosine / temperature).
+
+    Args:
+        cosine: Cosine of each neighbor (m, k).
+        labels: Class of each neighbor, int64 (m, k).
+        num_classes: Number of classes.
+        temperature: Temperature of the votes.
+
+    Returns:
+        int64 (m, num_classes): classes in descending order of their votes, the smaller index first if they are equal;
+        -1 in place of classes without a vote.
+    """
+    votes = torch.zeros(len(cosine), num_classes, device=cosine.device)
     votes.scatter_add_(1, labels, torch.exp((cosine - 1) / temperature))
-    return votes.argsort(dim=1, descending=True, stable=True)
+    ordered = votes.sort(dim=1, descending=True, stable=True)
+    return ordered.indices.masked_fill(ordered.values == 0, -1)

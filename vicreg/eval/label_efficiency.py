@@ -1,145 +1,173 @@
-"""One evaluation for several shares of the labels and several seeds: what to run, features once for all, the spread."""
+"""Evaluations on several fractions of the labels, repeated with several seeds."""
 
 import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from vicreg import distributed
-from vicreg.augmentations import batch, presets
+from vicreg.augmentations.batch import step_generator
+from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
-from vicreg.data.subsets import HELD_OUT, CachedFeatures, check_percent, held_out_subset, stratified_subset
-from vicreg.eval import features
+from vicreg.data.base import InputSpec, LabeledDataset
+from vicreg.data.subsets import check_percent, stratified_subset
+from vicreg.eval.features import extract_features
+from vicreg.eval.linear_probe import hold_out
 
-_SPREAD = ("top1", "top5", "best_top1")
+_AVERAGED = ("top1", "top5", "best_top1")
+_OF_ONE_SEED = ("lr_sweep", "best_epoch", "lr_head", "best_top5", "seconds")
 
 
 class LabelFractionRun(NamedTuple):
-    """One evaluation: the samples to train on, those held out to choose the rate, and where results go."""
+    """One evaluation.
+
+    Attributes:
+        percent: Percentage of the labels.
+        seed: Seed of the subset and of the evaluation.
+        indices: Training samples.
+        held_out: Those of ``indices`` that the learning rate is selected on; empty for one learning rate.
+        folder: Folder of the results.
+    """
 
     percent: int
     seed: int
-    fit: np.ndarray
+    indices: np.ndarray
     held_out: np.ndarray
     folder: Path
 
+    @property
+    def held_out_mask(self) -> torch.Tensor:
+        """Which of ``indices`` are held out: bool (n,)."""
+        return torch.from_numpy(np.isin(self.indices, self.held_out))
 
-def plan_runs(args, train, chosen, protocol):
-    """All evaluations that ``--train-percent`` and ``--seeds`` ask for.
+
+def plan_runs(
+    train: LabeledDataset,
+    train_percent: Sequence[int],
+    seeds: Sequence[int],
+    num_lrs: int,
+    folder: Path,
+    indices: np.ndarray | None = None,
+) -> list[LabelFractionRun]:
+    """Plan an evaluation for each label fraction and seed.
 
     Args:
-        args: of ``probe.get_parser``. train: labeled data set. chosen: indices that take the place of a percentage, or
-            None. protocol: ``freeze`` or ``finetune``, begins the folders' names.
-
-    Returns:
-        list of ``LabelFractionRun``, in ``<exp-dir>/<protocol>_<percent>/``, and ``seed_<n>/`` in it where there are
-        several seeds.
+        train: Training set.
+        train_percent: Percentages of the labels of each class.
+        seeds: Seeds of each percentage.
+        num_lrs: Number of learning rates to choose from.
+        folder: Results go to ``<folder>_<percent>/``, and to ``seed_<n>/`` in it for several seeds.
+        indices: Training samples that replace a percentage, or None.
 
     Raises:
-        ValueError: no such share, twice the same, or nothing to hold out.
+        ValueError: A percentage is not valid or named twice, or there is nothing to hold out.
     """
-    for percent in args.train_percent:
+    for percent in train_percent:
         check_percent(percent)
-    if args.seeds < 1:
-        raise ValueError(f"--seeds {args.seeds}: at least one is needed")
-    if len(set(args.train_percent)) < len(args.train_percent):
-        raise ValueError("--train-percent names a share twice")
-    if chosen is not None and len(args.train_percent) > 1:
-        raise ValueError("a list of training files takes the place of --train-percent; name one share")
-    runs = []
-    for percent in args.train_percent:
-        for seed in range(args.seed, args.seed + args.seeds):
-            folder = args.exp_dir / f"{protocol}_{percent}"
-            folder = folder / f"seed_{seed}" if args.seeds > 1 else folder
-            own = chosen if chosen is not None else stratified_subset(train.labels, percent / 100, seed)
-            runs.append(LabelFractionRun(percent, seed, *_hold_out(own, train, len(args.lr_head), seed), folder))
+    if not seeds:
+        raise ValueError("--seeds: at least one is needed")
+    if len(set(train_percent)) < len(train_percent):
+        raise ValueError("--train-percent names a percentage twice")
+    if indices is not None and len(train_percent) > 1:
+        raise ValueError("a list of training files replaces --train-percent; name one percentage")
+    labels, runs = np.asarray(train.labels.cpu()), []
+    for percent in train_percent:
+        for seed in seeds:
+            run_folder = folder.with_name(f"{folder.name}_{percent}")
+            run_folder = run_folder / f"seed_{seed}" if len(seeds) > 1 else run_folder
+            subset = stratified_subset(labels, percent / 100, seed) if indices is None else indices
+            held_out = subset[hold_out(labels[subset], train.location_ids[subset], num_lrs, seed)]
+            runs.append(LabelFractionRun(percent, seed, subset, held_out, run_folder))
     return runs
 
 
-def _hold_out(chosen, train, rates, seed):
-    """Samples to train on, and those to choose among several rates with: whole places, if the set knows them."""
-    if rates == 1:
-        return chosen, np.empty(0, np.int64)
-    held_out = chosen[held_out_subset(train.labels[chosen], train.location_ids[chosen], HELD_OUT, seed)]
-    if not len(held_out):
-        raise ValueError("several --lr-head need samples to choose on, and no class has two places; name one rate")
-    return np.setdiff1d(chosen, held_out), held_out
-
-
 class FrozenFeatures:
-    """Features of a frozen backbone, each sample seen once for all runs.
+    """Features of a frozen backbone, extracted once for all runs.
 
     Args:
-        backbone: on its device. train, val: data sets. look: size, mean, std and device.
-        runs: list of ``LabelFractionRun``.
-        views: of each training sample: the plain one and views - 1 random resized crops. seed: of those.
-        neighbors: True where the training samples' plain view is needed without views as well.
+        backbone: Backbone on the device.
+        train: Training set.
+        val: Validation set.
+        spec: Size and normalization of the input.
+        device: Device of the backbone.
+        runs: Evaluations to extract for.
+        views: Number of views of each training sample: the plain one and random resized crops. With 0 no views are
+            cached.
+        seed: Seed of the random views.
+        plain: Extract the plain view of all training samples even with ``views=0``, for kNN.
+
+    Attributes:
+        val: Features (m, F) and labels (m,) of the validation set.
     """
 
-    def __init__(self, backbone, train, val, look, runs, views, seed, neighbors):
-        self._fit = _union(run.fit for run in runs)
-        self._plain = _union([*([self._fit] if views or neighbors else []), *(run.held_out for run in runs)])
-        self._labels, self._device = train.labels, look["device"]
-        self._val = features.extract_features(backbone, val, **look), val.labels.to(self._device)
-        self._found = (
-            features.extract_features(backbone, train, **look, indices=self._plain) if len(self._plain) else None
-        )
-        self._more = [
-            features.extract_features(backbone, train, **look, indices=self._fit, view=presets.PROBE_VIEW,
-                             random=batch.step_generator(seed, number)).cpu()
-            for number in range(1, views)
-        ]  # fmt: skip
+    def __init__(
+        self, backbone: nn.Module, train: LabeledDataset, val: LabeledDataset, spec: InputSpec, device: torch.device,
+        runs: Sequence[LabelFractionRun], views: int, seed: int, plain: bool,
+    ) -> None:  # fmt: skip
+        self._indices = _union(run.indices if views or plain else run.held_out for run in runs)
+        self._labels = train.labels
+        self.val = extract_features(backbone, val, spec, device), val.labels.to(device)
+        self._views = [extract_features(backbone, train, spec, device, self._indices)] if len(self._indices) else []
+        for number in range(1, views):
+            view = extract_features(
+                backbone, train, spec, device, self._indices, view=PROBE_VIEW, generator=step_generator(seed, number)
+            )
+            self._views.append(view.cpu())
 
-    def plain(self, indices):
-        """Features and labels of training samples, without augmentation."""
-        location_ids = torch.from_numpy(np.searchsorted(self._plain, indices)).to(self._device)
-        return self._found[location_ids], self._labels[indices].to(self._device)
+    def _rows(self, indices: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.searchsorted(self._indices, indices))
 
-    def judged(self, run):
-        """[(features, labels)] of the validation samples, and of those that are held out, where there are any."""
-        return [self._val] + ([self.plain(run.held_out)] if len(run.held_out) else [])
+    def plain(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features (n, F) and labels (n,) of training samples, without augmentation."""
+        features = self._views[0]
+        return features[self._rows(indices).to(features.device)], self._labels[indices].to(features.device)
 
-    def views(self, run):
-        """Data set of all views of a run's training samples."""
-        location_ids = np.searchsorted(self._fit, run.fit)
-        return CachedFeatures(torch.stack([self.plain(run.fit)[0].cpu(), *(view[location_ids] for view in self._more)]),
-                      self._labels[run.fit])  # fmt: skip
+    def views(self, indices: np.ndarray) -> torch.Tensor:
+        """Return all views of training samples: (views, n, F)."""
+        rows = self._rows(indices)
+        return torch.stack([self.plain(indices)[0].cpu(), *(view[rows] for view in self._views[1:])])
 
 
-def _union(indices):
+def _union(indices: Iterable[np.ndarray]) -> np.ndarray:
     return np.unique(np.concatenate([*indices, np.empty(0, np.int64)])).astype(np.int64)
 
 
-def summarize(runs, results, exp_dir, protocol):
-    """Mean and spread over the seeds of each share: a table, and ``result.json`` beside the seeds' folders.
+def summarize(
+    runs: Sequence[LabelFractionRun], results: Sequence[dict[str, Any]], exp_dir: Path, protocol: str
+) -> list[dict[str, Any]]:
+    """Compute mean and standard deviation over the seeds of each percentage; log and write them.
 
     Args:
-        runs: list of ``LabelFractionRun``. results: what each of them found. exp_dir: of the evaluation.
-        protocol: see plan_runs.
+        runs: The evaluations.
+        results: Their results.
+        exp_dir: Folder for ``label_efficiency_<protocol>.json``; with several seeds each percentage also has a
+            ``<protocol>_<percent>/result.json``.
+        protocol: ``freeze`` or ``finetune``.
 
     Returns:
-        list of dicts, one a share: means under the usual names, ``<name>_std`` (over seeds, with n - 1; None for one
-        seed) and ``<name>_seeds``; also in ``<exp_dir>/label_efficiency_<protocol>.json``.
+        One dict for each percentage: means under the usual names, ``<name>_std`` (with n - 1; None for one seed) and
+        ``<name>_seeds``.
     """
     rows = []
     for percent in dict.fromkeys(run.percent for run in runs):
-        own = [result for run, result in zip(runs, results, strict=True) if run.percent == percent]
-        row = {**own[0], "train_percent": percent, "seeds": len(own)}
-        names = [*_SPREAD, *(name for name in own[0] if name.startswith("knn"))]
-        for name in names:
-            values = [result[name] for result in own]
+        repeats = [result for run, result in zip(runs, results, strict=True) if run.percent == percent]
+        row = {**repeats[0], "train_percent": percent, "seeds": len(repeats)}
+        for name in [*_AVERAGED, *(name for name in repeats[0] if name.startswith("knn"))]:
+            values = [result[name] for result in repeats]
             row |= {name: statistics.fmean(values), f"{name}_seeds": values}
             row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
-        for name in ("rates", "best_epoch", "lr_head", "best_top5", "seconds"):  # of one seed only
+        for name in _OF_ONE_SEED:
             row.pop(name, None)
         rows.append(row)
     log("\nlabels   samples   top-1            top-5            (mean and standard deviation over seeds)")
     for row in rows:
-        cells = [_mean_and_spread(row[name], row[f"{name}_std"]) for name in ("top1", "top5")]
-        log(f"{row['train_percent']:4d} %  {row['train_samples']:8d}   {cells[0]:15s}  {cells[1]:15s}  {row['seeds']}")
+        top1, top5 = (_format_mean(row[name], row[f"{name}_std"]) for name in ("top1", "top5"))
+        log(f"{row['train_percent']:4d} %  {row['train_samples']:8d}   {top1:15s}  {top5:15s}  {row['seeds']}")
     if distributed.is_main():
         for row in rows:
             if row["seeds"] > 1:
@@ -148,5 +176,5 @@ def summarize(runs, results, exp_dir, protocol):
     return rows
 
 
-def _mean_and_spread(mean, spread):
-    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+def _format_mean(mean: float, std: float | None) -> str:
+    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"

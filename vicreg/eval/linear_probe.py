@@ -1,226 +1,171 @@
-"""What a backbone is worth with labels: a linear head on frozen features, or finetuning; once, for every data set."""
+"""Linear probe on frozen features: one protocol for all scripts.
 
-import argparse
-import copy
-import time
-from pathlib import Path
+A linear classifier is trained for each learning rate. The learning rate is selected on held-out training samples,
+whole locations of every class, and never on the validation set. The classifier of the selected learning rate has seen
+all training samples.
+"""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
-from vicreg import distributed
-from vicreg.augmentations import batch, presets
-from vicreg.common.cli import to_serializable
-from vicreg.common.files import write_json
-from vicreg.common.logger import MetricLogger, log
-from vicreg.data.leakage import format_overlap, overlap
-from vicreg.data.sampler import ResumableBatchSampler, build_loader
-from vicreg.data.subsets import LabeledSubset
-from vicreg.eval import features, knn, metrics
-from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarize
-from vicreg.models.backbones import PARAMETER_FREE, check_channels, load_backbone
-from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.data.sampler import epoch_order
+from vicreg.data.subsets import HELD_OUT, held_out_subset
+from vicreg.eval.lr_sweep import DEFAULT_LRS, FeatureBatch, LinearSweep, select_lr, train_sweep
+from vicreg.eval.metrics import accuracy
 
 
-def get_parser(description):
-    """Arguments that every evaluation script has; scripts add those of their data."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run = parser.add_argument_group("run")
-    run.add_argument("--exp-dir", type=Path, required=True, help="results go to <exp-dir>/<freeze|finetune>_<percent>/")
-    run.add_argument("--seed", type=int, default=0, help="settles the subset, the head, order and augmentation")
-    run.add_argument("--seeds", type=int, default=1, help="repeat with so many seeds, from --seed on: mean and spread")
-    run.add_argument("--workers", type=int, default=2, help="loading processes")
-    model = parser.add_argument_group("backbone")
-    model.add_argument(
-        "--pretrained", required=True,
-        help="trained_model.pth, model.pth, a torchvision state dict, or a baseline: random, imagenet, stats, pixels",
-    )  # fmt: skip
-    model.add_argument("--arch", help="backbone, where the file does not name it")
-    model.add_argument("--in-chans", type=int, default=3, help="channels, for baselines")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--train-percent", "--train-perc", type=int, nargs="+", default=[100], metavar="PERCENT",
-        help="shares of the training labels, such as 1 10 100; stratified by class, at least one a class",
-    )  # fmt: skip
-    data.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
-    data.add_argument(
-        "--views", type=int, default=0,
-        help="frozen only: 0 augments anew every epoch; K extracts K views of each sample once, the first one plain",
-    )  # fmt: skip
-    optim = parser.add_argument_group("optimization")
-    optim.add_argument("--weights", choices=["freeze", "frozen", "finetune"], default="freeze", help="what is trained")
-    optim.add_argument("--epochs", type=int, default=100, help="passes over the training samples")
-    optim.add_argument("--batch-size", type=int, default=256, help="samples of all processes together")
-    optim.add_argument(
-        "--lr-head", type=float, nargs="+", default=[0.3],
-        help="rate of the head; several are trained side by side and chosen on a tenth of the training places",
-    )  # fmt: skip
-    optim.add_argument("--lr-backbone", type=float, default=0.0, help="rate of the backbone, finetuning only")
-    optim.add_argument("--weight-decay", type=float, default=1e-6, help="weight decay")
-    optim.add_argument("--knn", type=int, nargs="*", default=[20], help="neighbors of the kNN figures, frozen only")
-    distributed.add_arguments(parser)
-    return parser
+@dataclass(frozen=True)
+class SweepResult:
+    """A trained sweep and the selected learning rate.
+
+    Attributes:
+        sweep: Heads of all learning rates.
+        index: Index of the selected learning rate in ``sweep.lrs``.
+        scores: Top-1 of each learning rate on the held-out samples; empty for one learning rate.
+        held_out: Indices of the held-out training samples; empty for one learning rate.
+    """
+
+    sweep: LinearSweep
+    index: int
+    scores: list[float]
+    held_out: np.ndarray
+
+    @property
+    def lr(self) -> float:
+        """The selected learning rate."""
+        return self.sweep.lrs[self.index]
 
 
-def probe(args, train, val, chosen=None):
-    """Train and judge a classifier on a backbone.
-
-    The reference protocol: heads drawn from N(0, 0.01) with zero bias, SGD with momentum 0.9, a cosine over the epochs,
-    training on random resized crops and flips, judging on the plain center crop; a frozen backbone stays in eval mode.
+def hold_out(labels: np.ndarray, location_ids: np.ndarray, num_lrs: int, seed: int) -> np.ndarray:
+    """Choose the training samples to select the learning rate on: a tenth of the locations of every class.
 
     Args:
-        args: of ``get_parser``. train, val: data sets with ``images(indices)``, ``labels``, ``classes``, ``mean``,
-            ``std``, ``patch_size``. chosen: indices of the training samples, in place of --train-percent.
+        labels: Class of each sample (n,).
+        location_ids: Location of each sample (n,).
+        num_lrs: Number of learning rates; with one there is nothing to select.
+        seed: Seed of the choice.
 
     Returns:
-        dict, also written to ``<exp-dir>/<freeze|finetune>_<percent>/result.json``: ``top1`` and ``top5`` after the
-        last epoch, the best ones, kNN, what was evaluated, and ``overlap``: what the two data sets share. Of several
-        shares or seeds a list of dicts with means and spreads, see ``label_efficiency.summarize``.
+        Sorted indices; empty for one learning rate.
 
     Raises:
-        ValueError, FileNotFoundError: arguments or files that do not fit.
+        ValueError: No class has two locations.
     """
-    started, protocol = time.perf_counter(), "finetune" if args.weights == "finetune" else "freeze"
-    _check(args, protocol == "freeze")
-    device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
-    backbone, info = load_backbone(args.pretrained, args.arch, args.in_chans, args.seed)
-    check_channels(info["in_chans"], train, f"--pretrained {args.pretrained}")
-    log(info["report"])
-    size = args.image_size or max(1, round(train.patch_size * 7 / 8))
-    look = {"size": size, "mean": info["mean"] or train.mean, "std": info["std"] or train.std, "device": device}
-    runs = plan_runs(args, train, chosen, protocol)
-    shared, backbone = overlap(train, val), backbone.to(device)
-    log(f"{len(val)} validation samples, {len(train.classes)} classes, {size} px\n{format_overlap(shared)}")
-    about = {"pretrained": str(args.pretrained), "arch": info["arch"], "source": info["source"]}
-    about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared, "image_size": size}
-    known, results = None, []
-    if protocol == "freeze":
-        known = FrozenFeatures(backbone, train, val, look, runs, args.views, args.seed, bool(args.knn))
-    for run in runs:
-        share = f"{run.percent} %" if chosen is None else "a list"
-        held_out = f"{len(run.held_out)} held out to choose the rate"
-        log(f"{len(run.fit)} training samples ({share}, seed {run.seed}), {held_out}")
-        found = _evaluate(args, run, backbone, known, train, val, look, quiet=len(runs) > 1)
-        found |= {**about, "protocol": f"{protocol}_{run.percent}", "train_samples": len(run.fit), "seed": run.seed}
-        found["seconds"] = round(time.perf_counter() - started, 1)
-        if distributed.is_main():
-            write_json(run.folder / "result.json", {**found, "args": to_serializable(vars(args))})
-        log(
-            f"top-1 {found['top1']:.4f}  top-5 {found['top5']:.4f}  (best {found['best_top1']:.4f} in epoch "
-            f"{found['best_epoch']}), head rate {found['lr_head']:g}; {run.folder / 'result.json'}"
+    if num_lrs == 1:
+        return np.empty(0, np.int64)
+    held_out = held_out_subset(labels, location_ids, HELD_OUT, seed)
+    if not len(held_out):
+        raise ValueError(
+            "several learning rates need held-out samples to select one, and no class has two locations in the "
+            "training set; name one learning rate"
         )
-        results.append(found)
-        started = time.perf_counter()
-    result = results[0] if len(runs) == 1 else summarize(runs, results, args.exp_dir, protocol)
-    distributed.destroy()
-    return result
+    return held_out
 
 
-def _evaluate(args, run, backbone, known, train, val, look, quiet):
-    """Train and judge one classifier; frozen features are known, a backbone to finetune stays as it is."""
-    device = look["device"]
-    if distributed.is_main():
-        run.folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(run.seed)
-    heads = LinearHeads(len(args.lr_head), backbone.num_features, len(train.classes)).to(device)
-    model = Classifier(backbone if known else copy.deepcopy(backbone), heads, frozen=bool(known))
-    source, neighbors = LabeledSubset(train, run.fit, presets.PROBE_VIEW, look["size"]), {}
-    if known:
-        if args.knn:
-            neighbors = _knn(args.knn, *known.plain(run.fit), *known.judged(run)[0], len(train.classes))
-        if args.views:
-            model, source = heads, known.views(run)
+def cached_batches(
+    features: torch.Tensor, labels: torch.Tensor, held_out: torch.Tensor, batch_size: int, epochs: int, seed: int
+) -> Iterator[FeatureBatch]:
+    """Yield shuffled batches of extracted features; each epoch takes one random view of each sample.
 
-    def scores():
-        """Top-1 and top-5 of every head on the validation samples, and on those held out."""
-        if known:
-            return [_accuracies(heads, found, labels) for found, labels in known.judged(run)]
-        distributed.broadcast_buffers(model.backbone)
-        found = features.extract_features(model.backbone, val, **look)
-        return [_accuracies(heads, found, val.labels.to(device))]
-
-    return {**_train(args, run, model, heads, source, look, scores, quiet), **neighbors}
+    Args:
+        features: Float (n, F), or (views, n, F).
+        labels: int64 (n,).
+        held_out: bool (n,).
+        batch_size: Number of samples of a batch; what does not fill one at the end of an epoch is dropped.
+        epochs: Number of epochs.
+        seed: Seed of order and views.
+    """
+    views = features if features.dim() == 3 else features[None]
+    for epoch in range(epochs):
+        order, draws = (torch.from_numpy(values) for values in epoch_order(len(labels), seed, epoch))
+        order, view = order.to(views.device), (draws % len(views)).to(views.device)
+        for begin in range(0, len(labels) // batch_size * batch_size, batch_size):
+            rows = order[begin : begin + batch_size]
+            yield views[view[begin : begin + batch_size], rows], labels[rows.to(labels.device)], held_out[rows.cpu()]
 
 
-def _check(args, frozen):
-    if args.epochs < 1 or args.batch_size < 1 or args.views < 0:
-        raise ValueError("--epochs and --batch-size must be positive, --views 0 or more")
-    if not frozen and (len(args.lr_head) > 1 or args.views):
-        raise ValueError("--weights finetune takes one --lr-head and no --views: the features change as it goes")
-    if not frozen and args.pretrained in PARAMETER_FREE:
-        raise ValueError(f"--pretrained {args.pretrained} has no weights to finetune; use --weights freeze")
+def sweep_accuracies(
+    sweep: LinearSweep, features: torch.Tensor, labels: torch.Tensor, selection: bool = False
+) -> list[dict[str, float]]:
+    """Compute ``top1`` and ``top5`` of each learning rate's head; see ``LinearSweep.rank_classes``."""
+    labels = labels.to(sweep.device)
+    return [accuracy(ranked, labels) for ranked in sweep.rank_classes(features, selection=selection)]
 
 
-def _knn(neighbors, train, train_labels, val, val_labels, classes):
-    found = {}
-    for k in neighbors:
-        scores = metrics.accuracy(knn.knn_predict(train, train_labels, val, classes, k), val_labels)
-        found |= {f"knn{k}_{name}": round(value, 4) for name, value in scores.items()}
-        log(f"kNN-{k}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
-    return found
+def fit_sweep(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    location_ids: np.ndarray | None,
+    num_classes: int,
+    lrs: Sequence[float] = DEFAULT_LRS,
+    *,
+    epochs: int = 100,
+    batch_size: int = 256,
+    weight_decay: float = 1e-6,
+    seed: int = 0,
+) -> SweepResult:
+    """Train a linear classifier for each learning rate and select one; see ``fit_linear_probe``."""
+    device, count = features.device, features.shape[-2]
+    locations = np.arange(count) if location_ids is None else np.asarray(location_ids)
+    sweep = LinearSweep(
+        features.shape[-1], num_classes, lrs, weight_decay, seed=seed, select=len(set(lrs)) > 1, device=device,
+        dtype=features.dtype,
+    )  # fmt: skip
+    labels = labels.to(device)
+    held_out = hold_out(labels.cpu().numpy(), locations, len(sweep.lrs), seed)
+    mask = torch.zeros(count, dtype=torch.bool)
+    mask[torch.from_numpy(held_out)] = True
+    batch_size = min(batch_size, count)
+    batches = cached_batches(features, labels, mask, batch_size, epochs, seed)
+    for _ in train_sweep(sweep, batches, epochs, count // batch_size):
+        pass
+    if not len(held_out):
+        return SweepResult(sweep, 0, [], held_out)
+    plain = features if features.dim() == 2 else features[0]
+    rows = torch.from_numpy(held_out).to(device)
+    scores = [score["top1"] for score in sweep_accuracies(sweep, plain[rows], labels[rows], selection=True)]
+    return SweepResult(sweep, select_lr(scores), scores, held_out)
 
 
-@torch.no_grad()
-def _accuracies(heads, found, labels):
-    """Accuracies of every head: list of dicts ``top1, top5``."""
-    ranked = torch.cat([heads(part).topk(min(5, heads.classes), dim=2).indices for part in found.split(4096)])
-    return [metrics.accuracy(ranked[:, head], labels) for head in range(ranked.shape[1])]
+def fit_linear_probe(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    location_ids: np.ndarray | None,
+    num_classes: int,
+    lrs: Sequence[float] = DEFAULT_LRS,
+    *,
+    epochs: int = 100,
+    batch_size: int = 256,
+    weight_decay: float = 1e-6,
+    seed: int = 0,
+) -> tuple[nn.Linear, float, dict[float, float]]:
+    """Train a linear classifier on frozen features and select its learning rate on held-out training samples.
 
+    Args:
+        features: Features of the training samples, float (n, F), or (views, n, F) with the plain view first. Each
+            epoch then takes one random view of each sample.
+        labels: int64 (n,).
+        location_ids: Location of each sample (n,), since whole locations are held out; None: each sample is its own.
+        num_classes: Number of classes.
+        lrs: Learning rates to choose from.
+        epochs: Passes over the samples.
+        batch_size: Number of samples of a step.
+        weight_decay: Weight decay.
+        seed: Seed of initial weights, order and held-out samples.
 
-def _train(args, run, model, heads, source, look, scores, quiet):
-    """Train the heads (and the backbone), judging after every epoch; returns what to report."""
-    device = look["device"]
-    batch_size = min(args.batch_size, len(source)) // distributed.world_size() * distributed.world_size()
-    per_epoch = len(source) // max(1, batch_size)
-    if not per_epoch:
-        raise ValueError(f"{len(source)} samples for {distributed.world_size()} processes; start fewer")
-    groups = [{"params": heads.of(head), "lr": rate} for head, rate in enumerate(args.lr_head)]
-    if model is not heads and not model.frozen:
-        groups.append({"params": list(model.backbone.parameters()), "lr": args.lr_backbone})
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=args.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
-    parallel = model
-    if distributed.world_size() > 1:
-        parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    share = (distributed.rank(), distributed.world_size())
-    batches = ResumableBatchSampler(len(source), batch_size, run.seed, args.epochs * per_epoch, 0, *share)
-    loader = iter(build_loader(source, batches, 0 if model is heads else args.workers, device))
-    metric_logger, best, done = MetricLogger(run.folder, total_steps=len(batches)), None, 0
-    for epoch in range(args.epochs):
-        model.train()
-        for step in range(done, done + per_epoch):
-            tick = time.perf_counter()
-            inputs, labels = next(loader)
-            waited = time.perf_counter() - tick
-            inputs, labels = inputs.to(device), labels.to(device)
-            if model is not heads:
-                inputs = _training_view(inputs, source.view, run.seed, step, look)
-            logits = parallel(inputs)
-            loss = cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
-            optimizer.zero_grad()
-            (loss * logits.shape[1]).backward()  # each head has its own loss; their mean is only shown
-            optimizer.step()
-            metric_logger.add({"loss": loss}, waited)
-        done += per_epoch
-        rates = schedule.get_last_lr()
-        schedule.step()
-        found = scores()
-        head = max(range(len(args.lr_head)), key=lambda n: found[-1][n]["top1"])  # on held-out samples where there are
-        line = {"epoch": epoch, "step": done, "lr": rates[head], **metric_logger.averages(batch_size), **found[0][head]}
-        # epochs on cached features pass too fast to read all of them
-        shown = epoch == args.epochs - 1 or epoch % max(1, args.epochs // 10) == 0
-        metric_logger.write(line, show=not quiet and (model is not heads or shown))
-        metric_logger.restart_clock()
-        if best is None or found[0][head]["top1"] > best["best_top1"]:
-            best = {"best_top1": found[0][head]["top1"], "best_top5": found[0][head]["top5"], "best_epoch": epoch}
-    metric_logger.close()
-    every = {f"{rate:g}": scored for rate, scored in zip(args.lr_head, found[0], strict=True)}
-    return {**found[0][head], **best, "lr_head": args.lr_head[head], "rates": every}
+    Returns:
+        The classifier, trained on all samples; its learning rate; and top-1 on the held-out samples by learning rate,
+        in ascending order (empty for one learning rate).
 
-
-def _training_view(images, view, seed, step, look):
-    """Random resized crops (where they are not yet cut) and flips of one batch, counted from (seed, step, rank)."""
-    random = batch.step_generator(seed, step, distributed.rank())
-    numbers = batch.sample_params(view, len(images), *images.shape[-2:], random)
-    return batch.normalize(batch.apply(images, numbers, look["size"]), look["mean"], look["std"])
+    Raises:
+        ValueError: A learning rate is not positive, there is nothing to hold out, or the classifier diverged.
+    """
+    result = fit_sweep(
+        features, labels, location_ids, num_classes, lrs, epochs=epochs, batch_size=batch_size,
+        weight_decay=weight_decay, seed=seed,
+    )  # fmt: skip
+    return result.sweep.head(result.index), result.lr, dict(zip(result.sweep.lrs, result.scores, strict=False))

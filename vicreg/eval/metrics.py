@@ -1,4 +1,4 @@
-"""Metrics of features and of classifications, with intervals."""
+"""Metrics of features and of classifications, with bootstrap intervals."""
 
 import math
 
@@ -7,129 +7,150 @@ import torch
 
 from vicreg.data.pairs import TemporalPairs
 
+COLLAPSE_STD = 0.05  # of the embeddings; VICReg aims at 1, and a run at its lower bound stays near 0.5
+COLLAPSE_RANK = 0.01  # of the features, as a fraction of the highest possible rank
+ADVICE = (
+    "Most often the learning rate is too high for this batch size: lower --base-lr, or use a larger --batch-size. A "
+    "larger --std-coeff, a weaker --augment or a smaller --sim-coeff also work against a collapse"
+)
+RESAMPLES, CONFIDENCE = 1000, 0.95
+_MAX_TABLE_SIZE = 2**24  # entries of a table of counts
 
-def accuracy(ranked, labels, top=(1, 5)):
-    """Share of samples whose label is among the first guesses.
+
+def accuracy(ranked: torch.Tensor, labels: torch.Tensor, topk: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    """Compute the fraction of samples whose label is among the first k classes.
 
     Args:
-        ranked: int (m, classes), likeliest first. labels: (m,). top: how many guesses count.
+        ranked: int64 (m, classes), the likeliest class first; -1 is never correct.
+        labels: int64 (m,).
+        topk: Values of k.
 
     Returns:
         dict such as ``{"top1": 0.5, "top5": 1.0}``.
     """
     hits = ranked == labels[:, None]
-    return {f"top{n}": hits[:, :n].any(1).double().mean().item() for n in top}
+    return {f"top{k}": hits[:, :k].any(1).double().mean().item() for k in topk}
 
 
 @torch.no_grad()
-def effective_rank(features, most=2048):
-    """RankMe (Garrido et al. 2023, equation 1): exp of the entropy of the normalized singular values.
+def effective_rank(features: torch.Tensor, max_samples: int = 2048) -> float:
+    """Compute RankMe (Garrido et al. 2023, equation 1): exp of the entropy of the normalized singular values.
 
     Args:
-        features: (n, F); at most ``most`` rows are used. 1 is a collapse, min(n, F) the most there can be; nan where
-            the features are not finite.
-    """
-    features = features[:most].float()
-    if not features.isfinite().all():
-        return math.nan  # of which there is no decomposition
-    values = torch.linalg.svdvals(features)
-    share = values / values.sum().clamp(min=1e-12) + 1e-7
-    return float(torch.exp(-(share * share.log()).sum()))
-
-
-LEAST_STD = 0.05  # of the embeddings; VICReg wants 1, and a floored run stays near 0.5
-LEAST_RANK = 0.01  # of the representation, as a share of the rank it could have
-ADVICE = (
-    "Most often the rate is too high for this batch: lower --base-lr, or train with a larger --batch-size; a larger "
-    "--std-coeff pushes against it, too strong an --augment (or a --sim-coeff) towards it"
-)
-
-
-def check_collapse(embedding_std, effective_rank, samples, features):
-    """Say what has collapsed.
-
-    Args:
-        embedding_std: mean standard deviation of the embeddings over a batch (D numbers, averaged).
-        effective_rank: of the representation, RankMe (Garrido et al. 2023). samples, features: the matrix it is of.
+        features: Float (n, F).
+        max_samples: Number of rows to use, from the first one.
 
     Returns:
-        a message, or None.
+        From 1 (collapsed) to min(n, F); NaN if the features are not finite.
     """
-    if embedding_std < LEAST_STD:
-        found = f"the embeddings hardly differ any more (standard deviation {embedding_std:.3g}, below {LEAST_STD:g})"
-    elif effective_rank < (least := max(2.0, LEAST_RANK * min(samples, features))):
-        found = f"the representation has shrunk to {effective_rank:.1f} effective dimensions (below {least:.1f})"
+    features = features[:max_samples].float()
+    if not features.isfinite().all():
+        return math.nan  # there is no decomposition
+    values = torch.linalg.svdvals(features)
+    probs = values / values.sum().clamp(min=1e-12) + 1e-7
+    return float(torch.exp(-(probs * probs.log()).sum()))
+
+
+def check_collapse(embedding_std: float, effective_rank: float, num_samples: int, num_features: int) -> str | None:
+    """Return a warning if the network has collapsed, otherwise None.
+
+    Args:
+        embedding_std: Standard deviation of the embeddings over a batch, averaged over dimensions.
+        effective_rank: RankMe of the features.
+        num_samples: Number of rows of the matrix that the rank was computed from.
+        num_features: Its number of columns.
+    """
+    min_rank = max(2.0, COLLAPSE_RANK * min(num_samples, num_features))
+    if embedding_std < COLLAPSE_STD:
+        what = f"the embeddings hardly differ any more (standard deviation {embedding_std:.3g}, below {COLLAPSE_STD:g})"
+    elif effective_rank < min_rank:
+        what = f"the representation has shrunk to {effective_rank:.1f} effective dimensions (below {min_rank:.1f})"
     else:
         return None
-    return f"warning: collapse: {found}. {ADVICE}"
+    return f"warning: collapse: {what}. {ADVICE}"
 
 
-def positive_pairs(location_ids, seed=0):
-    """For each sample another one of its place; samples that are alone at theirs are left out.
+def positive_pairs(location_ids: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Choose for each sample another one of its location; samples without one are left out.
 
     Args:
-        places: (n,). seed: of the choice.
+        location_ids: Location of each sample (n,).
+        seed: Seed of the choice.
 
     Returns:
-        int64 (m, 2) of indices; m = 0 where no place has two samples.
+        int64 array (m, 2) of indices; m = 0 if no location has two samples.
     """
     pairs = TemporalPairs(location_ids)
     draws = np.random.default_rng([seed, 4]).integers(0, 2**63 - 1, len(location_ids))
-    partners = [pairs.positive_index(index, int(draw)) for index, draw in enumerate(draws)]
-    found = np.stack([np.arange(len(location_ids)), np.array(partners, np.int64)], 1)
-    return found[found[:, 0] != found[:, 1]]
+    positives = [pairs.positive_index(index, int(draw)) for index, draw in enumerate(draws)]
+    indices = np.stack([np.arange(len(location_ids)), np.array(positives, np.int64)], 1)
+    return indices[indices[:, 0] != indices[:, 1]]
 
 
-def alignment(features, pairs, power=2):
-    """Mean distance of positives, to a power (Wang & Isola 2020, equation 1); 0 is best, 4 the most.
+def alignment(features: torch.Tensor, pairs: np.ndarray, power: float = 2) -> float:
+    """Compute the mean distance of positive pairs, to a power (Wang & Isola 2020, equation 1).
 
     Args:
-        features: (n, F), of any length; their directions count. pairs: (m, 2) indices.
+        features: Float (n, F); only their directions count.
+        pairs: Integer array (m, 2) of indices.
+        power: Exponent of the distance.
+
+    Returns:
+        From 0 (best) to 4 for the default power.
     """
     unit = torch.nn.functional.normalize(features.float(), dim=1)
-    pairs = torch.as_tensor(pairs, device=unit.device)
-    return float((unit[pairs[:, 0]] - unit[pairs[:, 1]]).norm(dim=1).pow(power).double().mean())
+    index = torch.as_tensor(pairs, device=unit.device)
+    return float((unit[index[:, 0]] - unit[index[:, 1]]).norm(dim=1).pow(power).double().mean())
 
 
-def uniformity(features, t=2.0, chunk=2048):
-    """Log of the mean Gaussian potential of all pairs (Wang & Isola 2020, equation 2); 0 is a collapse, lower better.
+def uniformity(features: torch.Tensor, t: float = 2.0, chunk: int = 2048) -> float:
+    """Compute the log of the mean Gaussian potential of all pairs (Wang & Isola 2020, equation 2).
 
     Args:
-        features: (n, F), n > 1; their directions count. t: of exp(-t |x - y|^2). chunk: rows at a time.
+        features: Float (n, F); only their directions count.
+        t: Scale of the potential exp(-t |x - y|^2).
+        chunk: Number of rows at a time.
+
+    Returns:
+        0 for collapsed features, lower is more uniform; NaN for fewer than two samples.
     """
     unit, total = torch.nn.functional.normalize(features.float(), dim=1), 0.0
     if len(unit) < 2:
         return math.nan
     for part in unit.split(chunk):
         total += torch.exp(2 * t * (part @ unit.T - 1)).double().sum().item()  # |x - y|^2 = 2 - 2 x y
-    own = torch.exp(2 * t * (unit.square().sum(1) - 1)).double().sum().item()  # each sample with itself
-    return math.log((total - own) / (len(unit) * (len(unit) - 1)))
+    diagonal = torch.exp(2 * t * (unit.square().sum(1) - 1)).double().sum().item()  # each sample with itself
+    return math.log((total - diagonal) / (len(unit) * (len(unit) - 1)))
 
 
-RESAMPLES, LEVEL = 1000, 0.95
-_MOST_NUMBERS = 2**24  # of a table of counts at a time
+def bootstrap_ci(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = CONFIDENCE,
+) -> np.ndarray:
+    """Compute percentile bootstrap intervals of means over samples (Efron 1979).
 
-
-def bootstrap_ci(values, groups=None, resamples=RESAMPLES, seed=0, level=LEVEL):
-    """Percentile intervals of means over samples (Efron 1979), by drawing samples or whole groups with replacement.
-
-    Samples of one place in several months are near duplicates: drawn one by one they look like more evidence than they
-    are. With ``groups`` whole groups are drawn (cluster bootstrap), as many as there are, with all of their samples.
+    Samples of one location in several months are near duplicates: resampled one by one they seem to be more evidence
+    than they are. With ``groups`` whole groups are resampled (cluster bootstrap).
 
     Args:
-        values: (n,) or (n, m) numbers or bools, m figures of the same samples; they share the draws.
-        groups: (n,) what each sample belongs to; None: every sample is drawn by itself.
-        resamples: how many. seed: of the draws. level: share of the resamples inside the interval.
+        values: Numbers or bools (n,), or (n, m) for m metrics of the same samples, which share the resamples.
+        groups: Group of each sample (n,); None resamples single samples.
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
+        level: Confidence level.
 
     Returns:
-        float64 (2,) or (2, m): lower and upper end.
+        float64 array (2,) or (2, m): lower and upper end.
 
     Raises:
-        ValueError: no samples.
+        ValueError: There are no samples.
     """
     values = np.asarray(values, np.float64)
     if not len(values):
-        raise ValueError("no samples to draw an interval from")
+        raise ValueError("no samples to compute an interval from")
     table = values.reshape(len(values), -1)
     if groups is not None:
         _, group = np.unique(np.asarray(groups), return_inverse=True)
@@ -137,12 +158,12 @@ def bootstrap_ci(values, groups=None, resamples=RESAMPLES, seed=0, level=LEVEL):
         sizes = np.bincount(group).astype(np.float64)
     else:
         sums, sizes = table, np.ones(len(table))
-    random, means = np.random.default_rng([seed, 3]), []
-    portion = max(1, _MOST_NUMBERS // len(sizes))
-    for begin in range(0, resamples, portion):
+    rng, means = np.random.default_rng([seed, 3]), []
+    chunk = max(1, _MAX_TABLE_SIZE // len(sizes))
+    for begin in range(0, resamples, chunk):
         # how often each group is drawn: the same as drawing len(sizes) of them one after the other
-        shape = min(portion, resamples - begin)
-        counts = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), shape).astype(np.float64)
+        rows = min(chunk, resamples - begin)
+        counts = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), rows).astype(np.float64)
         means.append(counts @ sums / (counts @ sizes)[:, None])
     ends = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return ends.reshape(2, *values.shape[1:])

@@ -1,102 +1,152 @@
-"""Which samples features are judged on, and which they may learn from."""
+"""Evaluation splits: which samples a method learns from, and which it is evaluated on."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from vicreg.data.base import LabeledDataset
 from vicreg.data.sn7 import SN7Patches
 
 SPLITS = ("patches", "mosaics")
 
 
 class EvalSubset(NamedTuple):
-    """Some samples of a data set: their indices (n,), labels (n,) and places (n,)."""
+    """Some samples of a data set.
 
-    dataset: object
+    Attributes:
+        dataset: The data set.
+        indices: Indices of the samples in it (n,).
+        labels: Class of each sample (n,), for this split.
+        location_ids: Location of each sample (n,), the same numbers in all subsets of a split that compare them.
+    """
+
+    dataset: LabeledDataset
     indices: np.ndarray
     labels: np.ndarray
     location_ids: np.ndarray
 
     @property
-    def groups(self):
-        """Places, where several samples share one; otherwise None: every sample stands for itself."""
+    def groups(self) -> np.ndarray | None:
+        """Locations to resample as a whole; None if every sample has its own."""
         return self.location_ids if len(np.unique(self.location_ids)) < len(self.location_ids) else None
 
 
 class EvalSplit(NamedTuple):
-    """A training part, a part to judge on, the names of the classes, and a line that says what this is."""
+    """A split.
+
+    Attributes:
+        train: Samples to learn from.
+        test: Samples to evaluate on.
+        classes: Class names.
+        description: One line for the log.
+    """
 
     train: EvalSubset
     test: EvalSubset
-    classes: list
-    line: str
+    classes: list[str]
+    description: str
 
 
-def full_subset(dataset):
-    """All samples of a data set."""
-    return EvalSubset(dataset, np.arange(len(dataset)), dataset.labels.numpy(), np.array(dataset.location_ids))
+def full_subset(dataset: LabeledDataset) -> EvalSubset:
+    """Return all samples of a data set."""
+    return EvalSubset(dataset, np.arange(len(dataset)), dataset.labels.cpu().numpy(), np.array(dataset.location_ids))
 
 
-def train_val_split(train, val):
-    """Protocol 1: learn from the training list, judge on the validation list.
+def check_labels(train: LabeledDataset, val: LabeledDataset) -> None:
+    """Raise ValueError if a label is outside the classes of the training set."""
+    for dataset, name in ((train, "training"), (val, "validation")):
+        outside = (dataset.labels < 0) | (dataset.labels >= len(train.classes))
+        if outside.any():
+            raise ValueError(
+                f"{int(outside.sum())} labels of the {name} set are outside the {len(train.classes)} classes of the "
+                f"training set, such as {int(dataset.labels[outside][0])}; prepare both lists together"
+            )
 
-    Args:
-        train, val: data sets with ``labels``, ``location_ids`` and ``classes``.
+
+def train_val_split(train: LabeledDataset, val: LabeledDataset) -> EvalSplit:
+    """Build protocol 1: learn from the training list, evaluate on the validation list.
 
     Raises:
-        ValueError: labels that only one of the two can mean.
+        ValueError: The lists name different classes, or a label is outside of them.
     """
     if list(train.classes) != list(val.classes):
         raise ValueError(f"the lists do not have the same classes: {len(train.classes)} and {len(val.classes)}")
-    line = f"{len(train)} training and {len(val)} validation samples, {len(train.classes)} classes"
-    return EvalSplit(full_subset(train), full_subset(val), list(train.classes), line)
+    check_labels(train, val)
+    description = f"{len(train)} training and {len(val)} validation samples, {len(train.classes)} classes"
+    return EvalSplit(full_subset(train), full_subset(val), list(train.classes), description)
 
 
-def retrieval_split(csv_dir=None, seen=None, unseen=None, split="patches", seed=0, data_dir=None):
-    """Protocol 2 from what was named: a folder (``aoi_retrieval_split``), two lists (``seen_unseen_split``), or None
-    for neither.
+def retrieval_split(
+    csv_dir: Path | None = None,
+    seen: Path | None = None,
+    unseen: Path | None = None,
+    split: str = "patches",
+    seed: int = 0,
+    data_dir: Path | None = None,
+) -> EvalSplit | None:
+    """Build protocol 2 from what is given.
+
+    Args:
+        csv_dir: Folder for ``aoi_retrieval_split``, or None.
+        seen: Patch list for ``seen_unseen_split``, or None.
+        unseen: Patch list for ``seen_unseen_split``, or None.
+        split: See ``aoi_retrieval_split``.
+        seed: See ``aoi_retrieval_split``.
+        data_dir: SN7 tree, if the lists have no ``patches.npy`` beside them.
+
+    Returns:
+        The split, or None if neither a folder nor lists are given.
 
     Raises:
-        ValueError: half of it, or both; see also the two functions.
+        ValueError: Only one list is given, or a folder too; see also the two functions.
     """
     if (seen is None) != (unseen is None) or (csv_dir and seen):
         raise ValueError("protocol 2 takes --seen and --unseen together, or --test-csv, not both")
     if csv_dir:
         return aoi_retrieval_split(csv_dir, split, seed, data_dir)
-    return seen_unseen_split(seen, unseen, data_dir) if seen else None
+    return seen_unseen_split(seen, unseen, data_dir) if seen and unseen else None
 
 
-def aoi_retrieval_split(csv_dir, split="patches", seed=0, data_dir=None):
-    """Protocol 2: the AOIs of a prepared folder as classes, half of each to learn from and half to judge on.
+def aoi_retrieval_split(
+    csv_dir: Path, split: str = "patches", seed: int = 0, data_dir: Path | None = None
+) -> EvalSplit:
+    """Build protocol 2 from a prepared folder: its AOIs are the classes, half of each is seen.
 
     Args:
-        csv_dir: written by make_sn7_csv.py, such as of SpaceNet-7's test AOIs; all of ``all.csv`` is used.
-        split: "patches" parts the positions of the patch grid, "mosaics" the months: then each place is on both sides.
-        seed: of the choice. data_dir: the tree, where the folder has no pack.
+        csv_dir: Folder written by make_sn7_csv.py, such as of SpaceNet-7's test AOIs; all of ``all.csv`` is used.
+        split: ``patches`` divides the positions of the patch grid, ``mosaics`` the months. With the latter each
+            location is on both sides.
+        seed: Seed of the choice.
+        data_dir: SN7 tree, if the folder has no ``patches.npy``.
 
     Raises:
-        FileNotFoundError, ValueError: no such list, or an AOI that cannot be parted.
+        FileNotFoundError: There is no such list.
+        ValueError: An AOI cannot be divided.
     """
     dataset = SN7Patches(csv_dir / "all.csv", data_dir=data_dir)
-    table, random = dataset.table, np.random.default_rng([seed, 5])
+    table, rng = dataset.table, np.random.default_rng([seed, 5])
     units = table.patch if split == "patches" else table.year * 12 + table.month
     seen = np.zeros(len(table), bool)
-    for aoi, own in units.groupby(table.aoi):
-        there = random.permutation(np.unique(own))
-        if len(there) < 2:
+    for aoi, aoi_units in units.groupby(table.aoi):
+        shuffled = rng.permutation(np.unique(aoi_units))
+        if len(shuffled) < 2:
             raise ValueError(f"{csv_dir}: {aoi} has one of {split} only; it cannot be both seen and unseen")
-        seen[own.index[own.isin(there[: len(there) // 2])]] = True
-    return _of_areas(dataset, np.flatnonzero(seen), dataset, np.flatnonzero(~seen))
+        seen[aoi_units.index[aoi_units.isin(shuffled[: len(shuffled) // 2])]] = True
+    return _aoi_split(dataset, np.flatnonzero(seen), dataset, np.flatnonzero(~seen))
 
 
-def seen_unseen_split(seen_csv, unseen_csv, data_dir=None):
-    """Protocol 2 from two patch lists, of today's format or the first version's; the labels in them do not count.
+def seen_unseen_split(seen_csv: Path, unseen_csv: Path, data_dir: Path | None = None) -> EvalSplit:
+    """Build protocol 2 from two patch lists, of either format; their AOIs are the classes, not their labels.
 
     Args:
-        seen_csv, unseen_csv: to learn from, to judge on. data_dir: the tree, where a list has no pack beside it.
+        seen_csv: Patches to learn from.
+        unseen_csv: Patches to evaluate on.
+        data_dir: SN7 tree, if a list has no ``patches.npy`` beside it.
 
     Raises:
-        FileNotFoundError, ValueError: a list that cannot be read, an unseen AOI that the seen list lacks.
+        FileNotFoundError: There is no such list.
+        ValueError: A list cannot be read, or the seen list lacks an unseen AOI.
     """
     seen, unseen = (SN7Patches(path, data_dir=data_dir) for path in (seen_csv, unseen_csv))
     if missing := sorted(set(unseen.table.aoi) - set(seen.table.aoi)):
@@ -104,22 +154,22 @@ def seen_unseen_split(seen_csv, unseen_csv, data_dir=None):
             f"{unseen_csv}: {len(missing)} AOIs that {seen_csv} does not have ({', '.join(missing[:3])}"
             f"{', …' if len(missing) > 3 else ''}); each AOI is a class and needs samples to learn from"
         )
-    return _of_areas(seen, np.arange(len(seen)), unseen, np.arange(len(unseen)))
+    return _aoi_split(seen, np.arange(len(seen)), unseen, np.arange(len(unseen)))
 
 
-def _of_areas(seen, seen_indices, unseen, unseen_indices):
+def _aoi_split(seen: SN7Patches, seen_indices: np.ndarray, unseen: SN7Patches, unseen_indices: np.ndarray) -> EvalSplit:
     classes = sorted(set(seen.table.aoi))
-    number = {aoi: label for label, aoi in enumerate(classes)}
-    parts = []
+    class_index = {aoi: label for label, aoi in enumerate(classes)}
+    subsets = []
     for dataset, indices in ((seen, seen_indices), (unseen, unseen_indices)):
         table = dataset.table.iloc[indices]
-        labels = table.aoi.map(number).to_numpy(np.int64, copy=True)
-        # the same number for the same place in both lists
-        parts.append(EvalSubset(dataset, indices, labels, labels * 10_000 + table.patch.to_numpy(np.int64)))
-    train, test = parts
+        labels = table.aoi.map(class_index).to_numpy(np.int64, copy=True)
+        # the same number for the same location in both lists
+        subsets.append(EvalSubset(dataset, indices, labels, labels * 10_000 + table.patch.to_numpy(np.int64)))
+    train, test = subsets
     shared = np.isin(test.location_ids, train.location_ids).mean()
-    line = (
+    description = (
         f"{len(train.labels)} seen and {len(test.labels)} unseen patches of {len(classes)} AOIs, each a class; "
-        f"{shared:.0%} of the unseen ones are of places in the seen list"
+        f"{shared:.0%} of the unseen ones are of locations in the seen list"
     )
-    return EvalSplit(train, test, classes, line)
+    return EvalSplit(train, test, classes, description)

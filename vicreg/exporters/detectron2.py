@@ -1,24 +1,29 @@
-"""Backbones for Detectron2: the pickle of its own convert-torchvision-to-d2.py, and the settings that go with it.
+"""Detectron2: the pickle of its convert-torchvision-to-d2.py, and the configuration that belongs to it.
 
     backbone, info = load_backbone("exp/trained_model.pth")
     print(save("r18.pkl", backbone, info))                  # r18.pkl and r18.pkl.yaml
     cfg.merge_from_list(flat(config(info, "r18.pkl")))      # or cfg.merge_from_file("r18.pkl.yaml")
 
-Only ``read_features`` (and so the check that ``save`` makes) needs Detectron2 itself.
+Only ``read_features``, and so the verification in ``save``, needs Detectron2 itself.
 """
 
-import json
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
 
 from vicreg.common import files
 from vicreg.exporters import verify
-from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD
+from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, RECORDED
 
-SUFFIXES = (".pkl",)  # anything else Detectron2 takes for a checkpoint of its own
+SUFFIXES = (".pkl",)  # Detectron2 takes other files for checkpoints of its own
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-_PLAIN = {"NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "RES2_OUT_CHANNELS": 256}
+_DEFAULTS = {"NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "RES2_OUT_CHANNELS": 256}
 RESNETS = {  # MODEL.RESNETS of each architecture
     "resnet18": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
     "resnet34": {"DEPTH": 34, "RES2_OUT_CHANNELS": 64},
@@ -37,15 +42,19 @@ _RENAMES = [
     (r"\bdownsample\.0\.", "shortcut."),
     (r"\bdownsample\.1\.", "shortcut.norm."),
 ]
+Info = Mapping[str, Any]  # second value of load_backbone
 
 
-def plain_name(info):
-    """Architecture without timm's tag: ``resnet50`` of ``resnet50.a1_in1k``."""
+def plain_name(info: Info) -> str:
+    """Return the architecture without timm's tag: ``resnet50`` for ``resnet50.a1_in1k``."""
     return info["arch"].partition(".")[0]
 
 
-def resnet_settings(info):
-    """MODEL.RESNETS of a backbone; info is that of ``load_backbone``.
+def resnet_settings(info: Info) -> dict[str, int]:
+    """Return MODEL.RESNETS of a backbone.
+
+    Args:
+        info: Second value of ``load_backbone``.
 
     Raises:
         ValueError: Detectron2 does not build this architecture, or does not read images of so many channels.
@@ -55,53 +64,53 @@ def resnet_settings(info):
         raise ValueError(f"Detectron2's build_resnet_backbone has no {info['arch']}; it knows {', '.join(RESNETS)}")
     if info["in_chans"] != 3:
         raise ValueError(f"Detectron2 reads images of 3 channels, this {name} takes {info['in_chans']}")
-    return _PLAIN | RESNETS[name]
+    return _DEFAULTS | RESNETS[name]
 
 
-def rename(key):
-    """Detectron2's name of a weight: ``layer1.0.bn1.bias`` is ``res2.0.conv1.norm.bias``."""
+def rename(key: str) -> str:
+    """Return Detectron2's name of a weight: ``layer1.0.bn1.bias`` is ``res2.0.conv1.norm.bias``."""
     for pattern, replacement in _RENAMES:
         key = re.sub(pattern, replacement, key)
     return key
 
 
-def convert(backbone, info):
-    """Weights under Detectron2's names.
+def convert(backbone: nn.Module, info: Info) -> dict[str, Any]:
+    """Return the weights under Detectron2's names.
 
     Args:
-        backbone: of ``load_backbone``. info: its second value; ``arch`` counts, and what there is of ``in_chans,
-            mean, std, source`` travels along as ``metadata``, which Detectron2 does not read.
+        backbone: First value of ``load_backbone``.
+        info: Second value of ``load_backbone``; written as ``metadata``, which Detectron2 does not read.
 
     Returns:
-        dict of ``model`` (name -> float array), ``__author__``, ``matching_heuristics``, ``metadata``.
+        dict of ``model`` (name to float array), ``__author__``, ``matching_heuristics`` and ``metadata``.
 
     Raises:
-        ValueError: a backbone that Detectron2 does not build.
+        ValueError: Detectron2 does not build this backbone.
     """
     resnet_settings(info)
     model = {rename(key): value.detach().cpu().numpy().copy() for key, value in backbone.state_dict().items()}
-    metadata = {key: info.get(key) for key in ("arch", "in_chans", "mean", "std", "source")}
+    metadata = {key: info.get(key) for key in RECORDED}
     return {"model": model, "__author__": "vicreg", "matching_heuristics": True, "metadata": metadata}
 
 
-def config(info, weights=None, norm="SyncBN", freeze_at=0):
-    """Settings without which the weights do not give the features that they were trained for.
+def config(info: Info, weights: str | Path | None = None, norm: str = "SyncBN", freeze_at: int = 0) -> dict[str, Any]:
+    """Return the configuration that the weights need to give the features that they were trained for.
 
     Args:
-        info: of ``load_backbone``; where it has no mean and std, ImageNet's are taken.
-        weights: file to name in MODEL.WEIGHTS, if any.
-        norm: of the backbone. SyncBN goes on learning it (BN: on one GPU or a CPU); FrozenBN keeps the pretrained
-            statistics, and is of no use to random weights, which have none.
-        freeze_at: first stages that are not trained; Detectron2's default is 2, which random weights do not bear.
+        info: Second value of ``load_backbone``; without mean and std, ImageNet's are used.
+        weights: File for MODEL.WEIGHTS.
+        norm: Normalization layers of the backbone. SyncBN continues to train them (BN: on one GPU or a CPU); FrozenBN
+            keeps the pretrained statistics, and does not suit random weights, which have none.
+        freeze_at: Number of first stages that are not trained. Detectron2's default is 2.
 
     Returns:
-        dict of full names, such as ``MODEL.RESNETS.DEPTH``, to values. Pixels are in 0..255, in RGB order.
+        dict from full names, such as ``MODEL.RESNETS.DEPTH``, to values. Pixels are in 0..255, in RGB order.
 
     Raises:
-        ValueError: a backbone that Detectron2 does not build.
+        ValueError: Detectron2 does not build this backbone.
     """
     mean, std = info.get("mean") or IMAGENET_MEAN, info.get("std") or IMAGENET_STD
-    settings = {"MODEL.WEIGHTS": str(Path(weights).resolve())} if weights else {}
+    settings: dict[str, Any] = {"MODEL.WEIGHTS": str(Path(weights).resolve())} if weights else {}
     settings |= {
         "MODEL.PIXEL_MEAN": [round(255 * value, 6) for value in mean],
         "MODEL.PIXEL_STD": [round(255 * value, 6) for value in std],
@@ -113,72 +122,69 @@ def config(info, weights=None, norm="SyncBN", freeze_at=0):
     return settings | {"INPUT.FORMAT": "RGB"}
 
 
-def flat(settings):
-    """Settings as the list ``[name, value, name, value, …]`` of ``cfg.merge_from_list``."""
-    return [word for pair in settings.items() for word in pair]
+def flat(settings: Mapping[str, Any]) -> list[Any]:
+    """Return a configuration as the list ``[name, value, name, value, …]`` of ``cfg.merge_from_list``."""
+    return [item for pair in settings.items() for item in pair]
 
 
-def as_yaml(settings):
-    """Settings as the text of a file for ``cfg.merge_from_file``."""
-    tree = {}
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Return a configuration as the text of a file for ``cfg.merge_from_file``."""
+    tree: dict[str, Any] = {}
     for name, value in settings.items():
         *path, last = name.split(".")
         branch = tree
         for part in path:
             branch = branch.setdefault(part, {})
         branch[last] = value
-    return "\n".join(_yaml_lines(tree)) + "\n"
+    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, allow_unicode=True, width=1000)
 
 
-def _yaml_lines(tree, indent=""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield f"{indent}{key}:"
-            yield from _yaml_lines(value, f"{indent}  ")
-        else:
-            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
-
-
-def save(path, backbone, info, norm="SyncBN", freeze_at=0):
-    """Write ``path`` and ``<path>.yaml``, its settings; read it back with Detectron2 where that is installed.
+def save(path: str | Path, backbone: nn.Module, info: Info, norm: str = "SyncBN", freeze_at: int = 0) -> str:
+    """Write ``path`` and its configuration ``<path>.yaml``, and verify them with Detectron2 if it is installed.
 
     Args:
-        path: a name that ends in .pkl. backbone, info: of ``load_backbone``. norm, freeze_at: as ``config``.
+        path: File that ends in .pkl.
+        backbone: First value of ``load_backbone``.
+        info: Second value of ``load_backbone``.
+        norm: See ``config``.
+        freeze_at: See ``config``.
 
     Returns:
-        what was verified, in words.
+        One line on what was verified.
 
     Raises:
-        ValueError: a backbone that Detectron2 does not build, another ending, features that differ.
-        OSError: it cannot be written.
+        ValueError: Detectron2 does not build this backbone, the file name has another suffix, or features differ.
+        OSError: The file cannot be written.
     """
-    path = files.check_writable(path, SUFFIXES)
-    settings = config(info, path, norm, freeze_at)
+    out_path = files.check_writable(path, SUFFIXES)
+    settings = config(info, out_path, norm, freeze_at)
     content = pickle.dumps(convert(backbone, info), protocol=4)
     images = verify.sample_images()
-    ours = verify.resnet_stages(backbone, images)[1:]
+    expected = verify.resnet_stages(backbone, images)[1:]
 
-    def check(beside):
-        return verify.verify(beside, "detectron2", ours, lambda file: read_features(file, info, images))
+    def check(tmp_path: Path) -> str:
+        return verify.verify(tmp_path, "detectron2", expected, lambda file: read_features(file, info, images))
 
-    found = files.write_bytes(path, content, check)
-    files.write_bytes(path.with_name(f"{path.name}.yaml"), as_yaml(settings).encode())
-    return found
+    report = files.write_bytes(out_path, content, check)
+    files.write_bytes(out_path.with_name(f"{out_path.name}.yaml"), as_yaml(settings).encode())
+    return report
 
 
-def read_features(path, info, images, norm="BN"):
-    """Build Detectron2's backbone, load a file with its own checkpointer, and show it images.
+def read_features(path: Path, info: Info, images: torch.Tensor, norm: str = "BN") -> list[torch.Tensor]:
+    """Build Detectron2's backbone, load a file with its checkpointer, and compute features.
 
     Args:
-        path: of ``save``. info: of ``load_backbone``. images: (n, C, H, W), normalized. norm: BN or FrozenBN.
+        path: File written by ``save``.
+        info: Second value of ``load_backbone``.
+        images: Normalized images (n, C, H, W).
+        norm: BN or FrozenBN.
 
     Returns:
-        list of what STAGES put out.
+        Output of each of ``STAGES``.
 
     Raises:
         ImportError: Detectron2 is not installed.
     """
-    import torch
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import get_cfg
     from detectron2.layers import ShapeSpec
@@ -190,15 +196,15 @@ def read_features(path, info, images, norm="BN"):
     backbone = build_resnet_backbone(cfg, ShapeSpec(channels=images.shape[1])).eval()
     with torch.no_grad():
         for value in backbone.state_dict().values():
-            value.fill_(torch.nan if value.is_floating_point() else 0)  # what is not loaded shows
+            value.fill_(torch.nan if value.is_floating_point() else 0)  # weights that are not loaded give NaN
     DetectionCheckpointer(backbone, save_to_disk=False).load(str(path))
     with torch.no_grad():
         features = backbone(images)
     return [features[name] for name in STAGES]
 
 
-def recipe(path):
-    """Lines of Python that train a detector on what ``save`` wrote."""
+def recipe(path: str | Path) -> list[str]:
+    """Return lines of Python that build a detector with the file."""
     return [
         "from detectron2 import checkpoint, config, model_zoo, modeling",
         'cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml")  # or another ResNet detector',

@@ -1,51 +1,70 @@
-"""Backbones in the formats of other libraries, each read back by its library before the file takes its name."""
+"""Backbones in the formats of other libraries, each verified by its library before the file gets its name."""
 
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from vicreg.common import files
 from vicreg.common.files import write_json
 from vicreg.exporters import detectron2 as detectron2_exporter
 from vicreg.exporters import onnx as onnx_exporter
 from vicreg.exporters import verify
-from vicreg.exporters.detectron2 import plain_name
+from vicreg.exporters.detectron2 import Info, plain_name
+from vicreg.models.weight_files import RECORDED
 
-_RESNETS = tuple(detectron2_exporter.RESNETS)  # torchvision names them as timm does
+_RESNETS = tuple(detectron2_exporter.RESNETS)  # torchvision and timm use the same names
 _SMP = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
-_SMP_THROUGH_TIMM = ("wide_resnet50_2", "wide_resnet101_2")  # SMP's names for these begin with tu-
-_SAID = ("arch", "in_chans", "mean", "std", "source")
+_SMP_THROUGH_TIMM = ("wide_resnet50_2", "wide_resnet101_2")  # SMP's names for these start with tu-
+_PTH = (".pth", ".pt")
 
 
 class Target(NamedTuple):
-    """How one library takes a backbone; ``info`` is that of ``load_backbone``."""
+    """How a library takes a backbone; ``info`` is the second value of ``load_backbone``.
 
-    library: str  # to import
-    suffixes: tuple
-    check: Callable  # info -> None, raises ValueError for what the library does not know
-    encode: Callable  # backbone, info -> bytes
-    features: Callable  # backbone, images -> list of tensors
-    read: Callable  # path, info, images -> list of tensors, with the library's own loader
-    recipe: Callable  # path, info -> lines of Python
-    note: bool = True  # what the format cannot say goes into <path>.json
+    Attributes:
+        library: Package name.
+        suffixes: Suffixes of its files.
+        check: Raises ValueError if the library does not know the backbone.
+        encode: Returns the content of the file.
+        features: Computes the features to compare.
+        read: Computes them with the library's own loader.
+        recipe: Returns lines of Python that load the file.
+        sidecar: Write what the format cannot record to ``<path>.json``.
+    """
+
+    library: str
+    suffixes: tuple[str, ...]
+    check: Callable[[Info], None]
+    encode: Callable[[nn.Module, Info], bytes]
+    features: Callable[[nn.Module, torch.Tensor], list[torch.Tensor]]
+    read: Callable[[Path, Info, torch.Tensor], list[torch.Tensor]]
+    recipe: Callable[[str | Path, Info], list[str]]
+    sidecar: bool = True
 
 
-def export(to, path, backbone, info, image_size=None):
-    """Write a backbone for another library, and read it back with that library where it is installed.
+def export(
+    to: str, path: str | Path, backbone: nn.Module, info: Info, image_size: int | None = None
+) -> tuple[str, list[str]]:
+    """Write a backbone for another library, and verify the file with that library if it is installed.
 
     Args:
-        to: of NAMES. path: the file; replaced if it is there. backbone, info: of ``load_backbone``.
-        image_size: of ONNX: side of the images, None for any.
+        to: One of ``NAMES``.
+        path: The file; replaced if it exists.
+        backbone: First value of ``load_backbone``.
+        info: Second value of ``load_backbone``.
+        image_size: For ONNX: side of the images, None for any.
 
     Returns:
-        (verified, recipe): what was found, in words, and lines of Python that load the file.
+        One line on what was verified, and lines of Python that load the file.
 
     Raises:
-        ValueError: the library does not know this backbone, the name has another ending, or features differ.
-        OSError: the file cannot be written.
+        ValueError: The library does not know this backbone, the file name has another suffix, or features differ.
+        OSError: The file cannot be written.
     """
     if to == "detectron2":
         return detectron2_exporter.save(path, backbone, info), detectron2_exporter.recipe(path)
@@ -53,27 +72,28 @@ def export(to, path, backbone, info, image_size=None):
         return _export_onnx(path, backbone, info, image_size)
     target = TARGETS[to]
     target.check(info)
-    path = files.check_writable(path, target.suffixes)
+    out_path = files.check_writable(path, target.suffixes)
     images = verify.sample_images(info["in_chans"], verify.natural_size(backbone))
-    ours = target.features(backbone, images)
+    expected = target.features(backbone, images)
 
-    def check(beside):
-        return verify.verify(beside, target.library, ours, lambda file: target.read(file, info, images))
+    def check(tmp_path: Path) -> str:
+        return verify.verify(tmp_path, target.library, expected, lambda file: target.read(file, info, images))
 
-    found = files.write_bytes(path, target.encode(backbone, info), check)
-    if target.note:
-        write_json(path.with_name(f"{path.name}.json"), {"library": to, **{key: info.get(key) for key in _SAID}})
-    return found, target.recipe(path, info)
+    report = files.write_bytes(out_path, target.encode(backbone, info), check)
+    if target.sidecar:
+        record = {"library": to, **{key: info.get(key) for key in RECORDED}}
+        write_json(out_path.with_name(f"{out_path.name}.json"), record)
+    return report, target.recipe(path, info)
 
 
-def _export_onnx(path, backbone, info, image_size):
+def _export_onnx(path: str | Path, backbone: nn.Module, info: Info, image_size: int | None) -> tuple[str, list[str]]:
     path = files.check_writable(path, (".onnx",))
-    content = onnx_exporter.encode(backbone, info["in_chans"], _strings(info), image_size)
+    content = onnx_exporter.encode(backbone, info["in_chans"], _as_strings(info), image_size)
     batches = onnx_exporter.sample_batches(info["in_chans"], image_size, verify.natural_size(backbone))
-    ours = [verify.pooled(backbone, images)[0] for images in batches]
+    expected = [verify.pooled(backbone, images)[0] for images in batches]
 
-    def check(beside):
-        return verify.verify(beside, "onnxruntime", ours, lambda file: onnx_exporter.read_features(file, batches))
+    def check(tmp_path: Path) -> str:
+        return verify.verify(tmp_path, "onnxruntime", expected, lambda file: onnx_exporter.read_features(file, batches))
 
     try:
         return files.write_bytes(path, content, check), onnx_exporter.recipe(path)
@@ -83,27 +103,26 @@ def _export_onnx(path, backbone, info, image_size):
         raise ValueError(f"with images of any size: {error}; name one size with --image-size") from error
 
 
-def _strings(info):
-    """What a file says of itself, as strings."""
-    said = {key: info.get(key) for key in _SAID}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()}
+def _as_strings(info: Info) -> dict[str, str]:
+    record = {key: info.get(key) for key in RECORDED}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
 
 
-def _state(backbone, prefix=""):
+def _state(backbone: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
     return {f"{prefix}{key}": value.detach().cpu().clone() for key, value in backbone.state_dict().items()}
 
 
-def _torch_bytes(state):
-    written = io.BytesIO()
-    torch.save(state, written)
-    return written.getvalue()
+def _encode(backbone: nn.Module, info: Info, prefix: str = "") -> bytes:
+    buffer = io.BytesIO()
+    torch.save(_state(backbone, prefix), buffer)
+    return buffer.getvalue()
 
 
-def _load(path):
+def _load(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _check_torchvision(info):
+def _check_torchvision(info: Info) -> None:
     if plain_name(info) not in _RESNETS:
         raise ValueError(
             f"torchvision has no network with the weights of timm's {info['arch']}; it shares {', '.join(_RESNETS)}; "
@@ -113,7 +132,7 @@ def _check_torchvision(info):
         raise ValueError(f"torchvision's ResNets take 3 channels, this one {info['in_chans']}; --to timm takes any")
 
 
-def _read_torchvision(path, info, images):
+def _read_torchvision(path: Path, info: Info, images: torch.Tensor) -> list[torch.Tensor]:
     import torchvision
 
     model = getattr(torchvision.models, plain_name(info))()
@@ -122,7 +141,7 @@ def _read_torchvision(path, info, images):
     return verify.pooled(model, images)
 
 
-def _torchvision_recipe(path, info):
+def _torchvision_recipe(path: str | Path, info: Info) -> list[str]:
     return [
         "import torch, torchvision",
         f"model = torchvision.models.{plain_name(info)}(); model.fc = torch.nn.Identity()",
@@ -130,14 +149,14 @@ def _torchvision_recipe(path, info):
     ]
 
 
-def _read_timm(path, info, images):
+def _read_timm(path: Path, info: Info, images: torch.Tensor) -> list[torch.Tensor]:
     import timm
 
     model = timm.create_model(info["arch"], num_classes=0, in_chans=info["in_chans"], checkpoint_path=str(path))
     return verify.pooled(model, images)
 
 
-def _timm_recipe(path, info):
+def _timm_recipe(path: str | Path, info: Info) -> list[str]:
     channels = "" if info["in_chans"] == 3 else f", in_chans={info['in_chans']}"
     return [
         "import timm",
@@ -145,43 +164,43 @@ def _timm_recipe(path, info):
     ]
 
 
-def _encode_safetensors(backbone, info):
+def _encode_safetensors(backbone: nn.Module, info: Info) -> bytes:
     try:
         from safetensors.torch import save
     except ImportError as error:
         raise ValueError(f"this format needs the package safetensors ({error}): pip install safetensors") from error
     state = {key: value.contiguous() for key, value in _state(backbone).items()}
-    return save(state, metadata={"format": "pt", **_strings(info)})
+    return save(state, metadata={"format": "pt", **_as_strings(info)})
 
 
-def _safetensors_recipe(path, info):
+def _safetensors_recipe(path: str | Path, info: Info) -> list[str]:
     return [
         *_timm_recipe(path, info),
         f'from safetensors.torch import load_file; state = load_file("{path}")  # or the tensors alone',
     ]
 
 
-def _check_smp(info):
+def _check_smp(info: Info) -> None:
     if plain_name(info) not in _SMP + _SMP_THROUGH_TIMM:
         raise ValueError(
             f"no SMP encoder has the weights of timm's {info['arch']}; there are {', '.join(_SMP + _SMP_THROUGH_TIMM)}"
         )
 
 
-def _smp_encoder(info):
+def _smp_encoder(info: Info) -> str:
     return f"tu-{plain_name(info)}" if plain_name(info) in _SMP_THROUGH_TIMM else plain_name(info)
 
 
-def _encode_smp(backbone, info):
-    return _torch_bytes(_state(backbone, "model." if plain_name(info) in _SMP_THROUGH_TIMM else ""))
+def _encode_smp(backbone: nn.Module, info: Info) -> bytes:
+    return _encode(backbone, info, "model." if plain_name(info) in _SMP_THROUGH_TIMM else "")
 
 
-def _smp_features(backbone, images):
+def _smp_features(backbone: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     first, _, *stages = verify.resnet_stages(backbone, images)
     return [first, *stages]
 
 
-def _read_smp(path, info, images):
+def _read_smp(path: Path, info: Info, images: torch.Tensor) -> list[torch.Tensor]:
     import segmentation_models_pytorch as smp
 
     model = smp.Unet(_smp_encoder(info), encoder_weights=None, in_channels=info["in_chans"])
@@ -190,7 +209,7 @@ def _read_smp(path, info, images):
         return encoder(images)[1:]
 
 
-def _smp_recipe(path, info):
+def _smp_recipe(path: str | Path, info: Info) -> list[str]:
     channels = "" if info["in_chans"] == 3 else f", in_channels={info['in_chans']}"
     return [
         "import torch, segmentation_models_pytorch as smp",
@@ -199,20 +218,15 @@ def _smp_recipe(path, info):
     ]
 
 
-def _plain(backbone, info):
-    return _torch_bytes(_state(backbone))
+def _any(info: Info) -> None:
+    """Accept every backbone: timm reads whatever it creates."""
 
 
-def _any(info):
-    """Whatever timm makes, timm reads."""
-
-
-_PTH = (".pth", ".pt")
 TARGETS = {
     "torchvision": Target(
-        "torchvision", _PTH, _check_torchvision, _plain, verify.pooled, _read_torchvision, _torchvision_recipe
+        "torchvision", _PTH, _check_torchvision, _encode, verify.pooled, _read_torchvision, _torchvision_recipe
     ),
-    "timm": Target("timm", _PTH, _any, _plain, verify.pooled, _read_timm, _timm_recipe),
+    "timm": Target("timm", _PTH, _any, _encode, verify.pooled, _read_timm, _timm_recipe),
     "smp": Target("segmentation_models_pytorch", _PTH, _check_smp, _encode_smp, _smp_features, _read_smp, _smp_recipe),
     "safetensors": Target(
         "timm", (".safetensors",), _any, _encode_safetensors, verify.pooled, _read_timm, _safetensors_recipe, False

@@ -1,91 +1,91 @@
-"""Backbones as ONNX: one file for runtimes without Python, images in, pooled features out."""
+"""ONNX: images to pooled features in one file, for runtimes without Python."""
 
 import copy
 import inspect
 import io
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from vicreg.exporters import verify
 
-OPSET = 17  # every operation of timm's backbones, and runtimes since 2022
+OPSET = 17  # has every operation of timm's backbones; in runtimes since 2022
 _INPUT, _OUTPUT = "images", "features"
 
 
-def encode(backbone, in_chans, metadata, image_size=None):
-    """A backbone as the bytes of an ONNX file.
+def encode(backbone: nn.Module, in_chans: int, metadata: dict[str, str], image_size: int | None = None) -> bytes:
+    """Return a backbone as the bytes of an ONNX file.
 
     Args:
-        backbone: module (n, in_chans, H, W) -> (n, F). metadata: dict of strings, for ``metadata_props``.
-        image_size: side of the images; None leaves it open, which networks that know their grid of patches (vision
-            transformers) do not bear.
+        backbone: Module from images (n, in_chans, H, W) to features (n, F).
+        in_chans: Number of input channels.
+        metadata: Written as ``metadata_props``.
+        image_size: Side of the images; None for any, which vision transformers do not support.
 
     Returns:
-        bytes. Input ``images`` (batch, C, H, W), output ``features`` (batch, F); the batch is open.
+        ONNX file with the input ``images`` (batch, C, H, W) and the output ``features`` (batch, F), for any batch size.
 
     Raises:
-        ValueError: the package onnx is missing, or torch cannot translate the network.
+        ValueError: The package onnx is missing, or torch cannot convert the network.
     """
     try:
         import onnx
     except ImportError as error:
         raise ValueError(f"ONNX files need the package onnx ({error}): pip install onnx onnxruntime") from error
-    model = copy.deepcopy(backbone).cpu().eval()
+    model: Any = copy.deepcopy(backbone).cpu().eval()
     if image_size and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=image_size)  # position embeddings are resampled once, here
+        model.set_input_size(img_size=image_size)  # resamples the position embeddings
     images = verify.sample_images(in_chans, image_size or verify.natural_size(backbone))
     axes = {_INPUT: {0: "batch"}, _OUTPUT: {0: "batch"}}
     if not image_size:
         axes[_INPUT] |= {2: "height", 3: "width"}
-    # The TorchScript exporter is the only one that torch 2.4 and today's torch share, and needs no onnxscript.
-    chosen = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
-    written = io.BytesIO()
+    # the TorchScript exporter is the one that torch 2.4 and newer versions share, and needs no onnxscript
+    options: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    buffer: Any = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing; what it gets wrong the comparison of features shows
+        warnings.simplefilter("ignore")  # of tracing; the comparison of features finds errors
         try:
             torch.onnx.export(
-                model, (images,), written, input_names=[_INPUT], output_names=[_OUTPUT], dynamic_axes=axes,
-                opset_version=OPSET, **chosen,
+                model, (images,), buffer, input_names=[_INPUT], output_names=[_OUTPUT], dynamic_axes=axes,
+                opset_version=OPSET, **options,
             )  # fmt: skip
         except (RuntimeError, AssertionError, ValueError) as error:  # torch.onnx.errors are RuntimeErrors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"torch cannot write this network as ONNX: {reason}") from error
-    graph = onnx.load_from_string(written.getvalue())
+    graph = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(graph, metadata)
     return graph.SerializeToString()
 
 
-def sample_batches(in_chans, image_size, size):
-    """Images to compare on: two numbers of them, and two sizes where the size is open.
+def sample_batches(in_chans: int, image_size: int | None, size: int) -> list[torch.Tensor]:
+    """Return images to compare on: two batch sizes, and two image sizes if any is allowed.
 
     Args:
-        in_chans: channels. image_size: of ``encode``. size: the side that the network was made for.
+        in_chans: Number of input channels.
+        image_size: See ``encode``.
+        size: Side of the images that the network was made for.
     """
     if image_size:
         return [verify.sample_images(in_chans, image_size, count, seed=count) for count in (2, 3)]
     return [verify.sample_images(in_chans, size, 2), verify.sample_images(in_chans, size * 3 // 2, 3, seed=1)]
 
 
-def read_features(path, batches):
-    """Show batches of images to a file with onnxruntime, on the CPU.
-
-    Args:
-        path: of an ONNX file. batches: list of float32 (n, C, H, W).
-
-    Returns:
-        list of tensors (n, F), one a batch.
-    """
+def read_features(path: Path, batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Compute features (n, F) of batches of images (n, C, H, W) with onnxruntime on the CPU."""
     import onnxruntime
 
-    quiet = onnxruntime.SessionOptions()
-    quiet.log_severity_level = 4  # an error is raised as well
-    session = onnxruntime.InferenceSession(str(path), quiet, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised as well
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return [torch.from_numpy(session.run([_OUTPUT], {_INPUT: images.numpy()})[0]) for images in batches]
 
 
-def recipe(path):
-    """Lines of Python that use a file."""
+def recipe(path: str | Path) -> list[str]:
+    """Return lines of Python that run the file."""
     return [
         "import onnxruntime",
         f'session = onnxruntime.InferenceSession("{path}", providers=["CPUExecutionProvider"])',

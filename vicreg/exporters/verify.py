@@ -1,30 +1,34 @@
-"""Two libraries, one network: the same images must give the same features."""
+"""Verify exported files: the same images must give the same features in the target library."""
 
 import contextlib
 import importlib
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-BOUND = 1e-4  # of the largest difference; float32 sums in another order stay far below
+BOUND = 1e-4  # of the largest difference; the rounding of float32 is far below
 
 
-def sample_images(in_chans=3, size=64, count=2, seed=0):
-    """Seeded images to compare on: float32 (count, in_chans, size, size), about as large as normalized pixels are."""
+def sample_images(in_chans: int = 3, size: int = 64, count: int = 2, seed: int = 0) -> torch.Tensor:
+    """Return seeded images to compare on: float32 (count, in_chans, size, size), scaled like normalized pixels."""
     return torch.randn(count, in_chans, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def natural_size(backbone, small=64):
-    """Side of images to compare on: what a timm network was made for where it cares, ``small`` otherwise."""
-    settings = getattr(backbone, "pretrained_cfg", None) or {}
-    if settings.get("fixed_input_size") or hasattr(backbone, "set_input_size"):
-        return settings["input_size"][-1]
+def natural_size(backbone: nn.Module, small: int = 64) -> int:
+    """Return the side of images to compare on: the size a network is made for if that matters, otherwise ``small``."""
+    config: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    if config.get("fixed_input_size") or hasattr(backbone, "set_input_size"):
+        return config["input_size"][-1]
     return small
 
 
 @contextlib.contextmanager
-def evaluating(module):
-    """Let a module be in eval mode, without gradients, for a while."""
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Set a module to eval mode and disable gradients inside the context."""
     was_training = module.training
     module.eval()
     try:
@@ -34,73 +38,79 @@ def evaluating(module):
         module.train(was_training)
 
 
-def pooled(backbone, images):
-    """The features that a backbone is used by: list of one tensor (n, F)."""
+def pooled(backbone: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """Return the pooled features as a list of one tensor (n, F)."""
     with evaluating(backbone):
         return [backbone(images)]
 
 
-def resnet_stages(backbone, images):
-    """What each stage of a ResNet of timm puts out.
+def resnet_stages(backbone: Any, images: torch.Tensor) -> list[torch.Tensor]:
+    """Return the output of each stage of a ResNet of timm.
 
     Args:
-        backbone: ResNet with ``conv1``, ``bn1``, ``layer1`` to ``layer4``. images: (n, C, H, W).
+        backbone: ResNet with ``conv1``, ``bn1`` and ``layer1`` to ``layer4``.
+        images: Float (n, C, H, W).
 
     Returns:
-        list of 6 tensors, from the first convolution (after its ReLU; side H / 2) over the pooled one (H / 4) to
-        layer4 (H / 32).
+        Six tensors: the first convolution after its ReLU (side H / 2), the max-pooling (H / 4), and layer1 to layer4
+        (H / 4 to H / 32).
     """
     with evaluating(backbone):
-        found = [backbone.act1(backbone.bn1(backbone.conv1(images)))]
+        stages = [backbone.act1(backbone.bn1(backbone.conv1(images)))]
         for name in ("maxpool", "layer1", "layer2", "layer3", "layer4"):
-            found.append(getattr(backbone, name)(found[-1]))
-    return found
+            stages.append(getattr(backbone, name)(stages[-1]))
+    return stages
 
 
-def largest_difference(ours, theirs):
-    """The largest difference of two lists of features, as a share of the largest feature where that exceeds 1.
+def largest_difference(expected: Sequence[torch.Tensor], actual: Sequence[torch.Tensor]) -> float:
+    """Return the largest difference of two lists of features, relative to the largest feature if that exceeds 1.
 
     Raises:
-        ValueError: they are not of the same shapes.
+        ValueError: The shapes differ.
     """
-    shapes = [[tuple(part.shape) for part in parts] for parts in (ours, theirs)]
+    shapes = [[tuple(part.shape) for part in parts] for parts in (expected, actual)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"features have the shapes {shapes[1]}, {shapes[0]} expected")
-    found = [(our - their).abs().max() / our.abs().max().clamp(min=1) for our, their in zip(ours, theirs, strict=True)]
-    return float(torch.stack(found).max())  # unlike Python's max, nan where one is
+    differences = [(a - b).abs().max() / a.abs().max().clamp(min=1) for a, b in zip(expected, actual, strict=True)]
+    return float(torch.stack(differences).max())  # NaN if one is, unlike Python's max
 
 
-def verify(path, library, ours, read):
-    """Read a file back with the library it is meant for, and compare features.
+def verify(
+    path: Path, library: str, expected: Sequence[torch.Tensor], read: Callable[[Path], Sequence[torch.Tensor]]
+) -> str:
+    """Read a file with the library that it is written for, and compare features.
 
     Args:
-        path: the file. library: name to import. ours: list of tensors. read: function of the path that gives theirs.
+        path: The file.
+        library: Name of the package.
+        expected: Features of the backbone.
+        read: Function from the path to the features that the library computes.
 
     Returns:
-        what was found, in words; that nothing was verified where the library is not installed.
+        One line on what was verified, or that the library is not installed.
 
     Raises:
-        ValueError: the library cannot read the file, or its features differ by more than ``BOUND``.
+        ValueError: The library cannot read the file, or its features differ by more than ``BOUND``.
     """
     try:
         version = getattr(importlib.import_module(library), "__version__", "")
     except ImportError as error:
-        return f"UNVERIFIED: {library} cannot be imported here ({error}); install it and export again to be sure"
+        return f"UNVERIFIED: {library} cannot be imported here ({error}); install it and export again to verify"
     try:
         with warnings.catch_warnings():
-            for kind in (DeprecationWarning, FutureWarning):  # of the library's own code
-                warnings.simplefilter("ignore", kind)
-            theirs = read(path)
-        difference = largest_difference(ours, theirs)
-    except Exception as error:  # whatever a library lets out of its loader means the same here
+            for category in (DeprecationWarning, FutureWarning):  # of the library's own code
+                warnings.simplefilter("ignore", category)
+            actual = read(path)
+        difference = largest_difference(expected, actual)
+    except Exception as error:  # loaders raise exceptions of many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{library} {version} cannot use what was written, so it was removed: {reason}") from error
-    if not difference <= BOUND:  # a nan is no agreement
+        raise ValueError(f"{library} {version} cannot read the file, so it was removed: {reason}") from error
+    if not difference <= BOUND:  # also refuses NaN
         raise ValueError(
-            f"{library} {version} finds other features in what was written, so it was removed: largest difference "
+            f"{library} {version} computes other features from the file, so it was removed: largest difference "
             f"{difference:.2g}, {BOUND:g} allowed"
         )
-    maps = ours[0].dim() == 4  # of stages, of the same images; otherwise pooled, of other images each
-    what = f"{len(ours)} stages" if maps else f"{ours[0].shape[1]} features"
-    images = len(ours[0]) if maps else sum(len(part) for part in ours)
-    return f"verified with {library} {version}: {what} on {images} images, largest difference {difference:.1e}"
+    is_stages = expected[0].dim() == 4  # feature maps of the same images; otherwise pooled features of batches
+    what = f"{len(expected)} stages" if is_stages else f"{expected[0].shape[1]} features"
+    count = len(expected[0]) if is_stages else sum(len(part) for part in expected)
+    return f"verified with {library} {version}: {what} on {count} images, largest difference {difference:.1e}"

@@ -1,39 +1,43 @@
-"""Masks as polygons in pixel coordinates, (0, 0) being the image's top left corner, and polygons drawn on images."""
+"""Convert masks to polygons in pixel coordinates, with (0, 0) at the top-left corner of the image, and draw them."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 
 class Detection(NamedTuple):
-    """One detection: its score in [0, 1], its box (left, top, right, bottom) and its shape, a shapely geometry."""
+    """A detected object.
+
+    Attributes:
+        score: Confidence in [0, 1].
+        box: (left, top, right, bottom) in pixels.
+        shape: Outline, a shapely geometry.
+    """
 
     score: float
-    box: tuple
-    shape: object
+    box: tuple[float, float, float, float]
+    shape: Any
 
 
-def from_masks(instances, threshold):
-    """Detections of one image as polygons.
+def from_masks(instances: Any, threshold: float) -> list[Detection]:
+    """Convert the instances of one image to polygons; empty masks are dropped.
 
     Args:
-        instances: Detectron2's, with ``scores``, ``pred_boxes`` and ``pred_masks``. threshold: lowest score.
-
-    Returns:
-        list of Found; a detection with an empty mask is none.
+        instances: Detectron2's ``Instances`` with ``scores``, ``pred_boxes`` and ``pred_masks``.
+        threshold: Lowest score.
     """
-    found = []
-    for score, box, mask in zip(
-        instances.scores.tolist(), instances.pred_boxes.tensor.tolist(), instances.pred_masks, strict=True
-    ):
-        if score >= threshold and mask.any():
-            found.append(Detection(score, tuple(box), from_mask(mask.numpy())))
-    return found
+    rows = zip(instances.scores.tolist(), instances.pred_boxes.tensor.tolist(), instances.pred_masks, strict=True)
+    return [
+        Detection(score, tuple(box), from_mask(mask.numpy()))
+        for score, box, mask in rows
+        if score >= threshold and mask.any()
+    ]
 
 
-def from_mask(mask):
-    """Outline of a mask: bool (H, W) -> shapely Polygon or MultiPolygon along the pixels' edges."""
+def from_mask(mask: np.ndarray) -> Any:
+    """Return the outline of a bool mask (H, W) along the edges of its pixels: a shapely Polygon or MultiPolygon."""
     from rasterio import features
     from shapely.geometry import shape
     from shapely.ops import unary_union
@@ -42,8 +46,8 @@ def from_mask(mask):
     return unary_union([shape(outline) for outline, _ in features.shapes(pixels, mask=mask.astype(bool))])
 
 
-def from_rings(rings):
-    """A COCO segmentation [[x, y, x, y, …], …] as a shapely geometry."""
+def from_rings(rings: Iterable[Sequence[float]]) -> Any:
+    """Convert a COCO segmentation [[x, y, x, y, …], …] to a shapely geometry."""
     from shapely.geometry import Polygon
     from shapely.ops import unary_union
 
@@ -51,23 +55,27 @@ def from_rings(rings):
     return unary_union([polygon.buffer(0) for polygon in polygons])
 
 
-def draw(image, shapes, color=(255, 80, 40), scale=1.0):
-    """Fill shapes half transparently and draw their edges.
+def draw(
+    image: np.ndarray, shapes: Iterable[Any], color: tuple[int, int, int] = (255, 80, 40), scale: float = 1.0
+) -> np.ndarray:
+    """Fill shapes half transparently and draw their outlines.
 
     Args:
-        image: uint8 (H, W, 3). shapes: shapely geometries in pixels. color: RGB. scale: of the shapes, if the image
-            was made smaller.
+        image: uint8 array (H, W, 3).
+        shapes: Shapely geometries in pixels.
+        color: RGB color.
+        scale: Pixels of ``image`` for each pixel of the shapes, if the image was reduced.
 
     Returns:
-        uint8 (H, W, 3), a copy.
+        uint8 array (H, W, 3), a copy.
     """
-    picture = Image.fromarray(image).convert("RGBA")
-    layer = Image.new("RGBA", picture.size)
-    pen = ImageDraw.Draw(layer)
+    base = Image.fromarray(image).convert("RGBA")
+    layer = Image.new("RGBA", base.size)
+    canvas = ImageDraw.Draw(layer)
     for shape in shapes:
         for polygon in getattr(shape, "geoms", [shape]):
             if polygon.geom_type != "Polygon" or polygon.is_empty:
                 continue
             ring = [(x * scale, y * scale) for x, y in polygon.exterior.coords]
-            pen.polygon(ring, fill=(*color, 90), outline=(*color, 255))
-    return np.asarray(Image.alpha_composite(picture, layer).convert("RGB"))
+            canvas.polygon(ring, fill=(*color, 90), outline=(*color, 255))
+    return np.asarray(Image.alpha_composite(base, layer).convert("RGB"))

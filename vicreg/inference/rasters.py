@@ -1,208 +1,249 @@
-"""Images to be labeled, read a part at a time at the scale that a network was trained at, and labels written back."""
+"""Read windows of images and rasters as 8-bit RGB, with their valid pixels and their georeference."""
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vicreg.common import files
-from vicreg.data.image_io import error_reason, open_image
+from vicreg.common.logger import log
+from vicreg.data.image_io import error_reason
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
-NO_DATA = 255  # in label GeoTIFFs
+TIFF = (".tif", ".tiff")
+NO_DATA = 255  # in label rasters
+# Without a driver GDAL goes by the content: a VRT named .tif would make it open other files and addresses.
+_DRIVERS = {
+    ".png": "PNG", ".pgm": "PNM", ".ppm": "PNM", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP",
+    ".gif": "GIF", ".jp2": "JP2OpenJPEG",
+}  # fmt: skip
 
-
-def find_images(path):
-    """Image files: the one given, or those of a folder.
-
-    Raises:
-        FileNotFoundError, ValueError: nothing there, no image in it, or two whose results would have one name.
-    """
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"no image and no folder at {path}")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    if not found:
-        raise ValueError(f"{path} holds no images ({' '.join(sorted(SUFFIXES))})")
-    stems = [p.stem for p in found]
-    if twice := [p.name for p in found if stems.count(p.stem) > 1]:
-        raise ValueError(f"{path}: {', '.join(twice[:3])} would write results of the same name; rename one")
-    return found
+Scale = float | Callable[[tuple[int, int]], float]
 
 
-class ImageSource:
-    """An ordinary image file, decoded whole and reduced; ``labels`` are written at its own size, as a palette PNG.
+class ImageReader:
+    """An image held in memory, of which windows are read at a working size.
 
     Args:
-        path: of the file. scale: working pixels for each of the image's.
+        pixels: uint8 array (3, height, width) at the working size.
+        valid: Bool array (height, width), False where there is no data. Default: all valid.
+        path: File it comes from, for messages.
+        source_size: (width, height) of the file.
+
+    Attributes:
+        height: Rows at the working size.
+        width: Columns at the working size.
+        crs: Coordinate reference system, None for images without a georeference.
+        transform: Affine transform of the file's pixels, None without one.
+        gcps: Ground control points and their CRS, in place of a transform, or None.
     """
 
-    def __init__(self, path, scale):
-        from PIL import Image
+    crs: Any = None
+    transform: Any = None
+    gcps: Any = None
 
-        self.path = Path(path)
-        try:
-            with open_image(path) as image:
-                self._size = image.size
-                size = tuple(max(1, round(side * scale(image.size))) for side in image.size)
-                pixels = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        except MemoryError:
-            raise
-        except Exception as error:  # every decoder of PIL has its own
-            raise ValueError(f"{path} cannot be read ({error_reason(error, path)})") from error
-        self._pixels = np.asarray(pixels).transpose(2, 0, 1)
-        self.height, self.width = self._pixels.shape[1:]
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        valid: np.ndarray | None = None,
+        path: str | Path = "image",
+        source_size: tuple[int, int] | None = None,
+    ):
+        self.path, self.height, self.width = Path(path), *pixels.shape[1:]
+        self.source_size = source_size or (self.width, self.height)
+        self._pixels = pixels
+        self._valid = np.ones(pixels.shape[1:], bool) if valid is None else valid
 
-    def read(self, top, left, height, width):
-        """A part at working size: uint8 (3, height, width)."""
-        return self._pixels[:, top : top + height, left : left + width]
+    def read(
+        self, top: int, left: int, height: int, width: int, out_shape: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window inside the image.
 
-    def write(self, folder, blocks, classes, palette):
-        """Write ``<name>_labels.png`` from (top, left, labels) blocks.
+        Args:
+            top: First row at the working size.
+            left: First column.
+            height: Rows.
+            width: Columns.
+            out_shape: (rows, columns) of the result, if it is to be smaller than the window.
 
         Returns:
-            the file, and the image and labels to look at: uint8 (3, h, w) and (h, w).
+            Pixels, uint8 (3, rows, columns), and where they hold data, bool (rows, columns).
+
+        Raises:
+            ValueError: The file cannot be read.
         """
-        from PIL import Image
+        window = np.s_[..., top : top + height, left : left + width]
+        pixels, valid = self._pixels[window], self._valid[window]
+        if out_shape is None or out_shape == (height, width):
+            return pixels, valid
+        rows, columns = (np.arange(n) * length // n for n, length in zip(out_shape, (height, width), strict=True))
+        return resize(pixels, out_shape), valid[rows[:, None], columns]
 
-        labels = np.empty((self.height, self.width), np.uint8)
-        for top, left, block in blocks:
-            labels[top : top + block.shape[0], left : left + block.shape[1]] = block
-        picture = Image.fromarray(labels).resize(self._size, Image.Resampling.NEAREST)
-        picture.putpalette(palette.tobytes())
-        file = Path(folder) / f"{self.path.stem}_labels.png"
-        files.atomic_write(file, picture.save)
-        return file, self._pixels, labels
+    def preview(self, max_size: int = 1600) -> np.ndarray:
+        """Read the whole image, no larger than ``max_size`` on the longer side: uint8 (3, rows, columns)."""
+        shape = preview_shape((self.height, self.width), max_size)
+        return self.read(0, 0, self.height, self.width, shape)[0]
 
-    def close(self):
-        """Nothing is open."""
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-class RasterSource:
-    """A GeoTIFF, read a window at a time; labels go into a GeoTIFF with its georeference and a color table.
+class RasterReader(ImageReader):
+    """A raster that stays on disk; see ``open_reader`` for the arguments and the errors.
 
-    Args:
-        path: of the file, 8-bit with three bands or more. scale: function of (width, height) -> factor.
+    Pixels are invalid where the alpha band or the mask says so, where all bands hold the nodata value, and where a band
+    is not finite. A georeference counts only where it is complete: a CRS without a geotransform is dropped.
     """
 
-    def __init__(self, path, scale):
-        import rasterio
+    def __init__(
+        self,
+        path: str | Path,
+        scale: Scale = 1.0,
+        bands: Sequence[int] | None = None,
+        levels: tuple[float, float] | None = None,
+    ):
+        self.path, self._levels = Path(path), levels
+        self._source = source = open_raster(path)
+        try:
+            self._bands = _choose_bands(source, self.path, bands)
+            _check_depth(self.path, source.dtypes[self._bands[0] - 1], levels)
+        except ValueError:
+            source.close()
+            raise
+        self.source_size = (source.width, source.height)
+        factor = scale(self.source_size) if callable(scale) else scale
+        self.width, self.height = (max(1, round(side * factor)) for side in self.source_size)
+        if not source.transform.is_identity:  # the identity is what a raster without a geotransform reports
+            self.crs, self.transform = source.crs, source.transform
+        elif source.gcps[0]:
+            self.gcps = source.gcps
+        elif source.crs:
+            log(f"note: {path} has a CRS but no geotransform; the results have no georeference")
 
-        self.path = Path(path)
+    def read(
+        self, top: int, left: int, height: int, width: int, out_shape: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window; see ``ImageReader.read``."""
+        from rasterio.enums import Resampling
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        x, y = self.source_size[0] / self.width, self.source_size[1] / self.height
+        window = Window(left * x, top * y, width * x, height * y)
+        shape = out_shape or (height, width)
+        method = Resampling.average if height * y > shape[0] else Resampling.nearest
         try:
             with quiet_georeference():
-                self._source = rasterio.open(path)
-        except rasterio.errors.RasterioError as error:
-            raise ValueError(f"{path} cannot be read ({error})") from error
-        source = self._source
-        if source.count < 3 or source.dtypes[0] != "uint8":
-            raise ValueError(
-                f"{path}: {source.count} band(s) of {source.dtypes[0]}; 8-bit RGB is needed (gdal_translate -ot Byte "
-                "-scale makes it)"
-            )
-        factor = scale((source.width, source.height))
-        self.width, self.height = (max(1, round(side * factor)) for side in (source.width, source.height))
+                pixels = self._source.read(list(self._bands), window=window, out_shape=(3, *shape), resampling=method)
+                valid = self._source.dataset_mask(window=window, out_shape=shape) > 0
+        except RasterioError as error:
+            raise unreadable(self.path, error) from error
+        if pixels.dtype == np.uint8:
+            return pixels, valid
+        valid &= np.isfinite(pixels).all(0)
+        assert self._levels is not None  # checked when the file was opened
+        low, high = self._levels
+        scaled = (np.where(valid, pixels, low).astype(np.float32) - low) * (255 / (high - low))
+        return scaled.clip(0, 255).round().astype(np.uint8), valid
 
-    def read(self, top, left, height, width):
-        """A part at working size: uint8 (3, height, width)."""
-        return self._read([1, 2, 3], top, left, height, width)
-
-    def _read(self, bands, top, left, height, width, mask=False):
-        import rasterio
-
-        x, y = self._source.width / self.width, self._source.height / self.height
-        window = rasterio.windows.Window(left * x, top * y, width * x, height * y)
-        shape = (height, width) if mask else (len(bands), height, width)
-        try:
-            if mask:
-                return self._source.dataset_mask(window=window, out_shape=shape)
-            method = rasterio.enums.Resampling.average if x > 1 else rasterio.enums.Resampling.nearest
-            return self._source.read(bands, window=window, out_shape=shape, resampling=method)
-        except rasterio.errors.RasterioError as error:
-            raise ValueError(f"{self.path} cannot be read ({error})") from error
-
-    def write(self, folder, blocks, classes, palette, most=1600):
-        """Write ``<name>_labels.tif`` from (top, left, labels) blocks; pixels without data become ``NO_DATA``.
-
-        Returns:
-            the file, and a smaller image and labels to look at: uint8 (3, h, w) and (h, w).
-        """
-        import rasterio
-
-        file = Path(folder) / f"{self.path.stem}_labels.tif"
-        source = self._source
-        grid = coarser(source.transform, source.width / self.width, source.height / self.height)
-        profile = {"driver": "GTiff", "width": self.width, "height": self.height, "count": 1, "dtype": "uint8"}
-        profile |= {"crs": source.crs, "nodata": NO_DATA, "compress": "deflate", "tiled": True}
-        profile |= {"transform": grid, "bigtiff": "if_safer", "blockxsize": 256, "blockysize": 256}
-        small = min(1.0, most / max(self.width, self.height))
-        shape = tuple(max(1, round(side * small)) for side in (self.height, self.width))
-
-        def save(beside):
-            with quiet_georeference(), rasterio.open(beside, "w", **profile) as out:
-                for top, left, labels in blocks:
-                    mask = self._read(None, top, left, *labels.shape, mask=True)
-                    window = rasterio.windows.Window(left, top, *labels.shape[::-1])
-                    out.write(np.where(mask > 0, labels, NO_DATA).astype(np.uint8), 1, window=window)
-                out.write_colormap(1, {n: (*map(int, color), 255) for n, color in enumerate(palette)})
-                out.update_tags(1, **{f"class_{n}": name for n, name in enumerate(classes)})
-            with rasterio.open(beside) as done:
-                return done.read(1, out_shape=shape)
-
-        labels = files.atomic_write(file, save)
-        return file, source.read([1, 2, 3], out_shape=(3, *shape)), labels
-
-    def close(self):
+    def close(self) -> None:
         """Close the file."""
         self._source.close()
 
 
-RGB = (1, 2, 3)
-TIFF = (".tif", ".tiff")
-
-
-def is_map(path, window):
-    """Whether a file is a TIFF so large that it is to be mapped: a window fits, and twice along one side at least."""
-    if path.suffix.lower() not in TIFF:
-        return False
-    width, height = _open(path, lambda raster: (raster.width, raster.height))
-    return min(width, height) >= window and max(width, height) >= 2 * window
-
-
-def dtype_of(path):
-    """Type of a raster's values, such as ``uint8``.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    return _open(path, lambda raster: raster.dtypes[0])
-
-
-def _open(path, work):
-    import rasterio
-    from rasterio.errors import RasterioError
-
-    try:
-        with quiet_georeference(), rasterio.open(path) as raster:
-            return work(raster)
-    except RasterioError as error:
-        raise ValueError(f"{path} cannot be read ({error})") from error
+def preview_shape(shape: tuple[int, int], max_size: int = 1600) -> tuple[int, int]:
+    """Reduce (rows, columns) so that the longer side is at most ``max_size``."""
+    factor = min(1.0, max_size / max(shape))
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 
 @contextmanager
-def quiet_georeference():
-    """No warning for every raster without a georeference: the tile number in its name stands in for it."""
+def quiet_georeference() -> Iterator[None]:
+    """Suppress the warning that rasterio gives for each raster without a georeference."""
     from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings():  # around the threads: filters belong to the whole process
+    with warnings.catch_warnings():  # around threads: filters belong to the whole process
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
 
-def coarser(transform, across, down):
-    """A raster's affine transform, for pixels that are ``across`` times as wide and ``down`` times as high."""
+def coarser(transform: Any, across: float, down: float) -> Any:
+    """Return a raster's affine transform for pixels ``across`` times as wide and ``down`` times as high."""
     a, b, left, d, e, top = transform[:6]
     return type(transform)(a * across, b * down, left, d * across, e * down, top)
+
+
+def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 (3, H, W) to (3, *shape) with PIL's antialiased bicubic filter."""
+    from PIL import Image
+
+    if pixels.shape[1:] == tuple(shape):
+        return pixels
+    image = Image.fromarray(pixels.transpose(1, 2, 0)).resize(shape[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def unreadable(path: str | Path, error: Exception) -> ValueError:
+    """Return the error that says that a file cannot be read, and why."""
+    return ValueError(f"{path} cannot be read ({error_reason(error, path)})")
+
+
+def open_raster(path: str | Path) -> Any:
+    """Open a raster with rasterio.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    import rasterio
+
+    try:
+        with quiet_georeference():
+            return rasterio.open(path, driver=_DRIVERS.get(Path(path).suffix.lower(), "GTiff"))
+    except rasterio.errors.RasterioError as error:
+        raise unreadable(path, error) from error
+
+
+def _check_depth(path: Path, dtype: str, levels: tuple[float, float] | None) -> None:
+    if dtype != "uint8" and levels is None:
+        raise ValueError(
+            f"{path} holds {dtype}, not 8-bit colors; give the values of black and white with --levels LOW HIGH "
+            "(Sentinel-2 reflectances: --levels 0 2750)"
+        )
+
+
+def _choose_bands(source: Any, path: Path, bands: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the numbers of the red, green and blue band."""
+    from rasterio.enums import ColorInterp
+
+    if bands is not None:
+        if max(bands) > source.count:
+            raise ValueError(f"{path} has {source.count} band(s); there are no bands {' '.join(map(str, bands))}")
+        return tuple(bands)
+    kinds = dict(reversed([(kind, number) for number, kind in enumerate(source.colorinterp, 1)]))  # the first of each
+    if ColorInterp.palette in kinds:
+        raise ValueError(f"{path} has a color table, not colors; convert it with gdal_translate -expand rgb")
+    usable = [number for number, kind in enumerate(source.colorinterp, 1) if kind != ColorInterp.alpha]
+    rgb = [kinds[kind] for kind in (ColorInterp.red, ColorInterp.green, ColorInterp.blue) if kind in kinds]
+    chosen = tuple(rgb if len(rgb) == 3 else usable[:3] if len(usable) >= 3 else usable * 3)
+    if len(chosen) != 3:
+        raise ValueError(f"{path} has {len(usable)} bands; one (gray) or three (red, green, blue) are needed")
+    if len(usable) > len(set(chosen)):
+        _note_bands(path, len(usable), chosen)
+    return chosen
+
+
+_noted: set[tuple[int, tuple[int, ...]]] = set()
+
+
+def _note_bands(path: Path, count: int, chosen: tuple[int, ...]) -> None:
+    """Log once for each number of bands which ones are used."""
+    if (count, chosen) not in _noted:
+        _noted.add((count, chosen))
+        log(f"note: {path} has {count} bands; {' '.join(map(str, chosen))} are used as red, green, blue")

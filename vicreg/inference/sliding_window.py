@@ -1,87 +1,196 @@
-"""Labelling images of any size with a network that sees squares: overlapping windows, blended, in bounded memory."""
+"""Apply a network of a fixed input size to images of any size: overlapping windows, in bounded memory."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-PANEL = 4096  # columns worked on at a time
+from vicreg.inference.rasters import NO_DATA, ImageReader
+
+PANEL = 4096  # columns of dense labels that are held at a time
 
 
-def label_blocks(read, height, width, predict, side, overlap=0.5, batch=4, panel=PANEL):
-    """Label an image a block at a time, from left to right in panels, each from top to bottom.
+class WindowBatch(NamedTuple):
+    """Windows of one row.
 
-    Probabilities of the windows that cover a pixel are averaged, weighted by how far it is from the window's border.
-    What is held is one row of windows of one panel, whatever the image's size.
+    Attributes:
+        row: Index of the row of windows.
+        columns: Indices of the windows in that row.
+        top: First pixel row of the windows.
+        lefts: First pixel column of each window.
+        images: uint8 (n, 3, side, side).
+        valid: Bool (n, side, side), False where there is no data and outside the image.
+    """
+
+    row: int
+    columns: Sequence[int]
+    top: int
+    lefts: Sequence[int]
+    images: np.ndarray
+    valid: np.ndarray
+
+
+def read_windows(
+    reader: ImageReader,
+    tops: Sequence[int],
+    lefts: Sequence[int],
+    side: int,
+    batch_size: int = 1,
+    pad_mode: Literal["edge", "constant"] = "edge",
+) -> Iterator[WindowBatch]:
+    """Read square windows row by row; what a batch covers is read once.
 
     Args:
-        read: function (top, left, height, width) -> uint8 array (3, height, width), inside the image.
-        height, width: of the image. predict: function of uint8 tensors (n, 3, side, side) -> float tensors
-            (n, classes, side, side) of probabilities, two classes or more.
-        side: of the windows; smaller images are padded.
-        overlap: share of a window that the next one covers too. batch: windows at a time. panel: columns.
+        reader: Image or raster.
+        tops: First pixel row of each row of windows.
+        lefts: First pixel column of each window of a row, ascending.
+        side: Side of the windows in pixels; windows are padded where the image ends.
+        batch_size: Largest number of windows in a batch.
+        pad_mode: Mode of ``np.pad``: "edge", or "constant" for black.
+    """
+    for row, top in enumerate(tops):
+        rows = min(side, reader.height - top)
+        for start in range(0, len(lefts), batch_size):
+            columns = range(start, min(start + batch_size, len(lefts)))
+            left, right = lefts[columns[0]], min(lefts[columns[-1]] + side, reader.width)
+            pixels, valid = reader.read(top, left, rows, right - left)
+            pad = ((0, side - rows), (0, lefts[columns[-1]] + side - right))
+            pixels, valid = np.pad(pixels, ((0, 0), *pad), mode=pad_mode), np.pad(valid, pad)
+            offsets = [lefts[column] - left for column in columns]
+            images = np.stack([pixels[:, :, offset : offset + side] for offset in offsets])
+            masks = np.stack([valid[:, offset : offset + side] for offset in offsets])
+            yield WindowBatch(row, columns, top, [lefts[column] for column in columns], images, masks)
+
+
+def window_starts(length: int, side: int, stride: int) -> list[int]:
+    """Return where windows start along one axis: every ``stride`` pixels, the last one flush with the end.
+
+    Raises:
+        ValueError: ``stride`` is not between 1 and ``side``.
+    """
+    if not 1 <= stride <= side:
+        raise ValueError(f"a stride of {stride} pixels with windows of {side}: 1 to {side} is needed")
+    return [0] if length <= side else [*range(0, length - side, stride), length - side]
+
+
+def cell_window_starts(length: int, side: int, stride: int) -> list[int]:
+    """Return the start of the window of each cell along one axis.
+
+    Each cell covers ``stride`` pixels, and its window is centered on it; at the edges windows are moved inside.
+
+    Raises:
+        ValueError: The image is smaller than a window.
+    """
+    if length < side:
+        raise ValueError(f"{length} pixels are less than one window of {side}; choose a smaller --window")
+    cells = np.arange(math.ceil(length / stride))
+    return (cells * stride + (stride - side) // 2).clip(0, length - side).tolist()
+
+
+def core_edges(starts: Sequence[int], side: int, length: int) -> list[float]:
+    """Return the borders between the windows along one axis: the middle of each overlap.
+
+    Window n is responsible for positions from edge n to edge n + 1, so that each detection counts once.
+    """
+    return [0, *((start + side + following) / 2 for start, following in pairwise(starts)), length]
+
+
+def label_blocks(
+    reader: ImageReader,
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    side: int,
+    overlap: float = 0.5,
+    batch_size: int = 4,
+    panel: int = PANEL,
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Predict a label for each pixel, from left to right in panels of columns, each from top to bottom.
+
+    The probabilities of the windows that cover a pixel are averaged with weights that fall toward the borders of the
+    window. One row of windows of one panel is held in memory.
+
+    Args:
+        reader: Image or raster.
+        predict: Function of uint8 tensors (n, 3, side, side) -> probabilities (n, classes, side, side), classes > 1.
+        side: Side of the windows in pixels; smaller images are padded.
+        overlap: Fraction of a window that the next one covers too, below 1.
+        batch_size: Windows in a batch.
+        panel: Columns of a panel.
 
     Yields:
-        (top, left, labels): labels uint8 (rows, columns); the blocks tile the image.
+        (top, left, labels): uint8 (rows, columns), ``NO_DATA`` where the image is invalid; the blocks tile the image.
     """
+    height, width = reader.height, reader.width
     stride = max(1, round(side * (1 - overlap)))
     tops, lefts = window_starts(height, side, stride), window_starts(width, side, stride)
-    weight = _weight(side)
+    weight = _pyramid(side)
     for begin in range(0, width, panel):
         end = min(width, begin + panel)
-        mine = [left for left in lefts if left < end and left + side > begin]
-        sums, first = None, 0  # weighted probabilities of the rows from ``first``
-        for place, top in enumerate(tops):
-            rows = min(side, height - top)
-            for some in (mine[n : n + batch] for n in range(0, len(mine), batch)):
-                windows = [_window(read, top, left, rows, min(side, width - left), side) for left in some]
-                found = predict(torch.from_numpy(np.stack(windows))).float().cpu().numpy() * weight
-                if sums is None:
-                    sums = np.zeros((found.shape[1], min(side, height), end - begin), np.float32)
-                for left, one in zip(some, found, strict=True):
-                    low, high = max(left, begin), min(left + side, end)
-                    at = top - first
-                    sums[:, at : at + rows, low - begin : high - begin] += one[:, :rows, low - left : high - left]
-            done = tops[place + 1] if place + 1 < len(tops) else height
-            yield first, begin, sums[:, : done - first].argmax(0).astype(np.uint8)
-            sums = np.concatenate([sums[:, done - first :], np.zeros_like(sums[:, : done - first])], 1)
-            first = done
+        panel_lefts = [left for left in lefts if left < end and left + side > begin]
+        sums: np.ndarray | None = None  # weighted probabilities of the rows from the current ``top``
+        valid = np.zeros((min(side, height), end - begin), bool)
+        for batch in read_windows(reader, tops, panel_lefts, side, batch_size):
+            rows = min(side, height - batch.top)
+            probabilities = predict(torch.from_numpy(batch.images)).float().cpu().numpy() * weight
+            if sums is None:
+                sums = np.zeros((probabilities.shape[1], *valid.shape), np.float32)
+            for left, values, mask in zip(batch.lefts, probabilities, batch.valid, strict=True):
+                low, high = max(left, begin), min(left + side, end)
+                here, there = np.s_[..., :rows, low - begin : high - begin], np.s_[..., :rows, low - left : high - left]
+                sums[here] += values[there]
+                valid[here] |= mask[there]
+            if batch.columns[-1] + 1 < len(panel_lefts):
+                continue
+            done = (tops[batch.row + 1] if batch.row + 1 < len(tops) else height) - batch.top
+            labels = sums[:, :done].argmax(0).astype(np.uint8)
+            yield batch.top, begin, np.where(valid[:done], labels, np.uint8(NO_DATA))
+            sums = np.concatenate([sums[:, done:], np.zeros_like(sums[:, :done])], 1)
+            valid = np.concatenate([valid[done:], np.zeros_like(valid[:done])])
 
 
-def window_starts(extent, side, stride):
-    """Where windows of ``side`` begin along ``extent`` pixels so that all are covered; [0] where one is enough."""
-    if extent <= side:
-        return [0]
-    return [*range(0, extent - side, stride), extent - side]
-
-
-def label_image(image, predict, side, overlap=0.5):
-    """Label a whole image: uint8 (3, height, width) -> uint8 (height, width); see ``label_blocks``."""
+def label_image(
+    image: np.ndarray, predict: Callable[[torch.Tensor], torch.Tensor], side: int, overlap: float = 0.5
+) -> np.ndarray:
+    """Predict a label for each pixel of an image in memory: uint8 (3, H, W) -> uint8 (H, W); see ``label_blocks``."""
     labels = np.empty(image.shape[1:], np.uint8)
-    for top, left, block in label_blocks(_from(image), *labels.shape, predict, side, overlap):
+    for top, left, block in label_blocks(ImageReader(image), predict, side, overlap):
         labels[top : top + block.shape[0], left : left + block.shape[1]] = block
     return labels
 
 
-def _from(image):
-    return lambda top, left, height, width: image[:, top : top + height, left : left + width]
+def classify_cells(
+    reader: ImageReader,
+    classify: Callable[[np.ndarray], np.ndarray],
+    side: int,
+    stride: int,
+    batch_size: int = 256,
+    min_valid: float = 0.5,
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Classify the window around each cell of ``stride`` pixels.
+
+    Args:
+        reader: Image or raster, at least as large as a window.
+        classify: Function of uint8 arrays (n, 3, side, side) -> class numbers (n,).
+        side: Side of the windows in pixels.
+        stride: Side of the cells in pixels.
+        batch_size: Windows in a batch.
+        min_valid: Fraction of a window that must hold data, else its cell is ``NO_DATA``.
+
+    Yields:
+        (row, column, labels): uint8 (1, cells); the blocks tile the map from top to bottom.
+    """
+    tops, lefts = (cell_window_starts(length, side, stride) for length in (reader.height, reader.width))
+    for batch in read_windows(reader, tops, lefts, side, batch_size):
+        labels = np.full((1, len(batch.columns)), NO_DATA, np.uint8)
+        usable = np.flatnonzero(batch.valid.mean((1, 2)) >= min_valid)
+        if len(usable):
+            labels[0, usable] = classify(batch.images[usable])
+        yield batch.row, batch.columns[0], labels
 
 
-def _weight(side):
-    """A pyramid, (side, side), nowhere zero."""
+def _pyramid(side: int) -> np.ndarray:
+    """Return blending weights (side, side), nowhere zero."""
     ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)) / (side / 2)
     return np.outer(ramp, ramp).astype(np.float32)
-
-
-def _window(read, top, left, rows, columns, side):
-    part = read(top, left, rows, columns)
-    return np.pad(part, ((0, 0), (0, side - rows), (0, side - columns)), mode="edge")
-
-
-def cell_window_starts(length, window, stride):
-    """First pixel of the window for each cell along one axis.
-
-    Each cell covers ``stride`` pixels, and its window is centered on it; at the edges windows are moved inside.
-    """
-    cells = np.arange(math.ceil(length / stride))
-    return (cells * stride + (stride - window) // 2).clip(0, length - window)

@@ -1,43 +1,52 @@
-"""VICReg's network: a backbone, and an expander that pretraining throws away afterwards."""
+"""The VICReg network: a backbone and an expander, which is discarded after pretraining (Bardes et al. 2022)."""
 
+import torch
 from torch import nn
 
+from vicreg.models.backbones import feature_dim
 
-def parse_mlp(text):
-    """Widths of an expander, ``"8192-8192-8192"`` -> [8192, 8192, 8192].
+
+def parse_mlp(text: str) -> list[int]:
+    """Parse the layer widths of an expander: ``"8192-8192-8192"`` gives ``[8192, 8192, 8192]``.
 
     Raises:
-        ValueError: not numbers joined by hyphens.
+        ValueError: The text is not positive integers joined by hyphens.
     """
-    parts = text.split("-")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    widths = text.split("-")
+    if not all(width.isdigit() and int(width) > 0 for width in widths):
         raise ValueError(f"--mlp {text}: widths joined by hyphens expected, such as 8192-8192-8192")
-    return [int(part) for part in parts]
+    return [int(width) for width in widths]
 
 
-def expander(features, widths):
-    """Linear, BatchNorm, ReLU for each width but the last, which is a linear layer without bias.
+def expander(num_features: int, widths: list[int]) -> nn.Sequential:
+    """Build an expander: Linear, BatchNorm and ReLU for each width but the last, a linear layer without bias.
 
     Args:
-        features: width of the backbone's output. widths: list of layer widths; the last is the embedding's.
+        num_features: Size of the backbone's features.
+        widths: Layer widths; the last one is the embedding size.
     """
-    layers = []
+    layers: list[nn.Module] = []
     for width in widths[:-1]:
-        layers += [nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-        features = width
-    layers.append(nn.Linear(features, widths[-1], bias=False))
+        layers += [nn.Linear(num_features, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        num_features = width
+    layers.append(nn.Linear(num_features, widths[-1], bias=False))
     return nn.Sequential(*layers)
 
 
 class VICReg(nn.Module):
-    """Backbone and expander, applied to two views one after the other (each has its own BatchNorm statistics)."""
+    """Backbone and expander, applied to two views one after the other, each with its own BatchNorm statistics.
 
-    def __init__(self, backbone, widths):
+    Args:
+        backbone: Module from images (n, C, H, W) to features (n, F), with the attribute ``num_features``.
+        widths: Layer widths of the expander.
+    """
+
+    def __init__(self, backbone: nn.Module, widths: list[int]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.expander = expander(backbone.num_features, widths)
+        self.expander = expander(feature_dim(backbone), widths)
 
-    def forward(self, view1, view2):
-        """Images (n, C, H, W) twice -> embeddings (n, D) twice, and the first view's representation (n, F)."""
-        representation = self.backbone(view1)
-        return self.expander(representation), self.expander(self.backbone(view2)), representation.detach()
+    def forward(self, view1: torch.Tensor, view2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Map two views (n, C, H, W) to their embeddings (n, D) and the first view's detached features (n, F)."""
+        features = self.backbone(view1)
+        return self.expander(features), self.expander(self.backbone(view2)), features.detach()

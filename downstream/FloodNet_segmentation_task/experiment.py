@@ -1,0 +1,94 @@
+"""A run of flood segmentation from its settings to its results."""
+
+import functools
+from typing import Any
+
+import torch
+
+from downstream.FloodNet_segmentation_task.cached_dataset import CachedPairs, RandomCrops, default_side
+from downstream.FloodNet_segmentation_task.config import TASK, FloodConfig
+from downstream.FloodNet_segmentation_task.floodnet import find_parts
+from downstream.FloodNet_segmentation_task.metrics import evaluate_segmentation
+from downstream.FloodNet_segmentation_task.model import SegmentationLoss, Segmenter, build_model, predictor
+from downstream.FloodNet_segmentation_task.results import write_results
+from vicreg.common.logger import log
+from vicreg.engine.checkpoint import check_samples, samples_digest
+from vicreg.engine.config import plan_run
+from vicreg.engine.finetune import init_single_device
+from vicreg.engine.run import TrainingRun
+from vicreg.engine.run_folder import RunFolder
+
+
+def train(config: FloodConfig) -> None:
+    """Train a segmentation network, or resume the run in ``config.exp_dir``, and write its results.
+
+    Args:
+        config: Settings of the run.
+
+    Raises:
+        ValueError: Settings, data and the run in the folder do not fit each other.
+        FloatingPointError: The loss is not finite; the last good checkpoint is kept.
+    """
+    device = init_single_device(config, TASK)
+    folder = RunFolder(config, TASK, device)
+    data, side, digest = prepare_data(config)
+    check_samples(folder.checkpoint, digest, config.exp_dir)
+    model, backbone_info = build_model(config, folder.checkpoint)
+    crops = RandomCrops(data["train"], side, config.repeats)  # augmented while loading
+    run = start_run(config, folder, model, backbone_info, data, len(crops), side, digest, device)
+    criterion = SegmentationLoss(len(config.classes), config.cross_entropy)
+    for _, (images, labels) in run.steps(run.loader(crops)):
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with run.autocast():
+            logits = run.model(images)
+        losses = criterion(logits, labels)
+        run.backward(losses["loss"])
+        run.log(losses)
+    write_results(config, run, data, side, backbone_info)
+    run.close()
+
+
+def start_run(
+    config: FloodConfig, folder: RunFolder, model: Segmenter, backbone_info: dict[str, Any],
+    data: dict[str, CachedPairs], samples: int, side: int, digest: str, device: torch.device,
+) -> TrainingRun:  # fmt: skip
+    """Build the optimizer, and start or resume the run; see ``train``."""
+    plan = plan_run(config, samples, device, folder.batch_size)
+    task = {"name": TASK, "kind": config.task, "classes": list(config.classes), "decoder": config.decoder}
+    task |= {"side": side, "mean": model.mean, "std": model.std, "image_size": config.image_size}
+    task |= {"scale": data["train"].scale, "samples": digest, "levels": config.levels and list(config.levels)}
+    validate = functools.partial(
+        evaluate_segmentation, predictor(model, device, plan.bf16), data["val"], config.classes, side, config.overlap
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return TrainingRun(
+        config, plan, folder, model, optimizer, device, describe=lambda step: {"backbone": backbone_info, "task": task},
+        validate=validate, monitor="mean_iou", info={"source": f"{TASK}, {config.task}", "side": side},
+    )  # fmt: skip
+
+
+def prepare_data(config: FloodConfig) -> tuple[dict[str, CachedPairs], int, str]:
+    """Find the pairs of each part and reduce them.
+
+    Returns:
+        Images and masks of each part, the side of the crops in pixels, and the digest of the split.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: Images or masks cannot be used, or are smaller than the crops.
+    """
+    parts, description = find_parts(config.data_dir, config.task, config.val_fraction, config.seed)
+    log(description)
+    options = (config.image_size, config.scale, config.workers)
+    data = {
+        part: CachedPairs(pairs, config.copies_dir, config.task, *options, part, config.levels)
+        for part, pairs in parts.items()
+    }
+    smallest = min(map(min, data["train"].sizes))
+    if (config.crop or 32) > smallest:
+        raise ValueError(
+            f"the smallest image is {smallest} pixels at its working size, crops of {config.crop or 32} do not fit; "
+            "lower --crop, or raise --image-size or --scale"
+        )
+    names = [[f"{pair.group}/{pair.image.name}" for pair in parts[part]] for part in ("train", "val")]
+    return data, config.crop or default_side(data["train"].sizes), samples_digest(*names)

@@ -1,0 +1,68 @@
+"""A run on EuroSAT from its settings to its results."""
+
+import time
+from typing import Any
+
+import torch
+
+from downstream.eurosat_landcover_clsf_task.config import TASK, EurosatConfig
+from downstream.eurosat_landcover_clsf_task.dataset import load_split
+from downstream.eurosat_landcover_clsf_task.finetuning import finetune
+from downstream.eurosat_landcover_clsf_task.linear_probe import probe
+from downstream.eurosat_landcover_clsf_task.results import write_results
+from vicreg import distributed
+from vicreg.common.logger import log
+from vicreg.data.base import InputSpec
+from vicreg.engine.checkpoint import check_samples
+from vicreg.engine.config import plan_run
+from vicreg.engine.finetune import build_backbone, init_single_device
+from vicreg.engine.run_folder import RunFolder
+from vicreg.models.heads import Classifier, LinearHeads
+
+
+def train(config: EurosatConfig, started: float | None = None) -> None:
+    """Train a classifier, or resume the run in ``config.exp_dir``, and write its results.
+
+    Args:
+        config: Settings of the run.
+        started: Value of ``time.perf_counter`` from which the duration is measured.
+
+    Raises:
+        ValueError: Settings, data and the run in the folder do not fit each other.
+        FloatingPointError: The loss is not finite; the last good checkpoint is kept.
+    """
+    started = time.perf_counter() if started is None else started
+    split = load_split(config)
+    device = init_single_device(config, TASK)
+    folder = RunFolder(config, TASK, device)
+    check_samples(folder.checkpoint, split.digest, config.exp_dir)
+    if folder.checkpoint and folder.checkpoint["task"]["classes"] != split.train.classes:
+        raise ValueError(f"{config.exp_dir} holds a run with other classes; choose another --exp-dir or its --data-dir")
+    backbone, info = build_backbone(config, folder.checkpoint)
+    if info["mean"] is None:
+        info["mean"], info["std"] = split.train.statistics()
+    spec = InputSpec(config.image_size or split.train.patch_size, info["mean"], info["std"])
+    task = {"name": TASK, "classes": split.train.classes, "image_size": spec.size, "window": split.file_size}
+    task |= {"patch_size": split.train.patch_size, "samples": split.digest, "mean": info["mean"], "std": info["std"]}
+    task |= {"bands": config.bands and list(config.bands), "levels": config.levels and list(config.levels)}
+
+    def describe(step: int) -> dict[str, Any]:
+        return {"backbone": info, "task": task}
+
+    torch.manual_seed(config.seed)
+    model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(split.train.classes)), config.frozen)
+    plan = plan_run(config, len(split.train), device, folder.batch_size)
+    log(
+        f"{len(split.train)} training and {len(split.val)} validation images, {len(split.train.classes)} classes, "
+        f"{spec.size} px; {split.description}"
+    )
+    more: dict[str, Any] = {}
+    if config.frozen:
+        last, best, more = probe(config, plan, folder, model, split, spec, device, describe)
+    else:
+        last, best = finetune(config, plan, folder, model, split, spec, device, describe)
+    more |= {"train_samples": len(split.train), "image_size": spec.size, "split": split.description}
+    more |= {"seconds": round(time.perf_counter() - started, 1)}
+    write_results(config, model, split, spec, plan.bf16, last, best, info, more)
+    folder.close()
+    distributed.destroy()

@@ -1,0 +1,75 @@
+"""Classify image files in batches and write the probabilities as a table."""
+
+import collections
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from vicreg.common import files
+from vicreg.common.logger import log
+
+MAX_LOGGED = 20  # images
+
+
+def classify_files(
+    paths: Sequence[Path],
+    predict: Callable[[np.ndarray], torch.Tensor],
+    read: Callable[[Path], np.ndarray],
+    batch_size: int,
+) -> tuple[list[Path], torch.Tensor, list[str]]:
+    """Classify image files, a batch at a time; files that cannot be read are skipped.
+
+    Args:
+        paths: Image files.
+        predict: Function of uint8 arrays (n, 3, S, S) -> probabilities (n, classes).
+        read: Function (path) -> uint8 array (3, S, S); raises ValueError for a file that cannot be read.
+        batch_size: Files in a batch.
+
+    Returns:
+        The files that could be read, their probabilities (n, classes), and messages about the others.
+    """
+    readable, parts, failures = [], [], []
+    for start in tqdm(range(0, len(paths), batch_size), "images", leave=False, disable=None):
+        images = []
+        for path in paths[start : start + batch_size]:
+            try:
+                images.append(read(path))
+                readable.append(path)
+            except ValueError as error:
+                failures.append(str(error))
+        if images:
+            parts.append(predict(np.stack(images)))
+    return readable, torch.cat(parts) if parts else torch.empty(0, 0), failures
+
+
+def write_predictions(path: Path, images: Sequence[Path], probabilities: torch.Tensor, classes: Sequence[str]) -> None:
+    """Write the probability of each class as CSV; log the first images and the number of images of each class.
+
+    Args:
+        path: File to write.
+        images: n image files.
+        probabilities: Float tensor (n, classes).
+        classes: Class names.
+    """
+    confidences, ranked = probabilities.sort(1, descending=True)
+
+    def save(tmp_path: Path) -> None:
+        with tmp_path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["file", "class", *classes])
+            for image, label, row in zip(images, ranked[:, 0].tolist(), probabilities.tolist(), strict=True):
+                table.writerow([image, classes[label], *(f"{value:.6f}" for value in row)])
+
+    files.atomic_write(path, save)
+    rows = list(zip(images, confidences[:, :3].tolist(), ranked[:, :3].tolist(), strict=True))
+    for image, values, labels in rows[:MAX_LOGGED]:
+        best = (f"{classes[label]} {value:.3f}" for label, value in zip(labels, values, strict=True))
+        log(f"{image}  {'  '.join(best)}")
+    if len(rows) > MAX_LOGGED:
+        log(f"… and {len(rows) - MAX_LOGGED} more")
+    counts = collections.Counter(classes[label] for label in ranked[:, 0].tolist())
+    log(f"{len(images)} images: {', '.join(f'{name} {n}' for name, n in counts.most_common())}; {path}")

@@ -1,0 +1,105 @@
+"""Split rules for folders of images: by location, from file names, and by longitude, from georeferences."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from preprocessing.georeference import one_line, to_degrees
+from vicreg.inference.rasters import quiet_georeference
+
+RULES = ("image", "location", "block")
+
+
+def parse_locations(paths: Sequence[str], pattern: str | None) -> list[str]:
+    """Return the location of each path: the groups of a pattern, joined by "/", or the whole match without groups.
+
+    Args:
+        paths: Image paths.
+        pattern: Regular expression, searched in each path.
+
+    Raises:
+        ValueError: There is no pattern, it is malformed, or it or one of its groups does not match a path.
+    """
+    if not pattern:
+        raise ValueError("--split location needs --location-pattern, such as '_(\\d+)_\\d+\\.' for Forest_12_3.jpg")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--location-pattern {pattern!r} is not a regular expression: {error}") from error
+    groups = [match and (match.groups() or (match.group(),)) for match in map(compiled.search, paths)]
+    if unmatched := [path for path, values in zip(paths, groups, strict=True) if not values]:
+        raise ValueError(f"--location-pattern {pattern!r} matches {len(paths) - len(unmatched)} of {len(paths)} paths; "
+                         f"not {unmatched[0]}")  # fmt: skip
+    if partial := [path for path, values in zip(paths, groups, strict=True) if None in values]:
+        raise ValueError(f"--location-pattern {pattern!r}: an optional group matches nothing in {len(partial)} of "
+                         f"{len(paths)} paths, such as {partial[0]}; every group must match in every path")  # fmt: skip
+    return ["/".join(values) for values in groups]
+
+
+def read_longitudes(data_dir: str | Path, paths: Sequence[str]) -> np.ndarray:
+    """Return the longitude of each image's center in degrees.
+
+    Raises:
+        ValueError: An image cannot be read, or has no usable georeference.
+    """
+    import rasterio
+
+    longitudes = []
+    with quiet_georeference():
+        for path in tqdm(paths, "reading positions", disable=None):
+            file = Path(data_dir) / path
+            try:
+                with rasterio.open(file) as raster:
+                    if raster.crs is None or raster.transform.is_identity:
+                        raise ValueError("no georeference")
+                    x, y = raster.xy(raster.height / 2, raster.width / 2, offset="ul")
+                    longitudes.append(to_degrees(raster.crs, [x], [y])[0][0])
+            except (ValueError, rasterio.errors.RasterioError) as error:
+                raise ValueError(f"{file}: {one_line(error)}; --split block needs the position of every image, use "
+                                 "--split location or image") from error  # fmt: skip
+    return np.array(longitudes)
+
+
+def eastern_part(longitudes: np.ndarray, fraction: float) -> np.ndarray:
+    """Hold out the eastern part of images.
+
+    Longitudes are counted eastward from the largest gap between the images, so that a region across 180 degrees is
+    not divided there.
+
+    Args:
+        longitudes: (n,) in degrees.
+        fraction: Fraction of the images to hold out, 0..1.
+
+    Returns:
+        bool (n,), True for validation.
+
+    Raises:
+        ValueError: All images have the same longitude.
+    """
+    ordered = np.sort(longitudes % 360)
+    gaps = np.diff(ordered, append=ordered[0] + 360)
+    west = ordered[(np.argmax(gaps) + 1) % len(ordered)]
+    distance = (longitudes % 360 - west) % 360
+    held_out = distance > np.quantile(distance, 1 - fraction)
+    if not held_out.any():
+        raise ValueError("--split block: all images have the same longitude; use --split location or image")
+    return held_out
+
+
+def summary(parts: dict[str, pd.DataFrame], classes: Sequence[str], rule: str) -> str:
+    """Format the sizes of the training and validation parts, shared locations, and classes without training images."""
+    train, val = parts["train"], parts["val"]
+    total = len(train) + len(val)
+    lines = [f"{total} images of {len(classes)} classes; split {rule}: {len(train)} for training, {len(val)} for "
+             f"validation ({len(val) / total:.3f})"]  # fmt: skip
+    if rule == "location":
+        locations = [set(part.location) for part in (train, val)]
+        shared = len(locations[0] & locations[1])
+        lines.append(f"{len(locations[0] | locations[1])} locations, {shared} in both parts")
+    if missing := [name for name in classes if name not in set(train["class"])]:
+        lines.append(f"classes without a training image: {', '.join(missing)}")
+    return "\n".join(lines)

@@ -1,0 +1,54 @@
+"""Transform positions between coordinate reference systems, with errors that say what to do."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def to_degrees(crs: object, x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Transform positions to longitude and latitude (EPSG:4326).
+
+    Args:
+        crs: Coordinate reference system of the positions, as rasterio takes it.
+        x: n coordinates.
+        y: n coordinates.
+
+    Returns:
+        Longitude (n,) and latitude (n,) in degrees.
+
+    Raises:
+        ValueError: PROJ cannot transform this system, or the positions lie outside its domain.
+    """
+    from rasterio.warp import transform
+
+    try:
+        longitude, latitude = (np.array(values) for values in transform(crs, "EPSG:4326", x, y))
+    except Exception as error:  # errors of GDAL and PROJ have no public base class
+        raise ValueError(f"its coordinate reference system cannot be transformed ({one_line(error)})") from error
+    if not (np.isfinite(longitude).all() and np.isfinite(latitude).all()):
+        raise ValueError("its coordinates lie outside of its coordinate reference system")
+    return longitude, latitude
+
+
+def check_proj() -> None:
+    """Check that PROJ finds its database.
+
+    Without it, GDAL writes files with an unknown coordinate system (LOCAL_CS) and reports success.
+
+    Raises:
+        ValueError: PROJ cannot look up EPSG:3857.
+    """
+    from rasterio.crs import CRS
+
+    try:
+        CRS.from_epsg(3857)
+    except Exception as error:  # errors of GDAL and PROJ have no public base class
+        paths = [f"{name}={os.environ[name]}" for name in ("PROJ_DATA", "PROJ_LIB") if name in os.environ]
+        hint = f"unset {' and '.join(paths)} of another installation" if paths else "reinstall rasterio"
+        raise ValueError(f"PROJ cannot look up EPSG:3857 ({one_line(error)}); {hint}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, or its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

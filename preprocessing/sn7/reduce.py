@@ -1,0 +1,102 @@
+"""Reduce a mosaic by averaging blocks of pixels."""
+
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.sn7.index import Mosaic
+from vicreg.common import files
+from vicreg.inference import rasters
+
+BANDS = [1, 2, 3]
+
+
+def averaging_matrix(pixels: int, size: int) -> np.ndarray:
+    """Return the weights of area averaging along one axis.
+
+    Args:
+        pixels: Number of input pixels.
+        size: Number of output pixels; need not divide ``pixels``.
+
+    Returns:
+        float64 (size, pixels): how much of each input pixel lies in each output pixel, in input pixels.
+    """
+    edges = np.arange(size + 1)[:, None] * pixels / size
+    start = np.arange(pixels)
+    return np.clip(np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start), 0, None)
+
+
+def average_blocks(pixels: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Average the valid pixels of each block.
+
+    Args:
+        pixels: (C, H, W).
+        valid: bool (H, W). No-data pixels do not count in any band.
+        size: Side of the result.
+
+    Returns:
+        float64 (C, size, size), and the fraction of valid pixels (size, size). Blocks without valid pixels are 0.
+    """
+    down, across = averaging_matrix(pixels.shape[1], size), averaging_matrix(pixels.shape[2], size)
+    weight = down @ valid.astype(float) @ across.T
+    total = down @ (pixels * valid) @ across.T
+    area = pixels.shape[1] * pixels.shape[2] / size**2
+    return total / np.maximum(weight, 1e-9), weight / area
+
+
+def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
+    """Write the mean of each block of pixels as an RGB GeoTIFF; a mosaic one row short becomes a square too.
+
+    A pixel is no data if its alpha is 0 or all of its bands have the file's no-data value. GDAL's own averaging is not
+    used: it takes the pixels of overviews, which may be nearest neighbors, and applies no-data values band by band.
+
+    Args:
+        mosaic: Mosaic to read.
+        target: File to write.
+        size: Side in pixels.
+
+    Raises:
+        ValueError: The pixels cannot be read.
+    """
+    import rasterio
+
+    try:
+        with rasterio.open(mosaic.path, driver="GTiff") as raster:
+            mean, fraction = average_blocks(raster.read(BANDS), raster.dataset_mask() > 0, size)
+            nodata = raster.nodata
+            profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8"}
+            profile |= {"compress": "deflate", "photometric": "RGB", "crs": raster.crs, "nodata": nodata}
+            if not raster.transform.is_identity:
+                across, down = raster.width / size, raster.height / size
+                profile["transform"] = rasters.coarser(raster.transform, across, down)
+    except rasterio.errors.RasterioError as error:
+        raise ValueError(f"{mosaic.path} cannot be read ({error}); fetch it again or remove it") from error
+    pixels = np.rint(mean).astype(np.uint8)
+    pixels[:, fraction == 0] = nodata or 0
+
+    def save(path: Path) -> None:
+        with rasterio.open(path, "w", **profile) as raster:
+            raster.write(pixels)
+
+    files.atomic_write(target, save)
+
+
+def is_complete(path: Path, size: int) -> bool:
+    """Return whether a reduced mosaic exists and can be read.
+
+    Raises:
+        ValueError: It exists with another size.
+    """
+    import rasterio
+
+    if not path.exists():
+        return False
+    try:
+        with rasterio.open(path, driver="GTiff") as raster:
+            if raster.shape != (size, size):
+                raise ValueError(f"{path} has {raster.width} x {raster.height} pixels, not {size} x {size}; "
+                                 "choose another --out-dir, or remove the reduced tree")  # fmt: skip
+            raster.checksum(1)
+    except rasterio.errors.RasterioError:
+        return False
+    return True

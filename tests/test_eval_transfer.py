@@ -1,0 +1,140 @@
+"""Evaluation of one backbone: linear probe, kNN and finetuning on the tiny SN7 data set."""
+
+import json
+
+import pytest
+import torch
+
+from vicreg.common.config import from_args
+from vicreg.data.sn7 import SN7Patches
+from vicreg.eval import transfer
+from vicreg.eval.config import EvaluationConfig, get_parser
+from vicreg.eval.splits import check_labels
+
+TOY = "--pretrained random --arch test_resnet --image-size 16 --batch-size 16 --epochs 2 --device cpu --workers 0"
+
+
+@pytest.fixture(scope="module")
+def lists(sn7_prepared):
+    """Training and validation set; do not change them."""
+    return [SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val")]
+
+
+def evaluate(lists, folder, *more):
+    words = [*TOY.split(), "--exp-dir", str(folder), *map(str, more)]
+    config = from_args(EvaluationConfig, get_parser("toy").parse_args(words))
+    return transfer.evaluate(config, *lists, torch.device("cpu"))
+
+
+def test_a_repeated_evaluation_gives_what_single_ones_give(lists, tmp_path):
+    rows = evaluate(lists, tmp_path / "all", "--views", 1, "--knn", 3, "--train-percent", 10, 100, "--seeds", 2)
+    for row, percent in zip(rows, (10, 100), strict=True):
+        single = evaluate(lists, tmp_path / str(percent), "--views", 1, "--knn", 3, "--train-percent", percent)
+        assert row["top1_seeds"][0] == single["top1"] and row["knn3_top1_seeds"][0] == single["knn3_top1"]
+        assert row["train_samples"] == single["train_samples"]
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_results_of_a_learning_rate_do_not_depend_on_the_others_or_their_order(lists, tmp_path, views):
+    """Neither the linear probe nor kNN: held-out samples stay among the training samples."""
+    alone = evaluate(lists, tmp_path / "a", "--views", views, "--lr-head", 1)
+    both = [evaluate(lists, tmp_path / "b", "--views", views, "--lr-head", *lrs) for lrs in ((1, 0.01), (0.01, 1))]
+    for result in both:
+        assert set(result["lr_sweep"]) == {"0.01", "1"}
+        assert result["lr_sweep"]["1"]["top1"] == alone["top1"] and alone["lr_sweep"]["1"]["held_out_top1"] is None
+        assert [result["knn20_top1"], result["train_samples"]] == [alone["knn20_top1"], alone["train_samples"]]
+        top1 = {lr: scores["held_out_top1"] for lr, scores in result["lr_sweep"].items()}
+        assert top1[f"{result['lr_head']:g}"] == max(top1.values())
+        assert result["top1"] == result["lr_sweep"][f"{result['lr_head']:g}"]["top1"]
+    assert {**both[0], "seconds": 0} == {**both[1], "seconds": 0}
+
+
+def test_the_learning_rate_is_not_selected_on_the_validation_set(lists, tmp_path, monkeypatch):
+    """The held-out samples decide, even if another learning rate is better on the validation set."""
+    real = transfer.sweep_accuracies
+
+    def reversed_on_validation(sweep, features, labels, selection=False):
+        if selection:
+            return [{"top1": 0.9, "top5": 1.0}, {"top1": 0.1, "top5": 1.0}]
+        assert len(real(sweep, features, labels)) == 2
+        return [{"top1": 0.1, "top5": 1.0}, {"top1": 0.9, "top5": 1.0}]
+
+    monkeypatch.setattr(transfer, "sweep_accuracies", reversed_on_validation)
+    result = evaluate(lists, tmp_path, "--lr-head", 0.1, 1, "--views", 1)
+    assert result["lr_head"] == 0.1 and result["top1"] == result["best_top1"] == 0.1
+
+
+def test_validation_images_are_read_once_for_all_seeds_and_learning_rates(lists, tmp_path, monkeypatch):
+    counts = {"train": 0, "val": 0}
+    for name, dataset in zip(counts, lists, strict=True):
+        real = dataset.images
+
+        def images(indices, name=name, real=real):
+            counts[name] += len(indices)
+            return real(indices)
+
+        monkeypatch.setattr(dataset, "images", images)
+    monkeypatch.setattr(transfer, "overlap", lambda train, val: {"samples": len(val), "location_overlap": None,
+                                                                 "exact_duplicates": None})  # fmt: skip
+    evaluate(lists, tmp_path, "--lr-head", 0.1, 1, "--views", 2, "--seeds", 3)
+    assert counts == {"train": 2 * len(lists[0]), "val": len(lists[1])}
+
+
+def test_finetuning_starts_each_seed_with_the_same_backbone(lists, tmp_path):
+    def losses(folder, *more):
+        evaluate(lists, tmp_path / folder, "--weights", "finetune", "--lr-backbone", 0.1, *more)
+        logs = sorted((tmp_path / folder).rglob("stats.txt"))
+        return [json.loads(path.read_text().splitlines()[0])["loss"] for path in logs]
+
+    first, second = losses("both", "--seeds", 2)
+    assert first != second
+    assert losses("alone", "--seed", 0) == [first]
+
+
+def test_finetuning_says_if_the_backbone_is_not_trained(lists, tmp_path, capsys):
+    evaluate(lists, tmp_path, "--weights", "finetune", "--epochs", 1)
+    assert "note: with --lr-backbone 0 finetuning trains the head and the BatchNorm statistics only" in (
+        capsys.readouterr().out
+    )
+
+
+def test_evaluate_logs_the_normalization_and_its_source(lists, tmp_path, capsys):
+    result = evaluate(lists, tmp_path, "--views", 1, "--epochs", 1)
+    assert result["mean"] == list(lists[0].mean)
+    assert "(of the training images)" in capsys.readouterr().out
+    result = evaluate(lists, tmp_path, "--views", 1, "--mean", 0.1, 0.2, 0.3, "--std", 1, 1, 0.5)
+    assert (result["mean"], result["std"]) == ([0.1, 0.2, 0.3], [1, 1, 0.5])
+    assert "mean 0.1 0.2 0.3, std 1 1 0.5 (given by --mean and --std)" in capsys.readouterr().out
+
+
+def test_a_head_that_diverged_is_an_error(lists, tmp_path):
+    with pytest.raises(ValueError, match=r"diverged with the learning rate 1e\+38"):
+        evaluate(lists, tmp_path, "--views", 1, "--lr-head", 1e38)
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "flag"),
+    [
+        ({"knn": [0]}, "--knn"), ({"knn": [20, -3]}, "--knn"), ({"image_size": -5}, "--image-size"),
+        ({"lr_head": [-1.0]}, "--lr-head"), ({"lr_head": [0.1, float("nan")]}, "--lr-head"),
+        ({"epochs": 0}, "--epochs"), ({"batch_size": 0}, "--batch-size"), ({"views": -1}, "--views"),
+        ({"weight_decay": float("nan")}, "--weight-decay"), ({"lr_backbone": -0.1}, "--lr-backbone"),
+        ({"seeds": 0}, "--seeds"), ({"weights": "finetune", "views": 1}, "no --views"),
+        ({"weights": "finetune", "lr_head": [0.1, 1.0]}, "one --lr-head"),
+        ({"weights": "finetune", "pretrained": "stats"}, "no weights to finetune"),
+    ],
+)  # fmt: skip
+def test_evaluation_config_refuses_values_that_are_not_valid(tmp_path, wrong, flag):
+    with pytest.raises(ValueError, match=flag):
+        EvaluationConfig(**{"exp_dir": tmp_path, "pretrained": "random", **wrong})
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("label", [-1, 3])
+def test_check_labels_refuses_labels_outside_the_classes(sn7_prepared, position, label):
+    lists = [SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val")]
+    check_labels(*lists)
+    lists[position].labels[5] = label
+    with pytest.raises(ValueError, match=rf"1 labels of the {('training', 'validation')[position]} set .*as {label}"):
+        check_labels(*lists)

@@ -1,0 +1,59 @@
+"""The recipes pass options that the scripts know, also in a clone whose path contains a space."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ARGUMENTS = {"eurosat.sh": ["random", "vicreg=a.pth"], "floodnet.sh": ["out"]}
+RECORD = "import json, sys; print(json.dumps(sys.argv[2:]), file=open(sys.argv[1], 'a'))"
+
+
+@pytest.fixture
+def commands(repo_root, tmp_path):
+    """Function (recipe) -> command lines that it runs, recorded by a stand-in for the interpreter."""
+    clone, log = tmp_path / "a clone", tmp_path / "log.jsonl"
+    (clone / "exp").mkdir(parents=True)
+    stand_in = clone / "python"
+    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{RECORD}" "{log}" "$@"\n')
+    stand_in.chmod(0o755)
+
+    def run(recipe):
+        shutil.copy(repo_root / "exp" / recipe, clone / "exp")
+        command = ["bash", clone / "exp" / recipe, *ARGUMENTS.get(recipe, [])]
+        environment = {**os.environ, "PYTHON": str(stand_in)}
+        ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return [json.loads(line) for line in log.read_text().splitlines()]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("recipe", "count"),
+    [
+        ("eurosat.sh", 5), ("expander_study.sh", 11), ("floodnet.sh", 1), ("quickstart.sh", 7), ("sn7_resnet18.sh", 5),
+        ("sn7_splits.sh", 9), ("sn7_transfer.sh", 3),
+    ],
+)  # fmt: skip
+def test_a_recipe_runs_scripts_with_options_that_they_know(commands, recipe, count):
+    lines = commands(recipe)
+    assert len(lines) == count
+    for script, *arguments in lines:
+        parser = importlib.import_module(script.removesuffix(".py").replace("/", ".")).get_parser()
+        parser.parse_args(arguments)
+
+
+def test_every_recipe_is_tested(repo_root):
+    tested = {"eurosat", "expander_study", "floodnet", "quickstart", "sn7_resnet18", "sn7_splits", "sn7_transfer"}
+    assert {path.stem for path in (repo_root / "exp").glob("*.sh")} == tested
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_recipes_are_free_of_shellcheck_findings(repo_root):
+    ran = subprocess.run(["shellcheck", *sorted((repo_root / "exp").glob("*.sh"))], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout

@@ -1,0 +1,133 @@
+"""The audit's subsets: identifiers are text, unreadable and hidden files do not count, no data is not compared."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from preprocessing.audit import compare, phash, samples
+from tests.test_preprocessing_audit_split import save, texture
+from vicreg.data.image_folder import list_images
+
+
+def write_list(list_file, **columns):
+    """Write a list and an image, different from all others, for each row."""
+    pd.DataFrame(columns).to_csv(list_file, index=False)
+    for file in columns["path"]:
+        save(list_file.parent / file, texture(int.from_bytes(file.encode(), "big"), 24))
+    return samples.from_list(list_file)
+
+
+def test_locations_are_text_so_that_numbers_in_one_list_equal_text_in_the_other(tmp_path):
+    train = write_list(tmp_path / "train.csv", path=[f"t{n}.png" for n in range(6)], location=[*range(100, 106)])
+    val = write_list(tmp_path / "val.csv", path=[f"v{n}.png" for n in range(6)], location=[*range(100, 105), "x"])
+    found = compare.compare(train, val)["location"]
+    assert (found["samples"], found["locations_shared"], found["locations"]) == (5, 5, 6)
+
+
+def test_leading_zeros_tell_locations_apart(tmp_path):
+    train = write_list(tmp_path / "train.csv", path=["a.png", "b.png"], location=["007", "08"])
+    val = write_list(tmp_path / "val.csv", path=["c.png", "d.png"], location=["7", "08"])
+    assert compare.compare(train, val, pixels=False)["location"]["samples"] == 1
+
+
+def test_a_class_column_in_one_list_only_does_not_hide_shared_locations(tmp_path):
+    columns = {"location": ["1", "2"], "class": ["port", "port"]}
+    train = write_list(tmp_path / "train.csv", path=["a.png", "b.png"], **columns)
+    val = write_list(tmp_path / "val.csv", path=["c.png", "d.png"], location=["2", "3"])
+    assert compare.compare(train, val, pixels=False)["location"]["samples"] == 1
+
+
+def test_a_list_from_a_spreadsheet_is_read(tmp_path):
+    save(tmp_path / "a" / "x.png", texture(1, 24))
+    (tmp_path / "val.csv").write_bytes(b"\xef\xbb\xbfpath;location\r\na\\x.png;5\r\n")
+    subset = samples.from_list(tmp_path / "val.csv")
+    assert subset.location_ids == [("5",)] and (subset.read(0) == texture(1, 24)).all()
+
+
+def test_a_coco_file_with_a_byte_order_mark_is_read(tmp_path):
+    save(tmp_path / "x.png", texture(1, 24))
+    content = {"images": [{"id": 1, "file_name": "x.png"}], "annotations": [], "categories": []}
+    (tmp_path / "a.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
+    assert samples.from_coco(tmp_path / "a.json").samples == [str(tmp_path / "x.png")]
+
+
+def test_samples_that_cannot_be_read_are_not_part_of_the_fractions(tmp_path):
+    for number in range(4):
+        save(tmp_path / "train" / f"{number}.png", texture(number))
+    save(tmp_path / "val" / "equal.png", texture(0))
+    save(tmp_path / "val" / "other.png", texture(9))
+    for name in ("empty.png", "text.jpg"):
+        (tmp_path / "val" / name).write_bytes(b"text"[: 4 * (name == "text.jpg")])
+    found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
+    assert (found["val"]["samples"], found["val"]["unreadable"]) == (4, 2)
+    assert found["exact"]["fraction"] == found["overlap"]["fraction"] == 0.5
+
+
+def test_hidden_files_of_macos_and_windows_are_no_samples(tmp_path):
+    for part, side in (("train", 64), ("val", 64)):
+        for number in range(3):
+            save(tmp_path / part / "a" / f"{number}.png", texture(number, side))
+            (tmp_path / part / "a" / f"._{number}.png").write_bytes(b"\0\5\x16\7")
+        save(tmp_path / part / ".ipynb_checkpoints" / "0.png", texture(0))
+        save(tmp_path / part / "__MACOSX" / "a" / "0.png", texture(0))
+        (tmp_path / part / "Thumbs.db").write_bytes(b"x")
+    found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
+    assert (found["val"]["samples"], found["val"]["unreadable"], found["exact"]["fraction"]) == (3, 0, 1)
+
+
+def test_linked_class_folders_are_entered_once_and_pgm_files_are_images(tmp_path):
+    for number in range(2):
+        save(tmp_path / "elsewhere" / f"{number}.png", texture(number))
+        save(tmp_path / "train" / "b" / f"{number}.pgm", texture(10 + number)[..., 0])
+    (tmp_path / "train" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train" / "b" / "up").symlink_to("..")
+    (tmp_path / "train" / "b" / "self").symlink_to(".")
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere")
+    subset = samples.from_folder(tmp_path / "train")
+    assert [name.removeprefix(f"{tmp_path}/train/") for name in subset.samples] == [
+        "a/0.png", "a/1.png", "b/0.pgm", "b/1.pgm",
+    ]  # fmt: skip
+    assert subset.classes == {"a": 2, "b": 2}
+    assert list_images(tmp_path / "train").paths == subset.samples
+
+
+def test_transparent_pixels_are_no_data_whatever_their_color(tmp_path):
+    pixels = np.dstack([texture(1), np.full((64, 64), 255, np.uint8)])
+    pixels[:20, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    pixels[:20, :, :3] = 0
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    first, second = (samples.open_image(tmp_path / f"{name}.png") for name in "ab")
+    assert (first == second).all() and (first[:20] == 0).all() and (first[20:] == texture(1)[20:]).all()
+
+
+def wedge(pixels, cut):
+    """Blacken the upper left corner, as a rotated scene has it."""
+    row, column = np.indices(pixels.shape[:2]) / len(pixels)
+    return np.where((row + column < cut)[..., None], 0, pixels).astype(np.uint8)
+
+
+def subset_of(images):
+    return samples.Subset("s", ["s"] * len(images), images.__getitem__, {}, None)
+
+
+@pytest.mark.parametrize("cut", [0.4, 0.7, 1.0])
+def test_unrelated_images_with_one_black_corner_are_no_duplicates_and_copies_are(cut):
+    train, val = ([wedge(texture(seed), cut) for seed in range(start, start + 100)] for start in (0, 100))
+    assert compare.compare(subset_of(train), subset_of(val))["near"]["samples"] <= 1
+    copies = [np.ascontiguousarray(np.rot90(image)) for image in train[:20]]
+    pairs = compare.compare(subset_of(train), subset_of(copies))["near"]["pairs"]
+    assert sorted((v, t) for v, t, _ in pairs) == [(n, n) for n in range(20)]
+
+
+def test_no_data_is_black_large_and_at_the_border():
+    pixels = np.full((50, 50, 3), 90, np.uint8)
+    pixels[:10, :10] = 16  # at the border
+    pixels[20:30, 20:30] = 0  # inside
+    pixels[49, 49] = 0  # small
+    pixels[40:, :10, 0] = 0  # not black in all channels
+    mask = phash.nodata_mask(pixels)
+    assert mask[:10, :10].all() and mask.sum() == 100

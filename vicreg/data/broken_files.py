@@ -1,0 +1,81 @@
+"""Find broken image files before a run starts, in threads."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vicreg.data.image_io import error_reason, open_image
+
+_CHUNK = 256  # files per task of a thread
+_JPEG, _PNG = (b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82")  # first and last bytes
+
+P = TypeVar("P", str, Path)
+R = TypeVar("R")
+
+
+def _no_progress(chunks: Iterable[Any], total: int) -> Iterable[Any]:
+    return chunks
+
+
+def find_broken(
+    paths: Sequence[P], workers: int = 8, progress: Callable[..., Iterable[Any]] = _no_progress
+) -> dict[int, str]:
+    """Find empty, truncated and unreadable image files without decoding the good ones.
+
+    The first and last bytes of JPEG and PNG files show nearly all truncations. Files that look odd there are decoded
+    completely, so that good files with data after their end are kept. For other formats the header is read.
+
+    Args:
+        paths: Paths of n files.
+        workers: Number of threads.
+        progress: Progress bar, such as ``tqdm``; see ``map_in_threads``.
+
+    Returns:
+        Index of each broken file -> reason.
+    """
+    reasons = map_in_threads(_why_broken, paths, workers, progress)
+    return {index: reason for index, reason in enumerate(reasons) if reason}
+
+
+def map_in_threads(
+    function: Callable[[P], R], paths: Sequence[P], workers: int, progress: Callable[..., Iterable[Any]] = _no_progress
+) -> Iterator[R]:
+    """Apply a function to millions of paths in threads, without a task for each.
+
+    Args:
+        function: Function of one path.
+        paths: Paths.
+        workers: Number of threads.
+        progress: Function (iterator, total) -> iterator over chunks of paths, such as ``tqdm``.
+
+    Yields:
+        Results in the order of the paths.
+    """
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda chunk: [function(path) for path in chunk], chunks)
+        yield from itertools.chain.from_iterable(progress(results, total=len(chunks)))
+
+
+def _why_broken(path: str | Path) -> str:
+    """Return why an image file cannot be used, or an empty string."""
+    try:
+        with open(path, "rb") as file:
+            first = file.read(8)
+            file.seek(-min(12, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            last = file.read()
+        if not first:
+            return "empty file (zero bytes)"
+        if any(first.startswith(begin) and last.endswith(end) for begin, end in (_JPEG, _PNG)):
+            return ""
+        with open_image(path) as image:
+            if image.format in ("JPEG", "PNG"):
+                image.load()
+        return ""
+    except MemoryError:
+        raise
+    except Exception as error:  # every decoder of PIL raises its own
+        return error_reason(error, path)

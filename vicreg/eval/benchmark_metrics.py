@@ -1,0 +1,204 @@
+"""Metrics of frozen features on one evaluation split, with bootstrap intervals.
+
+Each function returns the metrics, and for some of them which of the evaluated samples were correct, for the intervals.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vicreg.data.subsets import stratified_subset
+from vicreg.eval import clustering, knn, metrics
+from vicreg.eval.linear_probe import fit_sweep, sweep_accuracies
+from vicreg.eval.lr_sweep import DEFAULT_LRS
+from vicreg.eval.splits import EvalSplit
+
+_MAX_TABLE_SIZE = 2**26  # entries of a table of cosines
+_MAX_UNIFORMITY_SAMPLES = 20_000  # since it compares all pairs
+Metrics = dict[str, Any]
+Correct = dict[str, np.ndarray]  # metric name to a bool array (m,), or a float array of frequencies
+
+
+def knn_metrics(
+    split: EvalSplit, train: torch.Tensor, test: torch.Tensor, neighbors: Sequence[int]
+) -> tuple[Metrics, Correct]:
+    """Compute top-1 and top-5 of weighted kNN.
+
+    Args:
+        split: Evaluation split.
+        train: Features of its training samples (n, F).
+        test: Features of its test samples (m, F).
+        neighbors: Numbers of neighbors.
+
+    Returns:
+        Metrics such as ``knn20_top1``, and the correct samples of each.
+    """
+    chunk = max(1, min(1024, _MAX_TABLE_SIZE // len(train)))
+    cosine, nearest = knn.nearest_neighbors(train, test, max(neighbors), chunk)
+    labels = torch.from_numpy(split.train.labels).to(train.device)[nearest]
+    result: Metrics = {}
+    correct: Correct = {}
+    for k in neighbors:
+        ranked = knn.weighted_vote(cosine[:, :k], labels[:, :k], len(split.classes))
+        correct |= _correct(ranked, split, f"knn{k}_")
+    return result | {name: float(values.mean()) for name, values in correct.items()}, correct
+
+
+def kmeans_metrics(split: EvalSplit, test: torch.Tensor, seed: int = 0) -> tuple[Metrics, Correct]:
+    """Cluster the test samples into as many clusters as they have classes, matched to the classes.
+
+    Args:
+        split: Evaluation split.
+        test: Features of its test samples (m, F).
+        seed: Seed of k-means.
+
+    Returns:
+        ``kmeans_accuracy``, ``kmeans_nmi`` and ``kmeans_ari``, and the correct samples of the first.
+    """
+    labels = split.test.labels
+    clusters = clustering.kmeans(test.cpu().numpy(), len(np.unique(labels)), seed)
+    correct = clustering.match_clusters(clusters, labels) == labels
+    agreement = {f"kmeans_{name}": value for name, value in clustering.clustering_metrics(clusters, labels).items()}
+    return {"kmeans_accuracy": float(correct.mean()), **agreement}, {"kmeans_accuracy": correct}
+
+
+def linear_probe_metrics(
+    split: EvalSplit,
+    train: torch.Tensor,
+    test: torch.Tensor,
+    lrs: Sequence[float] = DEFAULT_LRS,
+    epochs: int = 50,
+    batch_size: int = 256,
+    weight_decay: float = 1e-6,
+    seed: int = 0,
+    indices: np.ndarray | None = None,
+) -> tuple[Metrics, Correct]:
+    """Train a linear probe; see ``vicreg.eval.linear_probe``.
+
+    Args:
+        split: Evaluation split.
+        train: Features of its training samples (n, F).
+        test: Features of its test samples (m, F).
+        lrs: Learning rates to choose from.
+        epochs: Passes over the training samples.
+        batch_size: Number of samples of a step.
+        weight_decay: Weight decay.
+        seed: Seed of initial weights, order and held-out samples.
+        indices: Training samples to use (default: all).
+
+    Returns:
+        ``top1`` and ``top5`` of the selected head, ``lr_head``, ``held_out_samples``, and ``lr_sweep``: top-1 of each
+        learning rate on the held-out samples and on the test samples; and the correct samples of the selected head.
+
+    Raises:
+        ValueError: There is nothing to hold out, or the selected head diverged.
+    """
+    rows = np.arange(len(train)) if indices is None else indices
+    labels, locations = torch.from_numpy(split.train.labels[rows]), split.train.location_ids[rows]
+    fit = fit_sweep(
+        train[torch.from_numpy(rows).to(train.device)], labels, locations, len(split.classes), lrs, epochs=epochs,
+        batch_size=batch_size, weight_decay=weight_decay, seed=seed,
+    )  # fmt: skip
+    fit.sweep.head(fit.index)  # refuses a head that diverged
+    test_scores = sweep_accuracies(fit.sweep, test, torch.from_numpy(split.test.labels))
+    correct = _correct(fit.sweep.rank_classes(test)[fit.index], split)
+    result: Metrics = {name: float(values.mean()) for name, values in correct.items()}
+    result |= {"lr_head": fit.lr, "held_out_samples": len(fit.held_out)}
+    held_out_scores: Sequence[float | None] = fit.scores or [None] * len(test_scores)
+    result["lr_sweep"] = {
+        f"{lr:g}": {"held_out_top1": held_out, "top1": score["top1"]}
+        for lr, held_out, score in zip(fit.sweep.lrs, held_out_scores, test_scores, strict=True)
+    }
+    return result, correct
+
+
+def label_fraction_metrics(
+    split: EvalSplit,
+    train: torch.Tensor,
+    test: torch.Tensor,
+    percents: Sequence[int],
+    repeats: int,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Metrics, Correct]:
+    """Train linear probes on several random fractions of the labels of each class.
+
+    Args:
+        split: Evaluation split.
+        train: Features of its training samples (n, F).
+        test: Features of its test samples (m, F).
+        percents: Percentages of the labels.
+        repeats: Number of random subsets of each percentage, with the seeds seed, seed + 1, ….
+        seed: First seed.
+        **options: Further options of ``linear_probe_metrics``.
+
+    Returns:
+        Means ``label<percent>_top1`` and ``_top5``, for each of them ``_std`` (with n - 1; None for one subset) and
+        ``_seeds``; and how often each sample was correct.
+    """
+    result: Metrics = {}
+    correct: Correct = {}
+    for percent in percents:
+        runs = []
+        for subset_seed in range(seed, seed + repeats):
+            indices = stratified_subset(split.train.labels, percent / 100, subset_seed)
+            runs.append(linear_probe_metrics(split, train, test, seed=subset_seed, indices=indices, **options))
+        for top in ("top1", "top5"):
+            name, values = f"label{percent}_{top}", [run_metrics[top] for run_metrics, _ in runs]
+            result |= {name: float(np.mean(values)), f"{name}_seeds": values}
+            result[f"{name}_std"] = float(np.std(values, ddof=1)) if repeats > 1 else None
+            correct[name] = np.mean([run_correct[top] for _, run_correct in runs], axis=0)
+    return result, correct
+
+
+def geometry_metrics(split: EvalSplit, train: torch.Tensor, test: torch.Tensor, seed: int = 0) -> Metrics:
+    """Compute the effective rank of the training features, and alignment and uniformity of the test features.
+
+    Args:
+        split: Evaluation split.
+        train: Features of its training samples (n, F).
+        test: Features of its test samples (m, F).
+        seed: Seed of positive pairs and subsample.
+
+    Returns:
+        ``effective_rank``, ``alignment`` (None if no location has two samples) and ``uniformity``.
+    """
+    result: Metrics = {"effective_rank": metrics.effective_rank(train, len(train)), "alignment": None}
+    pairs = metrics.positive_pairs(split.test.location_ids, seed)
+    if len(pairs):
+        result["alignment"] = metrics.alignment(test, pairs)
+    subset = np.random.default_rng([seed, 6]).permutation(len(test))[:_MAX_UNIFORMITY_SAMPLES]
+    return {**result, "uniformity": metrics.uniformity(test[torch.from_numpy(subset).to(test.device)])}
+
+
+def with_intervals(
+    split: EvalSplit, result: Metrics, correct: Mapping[str, np.ndarray], resamples: int = metrics.RESAMPLES,
+    seed: int = 0,
+) -> Metrics:  # fmt: skip
+    """Add 95 % bootstrap intervals to metrics.
+
+    Args:
+        split: Evaluation split.
+        result: Metrics.
+        correct: Correct samples of some of them.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The metrics, ``intervals`` (name to [lower, upper]) and ``intervals_of``: what was resampled.
+    """
+    groups = split.test.groups
+    ends = metrics.bootstrap_ci(np.stack(list(correct.values()), 1), groups, resamples, seed)
+    unit = f"{len(split.test.labels)} single samples (no location has two)"
+    if groups is not None:
+        unit = f"{len(np.unique(groups))} whole locations, since samples of one location are near duplicates"
+    description = f"95 % bootstrap, {resamples} resamples of {unit}"
+    return {**result, "intervals": dict(zip(correct, ends.T.tolist(), strict=True)), "intervals_of": description}
+
+
+def _correct(ranked: torch.Tensor, split: EvalSplit, prefix: str = "") -> Correct:
+    """Return which samples have their class among the first 1 and 5 of ranked classes (m, classes)."""
+    hits = ranked.cpu().numpy() == split.test.labels[:, None]
+    return {f"{prefix}top{k}": hits[:, :k].any(1) for k in (1, 5)}

@@ -1,0 +1,237 @@
+"""Evaluate one backbone: a linear probe with kNN on frozen features, or finetuning.
+
+The reference protocol (Bardes et al. 2022): training on random resized crops and flips, SGD with momentum 0.9, a
+cosine schedule over the epochs, evaluation on the center crop; a frozen backbone stays in eval mode.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from vicreg import distributed
+from vicreg.augmentations.batch import augment_batch, normalize
+from vicreg.augmentations.presets import PROBE_VIEW
+from vicreg.common.files import write_json
+from vicreg.common.logger import MetricLogger, log
+from vicreg.data.base import InputSpec, LabeledDataset
+from vicreg.data.leakage import format_overlap, overlap
+from vicreg.data.sampler import ResumableBatchSampler, build_loader
+from vicreg.data.subsets import LabeledSubset
+from vicreg.eval import knn
+from vicreg.eval.config import EvaluationConfig
+from vicreg.eval.features import build_input_spec, format_input_spec
+from vicreg.eval.finetune import finetune, local_batch_size
+from vicreg.eval.label_efficiency import FrozenFeatures, LabelFractionRun, plan_runs, summarize
+from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
+from vicreg.eval.lr_sweep import FeatureBatch, LinearSweep, select_lr, train_sweep
+from vicreg.eval.metrics import accuracy
+from vicreg.eval.splits import check_labels
+from vicreg.models.backbones import check_channels, feature_dim, load_backbone
+
+
+def evaluate(
+    config: EvaluationConfig,
+    train: LabeledDataset,
+    val: LabeledDataset,
+    device: torch.device,
+    indices: np.ndarray | None = None,
+    record: dict[str, Any] | None = None,
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """Evaluate a backbone and write the results.
+
+    Args:
+        config: Configuration.
+        train: Training set.
+        val: Validation set.
+        device: Device of this process.
+        indices: Training samples that replace ``config.train_percent``.
+        record: Options of the script, written to ``result.json`` as ``args``.
+
+    Returns:
+        The contents of ``<exp-dir>/<freeze|finetune>_<percent>/result.json``: ``top1`` and ``top5`` on the validation
+        set after the last epoch, ``best_top1`` and ``best_top5`` of the epoch that was best on the validation set,
+        kNN, what was evaluated, and ``overlap`` of the two data sets. For several percentages or seeds, a list of
+        means and standard deviations; see ``label_efficiency.summarize``.
+
+    Raises:
+        ValueError: Arguments, weights and data do not fit each other.
+        FileNotFoundError: There are no such weights.
+    """
+    backbone, info = load_backbone(
+        config.pretrained, config.arch, config.in_chans, config.seed, config.mean, config.std
+    )
+    check_channels(info["in_chans"], train, f"--pretrained {config.pretrained}")
+    check_labels(train, val)
+    spec = build_input_spec(info, train, config.image_size)
+    log(f"{info['report']}\n{format_input_spec(spec, info)}")
+    seeds = range(config.seed, config.seed + config.seeds)
+    num_lrs = len(set(config.lr_head))
+    runs = plan_runs(train, config.train_percent, seeds, num_lrs, config.exp_dir / config.protocol, indices)
+    shared, backbone = overlap(train, val), backbone.to(device)
+    log(f"{len(val)} validation samples, {len(train.classes)} classes\n{format_overlap(shared)}")
+    if not config.frozen and not config.lr_backbone:
+        log("note: with --lr-backbone 0 finetuning trains the head and the BatchNorm statistics only")
+    about: dict[str, Any] = {"pretrained": str(config.pretrained), "arch": info["arch"], "source": info["source"]}
+    about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared}
+    about |= {"image_size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
+    started, results = time.perf_counter(), []
+    if config.frozen:
+        features = FrozenFeatures(
+            backbone, train, val, spec, device, runs, config.views, config.seed, plain=bool(config.knn)
+        )
+    for run in runs:
+        fraction = f"{run.percent} %" if indices is None else "a list"
+        log(f"{len(run.indices)} training samples ({fraction}, seed {run.seed}), {len(run.held_out)} of them held out "
+            "to select the learning rate")  # fmt: skip
+        if distributed.is_main():
+            run.folder.mkdir(parents=True, exist_ok=True)
+        logger, show = MetricLogger(run.folder), len(runs) == 1
+        if config.frozen:
+            result = probe_frozen(config, run, features, backbone, train, spec, device, logger, show)
+        else:
+            history = finetune(config, run.seed, backbone, train, run.indices, val, spec, device, logger, show)
+            result = _best_and_last(history) | {"lr_head": config.lr_head[0]}
+        logger.close()
+        result |= {**about, "protocol": f"{config.protocol}_{run.percent}", "train_samples": len(run.indices)}
+        result |= {"seed": run.seed, "seconds": round(time.perf_counter() - started, 1)}
+        if distributed.is_main():
+            write_json(run.folder / "result.json", {**result, "args": record})
+        log(
+            f"top-1 {result['top1']:.4f}  top-5 {result['top5']:.4f}  (best on validation {result['best_top1']:.4f} in "
+            f"epoch {result['best_epoch']}), head learning rate {result['lr_head']:g}; {run.folder / 'result.json'}"
+        )
+        results.append(result)
+        started = time.perf_counter()
+    return results[0] if len(runs) == 1 else summarize(runs, results, config.exp_dir, config.protocol)
+
+
+def probe_frozen(
+    config: EvaluationConfig,
+    run: LabelFractionRun,
+    features: FrozenFeatures,
+    backbone: nn.Module,
+    train: LabeledDataset,
+    spec: InputSpec,
+    device: torch.device,
+    logger: MetricLogger,
+    show: bool,
+) -> dict[str, Any]:
+    """Compute kNN accuracies and train a linear probe for one run.
+
+    Args:
+        config: Configuration.
+        run: Training samples, held-out samples and seed.
+        features: Extracted features.
+        backbone: Frozen backbone on the device.
+        train: Training set.
+        spec: Size and normalization of the input.
+        device: Device of this process.
+        logger: Receives a line after every epoch.
+        show: Print these lines.
+
+    Returns:
+        dict of accuracies, the selected ``lr_head``, and ``lr_sweep``: accuracies of each learning rate.
+
+    Raises:
+        ValueError: The selected head diverged.
+    """
+    val_features, val_labels = features.val
+    result: dict[str, Any] = {}
+    if config.knn:
+        train_features, train_labels = features.plain(run.indices)
+        result = knn_accuracies(train_features, train_labels, val_features, val_labels, len(train.classes), config.knn)
+    sweep = LinearSweep(
+        feature_dim(backbone), len(train.classes), config.lr_head, config.weight_decay, seed=run.seed,
+        select=len(run.held_out) > 0, device=device,
+    )  # fmt: skip
+    batch_size = local_batch_size(config.batch_size, len(run.indices)) * distributed.world_size()
+    steps_per_epoch = len(run.indices) // batch_size
+    if config.views:
+        labels = train.labels[run.indices].to(device)
+        batches = cached_batches(
+            features.views(run.indices), labels, run.held_out_mask, batch_size, config.epochs, run.seed
+        )
+    else:
+        batches = _augmented_batches(config, run, backbone, train, spec, device, batch_size)
+    history: list[list[dict[str, float]]] = []
+    for epoch, losses in train_sweep(sweep, batches, config.epochs, steps_per_epoch):
+        history.append(sweep_accuracies(sweep, val_features, val_labels))
+        held_out_top1: list[float] = []
+        if len(run.held_out):
+            scores = sweep_accuracies(sweep, *features.plain(run.held_out), selection=True)
+            held_out_top1 = [score["top1"] for score in scores]
+        index = select_lr(held_out_top1) if held_out_top1 else 0
+        line = {"epoch": epoch, "step": (epoch + 1) * steps_per_epoch, "lr_head": sweep.lrs[index]}
+        line |= {"loss": round(losses[index].item(), 6), **history[-1][index]}
+        # epochs on cached features pass too fast to read all of them
+        readable = epoch == config.epochs - 1 or epoch % max(1, config.epochs // 10) == 0
+        logger.write(line, show=show and (not config.views or readable))
+    sweep.head(index)  # refuses a head that diverged
+    result |= _best_and_last([scores[index] for scores in history]) | {"lr_head": sweep.lrs[index]}
+    selection_scores: Sequence[float | None] = held_out_top1 or [None]
+    lines = zip(sweep.lrs, selection_scores, history[-1], strict=True)
+    return result | {"lr_sweep": {f"{lr:g}": {"held_out_top1": held, **scores} for lr, held, scores in lines}}
+
+
+def knn_accuracies(
+    train: torch.Tensor, train_labels: torch.Tensor, val: torch.Tensor, val_labels: torch.Tensor, num_classes: int,
+    neighbors: Sequence[int],
+) -> dict[str, float]:  # fmt: skip
+    """Compute and log top-1 and top-5 of weighted kNN for several numbers of neighbors.
+
+    Args:
+        train: Training features (n, F).
+        train_labels: int64 (n,).
+        val: Validation features (m, F).
+        val_labels: int64 (m,).
+        num_classes: Number of classes.
+        neighbors: Numbers of neighbors.
+
+    Returns:
+        dict such as ``{"knn20_top1": 0.5, "knn20_top5": 1.0}``.
+    """
+    result: dict[str, float] = {}
+    for k in neighbors:
+        scores = accuracy(knn.knn_predict(train, train_labels, val, num_classes, k), val_labels)
+        result |= {f"knn{k}_{name}": round(value, 4) for name, value in scores.items()}
+        log(f"kNN-{k}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
+    return result
+
+
+@torch.no_grad()
+def _augmented_batches(
+    config: EvaluationConfig, run: LabelFractionRun, backbone: nn.Module, train: LabeledDataset, spec: InputSpec,
+    device: torch.device, batch_size: int,
+) -> Iterator[FeatureBatch]:  # fmt: skip
+    """Yield features of freshly augmented images, the whole batch on every process."""
+    samples, held_out = LabeledSubset(train, run.indices, PROBE_VIEW, spec.size), run.held_out_mask
+    steps = config.epochs * (len(samples) // batch_size)
+    local = ResumableBatchSampler(
+        len(samples), batch_size, run.seed, steps, 0, distributed.rank(), distributed.world_size()
+    )
+    whole = ResumableBatchSampler(len(samples), batch_size, run.seed, steps)
+    loader = build_loader(samples, local, config.workers, device)
+    backbone.eval()
+    bar = tqdm(zip(whole, loader, strict=True), "linear probe", steps, leave=False,
+               disable=None if distributed.is_main() else True)  # fmt: skip
+    for step, (keys, (images, _)) in enumerate(bar):
+        views = augment_batch(
+            images, samples.view, spec.size, batch_size=batch_size, rank=distributed.rank(), seed=run.seed, step=step,
+            device=device,
+        )  # fmt: skip
+        rows = torch.tensor([row for row, _ in keys])
+        labels = train.labels[run.indices[rows]]
+        features = backbone(normalize(views, spec.mean, spec.std)).float()
+        yield distributed.all_gather_cat(features), labels, held_out[rows]
+
+
+def _best_and_last(history: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Return the accuracies after the last epoch, and those of the epoch that was best on the validation set."""
+    best = max(range(len(history)), key=lambda epoch: history[epoch]["top1"])
+    best_scores = {f"best_{name}": value for name, value in history[best].items()}
+    return {**history[-1], **best_scores, "best_epoch": best}

@@ -1,0 +1,109 @@
+"""Choose the image files of a prediction, protect them from its outputs, and process them one by one."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vicreg.common.logger import log
+from vicreg.data.image_io import IMAGE_SUFFIXES
+
+
+def find_images(paths: Iterable[str | Path], out_dir: str | Path, recursive: bool = False) -> list[Path]:
+    """List the image files of a prediction.
+
+    Hidden files and files with other suffixes are skipped in folders; files named directly are taken as they are.
+
+    Args:
+        paths: Image files, and folders of them.
+        out_dir: Folder of the results.
+        recursive: Whether to search folders at any depth.
+
+    Returns:
+        Files in the order of ``paths``, sorted within folders, each once.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: A folder holds no image, or results in ``out_dir`` would be read as images on the next run.
+    """
+    images: list[Path] = []
+    out = Path(out_dir).resolve()
+    for path in map(Path, paths):
+        if path.is_file():
+            images.append(path)
+            continue
+        if not path.is_dir():
+            raise FileNotFoundError(f"no image or folder at {path}")
+        folder = path.resolve()
+        if out == folder or (recursive and folder in out.parents):
+            raise ValueError(f"--out {out_dir} is in the folder of images {path}; choose a folder outside of it")
+        entries = path.rglob("*") if recursive else path.iterdir()
+        inside = sorted(entry for entry in entries if _is_image(entry.relative_to(path)) and entry.is_file())
+        if not inside:
+            raise ValueError(f"{path} holds no images ({' '.join(IMAGE_SUFFIXES)})")
+        images += inside
+    return list(dict.fromkeys(images))
+
+
+def check_outputs(images: Sequence[Path], outputs: Callable[[Path], Iterable[Path]]) -> None:
+    """Make sure that no result would replace an image or another image's result.
+
+    Args:
+        images: Image files.
+        outputs: Function (image file) -> files that are written for it.
+
+    Raises:
+        ValueError: Names the files.
+    """
+    inputs = {image.resolve(): image for image in images}
+    sources: dict[Path, Path] = {}
+    for image in images:
+        for output in outputs(image):
+            target = output.resolve()
+            if target in inputs:
+                raise ValueError(f"{output} would replace the image {inputs[target]}; choose another --out")
+            if target in sources:
+                raise ValueError(
+                    f"{sources[target]} and {image} would both be written to {output}; rename one, or predict them "
+                    "separately"
+                )
+            sources[target] = image
+
+
+def process_images(
+    images: Sequence[Path], process: Callable[[Path], Any], description: str = "images"
+) -> tuple[dict[Path, Any], list[str]]:
+    """Process images one after the other; a file that cannot be processed does not end the others.
+
+    Args:
+        images: Image files.
+        process: Function (image file) -> result; raises ValueError for a file that cannot be processed.
+        description: Label of the progress bar.
+
+    Returns:
+        Result of each processed file, and messages about the others, for ``raise_failures``.
+    """
+    results, failures = {}, []
+    for image in tqdm(images, description, leave=False, disable=True if len(images) < 2 else None):
+        try:
+            results[image] = process(image)
+        except ValueError as error:
+            failures.append(str(error))
+            if len(images) > 1:
+                log(f"skipped: {error}")
+    return results, failures
+
+
+def raise_failures(failures: Sequence[str], count: int) -> None:
+    """Raise ValueError if some of ``count`` files failed; the messages say why."""
+    if failures and count == 1:
+        raise ValueError(failures[0])
+    if failures:
+        more = f", … and {len(failures) - 3} more" if len(failures) > 3 else ""
+        raise ValueError(f"{len(failures)} of {count} images could not be processed: {'; '.join(failures[:3])}{more}")
+
+
+def _is_image(path: Path) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES
