@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 from PIL import Image
 
 from preprocessing.audit import compare, phash, samples
 from tests.test_preprocessing_audit_split import save, texture
 from vicreg.data.image_folder import list_images
+from vicreg.inference.rasters import quiet_georeference
 
 
 def write_list(list_file, **columns):
@@ -102,6 +104,21 @@ def test_transparent_pixels_are_no_data_whatever_their_color(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "b.png")
     first, second = (samples.open_image(tmp_path / f"{name}.png") for name in "ab")
     assert (first == second).all() and (first[:20] == 0).all() and (first[20:] == texture(1)[20:]).all()
+
+
+def test_16_bit_and_float_images_are_compared_by_their_relative_values(tmp_path):
+    for part, numbers in (("train", range(6)), ("val", [0, 1, 20, 21])):
+        for number in numbers:
+            path, pixels = tmp_path / part / f"{number}.tif", texture(number).astype(np.uint16) * 12  # up to 3060
+            path.parent.mkdir(exist_ok=True)
+            dtype = "float32" if number == 1 else "uint16"
+            profile = {"driver": "GTiff", "count": 3, "height": 64, "width": 64, "dtype": dtype}
+            with quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
+                raster.write((np.rot90(pixels) if part == "val" else pixels).transpose(2, 0, 1).astype(dtype))
+    Image.fromarray(texture(3)[..., 0].astype(np.uint16) * 12).save(tmp_path / "val" / "gray.png")
+    found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
+    assert (found["near"]["excluded_train"], found["val"]["unreadable"]) == (0, 0)
+    assert sorted((v, t) for v, t, _ in found["near"]["pairs"]) == [(0, 0), (1, 1)]
 
 
 def wedge(pixels, cut):
