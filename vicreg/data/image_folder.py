@@ -112,14 +112,15 @@ def list_images(folder: str | Path) -> Listing:
     if not classes:
         loose = sum(is_image_name(entry.name) for entry in visible)
         raise ValueError(f"no class folders in {folder} ({loose} loose images); <class>/<image> is expected")
-    paths_of_classes = [image_paths(folder / name, [folder / other for other in classes]) for name in classes]
+    class_inodes = {_inode(folder / name) for name in classes}
+    paths_of_classes = [image_paths(folder / name, class_inodes) for name in classes]
     if empty := [folder / name for name, paths in zip(classes, paths_of_classes, strict=True) if not paths]:
         raise ValueError(f"no image in {_some(empty)}; remove empty class folders")
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in paths_of_classes])
     return Listing([path for paths in paths_of_classes for path in paths], labels, classes)
 
 
-def image_paths(folder: str | Path, skip: Iterable[str | Path] = ()) -> list[str]:
+def image_paths(folder: str | Path, skip: Iterable[tuple[int, int]] = ()) -> list[str]:
     """List the images below a folder, sorted by folder and name. Hidden files and folders are skipped.
 
     Symbolic links to folders are followed, but no folder is entered twice, and neither the parents of ``folder`` nor
@@ -127,10 +128,10 @@ def image_paths(folder: str | Path, skip: Iterable[str | Path] = ()) -> list[str
 
     Args:
         folder: Folder to search.
-        skip: Folders not to enter through links.
+        skip: (device, inode) of folders not to enter.
     """
     folder = Path(folder)
-    entered = {_inode(path) for path in (folder, *folder.absolute().parents, *folder.resolve().parents, *skip)}
+    entered = {*skip, *(_inode(path) for path in (folder, *folder.absolute().parents, *folder.resolve().parents))}
     paths = []
     for root, folders, files in os.walk(folder, followlinks=True):
         inodes = {name: _inode(os.path.join(root, name)) for name in folders if _is_visible(name)}
