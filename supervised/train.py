@@ -91,10 +91,11 @@ def start_run(
 ) -> TrainingRun:
     """Build the classifier and its optimizer, and start or resume the run; see ``train``."""
     torch.manual_seed(stream_seed(config.seed, "initialization"))
-    backbone = create_backbone(config.arch, config.in_chans)
+    backbone: Any = create_backbone(config.arch, config.in_chans)
     if config.init_from and not folder.checkpoint:
         log(init_backbone(backbone, config.init_from, config.arch, config.in_chans))
-    model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(dataset.classes)), frozen=False)
+    heads = LinearHeads(1, backbone.num_features, len(dataset.classes))
+    model = Classifier(backbone, heads, frozen=False)
     if config.cache_on_device:
         dataset.to_device(device)
     size = config.view_size(dataset.patch_size)

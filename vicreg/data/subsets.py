@@ -80,15 +80,20 @@ def held_out_images(labels: npt.ArrayLike, fraction: float, seed: int) -> np.nda
 
 
 def held_out_groups(
-    groups: npt.ArrayLike, fraction: float, seed: int | Sequence[int], labels: npt.ArrayLike | None = None
+    groups: npt.ArrayLike,
+    fraction: float,
+    seed: int,
+    labels: npt.ArrayLike | None = None,
+    stream: str = "held_out_groups",
 ) -> np.ndarray:
     """Hold out random whole groups, such as locations or tiles: of all of them, or the same fraction of each class.
 
     Args:
         groups: Group of each sample (n,), integers or strings.
         fraction: Fraction of the groups in (0, 1): at least one, never all. A single group is not held out.
-        seed: Seed of the choice; several integers for a purpose that needs numbers of its own.
+        seed: Seed of the choice.
         labels: Class of each sample (n,), to hold out groups of each class; None to take all samples for one class.
+        stream: Name of the random stream.
 
     Returns:
         Bool array (n,), True for held out; all False if no class has two groups.
@@ -96,7 +101,7 @@ def held_out_groups(
     check_fraction(fraction)
     groups = np.asarray(groups)
     labels = np.zeros(len(groups), int) if labels is None else np.asarray(labels)
-    random = rng(seed, "held_out_groups")
+    random = rng(seed, stream)
     held_out = np.zeros(len(groups), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -118,7 +123,7 @@ def held_out_subset(labels: npt.ArrayLike, location_ids: npt.ArrayLike, fraction
     Returns:
         Sorted int64 array of indices, see ``held_out_groups``.
     """
-    return np.flatnonzero(held_out_groups(location_ids, fraction, [seed, 2], labels))
+    return np.flatnonzero(held_out_groups(location_ids, fraction, seed, labels, "held_out_subset"))
 
 
 class LabeledSubset(torch.utils.data.Dataset):

@@ -1,8 +1,11 @@
-"""LARS, as VICReg's authors use it: momentum SGD whose step is scaled layer by layer."""
+"""Optimizers and learning rate schedules, as VICReg's authors use them."""
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
+from torch import nn
 
 
 class LARS(torch.optim.Optimizer):
@@ -13,15 +16,26 @@ class LARS(torch.optim.Optimizer):
     All tensors are updated at once (``torch._foreach_*``): an expander has 150 M parameters.
 
     Args:
-        params: parameters or groups. lr: step size, set by the schedule. weight_decay, momentum, eta: as above.
+        params: Parameters or groups.
+        lr: Learning rate, usually set at each step.
+        weight_decay: Weight decay, added before the trust ratio.
+        momentum: Momentum.
+        eta: Trust coefficient.
     """
 
-    def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, eta=0.001):
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.0,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        eta: float = 0.001,
+    ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """Take one step; returns the closure's loss if one is given."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; return the closure's loss if one is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -33,8 +47,16 @@ class LARS(torch.optim.Optimizer):
                     self._update(params, adapted, **{k: group[k] for k in ("lr", "weight_decay", "momentum", "eta")})
         return loss
 
-    def _update(self, params, adapted, lr, weight_decay, momentum, eta):
-        updates = [p.grad for p in params]
+    def _update(
+        self,
+        params: list[torch.Tensor],
+        adapted: bool,
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        eta: float,
+    ) -> None:
+        updates: Any = [p.grad for p in params]
         if adapted:
             updates = torch._foreach_add(updates, params, alpha=weight_decay)
             sizes = torch._foreach_norm(params)
@@ -51,30 +73,39 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_add_(params, buffers, alpha=-lr)
 
 
-def build_optimizer(name, model, weight_decay, momentum=0.9):
-    """LARS as in the paper, AdamW, or SGD with a momentum; none decays vectors (biases, norms)."""
+def build_optimizer(name: str, model: nn.Module, weight_decay: float, momentum: float = 0.9) -> torch.optim.Optimizer:
+    """Build LARS as in the paper, AdamW, or SGD with momentum; vectors (biases, norms) do not decay.
+
+    Args:
+        name: ``"lars"``, ``"adamw"`` or ``"sgd"``.
+        model: Model whose parameters are optimized.
+        weight_decay: Weight decay of matrices.
+        momentum: Momentum of SGD.
+    """
     if name == "lars":
         return LARS(model.parameters(), weight_decay=weight_decay)
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2]}, {"params": vectors, "weight_decay": 0.0}]
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=weight_decay)
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay)
 
 
-def warmup_epochs(epochs):
-    """Ten epochs, or a tenth of a run shorter than a hundred."""
+def warmup_epochs(epochs: float) -> float:
+    """Return ten epochs, or a tenth of a run shorter than a hundred."""
     return min(10.0, epochs / 10)
 
 
-def cosine_lr(step, total_steps, warmup_steps, peak, final_ratio=0.001):
-    """Rate at a step, counted from 0.
-
-    Rises linearly from 0 to ``peak`` over ``warmup_steps``, then follows a half cosine down to
-    ``final_ratio * peak`` at ``total_steps``.
+def cosine_lr(step: int, total_steps: int, warmup_steps: int, peak: float, final_ratio: float = 0.001) -> float:
+    """Return the learning rate of a linear warm-up from 0 to ``peak``, followed by a half cosine.
 
     Args:
-        step: 0 to total_steps. peak: ``base_lr * batch_size / 256`` in the reference.
+        step: Step, from 0.
+        total_steps: Step at which the half cosine ends.
+        warmup_steps: Steps of the warm-up.
+        peak: Highest learning rate; ``lr * batch_size / 256`` in the reference.
+        final_ratio: Ratio of the last learning rate to the peak.
     """
     if step < warmup_steps:
         return peak * step / warmup_steps
@@ -83,16 +114,27 @@ def cosine_lr(step, total_steps, warmup_steps, peak, final_ratio=0.001):
     return peak * (cosine + final_ratio * (1 - cosine))
 
 
-def one_cycle_lr(step, total_steps, peak, rise=0.3, start_ratio=1 / 25, final_ratio=4e-6):
-    """Rate at a step of one cycle (Smith & Topin 2018): half a cosine up, half a cosine down; torch's OneCycleLR.
+def one_cycle_lr(
+    step: int,
+    total_steps: int,
+    peak: float,
+    rise: float = 0.3,
+    start_ratio: float = 1 / 25,
+    final_ratio: float = 4e-6,
+) -> float:
+    """Return the learning rate of one cycle (Smith & Topin 2018), as ``torch.optim.lr_scheduler.OneCycleLR``.
 
     Args:
-        step: counted from 0, below total_steps. peak: highest rate. rise: share of the steps on the way up.
-        start_ratio, final_ratio: of the first and the last step's rate to the peak.
+        step: Step, from 0 and below ``total_steps``.
+        total_steps: Steps of the run.
+        peak: Highest learning rate.
+        rise: Fraction of the steps on the way up.
+        start_ratio: Ratio of the first learning rate to the peak.
+        final_ratio: Ratio of the last learning rate to the peak.
     """
-    top, end = rise * total_steps - 1, total_steps - 1  # steps with the highest and the lowest rate
+    top, end = rise * total_steps - 1, total_steps - 1  # steps with the highest and the lowest learning rate
     if step <= top:
-        begin, goal, progress = start_ratio, 1.0, step / top if top > 0 else 1.0
+        start, stop, progress = start_ratio, 1.0, step / top if top > 0 else 1.0
     else:
-        begin, goal, progress = 1.0, final_ratio, min(1.0, (step - top) / (end - top))
-    return peak * (goal + (begin - goal) / 2 * (1 + math.cos(math.pi * progress)))
+        start, stop, progress = 1.0, final_ratio, min(1.0, (step - top) / (end - top))
+    return peak * (stop + (start - stop) / 2 * (1 + math.cos(math.pi * progress)))

@@ -18,6 +18,7 @@ from vicreg.engine.arguments import (
 from vicreg.engine.config import RunConfig, RunPlan
 from vicreg.engine.optim import cosine_lr, warmup_epochs
 from vicreg.losses import LOSSES
+from vicreg.losses.vicreg import VICRegLoss
 from vicreg.models.vicreg import parse_mlp
 
 
@@ -47,7 +48,7 @@ class PretrainConfig(RunConfig):
     mlp: str = setting("8192-8192-8192", compare="must_match")
     init_from: str | None = setting(None)
     loss: str = setting("vicreg", compare="must_match")
-    criterion: Any = setting(LOSSES["vicreg"]())
+    criterion: Any = setting(VICRegLoss())
     augment: str = setting("vicreg")
     aug_override: Sequence[str] = setting(())
     image_size: int | None = setting(None)
@@ -104,8 +105,8 @@ def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentPa
     model.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander")
     loss = parser.add_argument_group("loss")
     loss.add_argument("--loss", choices=list(LOSSES), default="vicreg", help="loss of the embeddings")
-    for build in LOSSES.values():
-        build.add_arguments(loss)
+    for module in LOSSES.values():
+        module.add_arguments(loss)
     data = parser.add_argument_group("views")
     data.add_argument("--augment", default=augment, choices=list(presets.PRESETS), help="augmentation preset")
     add_aug_override(data, "scale=0.3,1 for both views, 2.blur_p=0 for the second")
@@ -132,4 +133,4 @@ def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentPa
 
 def build_config(namespace: argparse.Namespace) -> PretrainConfig:
     """Build the configuration from the arguments of ``get_parser``."""
-    return from_args(PretrainConfig, namespace, criterion=from_args(LOSSES[namespace.loss], namespace))
+    return from_args(PretrainConfig, namespace, criterion=LOSSES[namespace.loss].build(namespace))

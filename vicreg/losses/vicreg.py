@@ -11,15 +11,27 @@ import dataclasses
 import torch
 from torch.nn.functional import mse_loss
 
-from vicreg.common.config import setting
+from vicreg.common.config import from_args, setting
 from vicreg.distributed.process_group import all_gather_cat, all_reduce, world_size
 
 EPSILON = 1e-4  # inside the standard deviation's root
 
 
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the loss's settings to a group of command-line arguments."""
+    group.add_argument("--sim-coeff", type=float, default=25.0, help="vicreg: weight of the invariance term")
+    group.add_argument("--std-coeff", type=float, default=25.0, help="vicreg: weight of the variance term")
+    group.add_argument("--cov-coeff", type=float, default=1.0, help="vicreg: weight of the covariance term")
+
+
+def build(namespace: argparse.Namespace) -> "VICRegLoss":
+    """Build the loss from parsed arguments."""
+    return from_args(VICRegLoss, namespace)
+
+
 @dataclasses.dataclass(frozen=True)
 class VICRegLoss:
-    """``vicreg_loss`` with its weights, for ``--loss vicreg``.
+    """``vicreg_loss`` with its weights.
 
     Attributes:
         sim_coeff: Weight of the invariance term.
@@ -31,13 +43,6 @@ class VICRegLoss:
     std_coeff: float = setting(25.0)
     cov_coeff: float = setting(1.0)
 
-    @staticmethod
-    def add_arguments(group: argparse._ArgumentGroup) -> None:
-        """Add the weights to a group of command-line arguments."""
-        group.add_argument("--sim-coeff", type=float, default=25.0, help="VICReg: weight of the invariance term")
-        group.add_argument("--std-coeff", type=float, default=25.0, help="VICReg: weight of the variance term")
-        group.add_argument("--cov-coeff", type=float, default=1.0, help="VICReg: weight of the covariance term")
-
     def __call__(self, z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the loss and its terms; see ``vicreg_loss``."""
         return vicreg_loss(z1, z2, self.sim_coeff, self.std_coeff, self.cov_coeff)
@@ -47,8 +52,10 @@ class VICRegLoss:
         return loss_lower_bound(batch_size, dim, self.std_coeff, self.cov_coeff)["loss"]
 
 
-def vicreg_loss(z1, z2, sim_coeff=25.0, std_coeff=25.0, cov_coeff=1.0):
-    """VICReg loss of two batches of embeddings.
+def vicreg_loss(
+    z1: torch.Tensor, z2: torch.Tensor, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """Compute the VICReg loss of two batches of embeddings.
 
     With Z, Z' the N x D embeddings of *all* processes:
     ``sim * mean((Z - Z')^2) + std * (v(Z) + v(Z')) / 2 + cov * (c(Z) + c(Z'))``, where
@@ -60,15 +67,18 @@ def vicreg_loss(z1, z2, sim_coeff=25.0, std_coeff=25.0, cov_coeff=1.0):
     float32, whatever the autocast. Memory is that of max(N x N, N x D).
 
     Args:
-        z1, z2: embeddings of the two views of this process's samples, (n, D) each, the same n on every process.
-        sim_coeff, std_coeff, cov_coeff: weights of the invariance, variance and covariance terms.
+        z1: (n, D), embeddings of the first views of this process's samples; the same n on every process.
+        z2: (n, D), embeddings of the second views.
+        sim_coeff: Weight of the invariance term.
+        std_coeff: Weight of the variance term.
+        cov_coeff: Weight of the covariance term.
 
     Returns:
-        dict of scalar tensors ``loss, repr_loss, std_loss, cov_loss``; ``loss`` is the weighted sum, the others are
-        unweighted. All are differentiable.
+        Scalar tensors ``loss``, ``repr_loss``, ``std_loss`` and ``cov_loss``. ``loss`` is the weighted sum, the others
+        are unweighted. All are differentiable.
 
     Raises:
-        ValueError: the shapes differ, are not two-dimensional, or the whole batch is a single sample.
+        ValueError: The shapes differ, are not two-dimensional, or the whole batch is a single sample.
     """
     if z1.shape != z2.shape or z1.dim() != 2:
         raise ValueError(f"two embeddings of one shape (n, D) expected, got {tuple(z1.shape)} and {tuple(z2.shape)}")
@@ -85,13 +95,13 @@ def vicreg_loss(z1, z2, sim_coeff=25.0, std_coeff=25.0, cov_coeff=1.0):
     return {"loss": loss, "repr_loss": repr_loss, "std_loss": std_loss, "cov_loss": cov_loss}
 
 
-def _with_value(local, value):
-    """A scalar worth ``value`` (of all processes) whose gradient is that of ``local``, in DDP's units."""
+def _with_value(local: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return a scalar equal to ``value``, whose gradient is that of ``local`` times the number of processes."""
     return value + world_size() * (local - local.detach())
 
 
-def _variance_and_covariance(z):
-    """Variance term v and covariance term c of one view, z: (n, D) of this process -> two scalars."""
+def _variance_and_covariance(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the variance term v and the covariance term c of one view, whose local embeddings are z (n, D)."""
     everyone = all_gather_cat(z)
     n, dim = everyone.shape
     mean = everyone.mean(0)
@@ -120,18 +130,21 @@ def _variance_and_covariance(z):
     return std_loss, _with_value(mine_weighted / dim, off_diagonal.square().sum() / dim)
 
 
-def loss_lower_bound(batch_size, dim, std_coeff=25.0, cov_coeff=1.0):
-    """The least loss that a batch of this size can reach: zero only where the expander is no wider than the batch.
+def loss_lower_bound(batch_size: int, dim: int, std_coeff: float = 25.0, cov_coeff: float = 1.0) -> dict[str, float]:
+    """Compute the smallest possible loss of a batch; it is zero only if the expander is no wider than the batch.
 
     C has rank at most N - 1. With all standard deviations equal to s, for D > N - 1, the loss is at least
-    ``std * (1 - s) + 2 * cov * s^4 * (D / (N - 1) - 1)``; the floor is its minimum over s in [0, 1]. At the minimum
+    ``std * (1 - s) + 2 * cov * s^4 * (D / (N - 1) - 1)``; the bound is its minimum over s in [0, 1], at
     ``s^3 = std / (8 * cov * (D / (N - 1) - 1))``.
 
     Args:
-        batch_size: samples in the whole batch (N). dim: width of the expander's output (D).
+        batch_size: N, samples in the whole batch.
+        dim: D, width of the expander's output.
+        std_coeff: Weight of the variance term.
+        cov_coeff: Weight of the covariance term.
 
     Returns:
-        dict of floats ``loss, std_loss, cov_loss`` at the floor.
+        ``loss``, ``std_loss`` and ``cov_loss`` at the minimum.
     """
     excess = max(dim / (batch_size - 1) - 1, 0.0)
     s = 1.0
