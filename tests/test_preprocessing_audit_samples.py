@@ -1,6 +1,7 @@
 """The audit's subsets: identifiers are text, unreadable and hidden files do not count, no data is not compared."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,28 @@ def test_a_coco_file_with_a_byte_order_mark_is_read(tmp_path):
     assert samples.from_coco(tmp_path / "a.json").samples == [str(tmp_path / "x.png")]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1], {"images": None}, {"images": [{"file_name": None}]}, {"images": [{}]},
+        {"images": [{"file_name": "a"}], "categories": [{"name": "x"}]},
+        {"images": [{"file_name": "a"}], "annotations": 1},
+    ],
+)  # fmt: skip
+def test_a_malformed_coco_file_is_refused_with_its_path(tmp_path, content):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="a.json: not a COCO file"):
+        samples.from_coco(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("meta", [[1], {"classes": ["one"]}])
+def test_a_list_that_does_not_fit_its_meta_json_is_refused(sn7_prepared, tmp_path, meta):
+    (tmp_path / "val.csv").write_bytes((sn7_prepared / "val.csv").read_bytes())
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="meta.json.*again"):
+        samples.from_list(tmp_path / "val.csv")
+
+
 def test_samples_that_cannot_be_read_are_not_part_of_the_fractions(tmp_path):
     for number in range(4):
         save(tmp_path / "train" / f"{number}.png", texture(number))
@@ -66,6 +89,12 @@ def test_samples_that_cannot_be_read_are_not_part_of_the_fractions(tmp_path):
     found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
     assert (found["val"]["samples"], found["val"]["unreadable"]) == (4, 2)
     assert found["exact"]["fraction"] == found["overlap"]["fraction"] == 0.5
+
+
+def test_a_pipe_with_the_name_of_an_image_is_unreadable_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="a.jpg: not a regular file"):
+        samples.open_image(tmp_path / "a.jpg")
 
 
 def test_hidden_files_of_macos_and_windows_are_no_samples(tmp_path):

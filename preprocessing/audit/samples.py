@@ -13,8 +13,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from preprocessing.text_files import read_csv, read_json
 from vicreg.data.fmow import read_timestamp
-from vicreg.data.image_folder import image_paths
 from vicreg.data.image_io import IMAGE_SUFFIXES
+from vicreg.data.image_paths import image_paths
 from vicreg.data.leakage import location_keys
 from vicreg.data.sn7_format import cut_patches, read_mosaic, read_patch_list
 from vicreg.inference.rasters import quiet_georeference
@@ -53,6 +53,8 @@ def open_image(path: str | Path) -> np.ndarray:
         ValueError: The file is not an image or is truncated.
         OSError: There is no such file.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path}: not a regular file")
     try:
         with Image.open(path) as image:
             if _is_deep(image):
@@ -108,6 +110,8 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
     path = Path(path)
     meta_file = path.with_name("meta.json")
     meta = read_json(meta_file) if meta_file.is_file() else {}
+    if not isinstance(meta, dict):
+        raise ValueError(f"{meta_file}: not a JSON object; write the list again")
     source, class_names = data_dir or meta.get("source"), meta.get("classes")
     table = read_csv(path) if path.is_file() and path.stat().st_size else pd.DataFrame()
     if {"path", "location"} <= set(table.columns):
@@ -117,9 +121,12 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
         read, position = (lambda index: open_image(files[index])), (lambda index: _position(files[index]))
     else:
         table = read_patch_list(path)
-        labels = [class_names[label] for label in table.label] if class_names else table.label
-        samples = [f"{image} patch {k}" for image, k in zip(table.image_id, table.patch, strict=True)]
-        read, kind = _patch_reader(path, table, source, meta.get("grid", 4)), "location (AOI, patch position)"
+        try:
+            labels = [class_names[label] for label in table.label] if class_names else table.label
+            samples = [f"{image} patch {k}" for image, k in zip(table.image_id, table.patch, strict=True)]
+            read, kind = _patch_reader(path, table, source, meta.get("grid", 4)), "location (AOI, patch position)"
+        except (TypeError, IndexError) as error:
+            raise ValueError(f"{path}: its rows do not fit {meta_file} ({error}); write both again") from error
         position = None
     if table.empty:
         raise ValueError(f"{path}: no rows")
@@ -192,10 +199,10 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
         raise FileNotFoundError(f"no COCO file {path}")
     try:
         content = read_json(path)
-        names = [image["file_name"] for image in content["images"]]
+        names = [image["file_name"].replace("\\", "/") for image in content["images"]]
         categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         labels = [annotation["category_id"] for annotation in content.get("annotations", [])]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a COCO file ({type(error).__name__}: {error})") from error
     if not names:
         raise ValueError(f"{path}: no images")

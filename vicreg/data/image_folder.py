@@ -15,6 +15,7 @@ from vicreg.common.logger import log
 from vicreg.data.broken_files import find_broken
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_io import is_image_name
+from vicreg.data.image_paths import image_paths, inode, is_visible
 from vicreg.data.subsets import held_out_images
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
@@ -107,49 +108,17 @@ def list_images(folder: str | Path) -> Listing:
     """
     folder = Path(folder)
     with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if _is_visible(entry.name)]
+        visible = [entry for entry in entries if is_visible(entry.name)]
     classes = sorted(entry.name for entry in visible if entry.is_dir())
     if not classes:
         loose = sum(is_image_name(entry.name) for entry in visible)
         raise ValueError(f"no class folders in {folder} ({loose} loose images); <class>/<image> is expected")
-    paths_of_classes = [image_paths(folder / name, [folder / other for other in classes]) for name in classes]
+    class_inodes = {inode(folder / name) for name in classes}
+    paths_of_classes = [image_paths(folder / name, class_inodes) for name in classes]
     if empty := [folder / name for name, paths in zip(classes, paths_of_classes, strict=True) if not paths]:
         raise ValueError(f"no image in {_some(empty)}; remove empty class folders")
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in paths_of_classes])
     return Listing([path for paths in paths_of_classes for path in paths], labels, classes)
-
-
-def image_paths(folder: str | Path, skip: Iterable[str | Path] = ()) -> list[str]:
-    """List the images below a folder, sorted by folder and name. Hidden files and folders are skipped.
-
-    Symbolic links to folders are followed, but no folder is entered twice, and neither the parents of ``folder`` nor
-    those in ``skip`` are entered: a link to ``..`` would make images of other classes members of this one.
-
-    Args:
-        folder: Folder to search.
-        skip: Folders not to enter through links.
-    """
-    folder = Path(folder)
-    entered = {_inode(path) for path in (folder, *folder.absolute().parents, *folder.resolve().parents, *skip)}
-    paths = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        inodes = {name: _inode(os.path.join(root, name)) for name in folders if _is_visible(name)}
-        folders[:] = []
-        for name in sorted(inodes):
-            if inodes[name] not in entered:
-                entered.add(inodes[name])
-                folders.append(name)
-        paths += [os.path.join(root, name) for name in sorted(files) if is_image_name(name)]
-    return paths
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
-
-
-def _inode(path: str | Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _check_same_classes(train: list[str], train_folder: Path, val: list[str], val_folder: Path) -> None:
