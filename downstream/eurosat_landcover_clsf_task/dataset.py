@@ -14,8 +14,8 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
-from vicreg.data.image_folder import Listing, choose_files, list_images
 from vicreg.data.image_io import is_image_name
+from vicreg.data.image_listing import Listing, choose_files, list_images
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import samples_digest
 from vicreg.inference.images import image_size, read_square
