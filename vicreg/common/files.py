@@ -36,7 +36,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], Result], previous: st
         with tmp_path.open("rb") as file:
             os.fsync(file.fileno())
         if previous is not None and path.exists():
-            _keep(path, path.with_name(previous))
+            _link_previous(path, path.with_name(previous))
         os.replace(tmp_path, path)
     except (OSError, RuntimeError) as error:
         # torch.save raises a RuntimeError of its own over the OSError
@@ -53,7 +53,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], Result], previous: st
     return result
 
 
-def _keep(path: Path, previous: Path) -> None:
+def _link_previous(path: Path, previous: Path) -> None:
     """Give a file a second name, so that neither name is missing at any moment."""
     tmp_path = previous.with_name(f".{previous.stem}.{os.getpid()}.partial{previous.suffix}")
     try:
