@@ -1,6 +1,7 @@
 """Transform positions between coordinate reference systems, with errors that say what to do."""
 
 import os
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,5 +51,5 @@ def check_proj() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message on one line, or its type if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message on one line of at most 160 characters, or its type if it has no message."""
+    return textwrap.shorten(str(error), 160, placeholder=" …") or type(error).__name__

@@ -28,7 +28,7 @@ from preprocessing import folder_split
 from preprocessing.sn7 import writer
 from vicreg.common import cli, files
 from vicreg.data import subsets
-from vicreg.data.image_folder import list_images
+from vicreg.data.image_listing import list_images
 
 OUTPUTS = ("train.txt", "val.txt", "train.csv", "val.csv", "meta.json")
 

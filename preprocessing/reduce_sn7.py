@@ -40,36 +40,37 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def main(namespace: argparse.Namespace) -> None:
     """Reduce the mosaics that do not exist yet."""
-    if args.out_dir.resolve() == args.data_dir.resolve():
-        raise ValueError(f"--out-dir {args.out_dir} is --data-dir; write the reduced mosaics to another folder")
+    data_dir, out_dir, size = namespace.data_dir, namespace.out_dir, namespace.size
+    if out_dir.resolve() == data_dir.resolve():
+        raise ValueError(f"--out-dir {out_dir} is --data-dir; write the reduced mosaics to another folder")
     check_proj()
-    mosaics, problems = index.scan_tree(args.data_dir, args.workers)
+    mosaics, problems = index.scan_tree(data_dir, namespace.workers)
     if problems:
         print(format_problems(problems), file=sys.stderr)
-        raise ValueError(f"nothing written: fix or remove what is listed above in {args.data_dir}")
+        raise ValueError(f"nothing written: fix or remove what is listed above in {data_dir}")
     side = mosaics[0].width
-    if not 0 < args.size <= side or side % args.size:
-        raise ValueError(f"--size {args.size} does not divide the {side} pixels of a mosaic")
-    targets = [args.out_dir / mosaic.path.relative_to(args.data_dir).with_suffix(".tif") for mosaic in mosaics]
+    if not 0 < size <= side or side % size:
+        raise ValueError(f"--size {size} does not divide the {side} pixels of a mosaic")
+    targets = [out_dir / mosaic.path.relative_to(data_dir).with_suffix(".tif") for mosaic in mosaics]
     with rasters.quiet_georeference():
-        existing = {target for target in targets if reduce.is_complete(target, args.size)}
+        existing = {target for target in targets if reduce.is_complete(target, size)}
     todo = [(mosaic, target) for mosaic, target in zip(mosaics, targets, strict=True) if target not in existing]
     for folder in {target.parent for target in targets}:
         folder.mkdir(parents=True, exist_ok=True)
-    for aoi in index.list_aois(args.data_dir):
+    for aoi in index.list_aois(data_dir):
         for newest in index.list_label_files(aoi)[-1:]:
-            (args.out_dir / aoi.name / "labels").mkdir(parents=True, exist_ok=True)
-            shutil.copy2(newest, args.out_dir / aoi.name / "labels" / newest.name)
-    with rasters.quiet_georeference(), ThreadPoolExecutor(args.workers) as pool:
-        jobs = [pool.submit(reduce.reduce_mosaic, mosaic, target, args.size) for mosaic, target in todo]
+            (out_dir / aoi.name / "labels").mkdir(parents=True, exist_ok=True)
+            shutil.copy2(newest, out_dir / aoi.name / "labels" / newest.name)
+    with rasters.quiet_georeference(), ThreadPoolExecutor(namespace.workers) as pool:
+        jobs = [pool.submit(reduce.reduce_mosaic, mosaic, target, size) for mosaic, target in todo]
         try:
             for job in tqdm(jobs, desc="mosaics", disable=None):
                 job.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    print(f"{len(mosaics)} mosaics of {side} pixels reduced to {args.size} in {args.out_dir} ({len(existing)} existed)")
+    print(f"{len(mosaics)} mosaics of {side} pixels reduced to {size} in {out_dir} ({len(existing)} existed)")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from vicreg.common.config import to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.common.plots import plot_confusion_matrix
+from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.data.subsets import LabeledSubset, stratified_subset
@@ -89,7 +90,7 @@ def start_run(
     device: torch.device,
 ) -> TrainingRun:
     """Build the classifier and its optimizer, and start or resume the run; see ``train``."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed, "initialization"))
     backbone: Any = create_backbone(config.arch, config.in_chans)
     if config.init_from and not folder.checkpoint:
         log(init_backbone(backbone, config.init_from, config.arch, config.in_chans))

@@ -9,8 +9,9 @@ import torch
 import torchvision
 
 from vicreg.augmentations import presets
-from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params, step_generator
+from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params
 from vicreg.augmentations.presets import PLAIN, PRESETS, PROBE_VIEW, Augmentation, get_augmentation
+from vicreg.common.random_streams import torch_rng
 
 MANY = 20_000
 RESIZED = {"crop": "resized", "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
@@ -47,7 +48,7 @@ TABLE = {  # crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p of
 
 
 def photographs(n, channels=3, height=16, width=16):
-    return torch.randint(0, 256, (n, channels, height, width), generator=step_generator(9), dtype=torch.uint8)
+    return torch.randint(0, 256, (n, channels, height, width), generator=torch_rng(9, "test"), dtype=torch.uint8)
 
 
 def assert_probability(happened, p):
@@ -75,7 +76,7 @@ def test_presets_are_all_documented():
 @pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal"])
 def test_sample_params_follow_probabilities_and_ranges(name, which):
     view = PRESETS[name][which]
-    p = sample_params(view, MANY, 256, 256, step_generator(0, which))
+    p = sample_params(view, MANY, 256, 256, torch_rng(0, "test", which))
     for key in ("flip", "vertical_flip"):
         assert_probability(p[key], getattr(view, key))
     for key, probability in {"jittered": "jitter_p", "gray": "gray_p", "blurred": "blur_p"}.items():
@@ -96,7 +97,7 @@ def test_sample_params_follow_probabilities_and_ranges(name, which):
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (96, 128)], ids=str)
 def test_resized_crops_are_inside_the_image_with_area_and_aspect_in_range(height, width):
     view = Augmentation(scale=(0.2, 0.6))
-    top, left, box_height, box_width = sample_params(view, MANY, height, width, step_generator(0))["boxes"].unbind(1)
+    top, left, box_height, box_width = sample_params(view, MANY, height, width, torch_rng(0, "test"))["boxes"].unbind(1)
     assert (top >= 0).all() and (left >= 0).all() and (box_height > 0).all() and (box_width > 0).all()
     assert (top + box_height <= height).all() and (left + box_width <= width).all()
     for values in (top, left, box_height, box_width):
@@ -115,13 +116,13 @@ def test_resized_crops_are_inside_the_image_with_area_and_aspect_in_range(height
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (33, 34)], ids=str)
 def test_resized_crop_falls_back_to_torchvisions_center_crop(height, width):
     view = Augmentation(scale=(3.0, 3.0))  # larger than the image: no try fits
-    boxes = sample_params(view, 50, height, width, step_generator(0))["boxes"]
+    boxes = sample_params(view, 50, height, width, torch_rng(0, "test"))["boxes"]
     get_params = torchvision.transforms.RandomResizedCrop.get_params
     assert (boxes == torch.tensor(get_params(torch.empty(3, height, width), view.scale, view.ratio))).all()
 
 
 def test_fixed_crops_are_224_of_256_pixels_at_uniform_positions():
-    boxes = sample_params(PRESETS["sn7"][0], MANY, 256, 256, step_generator(0))["boxes"]
+    boxes = sample_params(PRESETS["sn7"][0], MANY, 256, 256, torch_rng(0, "test"))["boxes"]
     assert (boxes[:, 2:] == 224).all()
     for start in boxes[:, :2].T:
         assert set(start.tolist()) == set(range(33))
@@ -130,14 +131,14 @@ def test_fixed_crops_are_224_of_256_pixels_at_uniform_positions():
 
 
 def test_center_crop_is_constant():
-    boxes = sample_params(PLAIN, 5, 256, 258, step_generator(0))["boxes"]
+    boxes = sample_params(PLAIN, 5, 256, 258, torch_rng(0, "test"))["boxes"]
     assert (boxes == torch.tensor([16.0, 17, 224, 224])).all()
 
 
 def test_preset_none_returns_the_center_pixels():
     images = photographs(4)
     for view in PRESETS["none"]:
-        made = apply(images, sample_params(view, 4, 16, 16, step_generator(0)), 14)
+        made = apply(images, sample_params(view, 4, 16, 16, torch_rng(0, "test")), 14)
         assert torch.equal(made, images[:, :, 1:15, 1:15].float() / 255)
 
 
@@ -149,7 +150,7 @@ def test_probe_view_is_a_random_resized_crop_and_a_flip():
 def test_apply_maps_uint8_to_float_in_0_to_1(name):
     images = photographs(40)
     for view in PRESETS[name]:
-        made = apply(images, sample_params(view, 40, 16, 16, step_generator(1)), 14, view.blur_kernel)
+        made = apply(images, sample_params(view, 40, 16, 16, torch_rng(1, "test")), 14, view.blur_kernel)
         assert made.dtype == torch.float32 and made.shape == (40, 3, 14, 14)
         assert made.min() >= 0 and made.max() <= 1
         assert (made.amax((1, 2, 3)) > made.amin((1, 2, 3))).all()
@@ -159,7 +160,7 @@ def test_apply_maps_uint8_to_float_in_0_to_1(name):
 def test_apply_skips_color_operations_for_other_channel_counts(channels):
     images = photographs(8, channels)
     everything = dataclasses.replace(PRESETS["sn7"][1], jitter_p=1.0, gray_p=1.0, solarize_p=1.0, blur_p=0.0)
-    p = sample_params(everything, 8, 16, 16, step_generator(2))
+    p = sample_params(everything, 8, 16, 16, torch_rng(2, "test"))
     made = apply(images, p, 14)
     for image, box, flipped, view in zip(images, p["boxes"].long().tolist(), p["flip"], made, strict=True):
         part = image[:, box[0] : box[0] + 14, box[1] : box[1] + 14].float() / 255
@@ -171,20 +172,20 @@ def test_apply_skips_color_operations_for_other_channel_counts(channels):
 @pytest.mark.parametrize("key", ["jittered", "gray", "blurred", "solarized"])
 def test_apply_changes_masked_samples_only(key):
     images = photographs(12)
-    p = sample_params(dataclasses.replace(PLAIN, blur_sigma=(1.0, 2.0)), 12, 16, 16, step_generator(3))
+    p = sample_params(dataclasses.replace(PLAIN, blur_sigma=(1.0, 2.0)), 12, 16, 16, torch_rng(3, "test"))
     plain = apply(images, p, 14)
     p[key] = torch.arange(12) % 3 == 1
     assert torch.equal((apply(images, p, 14) != plain).any(1).any(1).any(1), p[key])
 
 
 def test_sample_params_depend_on_the_counters_alone():
-    first = sample_params(Augmentation(), 6, 16, 16, step_generator(1, 2, 0))
+    first = sample_params(Augmentation(), 6, 16, 16, torch_rng(1, "test", 2, 0))
     torch.rand(7)
-    again = sample_params(Augmentation(), 6, 16, 16, step_generator(1, 2, 0))
+    again = sample_params(Augmentation(), 6, 16, 16, torch_rng(1, "test", 2, 0))
     assert all(torch.equal(first[key], again[key]) for key in first)
     for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1), (2, 1, 0)):
         assert not torch.equal(
-            first["sigma"], sample_params(Augmentation(), 6, 16, 16, step_generator(*other))["sigma"]
+            first["sigma"], sample_params(Augmentation(), 6, 16, 16, torch_rng(other[0], "test", *other[1:]))["sigma"]
         )
 
 

@@ -1,6 +1,7 @@
 """A script ends with one line and an exit code, not with a traceback, when the user made a mistake."""
 
 import argparse
+import socket
 import subprocess
 import sys
 
@@ -57,7 +58,7 @@ def test_run_reports_on_any_rank_if_no_local_rank_is_set(one_process, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
         cli.run(lambda namespace: raises(ValueError("a reason")), None)
-    assert capsys.readouterr().err == "main_vicreg_sn7: a reason\n"
+    assert capsys.readouterr().err == f"main_vicreg_sn7: rank 1 on {socket.gethostname()}: a reason\n"
 
 
 @pytest.mark.parametrize(("local_rank", "seconds"), [(0, None), (1, 2.5), (3, 3.5)])

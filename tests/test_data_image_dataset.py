@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from vicreg.augmentations import batch, presets
 from vicreg.augmentations.functional import crop_resize
 from vicreg.augmentations.presets import Augmentation
+from vicreg.common.random_streams import torch_rng
 from vicreg.data import image_dataset
 from vicreg.data.base import InputSpec
 from vicreg.data.image_dataset import ImageDataset, decode_size
@@ -286,7 +287,7 @@ def test_labeled_subset_and_features_crop_the_whole_image(tmp_path):
             return x.mean((2, 3))
 
     given = dataset, InputSpec(14, [0.0] * 3, [1.0] * 3), torch.device("cpu"), [0] * 40
-    random = batch.step_generator(0)
+    random = torch_rng(0, "test")
     assert extract_features(Mean(), *given).sum() == 0
     assert (extract_features(Mean(), *given, view=presets.PROBE_VIEW, generator=random)[:, 0] > 0.1).sum() > 5
 
@@ -294,7 +295,7 @@ def test_labeled_subset_and_features_crop_the_whole_image(tmp_path):
 def test_without_crop_keeps_flips_and_the_whole_image():
     images = torch.rand(6, 3, 8, 8)
     view = presets.without_crop(presets.get_augmentation("vicreg")[0])
-    numbers = batch.sample_params(view, 6, 8, 8, batch.step_generator(1))
+    numbers = batch.sample_params(view, 6, 8, 8, torch_rng(1, "test"))
     assert set(numbers["flip"].tolist()) == {True, False}
     found = crop_resize(images, numbers["boxes"], 8, numbers["flip"])
     for image, out, flipped in zip(images, found, numbers["flip"], strict=True):

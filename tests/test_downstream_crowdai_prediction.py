@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from scipy import ndimage
+from shapely.geometry import Polygon, box
 
 from tests.conftest import need_detectron2, write_tif
 
@@ -146,7 +147,7 @@ def test_write_geojson_places_polygons_on_the_ground(tmp_path, spots, cfg, geore
 def test_write_geojson_reports_coordinates_that_cannot_be_converted(tmp_path):
     reader = ImageReader(np.zeros((3, 8, 8), np.uint8))
     reader.crs, reader.transform = 'LOCAL_CS["arbitrary",UNIT["metre",1]]', rasterio.Affine.identity()
-    detections = [polygons.Detection(1.0, (0, 0, 4, 4), polygons.from_rings([[0, 0, 4, 0, 4, 4]]))]
+    detections = [polygons.Detection(1.0, (0, 0, 4, 4), Polygon([(0, 0), (4, 0), (4, 4)]))]
     with pytest.raises(ValueError, match="a.geojson: cannot convert"):
         tiled_detection.write_geojson(tmp_path / "a.geojson", detections, reader)
 
@@ -159,7 +160,7 @@ def test_masks_with_holes_and_parts_become_polygons_of_the_same_area():
 
 def test_drawing_changes_pixels_inside_a_shape_only():
     image = np.zeros((10, 10, 3), np.uint8)
-    drawn = polygons.draw(image, [polygons.from_rings([[2, 2, 6, 2, 6, 6, 2, 6]])])
+    drawn = polygons.draw(image, [box(2, 2, 6, 6)])
     assert drawn[4, 4].any() and not drawn[8:].any() and not image.any()
 
 

@@ -120,6 +120,56 @@ def test_images_and_folders_of_them_get_probabilities_of_every_class(trained, eu
     assert "11 images: SeaLake 10, Residential 1" in capsys.readouterr().out
 
 
+def test_broken_images_are_skipped_and_listed(run_script, trained, eurosat_tree, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in (1, 2):
+        path = eurosat_tree / "Forest" / f"Forest_{number}.jpg"
+        (folder / path.name).write_bytes(path.read_bytes()[: None if number == 1 else 400])
+    write_raster(folder / "scene.tif", [[0, 1, 2]])
+    write_file(folder / "broken.tif")
+    write_file(folder / "._hidden.jpg")
+    ran = run_script(SCRIPT, "--checkpoint", trained, "--image", folder, "--out", tmp_path / "out", "--device", "cpu")
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert "2 of 4 images could not be processed: " in ran.stderr
+    assert "Forest_2.jpg" in ran.stderr and "broken.tif" in ran.stderr
+    rows = list(csv.reader((tmp_path / "out" / "predictions.csv").open()))[1:]
+    assert [row[0] for row in rows] == [str(folder / "Forest_1.jpg")]
+    assert (tmp_path / "out" / "scene_classes.tif").exists()
+
+
+def test_results_do_not_replace_or_become_images(trained, tmp_path):
+    write_raster(tmp_path / "scene.tif", [[0, 1]])
+    with pytest.raises(ValueError, match="--out .*results is in the folder of images"):
+        predict(trained, tmp_path / "results", "--image", tmp_path)
+    path = write_raster(tmp_path / "scene_classes.tif", [[0, 1]])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="scene_classes.tif would replace the image"):
+        predict(trained, tmp_path, "--image", tmp_path / "scene.tif", path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["alpha", "nan"])
+def test_cells_without_an_image_are_not_mapped(trained, tmp_path, kind):
+    path = write_raster(tmp_path / "scene.tif", [[0, 1, 2]])
+    with rasterio.open(path) as raster:
+        pixels, profile = raster.read(), raster.profile
+    if kind == "nan":
+        values = pixels.astype(np.float32)
+        values[1, :, 32:64] = np.nan
+        with rasterio.open(path, "w", **(profile | {"dtype": "float32"})) as raster:
+            raster.write(values)
+    else:
+        alpha = np.full((1, 32, 96), 255, np.uint8)
+        alpha[:, :, 32:64] = 0
+        with rasterio.open(path, "w", **(profile | {"count": 4})) as raster:
+            raster.write(np.concatenate([pixels, alpha]))
+            raster.colorinterp = [*raster.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
+    predict(trained, tmp_path, "--image", path, "--levels", 0, 255)
+    with rasterio.open(tmp_path / "scene_classes.tif") as found:
+        assert found.read(1).tolist() == [[0, 255, 2]]
+
+
 def test_one_image_gets_the_same_answer_alone_as_among_others(trained, eurosat_tree, tmp_path):
     predict(trained, tmp_path / "all", "--image", eurosat_tree)
     predict(trained, tmp_path / "one", "--image", eurosat_tree / "Forest" / "Forest_1.jpg")

@@ -6,13 +6,22 @@ import signal
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
 
-from downstream.eurosat_landcover_clsf_task import dataset, finetuning, inference, train_eurosat, transforms
+from downstream.eurosat_landcover_clsf_task import (
+    dataset,
+    finetuning,
+    inference,
+    predict_eurosat,
+    train_eurosat,
+    transforms,
+)
 from vicreg.common import checkpoint_io
 from vicreg.data.base import InputSpec
 from vicreg.engine import checkpoint
+from vicreg.inference.rasters import quiet_georeference
 from vicreg.models.backbones import create_backbone
 from vicreg.models.heads import Classifier, LinearHeads
 
@@ -156,6 +165,77 @@ def test_a_wrong_list_ends_with_one_line_and_exit_code_1(run_script, eurosat_tre
         SCRIPT, *words(eurosat_tree, tmp_path / "run", "--train-list", tmp_path / "a.txt", "--val-list", 1)
     )
     assert ran.returncode == 1 and "no list of files" in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_split_folders_are_a_split_and_not_classes(eurosat_tree, tmp_path):
+    for part, numbers in (("Train", range(1, 7)), ("Val", (7, 8)), ("test", (9, 10))):
+        for name in data_classes(eurosat_tree):
+            (tmp_path / "split" / part / name).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(eurosat_tree / name / f"{name}_{number}.jpg", tmp_path / "split" / part / name)
+    train_part, val_part, description = dataset.find_scenes(tmp_path / "split", 0.5, 0)
+    assert train_part.classes == val_part.classes == data_classes(eurosat_tree)
+    assert np.bincount(train_part.labels).tolist() == [6] * 3 and np.bincount(val_part.labels).tolist() == [2] * 3
+    assert "folders Train and Val" in description
+    shutil.rmtree(tmp_path / "split" / "Val")
+    with pytest.raises(ValueError, match="split folders Train, test, and not both train and val"):
+        dataset.find_scenes(tmp_path / "split", 0.5, 0)
+    for name in ("train", "val"):  # classes that are called so
+        shutil.copytree(eurosat_tree / "Forest", tmp_path / "classes" / name)
+    assert dataset.find_scenes(tmp_path / "classes", 0.5, 0)[0].classes == ["train", "val"]
+
+
+def test_images_of_other_sizes_are_resized_to_the_most_frequent_size(eurosat_tree, tmp_path, capsys):
+    tree = shutil.copytree(eurosat_tree, tmp_path / "tree")
+    for name, size in (("Forest_1.jpg", (8, 8)), ("Forest_2.jpg", (40, 50))):
+        Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(tree / "Forest" / name)
+    result = train(tree, tmp_path / "run", "--epochs", 1, "--split-seed", 5)
+    assert result["image_size"] == 32
+    assert "all are resized to 32 px, the size of" in capsys.readouterr().out
+
+
+def test_deeper_images_need_levels_which_prediction_then_uses(tmp_path):
+    rng, tree = np.random.default_rng(0), tmp_path / "deep"
+    for name, color in zip(("Forest", "SeaLake"), ((30, 90, 40), (20, 40, 120)), strict=True):
+        (tree / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = (np.array(color)[:, None, None] + rng.integers(-20, 21, (3, 32, 32))) * 10
+            profile = {"driver": "GTiff", "count": 3, "height": 32, "width": 32, "dtype": "uint16"}
+            with quiet_georeference(), rasterio.open(tree / name / f"{name}_{number}.tif", "w", **profile) as raster:
+                raster.write(pixels.clip(0, 2550).astype(np.uint16))
+    with pytest.raises(
+        ValueError,
+        match="16 of 16 images cannot be used: .*Forest_0.tif, .*, … holds uint16, not 8-bit colors; .*--levels",
+    ):
+        train(tree, tmp_path / "run")
+    result = train(tree, tmp_path / "run", "--levels", 0, 2550)
+    assert result["top1"] == 1.0
+    best = tmp_path / "run" / "best_model.pth"
+    assert checkpoint_io.load(best)["task"]["levels"] == [0.0, 2550.0]
+    given = ["--checkpoint", best, "--image", tree / "Forest", "--out", tmp_path / "out", "--device", "cpu"]
+    predict_eurosat.main(predict_eurosat.get_parser().parse_args(list(map(str, given))))
+    rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()[1:]
+    assert len(rows) == 10 and all(",Forest," in row for row in rows)
+    with pytest.raises(ValueError, match="finished run with --levels|with --levels"):
+        train(tree, tmp_path / "run", "--levels", 0, 255)
+
+
+@pytest.mark.parametrize("weights_mode", ["finetune", "freeze"])
+def test_a_run_of_the_former_layout_is_taken_for_finished(eurosat_tree, tmp_path, capsys, weights_mode):
+    folder, more = tmp_path / "run", ("--weights", weights_mode, "--epochs", 2)
+    before = train(eurosat_tree, folder, *more)
+    for name in ("model.pth", "best_model.pth"):
+        state = torch.load(folder / name, weights_only=True)
+        config = state.pop("config")
+        decay = config.pop("weight_decay")
+        args = {**config, "wd": 1e-4, "wd_head": decay, "augment_set": config.pop("aug_override"), "in_chans": 3}
+        former = {key: value for key, value in state.items() if key not in ("kind", "batch_size")}
+        checkpoint_io.save({"args": args, **former}, folder / name)
+    capsys.readouterr()
+    assert train(eurosat_tree, folder, *more)["last"] == before["last"]
+    assert "nothing left to do" in capsys.readouterr().out
+    model, task = inference.load_classifier(folder / "best_model.pth", torch.device("cpu"))
+    assert task["classes"] == before["classes"] and not model.training
 
 
 @pytest.mark.parametrize(

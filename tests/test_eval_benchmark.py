@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from vicreg.augmentations.batch import step_generator
 from vicreg.common import plots
+from vicreg.common.random_streams import torch_rng
 from vicreg.eval import benchmark, clustering, splits
 from vicreg.eval import benchmark_metrics as bm
 from vicreg.eval.metrics import effective_rank
@@ -17,7 +17,7 @@ from vicreg.eval.tables import as_markdown, as_text, cells
 def problem():
     """Features (300, 6) of three classes that overlap, and their labels."""
     labels = torch.arange(300) % 3
-    return torch.randn(300, 6, generator=step_generator(0)) + torch.eye(6)[labels], labels
+    return torch.randn(300, 6, generator=torch_rng(0, "test")) + torch.eye(6)[labels], labels
 
 
 def toy_split(train_labels, test_labels, location_ids=None):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.augmentations.batch import step_generator
+from vicreg.common.random_streams import torch_rng
 from vicreg.data.base import BaseDataset
 from vicreg.engine import checkpoint
 from vicreg.eval import feature_cache
@@ -20,7 +20,7 @@ class Toy(BaseDataset):
         self.labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
         self.location_ids = np.array([0, 0, 1, 1, 2, 2, 3, 3])
         self.classes, self.mean, self.std, self.patch_size = ["dark", "bright"], [0.5] * 3, [0.2] * 3, 8
-        noise = torch.randint(0, 60, (8, 3, 8, 8), generator=step_generator(seed))
+        noise = torch.randint(0, 60, (8, 3, 8, 8), generator=torch_rng(seed, "test"))
         self.pixels = (noise + 150 * self.labels[:, None, None, None]).to(torch.uint8)
 
     def __len__(self):

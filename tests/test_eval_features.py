@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.augmentations.batch import step_generator
 from vicreg.augmentations.presets import PROBE_VIEW
+from vicreg.common.random_streams import torch_rng
 from vicreg.data.base import BaseDataset, InputSpec
 from vicreg.eval import features
 from vicreg.eval.features import extract_features
@@ -77,7 +77,7 @@ def test_extract_of_a_drawn_view_depends_on_its_generator():
             return ramp.expand(len(indices), 3, 8, 8)
 
     def drawn(seed):
-        return extract_features(Mean(), Steps(), SPEC, CPU, view=PROBE_VIEW, generator=step_generator(seed))
+        return extract_features(Mean(), Steps(), SPEC, CPU, view=PROBE_VIEW, generator=torch_rng(seed, "test"))
 
     assert torch.equal(drawn(1), drawn(1)) and not torch.equal(drawn(1), drawn(2))
     assert len(drawn(1).unique(dim=0)) >= 8  # each of the ten samples has a view of its own; two may coincide
@@ -92,7 +92,7 @@ def test_random_views_do_not_depend_on_processes_and_batch_size(monkeypatch, pro
 
     def extract(batch_size):
         return extract_features(
-            Mean(), Ramps(), SPEC, CPU, batch_size=batch_size, view=PROBE_VIEW, generator=step_generator(3)
+            Mean(), Ramps(), SPEC, CPU, batch_size=batch_size, view=PROBE_VIEW, generator=torch_rng(3, "test")
         )
 
     expected, parts = extract(256), []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.augmentations.batch import step_generator
+from vicreg.common.random_streams import torch_rng
 from vicreg.eval import linear_probe, lr_sweep
 from vicreg.eval.linear_probe import fit_linear_probe, fit_sweep
 from vicreg.eval.lr_sweep import DEFAULT_LRS, LinearSweep, select_lr, train_sweep
@@ -18,7 +18,7 @@ NONE = torch.zeros(300, dtype=torch.bool)
 def problem():
     """Features (300, 6) of three classes that overlap, and their labels."""
     labels = torch.arange(300) % 3
-    return torch.randn(300, 6, generator=step_generator(0)) + torch.eye(6)[labels], labels
+    return torch.randn(300, 6, generator=torch_rng(0, "test")) + torch.eye(6)[labels], labels
 
 
 def train(sweep, features, labels, held_out=NONE, epochs=3, batch_size=64, seed=0):
@@ -43,12 +43,12 @@ def test_sweep_trains_each_head_as_if_it_were_alone(problem):
 def test_sweep_trains_a_head_as_torch_trains_a_linear_layer(problem, select):
     """The first group sees all samples of a batch, the second one those that are not held out."""
     features, labels = problem
-    held_out = torch.rand(300, generator=step_generator(1)) < 0.3
+    held_out = torch.rand(300, generator=torch_rng(1, "test")) < 0.3
     sweep = LinearSweep(6, 3, (0.01, 0.3), weight_decay=1e-2, seed=5, select=True)
     history = train(sweep, features, labels, held_out, batch_size=128, seed=7)
     layer = torch.nn.Linear(6, 3)
     with torch.no_grad():
-        layer.weight.copy_(0.01 * torch.randn(3, 6, generator=torch.Generator().manual_seed(5)))
+        layer.weight.copy_(0.01 * torch.randn(3, 6, generator=torch_rng(5, "initialization")))
         layer.bias.zero_()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.3, momentum=0.9, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)

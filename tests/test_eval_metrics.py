@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.augmentations.batch import step_generator
+from vicreg.common.random_streams import torch_rng
 from vicreg.eval import metrics
 from vicreg.eval.classification import per_class_metrics
 from vicreg.eval.metrics import accuracy, effective_rank
@@ -28,14 +28,14 @@ def test_effective_rank_of_identical_rows_is_one():
 
 
 def test_effective_rank_of_orthonormal_rows_or_columns_is_their_number():
-    basis = torch.linalg.qr(torch.randn(9, 9, generator=step_generator(0)))[0]
+    basis = torch.linalg.qr(torch.randn(9, 9, generator=torch_rng(0, "test")))[0]
     for vectors, number in ((basis[:4], 4), (basis[:, :5], 5), (basis, 9)):
         assert effective_rank(vectors) == pytest.approx(number, rel=1e-4)
 
 
 def test_effective_rank_of_two_equal_singular_values_is_two():
-    u = torch.linalg.qr(torch.randn(8, 2, generator=step_generator(0)))[0]
-    v = torch.linalg.qr(torch.randn(5, 2, generator=step_generator(1)))[0]
+    u = torch.linalg.qr(torch.randn(8, 2, generator=torch_rng(0, "test")))[0]
+    v = torch.linalg.qr(torch.randn(5, 2, generator=torch_rng(1, "test")))[0]
     assert effective_rank(7 * u @ v.T) == pytest.approx(2, rel=1e-4)
 
 

@@ -138,3 +138,39 @@ def test_check_labels_refuses_labels_outside_the_classes(sn7_prepared, position,
     lists[position].labels[5] = label
     with pytest.raises(ValueError, match=rf"1 labels of the {('training', 'validation')[position]} set .*as {label}"):
         check_labels(*lists)
+
+
+@pytest.mark.parametrize("options", ["--views 0 --lr-head 0.1 1", "--views 2 --lr-head 0.1 1"])
+def test_two_processes_give_the_results_and_the_loss_of_one(lists, sn7_prepared, tmp_path, fork, options):
+    expected = evaluate(lists, tmp_path / "one", *options.split())
+    words = [*TOY.split(), "--exp-dir", str(tmp_path / "two"), "--csv-dir", str(sn7_prepared), *options.split()]
+    code = "import sys; from vicreg import evaluate_sn7 as script\n"
+    code += f"script.main(script.get_parser().parse_args({words}))"
+    run = fork(code, tmp_path / "out", processes=2)
+    assert [run.wait(rank) for rank in range(2)] == [0, 0], run.text(0)
+    result = json.loads((tmp_path / "two/freeze_100/result.json").read_text())
+    for name in ("top1", "top5", "best_top1", "knn20_top1", "lr_head", "lr_sweep"):
+        assert result[name] == expected[name]
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in
+             (tmp_path / "one/freeze_100/stats.txt", tmp_path / "two/freeze_100/stats.txt")]  # fmt: skip
+    assert [line["loss"] for line in lines[1]] == pytest.approx([line["loss"] for line in lines[0]], abs=2e-6)
+
+
+def test_finetuning_logs_the_loss_of_all_processes(lists, sn7_prepared, tmp_path, fork):
+    """Not the first process's alone."""
+    options = "--weights finetune --epochs 1 --batch-size 180 --lr-backbone 0.01".split()
+    words = [*TOY.split(), "--exp-dir", str(tmp_path / "two"), "--csv-dir", str(sn7_prepared), *options]
+    code = "import sys, torch; from vicreg import evaluate_sn7 as script, distributed\n"
+    code += "from vicreg.eval import finetune\n"
+    code += "real = finetune.cross_entropy\n"
+    code += "def noted(*given):\n    loss = real(*given)\n    print('local loss', loss.item())\n    return loss\n"
+    code += "finetune.cross_entropy = noted\n"
+    code += f"script.main(script.get_parser().parse_args({words}))"
+    run = fork(code, tmp_path / "out", processes=2)
+    assert [run.wait(rank) for rank in range(2)] == [0, 0], run.text(0)
+    local = [
+        float(line.split()[2]) for rank in range(2) for line in run.text(rank).splitlines() if "local loss" in line
+    ]
+    (line,) = (tmp_path / "two/finetune_100/stats.txt").read_text().splitlines()
+    assert len(local) == 2 and local[0] != local[1]
+    assert json.loads(line)["loss"] == pytest.approx(sum(local) / 2, abs=2e-6)

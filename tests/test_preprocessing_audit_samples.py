@@ -1,15 +1,18 @@
 """The audit's subsets: identifiers are text, unreadable and hidden files do not count, no data is not compared."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 from PIL import Image
 
 from preprocessing.audit import compare, phash, samples
 from tests.test_preprocessing_audit_split import save, texture
-from vicreg.data.image_folder import list_images
+from vicreg.data.image_listing import list_images
+from vicreg.inference.rasters import quiet_georeference
 
 
 def write_list(list_file, **columns):
@@ -54,6 +57,28 @@ def test_a_coco_file_with_a_byte_order_mark_is_read(tmp_path):
     assert samples.from_coco(tmp_path / "a.json").samples == [str(tmp_path / "x.png")]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1], {"images": None}, {"images": [{"file_name": None}]}, {"images": [{}]},
+        {"images": [{"file_name": "a"}], "categories": [{"name": "x"}]},
+        {"images": [{"file_name": "a"}], "annotations": 1},
+    ],
+)  # fmt: skip
+def test_a_malformed_coco_file_is_refused_with_its_path(tmp_path, content):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="a.json: not a COCO file"):
+        samples.from_coco(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("meta", [[1], {"classes": ["one"]}])
+def test_a_list_that_does_not_fit_its_meta_json_is_refused(sn7_prepared, tmp_path, meta):
+    (tmp_path / "val.csv").write_bytes((sn7_prepared / "val.csv").read_bytes())
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="meta.json.*again"):
+        samples.from_list(tmp_path / "val.csv")
+
+
 def test_samples_that_cannot_be_read_are_not_part_of_the_fractions(tmp_path):
     for number in range(4):
         save(tmp_path / "train" / f"{number}.png", texture(number))
@@ -64,6 +89,12 @@ def test_samples_that_cannot_be_read_are_not_part_of_the_fractions(tmp_path):
     found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
     assert (found["val"]["samples"], found["val"]["unreadable"]) == (4, 2)
     assert found["exact"]["fraction"] == found["overlap"]["fraction"] == 0.5
+
+
+def test_a_pipe_with_the_name_of_an_image_is_unreadable_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="a.jpg: not a regular file"):
+        samples.open_image(tmp_path / "a.jpg")
 
 
 def test_hidden_files_of_macos_and_windows_are_no_samples(tmp_path):
@@ -102,6 +133,21 @@ def test_transparent_pixels_are_no_data_whatever_their_color(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "b.png")
     first, second = (samples.open_image(tmp_path / f"{name}.png") for name in "ab")
     assert (first == second).all() and (first[:20] == 0).all() and (first[20:] == texture(1)[20:]).all()
+
+
+def test_16_bit_and_float_images_are_compared_by_their_relative_values(tmp_path):
+    for part, numbers in (("train", range(6)), ("val", [0, 1, 20, 21])):
+        for number in numbers:
+            path, pixels = tmp_path / part / f"{number}.tif", texture(number).astype(np.uint16) * 12  # up to 3060
+            path.parent.mkdir(exist_ok=True)
+            dtype = "float32" if number == 1 else "uint16"
+            profile = {"driver": "GTiff", "count": 3, "height": 64, "width": 64, "dtype": dtype}
+            with quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
+                raster.write((np.rot90(pixels) if part == "val" else pixels).transpose(2, 0, 1).astype(dtype))
+    Image.fromarray(texture(3)[..., 0].astype(np.uint16) * 12).save(tmp_path / "val" / "gray.png")
+    found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
+    assert (found["near"]["excluded_train"], found["val"]["unreadable"]) == (0, 0)
+    assert sorted((v, t) for v, t, _ in found["near"]["pairs"]) == [(0, 0), (1, 1)]
 
 
 def wedge(pixels, cut):

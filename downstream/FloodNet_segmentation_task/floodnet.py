@@ -136,7 +136,7 @@ def split_pairs(pairs: Sequence[Pair], val_fraction: float, seed: int) -> tuple[
     if not 0 < val_fraction < 1:
         raise ValueError(f"--val-fraction {val_fraction:g}: more than 0 and less than 1 is needed")
     tiles, groups = [str(pair.tile) for pair in pairs], [pair.group for pair in pairs]
-    held_out = held_out_groups(tiles, val_fraction, [seed, 3], groups)
+    held_out = held_out_groups(tiles, val_fraction, seed, groups, "floodnet_split")
     if not held_out.any():
         one = "tile" if pairs and pairs[0].tile != pairs[0].image else "image"
         raise ValueError(

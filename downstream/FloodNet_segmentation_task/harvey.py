@@ -76,7 +76,7 @@ def split_tiles(tiles: Sequence[Tile], val_fraction: float, seed: int) -> dict[s
             f"{len(tiles)} tile(s), one of them held out: nothing is left to train on; add tiles or set "
             "--val-fraction 0"
         )
-    held_out = held_out_groups(range(len(tiles)), val_fraction, [seed, 4])
+    held_out = held_out_groups(range(len(tiles)), val_fraction, seed, stream="harvey_split")
     parts = {"train": ~held_out, "val": held_out}
     return {name: [tiles[index] for index in np.flatnonzero(mask)] for name, mask in parts.items()}
 

@@ -11,6 +11,7 @@ from torch import nn
 from downstream.FloodNet_segmentation_task.config import TASK, FloodConfig
 from vicreg.augmentations.batch import normalize
 from vicreg.common.logger import log
+from vicreg.common.random_streams import stream_seed
 from vicreg.engine.checkpoint import load_task
 from vicreg.engine.finetune import build_backbone
 from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD
@@ -80,7 +81,7 @@ def build_model(config: FloodConfig, checkpoint: dict[str, Any]) -> tuple[Segmen
         log(f"{config.decoder} over {info['arch']} from {config.init_from}: all {len(weights)} tensors")
         return model, info
     backbone, info = build_backbone(config, checkpoint)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed, "initialization"))
     model = Segmenter(info["arch"], config.decoder, len(config.classes), info["mean"], info["std"])
     if not checkpoint:
         log(load_encoder(model, backbone))

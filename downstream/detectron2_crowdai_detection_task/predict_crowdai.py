@@ -49,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Process the images one after the other."""
-    cli.positive(args, "window")
+    cli.check_positive(args, "window")
     if not 0 <= args.overlap <= 0.9:
         raise ValueError(f"--overlap {args.overlap:g}: 0 to 0.9 is needed")
     if args.levels and args.levels[0] >= args.levels[1]:

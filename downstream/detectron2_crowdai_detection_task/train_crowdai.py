@@ -117,7 +117,7 @@ def run_process(args, cfg, splits, run):
 
     if comm.get_world_size() == 1:
         return train(args, cfg, splits, run)
-    os.environ["RANK"] = str(comm.get_rank())  # the first one prints errors
+    os.environ["LOCAL_RANK"] = str(comm.get_local_rank())  # the first one prints errors
     return cli.run(lambda args: train(args, cfg, splits, run), args)
 
 

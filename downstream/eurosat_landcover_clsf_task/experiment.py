@@ -12,6 +12,7 @@ from downstream.eurosat_landcover_clsf_task.linear_probe import probe
 from downstream.eurosat_landcover_clsf_task.results import write_results
 from vicreg import distributed
 from vicreg.common.logger import log
+from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec
 from vicreg.engine.checkpoint import check_samples
 from vicreg.engine.config import plan_run
@@ -49,7 +50,7 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
     def describe(step: int) -> dict[str, Any]:
         return {"backbone": info, "task": task}
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed, "initialization"))
     model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(split.train.classes)), config.frozen)
     plan = plan_run(config, len(split.train), device, folder.batch_size)
     log(

@@ -9,9 +9,9 @@ from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from downstream.eurosat_landcover_clsf_task.dataset import EurosatSplit
 from downstream.eurosat_landcover_clsf_task.inference import extract, predict_logits
 from downstream.eurosat_landcover_clsf_task.transforms import TURNS
-from vicreg.augmentations.batch import step_generator
 from vicreg.common.config import to_dict
 from vicreg.common.logger import MetricLogger, log
+from vicreg.common.random_streams import torch_rng
 from vicreg.data.base import InputSpec
 from vicreg.engine import checkpoint, parallel
 from vicreg.engine.config import RunPlan
@@ -94,7 +94,7 @@ def fit_head(
     train = split.train
     extracted = [extract(model.backbone, train, spec, bf16)]
     for number in range(1, config.views):
-        generator = step_generator(config.seed, number)
+        generator = torch_rng(config.seed, "training_views", number)
         extracted.append(extract(model.backbone, train.rotated(number), spec, bf16, TURNS, generator))
     head, lr, scores = fit_linear_probe(
         torch.stack(extracted), train.labels, None, len(train.classes), config.lr_head,

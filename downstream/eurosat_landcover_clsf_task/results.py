@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from downstream.eurosat_landcover_clsf_task.config import TASK, EurosatConfig
@@ -14,6 +13,7 @@ from vicreg.common.config import to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.common.plots import plot_confusion_matrix, save_predictions
+from vicreg.common.random_streams import rng
 from vicreg.data.base import InputSpec
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.engine.checkpoint import save_backbone
@@ -83,7 +83,7 @@ def plot_examples(path: Path, scenes: Scenes, probabilities: torch.Tensor, seed:
         seed: Seed of the random choice.
     """
     confidence, predicted = probabilities.max(1)
-    order = torch.from_numpy(np.random.default_rng([seed, 3]).permutation(len(scenes)))
+    order = torch.from_numpy(rng(seed, "example_images").permutation(len(scenes)))
     wrong = torch.nonzero(predicted != scenes.labels)[:, 0]
     wrong = wrong[confidence[wrong].argsort(descending=True)][:EXAMPLES]
     chosen = torch.cat([order[:EXAMPLES], wrong])

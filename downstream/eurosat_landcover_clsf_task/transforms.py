@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from vicreg.augmentations import presets
-from vicreg.augmentations.batch import augment_batch, step_generator
+from vicreg.augmentations.batch import augment_batch
+from vicreg.common.random_streams import torch_rng
 
 WHOLE_VIEW = dataclasses.replace(presets.PLAIN, fraction=1.0)
 # from above no direction is special: with a transposition of every second sample, flips give all eight orientations
@@ -46,5 +47,5 @@ def training_view(
     views = augment_batch(images, view, size, batch_size=len(images), rank=0, seed=seed, step=step, device=device)
     if view is not TURNS:
         return views
-    transposed = torch.rand(len(views), generator=step_generator(seed, step, 1)) < 0.5
+    transposed = torch.rand(len(views), generator=torch_rng(seed, "transpose", step)) < 0.5
     return torch.where(transposed.to(device)[:, None, None, None], views.transpose(2, 3), views)

@@ -153,11 +153,11 @@ def all_hashes(thumbnails: np.ndarray, shifts: tuple[int, ...] = SHIFTS, dihedra
     return np.ascontiguousarray(np.moveaxis(hashes, 0, 1)).reshape(len(coefficients), -1, hashes.shape[-1])
 
 
-def popcount(words: np.ndarray) -> np.ndarray:
+def popcount(values: np.ndarray) -> np.ndarray:
     """Count the bits that are set in each uint64 of an array."""
     if hasattr(np, "bitwise_count"):  # NumPy 2
-        return np.bitwise_count(words)
-    pairs = words - ((words >> np.uint64(1)) & np.uint64(0x5555555555555555))
+        return np.bitwise_count(values)
+    pairs = values - ((values >> np.uint64(1)) & np.uint64(0x5555555555555555))
     fours = (pairs & np.uint64(0x3333333333333333)) + ((pairs >> np.uint64(2)) & np.uint64(0x3333333333333333))
     eights = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return ((eights * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.uint8)

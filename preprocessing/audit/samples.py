@@ -9,13 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from preprocessing.text_files import read_csv, read_json
 from vicreg.data.fmow import read_timestamp
-from vicreg.data.image_folder import image_paths
 from vicreg.data.image_io import IMAGE_SUFFIXES
+from vicreg.data.image_listing import image_paths
 from vicreg.data.leakage import location_keys
 from vicreg.data.sn7_format import cut_patches, read_mosaic, read_patch_list
+from vicreg.inference.rasters import quiet_georeference
 
 Position = tuple[float, float]  # longitude, latitude in degrees
 
@@ -45,24 +47,53 @@ class Subset(NamedTuple):
 def open_image(path: str | Path) -> np.ndarray:
     """Decode an image file to uint8 (H, W, 3). Transparent pixels are black.
 
+    Pixels of more than 8 bits are stretched to the image's own range, because hashes depend on relative values only.
+
     Raises:
-        ValueError: The file is not an image, is truncated, or has more than 8 bits per channel.
+        ValueError: The file is not an image or is truncated.
         OSError: There is no such file.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path}: not a regular file")
     try:
         with Image.open(path) as image:
-            if image.mode[:1] in "IF":
-                raise ValueError(f"{path}: pixels of mode {image.mode}; 8 bits per channel expected")
+            if _is_deep(image):
+                return _read_raster(path)
             if "A" not in image.getbands() and "transparency" not in image.info:
                 return np.asarray(image.convert("RGB"))
             pixels = np.asarray(image.convert("RGBA"))
             return np.where(pixels[..., 3:] == 0, np.uint8(0), pixels[..., :3])
     except UnidentifiedImageError as error:
+        if Path(path).suffix.lower() in (".tif", ".tiff"):  # Pillow does not know all layouts of bands
+            return _read_raster(path)
         raise ValueError(f"{path}: not an image that Pillow can read") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         if not Path(path).is_file():
             raise
         raise ValueError(f"{path}: cannot be decoded ({error})") from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether an image has more than 8 bits per channel, which Pillow would cut off without a warning."""
+    bits = image.tag_v2.get(258, 8) if isinstance(image, TiffImageFile) else 8  # BitsPerSample
+    return image.mode[:1] in "IF" or np.max(bits) > 8 or any("16" in str(tile[3]) for tile in image.tile)
+
+
+def _read_raster(path: str | Path) -> np.ndarray:
+    """Read the first one or three bands of a raster; types other than uint8 are stretched to 0..255."""
+    import rasterio
+
+    try:
+        with quiet_georeference(), rasterio.open(path) as raster:
+            bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
+            pixels = raster.read(bands).transpose(1, 2, 0)
+    except rasterio.errors.RasterioError as error:
+        raise ValueError(f"{path}: cannot be decoded ({error})") from error
+    if pixels.dtype == np.uint8:
+        return pixels
+    pixels = np.nan_to_num(pixels.astype(np.float64))
+    low, high = pixels.min(), pixels.max()
+    return np.rint((pixels - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
 
 
 def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
@@ -79,6 +110,8 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
     path = Path(path)
     meta_file = path.with_name("meta.json")
     meta = read_json(meta_file) if meta_file.is_file() else {}
+    if not isinstance(meta, dict):
+        raise ValueError(f"{meta_file}: not a JSON object; write the list again")
     source, class_names = data_dir or meta.get("source"), meta.get("classes")
     table = read_csv(path) if path.is_file() and path.stat().st_size else pd.DataFrame()
     if {"path", "location"} <= set(table.columns):
@@ -88,9 +121,12 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
         read, position = (lambda index: open_image(files[index])), (lambda index: _position(files[index]))
     else:
         table = read_patch_list(path)
-        labels = [class_names[label] for label in table.label] if class_names else table.label
-        samples = [f"{image} patch {k}" for image, k in zip(table.image_id, table.patch, strict=True)]
-        read, kind = _patch_reader(path, table, source, meta.get("grid", 4)), "location (AOI, patch position)"
+        try:
+            labels = [class_names[label] for label in table.label] if class_names else table.label
+            samples = [f"{image} patch {k}" for image, k in zip(table.image_id, table.patch, strict=True)]
+            read, kind = _patch_reader(path, table, source, meta.get("grid", 4)), "location (AOI, patch position)"
+        except (TypeError, IndexError) as error:
+            raise ValueError(f"{path}: its rows do not fit {meta_file} ({error}); write both again") from error
         position = None
     if table.empty:
         raise ValueError(f"{path}: no rows")
@@ -163,10 +199,10 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
         raise FileNotFoundError(f"no COCO file {path}")
     try:
         content = read_json(path)
-        names = [image["file_name"] for image in content["images"]]
+        names = [image["file_name"].replace("\\", "/") for image in content["images"]]
         categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         labels = [annotation["category_id"] for annotation in content.get("annotations", [])]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a COCO file ({type(error).__name__}: {error})") from error
     if not names:
         raise ValueError(f"{path}: no images")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.problems import Problem, count_kinds
+from vicreg.common.random_streams import rng
 from vicreg.data.broken_files import find_broken, map_in_threads
 from vicreg.data.fmow import COLUMNS, UNKNOWN, parse_image_name, read_timestamp
 from vicreg.data.image_dataset import ImageDataset
@@ -120,7 +121,7 @@ def describe(
     splits = list(dict.fromkeys(table.split))
     labels = np.searchsorted(classes, table["class"])
     first = table[table.split == splits[0]]
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(first))[:stats_images])
+    chosen = np.sort(rng(seed, "channel_statistics").permutation(len(first))[:stats_images])
     paths = [Path(data_dir) / path for path in first.path.iloc[chosen]]
     mean, std = channel_statistics(ImageDataset(paths, np.zeros(len(chosen)), []))
     meta = {

@@ -7,21 +7,15 @@ its own rows. The views therefore do not depend on the device, on the number of 
 import functools
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
 from vicreg import distributed
 from vicreg.augmentations.functional import color_jitter, crop_resize, gaussian_blur, grayscale, solarize
 from vicreg.augmentations.presets import Augmentation
 from vicreg.augmentations.random_crop import MAX_TRIES, log_aspect_range, resized_crop_size, square_crop_side
+from vicreg.common.random_streams import stream_seed, torch_rng
 
 Params = dict[str, torch.Tensor]
-
-
-def step_generator(*counters: int) -> torch.Generator:
-    """Return a CPU generator that depends on the counters alone, such as (seed, step, view)."""
-    seed = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed & np.uint64(2**63 - 1)))
 
 
 def sample_params(view: Augmentation, n: int, height: int, width: int, generator: torch.Generator) -> Params:
@@ -159,7 +153,7 @@ def augment_batch(
     n = len(images)
     start, stop = (n * index // num_micro_batches for index in (micro_batch, micro_batch + 1))
     height, width = images.shape[-2:]
-    params = sample_params(view, batch_size, height, width, step_generator(seed, step, view_index))
+    params = sample_params(view, batch_size, height, width, torch_rng(seed, "augmentation", step, view_index))
     params = {key: value[rank * n + start : rank * n + stop] for key, value in params.items()}
     return apply(images[start:stop].to(device, non_blocking=True), params, size, view.blur_kernel)
 
@@ -205,4 +199,4 @@ def augment_pair(
 
 def seed_step(seed: int, step: int, micro_batch: int = 0) -> None:
     """Seed the global generator for one forward pass: dropout, stochastic depth."""
-    torch.manual_seed(step_generator(seed, step, distributed.rank(), micro_batch).initial_seed())
+    torch.manual_seed(stream_seed(seed, "model", step, distributed.rank(), micro_batch))

@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -145,7 +146,9 @@ def _wait_for_launcher(collective: bool) -> None:
 
 
 def _print_error(message: str) -> None:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
+    rank = os.environ.get("RANK", "0")
+    where = "" if rank == "0" else f"rank {rank} on {socket.gethostname()}: "
+    print(f"{Path(sys.argv[0]).stem}: {where}{message}", file=sys.stderr, flush=True)
 
 
 def _exit(code: int) -> NoReturn:

@@ -98,7 +98,7 @@ def read_crops(
     from PIL import Image
 
     with open_image(path) as opened:
-        operation = _TRANSPOSE.get(_orientation(opened) or 1)
+        operation = _TRANSPOSE.get(exif_orientation(opened))
         swaps_axes = operation in ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
         width, height = opened.size[::-1] if swaps_axes else opened.size
         boxes = [sample_crop_box(view, height, width, np.random.default_rng(seed)) for view, seed in crops]
@@ -120,12 +120,12 @@ def read_crops(
         return results
 
 
-def _orientation(image: Image) -> int | None:
-    """Return EXIF's orientation; None if there is none, or if the EXIF block (not the image) is broken."""
+def exif_orientation(image: Image) -> int:
+    """Return EXIF's orientation, 1 to 8; 1 (upright) also if the EXIF block, but not the image, is broken."""
     try:
-        return image.getexif().get(_ORIENTATION)
+        return image.getexif().get(_ORIENTATION, 1)
     except (SyntaxError, ValueError, KeyError, struct.error):
-        return None
+        return 1
 
 
 def _as_rgb(image: Image) -> Image:

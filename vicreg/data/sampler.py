@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vicreg.common.random_streams import rng
 from vicreg.data.base import SampleKey
 
 
@@ -24,8 +25,8 @@ def epoch_order(n: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         A permutation of range(n), and int64 numbers (n,) in [0, 2^63 - 1): the seed of each position, which decides
         everything random about loading that sample, such as the other image of its pair.
     """
-    rng = np.random.default_rng([seed, epoch])
-    return rng.permutation(n), rng.integers(0, 2**63 - 1, n)
+    generator = rng(seed, "order", epoch)
+    return generator.permutation(n), generator.integers(0, 2**63 - 1, n)
 
 
 class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from vicreg.augmentations.presets import Augmentation, without_crop
+from vicreg.common.random_streams import rng
 from vicreg.data.base import LabeledDataset, SampleKey
 
 HELD_OUT = 0.1  # fraction of the training locations that selects the learning rate of a linear head
@@ -36,7 +37,7 @@ def stratified_subset(labels: npt.ArrayLike, fraction: float, seed: int) -> np.n
         Sorted int64 array of indices.
     """
     labels = np.asarray(labels)
-    random = np.random.default_rng([seed, 1])
+    random = rng(seed, "label_subset")
     chosen = []
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
@@ -62,11 +63,11 @@ def held_out_images(labels: npt.ArrayLike, fraction: float, seed: int) -> np.nda
     """
     check_fraction(fraction)
     labels = np.asarray(labels)
-    rng = np.random.default_rng(seed)
+    generator = rng(seed, "held_out_images")
     classes, sizes = np.unique(labels, return_counts=True)
     wanted = sizes * fraction
     quota = np.minimum(np.floor(wanted).astype(int), sizes - 1)
-    order = np.lexsort((rng.permutation(len(classes)), -(wanted - quota)))  # equal remainders in random order
+    order = np.lexsort((generator.permutation(len(classes)), -(wanted - quota)))  # equal remainders in random order
     left_over = max(1, round(len(labels) * fraction)) - quota.sum()
     for index in [index for index in order if quota[index] < sizes[index] - 1][: max(0, left_over)]:
         quota[index] += 1
@@ -74,20 +75,25 @@ def held_out_images(labels: npt.ArrayLike, fraction: float, seed: int) -> np.nda
         raise ValueError("every class has one image only, so none can be held out for validation")
     held_out = np.zeros(len(labels), bool)
     for label, count in zip(classes, quota, strict=True):
-        held_out[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+        held_out[generator.permutation(np.flatnonzero(labels == label))[:count]] = True
     return held_out
 
 
 def held_out_groups(
-    groups: npt.ArrayLike, fraction: float, seed: int | Sequence[int], labels: npt.ArrayLike | None = None
+    groups: npt.ArrayLike,
+    fraction: float,
+    seed: int,
+    labels: npt.ArrayLike | None = None,
+    stream: str = "held_out_groups",
 ) -> np.ndarray:
     """Hold out random whole groups, such as locations or tiles: of all of them, or the same fraction of each class.
 
     Args:
         groups: Group of each sample (n,), integers or strings.
         fraction: Fraction of the groups in (0, 1): at least one, never all. A single group is not held out.
-        seed: Seed of the choice; several integers for a purpose that needs numbers of its own.
+        seed: Seed of the choice.
         labels: Class of each sample (n,), to hold out groups of each class; None to take all samples for one class.
+        stream: Name of the random stream.
 
     Returns:
         Bool array (n,), True for held out; all False if no class has two groups.
@@ -95,7 +101,7 @@ def held_out_groups(
     check_fraction(fraction)
     groups = np.asarray(groups)
     labels = np.zeros(len(groups), int) if labels is None else np.asarray(labels)
-    random = np.random.default_rng(seed)
+    random = rng(seed, stream)
     held_out = np.zeros(len(groups), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -117,7 +123,7 @@ def held_out_subset(labels: npt.ArrayLike, location_ids: npt.ArrayLike, fraction
     Returns:
         Sorted int64 array of indices, see ``held_out_groups``.
     """
-    return np.flatnonzero(held_out_groups(location_ids, fraction, [seed, 2], labels))
+    return np.flatnonzero(held_out_groups(location_ids, fraction, seed, labels, "held_out_subset"))
 
 
 class LabeledSubset(torch.utils.data.Dataset):

@@ -11,6 +11,7 @@ from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
 from vicreg.common.logger import log
 from vicreg.common.plots import save_view_pairs
+from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
 from vicreg.engine.checkpoint import save_backbone
 from vicreg.engine.config import RunPlan, plan_run
@@ -135,7 +136,7 @@ def start_run(
     bound = None
     if hasattr(config.criterion, "lower_bound"):
         bound = round(config.criterion.lower_bound(plan.batch_size, config.widths[-1]), 4)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed, "initialization"))
     model = VICReg(create_backbone(config.arch, config.in_chans), config.widths)
     if config.init_from and not folder.checkpoint:
         log(init_backbone(model.backbone, config.init_from, config.arch, config.in_chans))

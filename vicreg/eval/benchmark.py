@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vicreg.common import cli, files, plots
+from vicreg.common import cli, files, plots, random_streams
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.data.leakage import format_overlap, overlap
@@ -156,7 +156,7 @@ def _save_figures(
     test: torch.Tensor,
 ) -> None:  # fmt: skip
     """Write a t-SNE map of the test samples, and some of them with their nearest training samples."""
-    rng = np.random.default_rng([config.seed, 7])
+    rng = random_streams.rng(config.seed, "embedding_map")
     shown = np.sort(rng.permutation(len(test))[: config.map_samples])
     if len(shown) > 2:
         title = f"{name}: t-SNE of {len(shown)} of {len(test)} test samples"

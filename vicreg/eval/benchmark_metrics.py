@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vicreg.common import random_streams
 from vicreg.data.subsets import stratified_subset
 from vicreg.eval import clustering, knn, metrics
 from vicreg.eval.linear_probe import fit_sweep, sweep_accuracies
@@ -169,7 +170,7 @@ def geometry_metrics(split: EvalSplit, train: torch.Tensor, test: torch.Tensor, 
     pairs = metrics.positive_pairs(split.test.location_ids, seed)
     if len(pairs):
         result["alignment"] = metrics.alignment(test, pairs)
-    subset = np.random.default_rng([seed, 6]).permutation(len(test))[:_MAX_UNIFORMITY_SAMPLES]
+    subset = random_streams.rng(seed, "uniformity_subset").permutation(len(test))[:_MAX_UNIFORMITY_SAMPLES]
     return {**result, "uniformity": metrics.uniformity(test[torch.from_numpy(subset).to(test.device)])}
 
 

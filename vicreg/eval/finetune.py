@@ -14,6 +14,7 @@ from vicreg import distributed
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common.logger import MetricLogger
+from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset
@@ -69,7 +70,7 @@ def finetune(
     Returns:
         ``top1`` and ``top5`` on the validation set after each epoch.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(stream_seed(seed, "initialization"))
     heads = LinearHeads(1, feature_dim(backbone), len(train.classes)).to(device)
     model = Classifier(copy.deepcopy(backbone), heads, frozen=False)
     groups = [

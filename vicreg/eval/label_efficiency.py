@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from vicreg import distributed
-from vicreg.augmentations.batch import step_generator
 from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
+from vicreg.common.random_streams import torch_rng
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.subsets import check_percent, stratified_subset
 from vicreg.eval.features import extract_features
@@ -115,7 +115,13 @@ class FrozenFeatures:
         self._views = [extract_features(backbone, train, spec, device, self._indices)] if len(self._indices) else []
         for number in range(1, views):
             view = extract_features(
-                backbone, train, spec, device, self._indices, view=PROBE_VIEW, generator=step_generator(seed, number)
+                backbone,
+                train,
+                spec,
+                device,
+                self._indices,
+                view=PROBE_VIEW,
+                generator=torch_rng(seed, "training_views", number),
             )
             self._views.append(view.cpu())
 

@@ -80,12 +80,13 @@ def cached_batches(
         seed: Seed of order and views.
     """
     views = features if features.dim() == 3 else features[None]
+    labels, held_out = labels.to(views.device), held_out.to(views.device)
     for epoch in range(epochs):
         order, draws = (torch.from_numpy(values) for values in epoch_order(len(labels), seed, epoch))
         order, view = order.to(views.device), (draws % len(views)).to(views.device)
         for begin in range(0, len(labels) // batch_size * batch_size, batch_size):
             rows = order[begin : begin + batch_size]
-            yield views[view[begin : begin + batch_size], rows], labels[rows.to(labels.device)], held_out[rows.cpu()]
+            yield views[view[begin : begin + batch_size], rows], labels[rows], held_out[rows]
 
 
 def sweep_accuracies(

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from vicreg.common.random_streams import torch_rng
+
 DEFAULT_LRS = tuple(float(f"{10 ** (n / 2 - 3):.3g}") for n in range(13))  # 0.001 to 1000, two per decade
 FeatureBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # features (n, F), labels (n,), held out: bool (n,)
 
@@ -46,7 +48,7 @@ class LinearSweep:
         self.lrs, self.num_classes, self.groups = tuple(sorted(set(lrs))), num_classes, 1 + select
         self.weight_decay, self.momentum, self.device = weight_decay, momentum, torch.device(device)
         heads = self.groups * len(self.lrs)
-        initial = 0.01 * torch.randn(num_classes, num_features, generator=torch.Generator().manual_seed(seed))
+        initial = 0.01 * torch.randn(num_classes, num_features, generator=torch_rng(seed, "initialization"))
         self.weight = initial.to(self.device, dtype).repeat(heads, 1)
         self.bias = torch.zeros(heads * num_classes, device=self.device, dtype=dtype)
         self._velocity = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]

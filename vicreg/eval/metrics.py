@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from vicreg.common import random_streams
 from vicreg.data.pairs import TemporalPairs
 
 COLLAPSE_STD = 0.05  # of the embeddings; VICReg aims at 1, and a run at its lower bound stays near 0.5
@@ -81,7 +82,7 @@ def positive_pairs(location_ids: np.ndarray, seed: int = 0) -> np.ndarray:
         int64 array (m, 2) of indices; m = 0 if no location has two samples.
     """
     pairs = TemporalPairs(location_ids)
-    draws = np.random.default_rng([seed, 4]).integers(0, 2**63 - 1, len(location_ids))
+    draws = random_streams.rng(seed, "alignment_pairs").integers(0, 2**63 - 1, len(location_ids))
     positives = [pairs.positive_index(index, int(draw)) for index, draw in enumerate(draws)]
     indices = np.stack([np.arange(len(location_ids)), np.array(positives, np.int64)], 1)
     return indices[indices[:, 0] != indices[:, 1]]
@@ -158,7 +159,7 @@ def bootstrap_ci(
         sizes = np.bincount(group).astype(np.float64)
     else:
         sums, sizes = table, np.ones(len(table))
-    rng, means = np.random.default_rng([seed, 3]), []
+    rng, means = random_streams.rng(seed, "bootstrap"), []
     chunk = max(1, _MAX_TABLE_SIZE // len(sizes))
     for begin in range(0, resamples, chunk):
         # how often each group is drawn: the same as drawing len(sizes) of them one after the other

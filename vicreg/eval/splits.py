@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vicreg.common import random_streams
 from vicreg.data.base import LabeledDataset
 from vicreg.data.sn7 import SN7Patches
 
@@ -125,7 +126,7 @@ def aoi_retrieval_split(
         ValueError: An AOI cannot be divided.
     """
     dataset = SN7Patches(csv_dir / "all.csv", data_dir=data_dir)
-    table, rng = dataset.table, np.random.default_rng([seed, 5])
+    table, rng = dataset.table, random_streams.rng(seed, "aoi_retrieval_split")
     units = table.patch if split == "patches" else table.year * 12 + table.month
     seen = np.zeros(len(table), bool)
     for aoi, aoi_units in units.groupby(table.aoi):

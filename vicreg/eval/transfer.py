@@ -152,10 +152,8 @@ def probe_frozen(
     batch_size = local_batch_size(config.batch_size, len(run.indices)) * distributed.world_size()
     steps_per_epoch = len(run.indices) // batch_size
     if config.views:
-        labels = train.labels[run.indices].to(device)
-        batches = cached_batches(
-            features.views(run.indices), labels, run.held_out_mask, batch_size, config.epochs, run.seed
-        )
+        views, labels = features.views(run.indices), train.labels[run.indices]
+        batches = cached_batches(views, labels, run.held_out_mask, batch_size, config.epochs, run.seed)
     else:
         batches = _augmented_batches(config, run, backbone, train, spec, device, batch_size)
     history: list[list[dict[str, float]]] = []

@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vicreg.common.logger import log
-from vicreg.data.image_io import IMAGE_SUFFIXES
+from vicreg.data.image_io import IMAGE_SUFFIXES, is_image_name
 
 
 def find_images(paths: Iterable[str | Path], out_dir: str | Path, recursive: bool = False) -> list[Path]:
@@ -106,4 +106,4 @@ def raise_failures(failures: Sequence[str], count: int) -> None:
 
 def _is_image(path: Path) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES
+    return not hidden and is_image_name(path.name)

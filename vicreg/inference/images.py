@@ -1,7 +1,6 @@
 """Decode image files as 8-bit RGB: one rule for orientation, depth and bands in training and prediction."""
 
 import math
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vicreg.data.image_io import WHOLE, open_image, read_crops
+from vicreg.data.image_io import WHOLE, exif_orientation, open_image, read_crops
 from vicreg.inference.rasters import TIFF, ImageReader, RasterReader, Scale, open_raster, resize, unreadable
 
 
@@ -61,7 +60,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with open_raster(path) as raster:
             return raster.width, raster.height
     with _decoding(path), open_image(path) as image:
-        orientation = _orientation(image)
+        orientation = exif_orientation(image)
         return image.size[::-1] if orientation >= 5 else image.size
 
 
@@ -88,7 +87,7 @@ def load_rgb(
         with _decoding(path), open_image(path) as image:
             if not is_deep(image):
                 if min_size and image.format == "JPEG":
-                    size = min_size[::-1] if _orientation(image) >= 5 else min_size
+                    size = min_size[::-1] if exif_orientation(image) >= 5 else min_size
                     image.draft(None, tuple(math.ceil(side) for side in size))
                 return _upright(image).convert("RGB")
     with RasterReader(path, levels=levels) as reader:
@@ -164,12 +163,4 @@ def _upright(image: Any) -> Any:
 def _transpose(image: Any) -> Any:
     from PIL import ImageOps
 
-    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-
-
-def _orientation(image: Any) -> int:
-    """Return EXIF's orientation, 1 to 8; 1 (upright) also where the EXIF block, but not the image, is broken."""
-    try:
-        return image.getexif().get(0x0112, 1)
-    except (SyntaxError, ValueError, KeyError, struct.error):
-        return 1
+    return image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from vicreg.common.random_streams import stream_seed
 from vicreg.models.baselines import ChannelStatistics, PooledPixels
 from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, format_keys, match_state_dict, read_weights
 
@@ -228,7 +229,7 @@ def _create_baseline(name: str, info: BackboneInfo, seed: int) -> nn.Module:
         raise ValueError(f"--pretrained {name} needs --arch, for example --arch resnet18")
     if name == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(stream_seed(seed, "random_backbone"))
             backbone = create_backbone(arch, in_chans)
         info["report"] = f"{arch} with random weights (seed {seed})"
         return backbone
