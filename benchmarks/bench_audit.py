@@ -29,7 +29,7 @@ import pandas as pd
 from PIL import Image
 
 from vicreg.common import cli
-from vicreg.data.image_folder import list_images
+from vicreg.data.image_listing import list_images
 from vicreg.data.sn7 import SN7Patches
 
 

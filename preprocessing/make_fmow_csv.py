@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from preprocessing.fmow import index
 from preprocessing.problems import format_problems
-from preprocessing.sn7 import writer
 from vicreg.common import cli, files
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "data" / "fmow"
@@ -68,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     table, meta = index.describe(table, args.data_dir, args.stats_images, args.seed)
     with files.partial_folder(args.out_dir) as partial:
         names = index.write_lists(table, meta, partial)
-        writer.publish(partial, args.out_dir, names)
+        files.publish(partial, args.out_dir, names)
     print(index.summary(meta, problems, args.out_dir, time.perf_counter() - started))
 
 

@@ -25,10 +25,9 @@ if __name__ == "__main__":  # scripts run from a bare clone
 import pandas as pd
 
 from preprocessing import folder_split
-from preprocessing.sn7 import writer
 from vicreg.common import cli, files
 from vicreg.data import subsets
-from vicreg.data.image_folder import list_images
+from vicreg.data.image_listing import list_images
 
 OUTPUTS = ("train.txt", "val.txt", "train.csv", "val.csv", "meta.json")
 
@@ -77,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
             part.to_csv(partial / f"{name}.csv", index=False)
             (partial / f"{name}.txt").write_text("".join(f"{path}\n" for path in part.path), encoding="utf-8")
         (partial / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        writer.publish(partial, args.out_dir, OUTPUTS)
+        files.publish(partial, args.out_dir, OUTPUTS)
     print(folder_split.summary(parts, listing.classes, rule))
     print(f"written to {args.out_dir} in {time.perf_counter() - started:.1f} s; next, audit the split: "
           f"python preprocessing/audit_split.py {args.out_dir}")  # fmt: skip

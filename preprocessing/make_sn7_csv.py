@@ -93,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
         split = {"rule": args.split, "fraction": fraction, "seed": args.seed}
         table, meta = writer.describe(packed, aoi_places, args.label, args.grid, split, args.data_dir)
         writer.write_lists(table, meta, partial)
-        writer.publish(partial, args.out_dir)
+        files.publish(partial, args.out_dir, writer.OUTPUTS)
     print(writer.summary(meta, problems, args.out_dir, time.perf_counter() - started))
 
 

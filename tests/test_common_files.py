@@ -130,3 +130,22 @@ def test_checkpoint_has_the_same_bytes_under_any_name_and_the_permissions_of_the
     os.umask(umask)
     assert stat.S_IMODE((tmp_path / "a.pth").stat().st_mode) == 0o666 & ~umask
     assert checkpoint_io.load(tmp_path / "a.pth")["weight"].tolist() == [0, 1, 2]
+
+
+def test_publish_replaces_the_outputs_and_moves_meta_json_last(tmp_path, monkeypatch):
+    out, moved = tmp_path / "out", []
+    for name in ("all.csv", "old.npy", "meta.json"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("old")
+    (out / "train").mkdir()
+    (out / "train" / "old.png").touch()
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (moved.append(target.name), replace(source, target)))
+    with files.partial_folder(out) as partial:
+        (partial / "train").mkdir()
+        for name in ("all.csv", "meta.json", "train/new.png"):
+            (partial / name).write_text("new")
+        files.publish(partial, out, ("all.csv", "old.npy", "meta.json", "train"))
+    assert moved == ["all.csv", "train", "meta.json"]
+    assert names(out) == ["all.csv", "meta.json", "train"] and names(out / "train") == ["new.png"]
+    assert (out / "all.csv").read_text() == "new"

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from vicreg.data.broken_files import find_broken
-from vicreg.data.image_folder import choose_files, list_images, split_image_folder
+from vicreg.data.image_folder import split_image_folder
+from vicreg.data.image_listing import choose_files, list_images
 
 
 def write_tree(folder, classes=("bee", "ant", "cat"), images=10):

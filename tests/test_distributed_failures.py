@@ -142,12 +142,18 @@ def test_exit_with_a_code_waits_for_rank_0(launch, tmp_path):
 
 @pytest.mark.slow
 def test_restarted_attempt_does_not_read_addresses_of_the_attempt_before(launch, tmp_path):
-    first = "int(os.environ['TORCHELASTIC_RESTART_COUNT']) == 0"
+    attempt, first = "os.environ['TORCHELASTIC_RESTART_COUNT']", str(tmp_path / "first")
     agent = launch(
-        "--max-restarts=1", steps=5, before=f"time.sleep(0 if {first} or os.environ['RANK'] == '0' else 3)",
-        action=f"if {first} and rank == 1 and step == 3: os.kill(os.getpid(), signal.SIGKILL)",
+        "--max-restarts=1", steps=5,
+        before=f"""if {attempt} == '1':  # rank 0 is about to connect 10 seconds before rank 1
+        if os.environ["RANK"] == "0":
+            open({first!r}, "w").close()
+        while not os.path.exists({first!r}):
+            time.sleep(0.01)
+        time.sleep(10 * int(os.environ["RANK"]))""",
+        action=f"if {attempt} == '0' and rank == 1 and step == 3: os.kill(os.getpid(), signal.SIGKILL)",
     )  # fmt: skip
-    assert agent.wait(60) == 0, (tmp_path / "log").read_text()
+    assert agent.wait(120) == 0, (tmp_path / "log").read_text()
     assert reported(tmp_path) == []
 
 

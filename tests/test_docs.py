@@ -36,7 +36,7 @@ def commands(text):
 
 
 def find_error(root, script, arguments, capsys):
-    """Return what is wrong with a command, or None. Commands with an ellipsis, or without Detectron2, are not parsed."""
+    """Return what is wrong with a command, or None. Commands with an ellipsis are not parsed."""
     paths = [path for folder in FOLDERS for path in (root / folder).rglob(script.rsplit("/", 1)[-1])]
     if len(paths) != 1:
         return f"{script}: {len(paths)} files of this name"
@@ -48,7 +48,7 @@ def find_error(root, script, arguments, capsys):
     if any("…" in argument for argument in arguments):
         return None
     try:
-        parser.parse_args(arguments)
+        parser.parse_args([re.sub(r"^\$\w+$", "0", argument) for argument in arguments])  # variables of the shell
     except SystemExit:
         return f"{script} {' '.join(arguments)}: {capsys.readouterr().err.splitlines()[-1]}"
 

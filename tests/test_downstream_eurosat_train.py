@@ -167,6 +167,24 @@ def test_a_wrong_list_ends_with_one_line_and_exit_code_1(run_script, eurosat_tre
     assert ran.returncode == 1 and "no list of files" in ran.stderr and "Traceback" not in ran.stderr
 
 
+def test_split_folders_are_a_split_and_not_classes(eurosat_tree, tmp_path):
+    for part, numbers in (("Train", range(1, 7)), ("Val", (7, 8)), ("test", (9, 10))):
+        for name in data_classes(eurosat_tree):
+            (tmp_path / "split" / part / name).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(eurosat_tree / name / f"{name}_{number}.jpg", tmp_path / "split" / part / name)
+    train_part, val_part, description = dataset.find_scenes(tmp_path / "split", 0.5, 0)
+    assert train_part.classes == val_part.classes == data_classes(eurosat_tree)
+    assert np.bincount(train_part.labels).tolist() == [6] * 3 and np.bincount(val_part.labels).tolist() == [2] * 3
+    assert "folders Train and Val" in description
+    shutil.rmtree(tmp_path / "split" / "Val")
+    with pytest.raises(ValueError, match="split folders Train, test, and not both train and val"):
+        dataset.find_scenes(tmp_path / "split", 0.5, 0)
+    for name in ("train", "val"):  # classes that are called so
+        shutil.copytree(eurosat_tree / "Forest", tmp_path / "classes" / name)
+    assert dataset.find_scenes(tmp_path / "classes", 0.5, 0)[0].classes == ["train", "val"]
+
+
 def test_images_of_other_sizes_are_resized_to_the_most_frequent_size(eurosat_tree, tmp_path, capsys):
     tree = shutil.copytree(eurosat_tree, tmp_path / "tree")
     for name, size in (("Forest_1.jpg", (8, 8)), ("Forest_2.jpg", (40, 50))):
@@ -185,7 +203,10 @@ def test_deeper_images_need_levels_which_prediction_then_uses(tmp_path):
             profile = {"driver": "GTiff", "count": 3, "height": 32, "width": 32, "dtype": "uint16"}
             with quiet_georeference(), rasterio.open(tree / name / f"{name}_{number}.tif", "w", **profile) as raster:
                 raster.write(pixels.clip(0, 2550).astype(np.uint16))
-    with pytest.raises(ValueError, match="of 16 images cannot be used: .*holds uint16, not 8-bit colors; .*--levels"):
+    with pytest.raises(
+        ValueError,
+        match="16 of 16 images cannot be used: .*Forest_0.tif, .*, … holds uint16, not 8-bit colors; .*--levels",
+    ):
         train(tree, tmp_path / "run")
     result = train(tree, tmp_path / "run", "--levels", 0, 2550)
     assert result["top1"] == 1.0

@@ -48,7 +48,7 @@ def test_sweep_trains_a_head_as_torch_trains_a_linear_layer(problem, select):
     history = train(sweep, features, labels, held_out, batch_size=128, seed=7)
     layer = torch.nn.Linear(6, 3)
     with torch.no_grad():
-        layer.weight.copy_(0.01 * torch.randn(3, 6, generator=torch.Generator().manual_seed(5)))
+        layer.weight.copy_(0.01 * torch.randn(3, 6, generator=torch_rng(5, "initialization")))
         layer.bias.zero_()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.3, momentum=0.9, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)

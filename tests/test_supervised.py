@@ -1,5 +1,7 @@
 """The supervised baseline: its loss, its rate, its figures, and the script at toy size."""
 
+import dataclasses
+import functools
 import json
 import math
 import os
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +17,10 @@ import torch
 from PIL import Image
 
 from supervised import train as supervised_training
+from supervised.config import SupervisedConfig
 from supervised.main_supervised_sn7 import get_parser
 from vicreg.common.logger import read_stats
+from vicreg.engine.config import RunPlan
 from vicreg.eval import classification
 from vicreg.models.backbones import load_backbone
 
@@ -109,15 +114,19 @@ def test_killed_and_started_again_the_weights_are_those_of_an_undisturbed_run(su
     assert (undisturbed / "result.json").is_file() and (folder / "result.json").is_file()
 
 
-def test_the_rate_at_its_corners():
-    plan = {"steps": 100, "warmup_steps": 10, "peak_lr": 2.0, "drops": [50, 80], "gamma": 0.1}
-    step = {**plan, "schedule": "step"}
-    found = [supervised_training.rate_at(n, step) for n in (0, 5, 10, 49, 50, 79, 80)]
-    assert found == pytest.approx([0, 1, 2, 2, 0.2, 0.2, 0.02])
-    cosine = {**plan, "schedule": "cosine", "drops": []}
-    assert [supervised_training.rate_at(n, cosine) for n in (0, 10, 55, 100)] == pytest.approx([0, 2, 1.001, 0.002])
-    constant = {**plan, "schedule": "constant", "drops": [], "warmup_steps": 0}
-    assert {supervised_training.rate_at(n, constant) for n in range(100)} == {2.0}
+def test_learning_rate_of_each_schedule_at_its_corners():
+    plan = RunPlan(
+        samples=1000, world_size=1, local_batch_size=10, steps_per_epoch=1, steps=100, warmup_steps=10, peak_lr=2.0,
+        checkpoint_every=1, bf16=False, device="cpu",
+    )  # fmt: skip
+    config = functools.partial(SupervisedConfig, exp_dir=Path("exp"), epochs=100)
+    step = config(schedule="step", milestones=(50, 80), gamma=0.1)
+    rates = [step.learning_rate(n, plan) for n in (0, 5, 10, 49, 50, 79, 80)]
+    assert rates == pytest.approx([0, 1, 2, 2, 0.2, 0.2, 0.02])
+    cosine = config(schedule="cosine")
+    assert [cosine.learning_rate(n, plan) for n in (0, 10, 55, 100)] == pytest.approx([0, 2, 1.001, 0.002])
+    constant, no_warmup = config(schedule="constant"), dataclasses.replace(plan, warmup_steps=0)
+    assert {constant.learning_rate(n, no_warmup) for n in range(100)} == {2.0}
 
 
 def test_weights_of_classes_by_hand():
@@ -187,7 +196,7 @@ class Part:
 
 def test_lists_without_names_share_the_longer_ones_classes():
     train, val = Part("0", "1", "2"), Part("0", "1")
-    supervised_training.share_classes(train, val)
+    supervised_training.unify_classes(train, val)
     assert train.classes == val.classes == ["0", "1", "2"]
     with pytest.raises(ValueError, match="name different classes"):
-        supervised_training.share_classes(Part("Peru", "Chad"), Part("Chad"))
+        supervised_training.unify_classes(Part("Peru", "Chad"), Part("Chad"))

@@ -10,8 +10,6 @@ and is simply started again. A finished folder is replaced only with ``--overwri
 """
 
 import argparse
-import os
-import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +24,7 @@ from tqdm import tqdm
 from downstream.FloodNet_segmentation_task.floodnet import PATCHES, add_val_fraction
 from downstream.FloodNet_segmentation_task.harvey import MASKS, Tile, find_tiles, patch_corners, read_tile, split_tiles
 from vicreg.common import cli
-from vicreg.common.files import partial_folder, write_json
+from vicreg.common.files import partial_folder, publish, write_json
 from vicreg.common.logger import log
 from vicreg.engine.finetune import add_levels_argument, check_levels
 
@@ -86,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
         if not meta["counts"]["train"]["patches"]:
             raise ValueError(f"{args.data_dir}: the training tiles hold no data")
         write_json(partial / "meta.json", meta)
-        publish(partial, args.out_dir)
+        publish(partial, args.out_dir, OUTPUTS)
     for part, total in meta["counts"].items():
         log(
             f"  {part:5} {total['patches']} patches of {side} px ({total['empty']} without data left out), "
@@ -147,17 +145,6 @@ def count_parts(parts: dict[str, list[Tile]], tiles: dict[str, dict[str, int]]) 
         fractions = {kind: sums[kind] / max(1, sums["pixels"]) for kind in MASKS}
         totals[part] = {"tiles": len(members), "patches": sums["patches"], "empty": sums["empty"], **fractions}
     return totals
-
-
-def publish(partial: Path, out_dir: Path) -> None:
-    """Move the finished parts into place; ``meta.json``, without which the folder is not read, is moved last."""
-    (out_dir / "meta.json").unlink(missing_ok=True)
-    for name in OUTPUTS:
-        if (out_dir / name).exists():
-            shutil.rmtree(out_dir / name)
-        if (partial / name).exists():
-            os.replace(partial / name, out_dir / name)
-    os.replace(partial / "meta.json", out_dir / "meta.json")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
-from vicreg.data.image_folder import Listing, choose_files, list_images
+from vicreg.data.image_io import is_image_name
+from vicreg.data.image_listing import Listing, choose_files, list_images
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import samples_digest
 from vicreg.inference.images import image_size, read_square
 
+SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}  # in any case
 MAX_BYTES = 16 * 2**30  # of decoded pixels; all 27,000 images of EuroSAT are 0.33 GB
 
 
@@ -106,7 +108,7 @@ def find_scenes(
     """List a folder of class folders and split it.
 
     Args:
-        data_dir: Folder of class folders, such as ``EuroSAT/2750``.
+        data_dir: Folder of class folders, such as ``EuroSAT/2750``, or of ``train`` and ``val`` with class folders.
         val_fraction: Fraction of each class to validate on.
         split_seed: Seed of the random split.
         train_list: Text file with one image per line (``Class/file`` or ``file``, with any suffix), in place of a
@@ -124,6 +126,11 @@ def find_scenes(
         raise FileNotFoundError(
             f"no folder {data_dir}; --data-dir is the folder of class folders, such as EuroSAT/2750"
         )
+    if (parts := _split_folders(data_dir)) and train_list is None and val_list is None:
+        train, val = (list_images(folder) for folder in parts)
+        if train.classes != val.classes:
+            raise ValueError(f"the class folders of {parts[0]} and {parts[1]} differ; the same ones are needed in both")
+        return train, val, f"folders {parts[0].name} and {parts[1].name} of {data_dir}"
     listing = list_images(data_dir)
     if len(listing.classes) < 2:
         raise ValueError(f"{data_dir} holds one class only ({listing.classes[0]}); two class folders are needed")
@@ -145,6 +152,32 @@ def find_scenes(
     held_out = held_out_images(listing.labels, val_fraction, split_seed)
     description = f"random, {100 * val_fraction:g} % of each class to validate, seed {split_seed}"
     return listing.take(~held_out), listing.take(held_out), description
+
+
+def _split_folders(data_dir: Path) -> tuple[Path, Path] | None:
+    """Return the training and the validation folder if ``data_dir`` holds split folders instead of class folders.
+
+    Raises:
+        ValueError: It holds split folders, but not one to train and one to validate on.
+    """
+    folders = [folder for folder in sorted(data_dir.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    parts = {folder.name.lower(): folder for folder in folders}
+    # a class may be called "train": then its folder holds images, not folders
+    if not parts or not parts.keys() <= SPLIT_FOLDERS or not all(map(_holds_folders_only, folders)):
+        return None
+    val = next((parts[name] for name in ("val", "valid", "validation") if name in parts), None)
+    if "train" not in parts or val is None:
+        names = ", ".join(folder.name for folder in folders)
+        raise ValueError(
+            f"{data_dir} holds the split folders {names}, and not both train and val; --data-dir is a folder of class "
+            "folders, or one that holds train and val"
+        )
+    return parts["train"], val
+
+
+def _holds_folders_only(folder: Path) -> bool:
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return any(entry.is_dir() for entry in entries) and not any(is_image_name(entry.name) for entry in entries)
 
 
 def common_size(paths: Sequence[str], workers: int) -> int:
@@ -195,17 +228,17 @@ def decode(listing: Listing, size: int, workers: int, bands: Sequence[int] | Non
         except ValueError as error:
             return str(error)
 
-    pixels, failures = np.empty((len(listing.paths), 3, size, size), np.uint8), []
+    pixels = np.empty((len(listing.paths), 3, size, size), np.uint8)
+    failures: dict[str, list[str]] = {}  # files by reason
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
         images = tqdm(pool.map(read, listing.paths), "decoding", len(listing.paths), leave=False, disable=None)
         for row, image in enumerate(images):
             if isinstance(image, str):
-                failures.append(image)
+                failures.setdefault(image.removeprefix(listing.paths[row]), []).append(listing.paths[row])
             else:
                 pixels[row] = image
     if failures:
-        more = f", … and {len(failures) - 3} more" if len(failures) > 3 else ""
-        raise ValueError(
-            f"{len(failures)} of {len(listing.paths)} images cannot be used: {'; '.join(failures[:3])}{more}"
-        )
+        reasons = [f"{', '.join(paths[:3])}{', …' * (len(paths) > 3)}{text}" for text, paths in failures.items()]
+        count, more = sum(map(len, failures.values())), "; …" * (len(reasons) > 3)
+        raise ValueError(f"{count} of {len(listing.paths)} images cannot be used: {'; '.join(reasons[:3])}{more}")
     return Scenes(torch.from_numpy(pixels), torch.from_numpy(np.array(listing.labels, np.int64)), listing.classes)

@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from preprocessing.text_files import read_csv, read_json
 from vicreg.data.fmow import read_timestamp
 from vicreg.data.image_io import IMAGE_SUFFIXES
-from vicreg.data.image_paths import image_paths
+from vicreg.data.image_listing import image_paths
 from vicreg.data.leakage import location_keys
 from vicreg.data.sn7_format import cut_patches, read_mosaic, read_patch_list
 from vicreg.inference.rasters import quiet_georeference

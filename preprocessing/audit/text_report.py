@@ -7,6 +7,7 @@ from typing import Any
 from preprocessing.audit.compare import KINDS
 from preprocessing.audit.phash import HASH_SIZE
 from preprocessing.audit.samples import Subset
+from vicreg.common import files
 
 MAX_CLASSES = 12  # listed in the text; the JSON has all
 TITLES = {"exact": "equal pixels", "near": "near duplicates", "location": "same location"}
@@ -122,6 +123,6 @@ def plot_pairs(path: str | Path, result: dict[str, Any], train: Subset, val: Sub
             lines = "\n".join(textwrap.wrap(name[-96:], 34))
             axis.text(0.5, -0.02, lines, fontsize=5, ha="center", va="top", transform=axis.transAxes)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    files.atomic_write(path, lambda tmp_path: figure.savefig(tmp_path, dpi=120))
     pyplot.close(figure)
     return len(pairs)

@@ -1,7 +1,6 @@
-"""Outputs of make_sn7_csv.py: patch lists, meta.json, summary, and publishing the finished files."""
+"""Outputs of make_sn7_csv.py: patch lists, meta.json and summary."""
 
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from preprocessing.sn7.splits import split_facts, split_parts
 from vicreg.data.sn7_format import COLUMNS
 
 FORMAT = 1
-OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "test.csv", "meta.json")  # in the order of publishing
+OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "test.csv", "meta.json")
 
 
 def describe(
@@ -129,17 +128,3 @@ def _format_unused(counts: dict[str, Any], split: dict[str, Any]) -> list[str]:
 
 def _format_values(values: Sequence[float]) -> str:
     return " ".join(f"{value:.4f}" for value in values)
-
-
-def publish(partial: str | Path, out_dir: str | Path, names: Sequence[str] = OUTPUTS) -> None:
-    """Move finished outputs from ``partial`` to ``out_dir``, replacing the old ones of these names.
-
-    meta.json is removed first and moved last. A folder without it is incomplete, and readers refuse it.
-    """
-    partial, out_dir = Path(partial), Path(out_dir)
-    (out_dir / "meta.json").unlink(missing_ok=True)
-    for name in names:
-        if (partial / name).exists():
-            os.replace(partial / name, out_dir / name)
-        else:  # such as an old pack, which does not fit the new lists
-            (out_dir / name).unlink(missing_ok=True)

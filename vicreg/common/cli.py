@@ -138,11 +138,11 @@ def _wait_for_launcher(collective: bool) -> None:
         collective: Whether a collective failed: a consequence of another process's error, so that local rank 0 waits
             as well.
     """
-    position = _local_rank() + collective
-    if position > 0:
+    if _local_rank() or collective:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        time.sleep(2 + 0.5 * position)
+        # before the first collective, slow imports may separate the processes by seconds
+        time.sleep(2 + 0.5 * _local_rank() if collective else 10 + _local_rank())
 
 
 def _print_error(message: str) -> None:

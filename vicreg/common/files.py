@@ -36,7 +36,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], Result], previous: st
         with tmp_path.open("rb") as file:
             os.fsync(file.fileno())
         if previous is not None and path.exists():
-            _keep(path, path.with_name(previous))
+            _link_previous(path, path.with_name(previous))
         os.replace(tmp_path, path)
     except (OSError, RuntimeError) as error:
         # torch.save raises a RuntimeError of its own over the OSError
@@ -53,7 +53,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], Result], previous: st
     return result
 
 
-def _keep(path: Path, previous: Path) -> None:
+def _link_previous(path: Path, previous: Path) -> None:
     """Give a file a second name, so that neither name is missing at any moment."""
     tmp_path = previous.with_name(f".{previous.stem}.{os.getpid()}.partial{previous.suffix}")
     try:
@@ -113,7 +113,7 @@ def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result
 
 @contextmanager
 def partial_folder(out_dir: str | Path) -> Iterator[Path]:
-    """Make a temporary folder in ``out_dir``; remove it at the end.
+    """Make a temporary folder in ``out_dir`` for files to ``publish``; remove it at the end.
 
     Temporary folders of killed processes of this machine are removed first. If ``out_dir`` did not exist and is empty
     at the end, it is removed too.
@@ -133,6 +133,28 @@ def partial_folder(out_dir: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial)
         if not existed and not any(out_dir.iterdir()):
             out_dir.rmdir()
+
+
+def publish(partial: str | Path, out_dir: str | Path, names: Sequence[str]) -> None:
+    """Move files and folders from ``partial_folder`` to the output folder, replacing the old ones of these names.
+
+    A name that is missing in ``partial`` is removed from ``out_dir``. ``meta.json`` is removed first and moved last: a
+    folder without it is incomplete, and readers refuse it.
+
+    Args:
+        partial: Temporary folder.
+        out_dir: Output folder, on the same file system.
+        names: Names of the outputs, with or without ``meta.json``.
+    """
+    partial, out_dir = Path(partial), Path(out_dir)
+    (out_dir / "meta.json").unlink(missing_ok=True)
+    for name in [*(name for name in names if name != "meta.json"), "meta.json"]:
+        if (out_dir / name).is_dir():
+            shutil.rmtree(out_dir / name)
+        if (partial / name).exists():
+            os.replace(partial / name, out_dir / name)
+        else:
+            (out_dir / name).unlink(missing_ok=True)
 
 
 def _is_running(pid: str) -> bool:

@@ -67,6 +67,8 @@ class RunPlan:
 class RunConfig:
     """Settings of every training run; tasks derive their own class with more fields.
 
+    A class that changes the default of a field declares it with ``setting`` again, with the same ``compare``.
+
     Attributes:
         exp_dir: Run folder.
         epochs: Passes over the data.

@@ -9,6 +9,7 @@ from types import FrameType
 
 import torch
 
+from vicreg.common.files import write_text
 from vicreg.distributed.process_group import all_reduce, is_main, synchronize
 from vicreg.engine import checkpoint
 
@@ -90,7 +91,7 @@ def write_preempted_marker(folder: str | Path, number: signal.Signals, step: int
         The exit code, 128 + signal.
     """
     if is_main():
-        (Path(folder) / MARKER_FILE).write_text(f"{number.name} at step {step}\n")
+        write_text(Path(folder) / MARKER_FILE, f"{number.name} at step {step}\n")
     return 128 + number
 
 

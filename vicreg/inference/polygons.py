@@ -1,6 +1,6 @@
 """Convert masks to polygons in pixel coordinates, with (0, 0) at the top-left corner of the image, and draw them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,15 +44,6 @@ def from_mask(mask: np.ndarray) -> Any:
 
     pixels = mask.astype(np.uint8)
     return unary_union([shape(outline) for outline, _ in features.shapes(pixels, mask=mask.astype(bool))])
-
-
-def from_rings(rings: Iterable[Sequence[float]]) -> Any:
-    """Convert a COCO segmentation [[x, y, x, y, …], …] to a shapely geometry."""
-    from shapely.geometry import Polygon
-    from shapely.ops import unary_union
-
-    polygons = [Polygon(np.reshape(ring, (-1, 2))) for ring in rings]
-    return unary_union([polygon.buffer(0) for polygon in polygons])
 
 
 def draw(

@@ -13,6 +13,7 @@ from vicreg.losses.vicreg import vicreg_loss
 
 NAMES = (
     "vicreg",
+    "barlow_twins",
 )  # fmt: skip
 LOSSES: dict[str, ModuleType] = {name: import_module(f"vicreg.losses.{name}") for name in NAMES}
 
