@@ -35,7 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("input").add_argument
     add("--data-dir", type=Path, required=True, help="folder with one folder per AOI, such as SN7/train")
     add("--labels-override", type=Path, metavar="FILE",
-        help="CSV aoi,city,state,country: places of AOIs that need no vote")  # fmt: skip
+        help="CSV aoi,city,state,country that corrects the location of AOIs")  # fmt: skip
     add("--on-error", choices=["stop", "skip"], default="stop",
         help="bad files: list all and end with exit code 1, or leave them out and count them "
         "(default: stop)")  # fmt: skip

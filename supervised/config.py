@@ -75,7 +75,7 @@ def get_parser(description: str) -> argparse.ArgumentParser:
     model.add_argument("--arch", default="resnet18", help="backbone, any timm name")
     model.add_argument("--init-from", help="initial weights: a file that --pretrained takes, or imagenet")
     loss = parser.add_argument_group("loss")
-    loss.add_argument("--label-smoothing", type=float, default=0.0, help="target mass spread over all classes")
+    loss.add_argument("--label-smoothing", type=float, default=0.0, help="target probability spread over all classes")
     loss.add_argument(
         "--class-weights", choices=["none", "sqrt", "inverse"], default="none",
         help="weight of a class by its number of samples n: equal, 1 / sqrt(n), or 1 / n (all classes count alike)",

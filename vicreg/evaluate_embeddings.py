@@ -66,7 +66,7 @@ def get_parser() -> argparse.ArgumentParser:
     other.add_argument("--unseen", type=Path, metavar="CSV", help="patch list to evaluate on")
     other.add_argument("--test-data-dir", type=Path, help="SN7 tree, if the lists have no patches.npy beside them")
     features = parser.add_argument_group("features")
-    features.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
+    features.add_argument("--image-size", type=int, help="side of the views in pixels; None: 7/8 of the images' side")
     features.add_argument("--feature-batch", type=int, default=256, help="images at a time")
     features.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the cache; float16: half the disk space"

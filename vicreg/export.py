@@ -47,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     output.add_argument(
         "--image-size", type=int, metavar="N",
-        help="onnx: fix the images to N x N pixels (default: any size; vision transformers need a fixed one)",
+        help="onnx: fix the images to N x N pixels; None: any size (vision transformers need a fixed one)",
     )  # fmt: skip
     return parser
 

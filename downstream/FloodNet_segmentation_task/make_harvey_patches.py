@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", type=Path, required=True, help="harvey/, which holds <region>/<tile>/vhr.tif")
     parser.add_argument("--out-dir", type=Path, required=True, help="folder to write")
     parser.add_argument("--patch-size", type=int, default=512, help="side of a patch in pixels")
-    parser.add_argument("--stride", type=int, help="pixels from patch to patch (default: the patch size)")
+    parser.add_argument("--stride", type=int, help="pixels from patch to patch; None: the patch size")
     add_val_fraction(parser, "fraction of the tiles that are held out; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split")
     parser.add_argument(

@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     optim = groups["optim"]
     optim.add_argument("--schedule", choices=["constant", "cosine"], default="constant", help="of the learning rate")
     optim.add_argument(
-        "--cross-entropy", type=float, help="its weight beside Dice's (default: 1 for ten classes, 0 for two)"
+        "--cross-entropy", type=float, help="weight of cross-entropy; Dice has 1. None: 1 for ten classes, 0 for two"
     )
     data = parser.add_argument_group("data")
     data.add_argument("--data-dir", type=Path, required=True, help="FloodNet, or a folder of make_harvey_patches.py")
@@ -54,10 +54,10 @@ def get_parser() -> argparse.ArgumentParser:
     size.add_argument("--image-size", type=int, help="reduce images to this long side in pixels")
     size.add_argument("--scale", type=float, default=1.0, help="or by this factor, 1 or less")
     add_levels_argument(data, "default: such files are refused")
-    data.add_argument("--crop", type=int, help="side of the crops, a multiple of 32 (default: what fits, 512 at most)")
+    data.add_argument("--crop", type=int, help="side of the crops, a multiple of 32; None: what fits, 512 at most")
     data.add_argument("--repeats", type=int, default=1, help="crops of each image per epoch")
     data.add_argument("--overlap", type=float, default=0.5, help="overlap of windows in evaluation, 0 to 0.9")
-    data.add_argument("--cache-dir", type=Path, help="for the reduced images (default: <exp-dir>/working_copies)")
+    data.add_argument("--cache-dir", type=Path, help="for the reduced images; None: <exp-dir>/working_copies")
     data.add_argument("--examples", type=int, default=4, help="validation images in examples.png")
     return parser
 

@@ -36,7 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", type=Path, required=True, help="image, GeoTIFF, or a folder of them")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, other than --image")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score, 0 to 1")
-    parser.add_argument("--window", type=int, help="side of a window in pixels (default: that of the training images)")
+    parser.add_argument("--window", type=int, help="side of a window in pixels; None: that of the training images")
     parser.add_argument("--overlap", type=float, default=0.25, help="overlap of neighboring windows, 0 to 0.9")
     parser.add_argument(
         "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),

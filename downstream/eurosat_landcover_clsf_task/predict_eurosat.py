@@ -49,11 +49,11 @@ def get_parser() -> argparse.ArgumentParser:
     rasters.add_argument(
         "--treat-as", choices=["auto", "image", "map"], default="auto", help="auto: map TIFFs of two windows or more"
     )
-    rasters.add_argument("--window", type=int, help="side of the windows in pixels (default: the training images')")
-    rasters.add_argument("--stride", type=int, help="pixels between windows, a cell of the map (default: --window)")
+    rasters.add_argument("--window", type=int, help="side of the windows in pixels; None: the training images'")
+    rasters.add_argument("--stride", type=int, help="pixels between windows, a cell of the map; None: --window")
     rasters.add_argument(
         "--bands", type=int, nargs=3, metavar="BAND",
-        help="red, green and blue band, counted from 1 (default: as in training)",
+        help="red, green and blue band, counted from 1; None: as in training",
     )  # fmt: skip
     add_levels_argument(rasters, "default: as in training")
     return parser

@@ -45,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="finetune: adam has L2 regularization of all weights; adamw (--lr 0.001 --weight-decay 0.05) and sgd "
         "(momentum 0.9) do not decay biases and norms",
     )  # fmt: skip
-    optim.add_argument("--label-smoothing", type=float, default=0.0, help="target mass spread over all classes")
+    optim.add_argument("--label-smoothing", type=float, default=0.0, help="target probability spread over all classes")
     optim.add_argument(
         "--lr-head", type=float, nargs="+", default=list(DEFAULT_LRS), help="freeze: learning rates to select from"
     )
@@ -54,13 +54,13 @@ def get_parser() -> argparse.ArgumentParser:
     data.add_argument("--data-dir", type=Path, required=True, help="folder of class folders, such as EuroSAT/2750")
     data.add_argument("--val-fraction", type=float, default=0.2, help="fraction of each class to validate on")
     add_alias(data, "--val-share", "val_fraction", float)
-    data.add_argument("--split-seed", type=int, default=0, help="seed of the split; not --seed, so that seeds compare")
+    data.add_argument("--split-seed", type=int, default=0, help="seed of the split, which does not depend on --seed")
     data.add_argument("--train-list", type=Path, help="text file with one image per line, in place of a random split")
     data.add_argument("--val-list", type=Path, help="the same for validation; suffixes need not agree")
     data.add_argument("--train-percent", type=int, default=100, help="percentage of each class's labels, 1 to 100")
     data.add_argument("--bands", type=int, nargs=3, metavar="BAND", help="red, green, blue of TIFFs, counted from 1")
     add_levels_argument(data, "default: such files are refused")
-    data.add_argument("--image-size", type=int, help="side of the views in pixels (default: the images')")
+    data.add_argument("--image-size", type=int, help="side of the views in pixels; None: the images'")
     data.add_argument(
         "--augment", choices=transforms.VIEWS, default="turns", help="turns: flips and quarter turns; or a preset"
     )

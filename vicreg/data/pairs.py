@@ -24,7 +24,7 @@ def add_arguments(group: Any, positives: str = "same", neighbors: bool = False) 
     )
     group.add_argument(
         "--max-months-apart", type=int, metavar="N",
-        help="temporal positives at most N months apart, or the nearest in time if there is none (default: any)",
+        help="temporal positives at most N months apart, or the nearest in time if there is none; None: any",
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse.
     run.add_argument("--exp-dir", type=Path, required=True, help="run folder; started again on it, the run resumes")
     run.add_argument("--seed", type=int, default=0, help=f"seed of {seeded}")
     run.add_argument("--max-steps", type=int, help="shorten the run to this many steps")
-    run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints (default: an epoch)")
+    run.add_argument("--checkpoint-every", type=int, help="steps between checkpoints; None: one epoch")
     run.add_argument(
         "--deterministic", action="store_true",
         help="use deterministic GPU algorithms, somewhat slower (CPUs are deterministic anyway)",
@@ -34,7 +34,7 @@ def add_alias(parser: argparse._ActionsContainer, flag: str, dest: str, type: ty
 
 def add_data_arguments(group: argparse._ArgumentGroup) -> None:
     """Add the arguments of views and loading."""
-    group.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
+    group.add_argument("--image-size", type=int, help="side of the views in pixels; None: 7/8 of the images' side")
     group.add_argument("--workers", type=int, default=2, help="loading processes per training process")
     group.add_argument("--cache-on-device", action="store_true", help="keep all patches in the device's memory")
     group.add_argument(

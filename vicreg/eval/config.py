@@ -92,7 +92,7 @@ def get_parser(description: str) -> argparse.ArgumentParser:
         "--train-percent", "--train-perc", type=int, nargs="+", default=[100], metavar="PERCENT",
         help="percentages of the training labels, such as 1 10 100; stratified by class, at least one sample each",
     )  # fmt: skip
-    data.add_argument("--image-size", type=int, help="side of the views in pixels (default: 7/8 of the image's)")
+    data.add_argument("--image-size", type=int, help="side of the views in pixels; None: 7/8 of the images' side")
     data.add_argument(
         "--views", type=int, default=0,
         help="frozen only: 0 augments anew in every epoch; K extracts K views of each sample once, the first one plain",
