@@ -2,7 +2,7 @@
 """Pretrain a backbone with VICReg on fMoW, with temporal positives: one location at two times.
 
     python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_fmow.py --csv-dir ../data/fmow \
-        --exp-dir exp/fmow --arch resnet50 --epochs 100 --batch-size 512 --base-lr 0.3
+        --exp-dir exp/fmow --arch resnet50 --epochs 100 --batch-size 512 --lr 0.3
 
 prints the plan, then a line per epoch, and writes ``model.pth`` and ``trained_model.pth`` to ``--exp-dir``. Started
 again on the same folder, the run resumes.

@@ -2,7 +2,7 @@
 """Pretrain a backbone with VICReg on SpaceNet-7 patches.
 
     python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_sn7.py --exp-dir exp/ --arch resnet18 \
-        --epochs 100 --batch-size 256 --base-lr 0.3
+        --epochs 100 --batch-size 256 --lr 0.3
 
 prints the plan, then a line per epoch (the loss and its terms, learning rate, throughput, standard deviation of the
 embeddings, effective rank), and writes ``model.pth`` and ``trained_model.pth`` to ``--exp-dir``. Started again on the

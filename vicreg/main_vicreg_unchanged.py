@@ -3,7 +3,7 @@
 
     python -m torch.distributed.launch --nproc_per_node=3 main_vicreg_unchanged.py \
         --data-dir /path/to/imagenet/train --exp-dir path/to/exp --arch resnet50 --epochs 100 --batch-size 512 \
-        --base-lr 0.3
+        --lr 0.3
 
 prints the images held out for the kNN probe, broken files, the plan (512 over 3 processes is 510), then a line per
 epoch, and writes ``model.pth`` and ``trained_model.pth`` to ``--exp-dir``. Started again on the same folder, the run

@@ -11,7 +11,7 @@ from vicreg.data.pairs import TemporalPairs
 COLLAPSE_STD = 0.05  # of the embeddings; VICReg aims at 1, and a run at its lower bound stays near 0.5
 COLLAPSE_RANK = 0.01  # of the features, as a fraction of the highest possible rank
 ADVICE = (
-    "Most often the learning rate is too high for this batch size: lower --base-lr, or use a larger --batch-size. A "
+    "Most often the learning rate is too high for this batch size: lower --lr, or use a larger --batch-size. A "
     "larger --std-coeff, a weaker --augment or a smaller --sim-coeff also work against a collapse"
 )
 RESAMPLES, CONFIDENCE = 1000, 0.95
