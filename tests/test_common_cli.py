@@ -108,7 +108,9 @@ def test_run_keeps_the_traceback_of_a_bug_and_returns_the_result():
 
 
 def test_run_ends_with_one_line_and_130_on_ctrl_c(repo_root):
-    ended = run_program(repo_root, "import os, signal; print('on', flush=True); os.kill(os.getpid(), signal.SIGINT)")
+    # pytest may have been started in the background, where the shell lets its processes ignore the signal
+    body = "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); print('on', flush=True); "
+    ended = run_program(repo_root, body + "os.kill(os.getpid(), signal.SIGINT)")
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "on\n", "script: interrupted\n")
 
 
