@@ -12,7 +12,7 @@ from PIL import Image
 from preprocessing.audit import compare, phash, samples
 from tests.test_preprocessing_audit_split import save, texture
 from vicreg.data.image_listing import list_images
-from vicreg.inference.rasters import quiet_georeference
+from vicreg.data.rasters import quiet_georeference
 
 
 def write_list(list_file, **columns):
