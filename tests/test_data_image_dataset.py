@@ -179,7 +179,11 @@ def test_image_dataset_decodes_an_image_once_for_both_crops(files, monkeypatch):
     dataset = dataset_of(files)
     dataset.set_views((RANDOM, RANDOM), 16)
     opened = []
-    monkeypatch.setattr(image_dataset, "read_crops", lambda path, *more: opened.append(path) or read_crops(path, *more))
+    monkeypatch.setattr(
+        image_dataset,
+        "read_crops",
+        lambda path, *args, **options: opened.append(path) or read_crops(path, *args, **options),
+    )
     first, second = dataset.__getitems__([(3, 11), (8, 12)])
     assert sorted(opened) == sorted([files[3], files[8]])
     assert first.shape == second.shape == (2, 3, 16, 16) and first.dtype == torch.uint8
