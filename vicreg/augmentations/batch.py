@@ -131,12 +131,12 @@ def apply(images: torch.Tensor, params: Params, size: int, view: Augmentation) -
         if rgb:
             names = ("order", "brightness", "contrast", "saturation", "hue")
             return color_jitter(selected, *(params[name][rows] for name in names))
-        factors = (params[name][rows, None] for name in ("brightness", "contrast"))
-        return brightness_contrast(selected, *factors, contrast_first[rows])
+        brightness, contrast = (params[name][rows, None] for name in ("brightness", "contrast"))
+        return brightness_contrast(selected, brightness, contrast, contrast_first[rows])
 
     def jitter_bands(selected: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        factors = (params[name][rows] for name in ("band_brightness", "band_contrast"))
-        return brightness_contrast(selected, *factors, contrast_first[rows])
+        brightness, contrast = (params[name][rows] for name in ("band_brightness", "band_contrast"))
+        return brightness_contrast(selected, brightness, contrast, contrast_first[rows])
 
     def gray(selected: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return (grayscale(selected) if rgb else selected.mean(1, keepdim=True)).expand_as(selected)
