@@ -182,13 +182,12 @@ def read_crops(
     Raises:
         ImageError: As ``open_reader``.
     """
-    path = Path(path)
     with decoding(path):
         if bands is None and not is_raster(path):
             with open_image(path) as image:
                 if not needs_rasterio(image):
                     return _crop_image(image, crops, size)
-        with _open_raster(path, 1.0, bands, levels) as reader:
+        with _open_raster(Path(path), 1.0, bands, levels) as reader:
             results = []
             for view, seed in crops:
                 box = sample_crop_box(view, reader.height, reader.width, np.random.default_rng(seed))
@@ -253,13 +252,15 @@ def check_image(
         check_pixels(reader.width, reader.height)
 
 
-def is_raster(path: Path) -> bool:
+def is_raster(path: str | Path) -> bool:
     """Return whether a file is read with rasterio, by its suffix."""
-    return path.suffix.lower() in (*TIFF, ".jp2")
+    return str(path)[-5:].lower().endswith((*TIFF, ".jp2"))
 
 
 def needs_rasterio(image: Any) -> bool:
     """Return whether PIL would cut values to 8 bits, or not know the colors of the bands; before decoding."""
+    if image.format == "JPEG":
+        return False
     if image.mode[0] in "IF" or image.format in ("TIFF", "JPEG2000"):
         return True
     details = [tile[3] for tile in image.tile]
@@ -284,6 +285,8 @@ def _as_rgb(image: Any) -> Any:
 
     if "transparency" in image.info:
         image = image.convert("RGBA")
+    if image.mode == "RGB":
+        return image
     if "A" not in image.getbands():
         return image.convert("RGB")
     opaque = image.getchannel("A").point([0] + [255] * 255)
