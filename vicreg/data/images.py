@@ -141,7 +141,9 @@ def load_rgb(
                 if min_size and image.format == "JPEG":
                     size = min_size[::-1] if exif_orientation(image) >= 5 else min_size
                     image.draft(None, tuple(math.ceil(side) for side in size))
-                return _as_rgb(_upright(image))
+                upright = _upright(image)
+                upright.load()
+                return _as_rgb(upright)
     with _open_raster(path, 1.0, None, levels) as reader:
         pixels, valid = reader.read(0, 0, reader.height, reader.width)
         return Image.fromarray((pixels * valid).transpose(1, 2, 0))
