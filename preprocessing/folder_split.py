@@ -9,9 +9,20 @@ import pandas as pd
 from tqdm import tqdm
 
 from preprocessing.georeference import one_line, to_degrees
+from vicreg.data.image_listing import format_names
 from vicreg.data.rasters import open_raster, quiet_georeference
 
 RULES = ("image", "location", "block")
+
+
+def check_names(paths: Sequence[str]) -> None:
+    """Raise ValueError if names cannot be written to lists: those with line breaks or bytes that are not UTF-8."""
+    bad = [path for path in paths if {"\n", "\r"} & set(path) or path.encode(errors="replace").decode() != path]
+    if bad:
+        raise ValueError(
+            f"{format_names(bad)}: a line break or bytes that are not UTF-8 in the name; rename it, since lists hold "
+            "one name per line"
+        )
 
 
 def parse_locations(paths: Sequence[str], pattern: str | None) -> list[str]:

@@ -176,3 +176,50 @@ def test_order_of_files_is_by_folder_then_name(tmp_path):
         "/a/z.png", *(f"/a/{name}/{n}.png" for name in "Bb" for n in range(3)),
     ]  # fmt: skip
     assert np.bincount(list_images(tmp_path / "a").labels).tolist() == [3, 3]
+
+
+def test_names_that_no_list_can_hold_are_refused(tmp_path):
+    from preprocessing import make_folder_split
+
+    for name in ("two\nlines.png", os.fsdecode(b"\xff.png")):
+        tree = write_classes(tmp_path / str(len(name)), "ant", "bee")
+        shutil.copy(tree / "ant" / "0.png", tree / "ant" / name)
+        words = ["--data-dir", str(tree), "--out-dir", str(tmp_path / "out")]
+        with pytest.raises(ValueError, match=r"ant/(two.nlines|.udcff).png: a line break or bytes that are not UTF-8"):
+            make_folder_split.main(make_folder_split.get_parser().parse_args(words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_predictions_of_any_file_name_are_text_in_a_table(tmp_path, capsys):
+    import csv
+    from pathlib import Path
+
+    import torch
+
+    from downstream.eurosat_landcover_clsf_task.predictions import write_predictions
+
+    names = ["=1+1.jpg", "data/-1.jpg", "\x1b[31m.jpg", os.fsdecode(b"\xff.jpg")]
+    write_predictions(tmp_path / "p.csv", list(map(Path, names)), torch.tensor([[0.9, 0.1]] * 4), ["=sum", "b"])
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "class", "'=sum", "b"] and {row[1] for row in rows} == {"'=sum"}
+    assert [row[0] for row in rows] == ["./=1+1.jpg", "data/-1.jpg", r"\x1b[31m.jpg", r"\udcff.jpg"]
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("dtype", "high"), [("uint16", 3000), ("float32", 1)])
+def test_eurosat_refuses_deeper_images_without_levels(tmp_path, dtype, high):
+    import rasterio
+
+    from downstream.eurosat_landcover_clsf_task.dataset import decode
+    from vicreg.data.rasters import quiet_georeference
+
+    for label, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        profile = {"driver": "GTiff", "count": 1, "height": 4, "width": 4, "dtype": dtype}
+        with quiet_georeference(), rasterio.open(tmp_path / name / "0.tif", "w", **profile) as raster:
+            raster.write(np.full((1, 4, 4), high * label).astype(dtype))
+    listing = list_images(tmp_path)
+    with pytest.raises(ValueError, match=f"2 of 2 images cannot be used: .*a/0.tif holds {dtype}.*--levels"):
+        decode(listing, 4, 1)
+    assert decode(listing, 4, 1, levels=(0, high)).pixels[:, 0, 0, 0].tolist() == [0, 255]
