@@ -29,8 +29,9 @@ from vicreg.engine.parallel import init_device
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval.classification import evaluate_classifier
-from vicreg.models.backbones import check_input_size, create_backbone, init_backbone
+from vicreg.models.backbones import create_backbone, init_backbone
 from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.input_size import check_input_size
 
 METRICS = ("top1", "top5", "balanced_accuracy")
 

@@ -15,10 +15,11 @@ from downstream.eurosat_landcover_clsf_task.dataset import Scenes
 from preprocessing.audit.samples import open_image
 from preprocessing.fmow.index import channel_statistics
 from vicreg.data.broken_files import find_broken
+from vicreg.data.image_crops import read_crops, read_square
 from vicreg.data.image_dataset import ImageDataset
 from vicreg.data.image_folder import load_folder
 from vicreg.data.image_io import MAX_PIXELS, WHOLE, ImageError, UnsupportedImage
-from vicreg.data.images import image_size, load_rgb, open_reader, read_crops, read_square
+from vicreg.data.images import image_size, load_rgb, open_reader
 from vicreg.data.rasters import quiet_georeference
 from vicreg.data.sn7_format import read_mosaic
 

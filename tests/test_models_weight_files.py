@@ -8,7 +8,8 @@ import torch
 from vicreg.common import checkpoint_io
 from vicreg.engine import checkpoint
 from vicreg.exporters.formats import export
-from vicreg.models.backbones import check_input_size, create_backbone, load_backbone
+from vicreg.models.backbones import create_backbone, load_backbone
+from vicreg.models.input_size import check_input_size
 from vicreg.models.weight_files import read_weights, recorded_levels
 
 

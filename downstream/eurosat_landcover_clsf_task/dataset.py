@@ -14,8 +14,9 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
+from vicreg.data.image_crops import read_square
 from vicreg.data.image_listing import Listing, choose_files, format_names, list_images, split_folders
-from vicreg.data.images import image_size, read_square
+from vicreg.data.images import image_size
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import samples_digest
 

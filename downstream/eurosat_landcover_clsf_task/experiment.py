@@ -19,8 +19,8 @@ from vicreg.engine.checkpoint import check_samples
 from vicreg.engine.config import plan_run
 from vicreg.engine.finetune import build_backbone, init_single_device
 from vicreg.engine.run_folder import RunFolder
-from vicreg.models.backbones import check_input_size
 from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.input_size import check_input_size
 
 
 def train(config: EurosatConfig, started: float | None = None) -> None:

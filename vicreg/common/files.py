@@ -71,15 +71,15 @@ def remove_partial_files(folder: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def printable(text: object, keep: str = "\n") -> str:
+def printable(text: object, allowed: str = "\n") -> str:
     """Escape what is not printable, such as terminal control codes and undecodable bytes in file names.
 
     Args:
         text: Text, or a path.
-        keep: Characters to leave as they are; "" for names on one line.
+        allowed: Characters to leave as they are; "" for names on one line.
     """
     return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape", "surrogatepass").decode()
+        char if char.isprintable() or char in allowed else char.encode("unicode_escape", "surrogatepass").decode()
         for char in str(text)
     )
 

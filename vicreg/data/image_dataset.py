@@ -19,8 +19,8 @@ import torch
 
 from vicreg.augmentations.presets import Augmentation, without_crop
 from vicreg.data.base import BaseDataset, SampleKey
+from vicreg.data.image_crops import read_crops
 from vicreg.data.image_io import WHOLE, ImageError, UnsupportedImage
-from vicreg.data.images import read_crops
 from vicreg.data.pairs import build_pairs
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -23,7 +23,8 @@ from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval import features, knn
 from vicreg.eval.metrics import accuracy, check_collapse, effective_rank
-from vicreg.models.backbones import check_channels, check_input_size, create_backbone, feature_dim, init_backbone
+from vicreg.models.backbones import check_channels, create_backbone, feature_dim, init_backbone
+from vicreg.models.input_size import check_input_size
 from vicreg.models.vicreg import VICReg
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend

@@ -20,11 +20,11 @@ from vicreg.models.backbones import (
     PARAMETER_FREE,
     BackboneInfo,
     check_channels,
-    check_input_size,
     load_backbone,
     records_normalization,
     set_normalization,
 )
+from vicreg.models.input_size import check_input_size
 from vicreg.models.weight_files import recorded_arch
 
 DTYPES = ("float32", "float16")

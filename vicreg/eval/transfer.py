@@ -31,7 +31,8 @@ from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
 from vicreg.eval.lr_sweep import FeatureBatch, LinearSweep, select_lr, train_sweep
 from vicreg.eval.metrics import accuracy
 from vicreg.eval.splits import check_labels
-from vicreg.models.backbones import check_channels, check_input_size, feature_dim, load_backbone
+from vicreg.models.backbones import check_channels, feature_dim, load_backbone
+from vicreg.models.input_size import check_input_size
 
 
 def evaluate(
