@@ -99,7 +99,8 @@ class ImageDataset(BaseDataset):
         self._pairs = build_pairs(positives, self.location_ids, months, max_months_apart)
         self._views: Sequence[Augmentation] = (WHOLE, WHOLE)
         self._size, self._warned = side, set[int]()
-        self.levels, self._options = levels, {"bands": bands, "levels": levels}
+        self.levels = levels
+        self._options: dict[str, Any] = {"bands": bands, "levels": levels}
 
     def __len__(self) -> int:
         return len(self._ends)

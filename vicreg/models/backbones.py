@@ -3,7 +3,7 @@
 import difflib
 import functools
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import timm
 import torch
@@ -36,7 +36,6 @@ class BackboneInfo(TypedDict):
         std: Standard deviation of each channel; None if unknown.
         normalization: Where mean and std come from; None if unknown.
         source: How the weights were made, or the file's path.
-        levels: Values of black and white of the image files, if they were deeper than 8 bits.
         report: One line on what was loaded.
     """
 
@@ -46,7 +45,6 @@ class BackboneInfo(TypedDict):
     std: list[float] | None
     normalization: str | None
     source: str
-    levels: NotRequired[list[float]]
     report: str
 
 
@@ -106,7 +104,7 @@ def load_backbone(
         std: Standard deviation of each channel; given together with ``mean``.
 
     Returns:
-        The backbone, and what is known about it.
+        The backbone, and what is known about it, with ``levels`` if the file records them.
 
     Raises:
         FileNotFoundError: There is no such file.
