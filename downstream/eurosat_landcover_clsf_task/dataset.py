@@ -17,7 +17,7 @@ from vicreg.data.base import BaseDataset
 from vicreg.data.image_io import is_image_name
 from vicreg.data.image_listing import Listing, choose_files, list_images
 from vicreg.data.subsets import held_out_images, stratified_subset
-from vicreg.engine.checkpoint import samples_digest
+from vicreg.engine.checkpoint import files_digest, samples_digest
 from vicreg.inference.images import image_size, read_square
 
 SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}  # in any case
@@ -68,14 +68,14 @@ class EurosatSplit(NamedTuple):
         train: Training scenes.
         val: Validation scenes.
         description: How they were split.
-        digest: Digest of the split, see ``samples_digest``.
+        digests: Digests of the split (``samples``) and of the sizes of its files (``files``).
         file_size: Side of the image files in pixels; scenes in memory may be smaller.
     """
 
     train: Scenes
     val: Scenes
     description: str
-    digest: str
+    digests: dict[str, str]
     file_size: int
 
 
@@ -95,7 +95,8 @@ def load_split(config: EurosatConfig) -> EurosatSplit:
     size = min(file_size, config.image_size or file_size)
     options = {"bands": config.bands, "levels": config.levels}
     scenes = [decode(part, size, config.workers, **options) for part in (train, val)]
-    return EurosatSplit(*scenes, description, samples_digest(*names), file_size)
+    digests = {"samples": samples_digest(*names), "files": files_digest([*train.paths, *val.paths])}
+    return EurosatSplit(*scenes, description, digests, file_size)
 
 
 def find_scenes(

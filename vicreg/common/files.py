@@ -1,5 +1,6 @@
 """Write files atomically: under a temporary name in the same folder, renamed when complete."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,15 @@ def remove_partial_files(folder: str | Path) -> None:
     for path in Path(folder).glob(".*.partial*"):
         if path.is_file():
             path.unlink(missing_ok=True)
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:
