@@ -67,7 +67,7 @@ def test_load_compares_the_digest_where_the_checksums_are_those_of_changed_recor
 def test_content_digest_depends_on_everything(change):
     first = {"a": torch.zeros(2, 3), "b": [1, 2]}
     second = {
-        "value": {**first, "a": torch.tensor([[0.0, 0, 0], [0, 0, 1]])}, "dtype": {**first, "a": torch.zeros(2, 3).int()},
+        "value": {**first, "a": torch.eye(3)[1:]}, "dtype": {**first, "a": torch.zeros(2, 3).int()},
         "shape": {**first, "a": torch.zeros(3, 2)}, "key": {"c": first["a"], "b": first["b"]},
         "order of a list": {**first, "b": [2, 1]},
     }[change]  # fmt: skip

@@ -63,7 +63,7 @@ def test_a_changed_pack_is_found_on_request(folder, tmp_path, function):
 
 def test_a_changed_label_is_found_on_request(folder):
     lines = (folder / "train.csv").read_text()
-    (folder / "train.csv").write_text(lines[:-2] + str((int(lines[-8]) if lines[-8].isdigit() else 0)) + "\n")
+    (folder / "train.csv").write_text(lines[:-2] + str(int(lines[-8]) if lines[-8].isdigit() else 0) + "\n")
     with pytest.raises(ValueError, match=r"train\.csv is missing or was changed"):
         verify_folder(folder)
 

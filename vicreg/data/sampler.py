@@ -103,14 +103,18 @@ class _Loader(torch.utils.data.DataLoader):
     def __iter__(self) -> Any:
         iterator = super().__iter__()
         if self.num_workers:  # registered last, called first: before PyTorch's own shutdown, which takes 5 s a worker
-            atexit.register(_end_workers, weakref.ref(iterator))
+            atexit.register(_end_workers, weakref.ref(iterator), iterator._workers)
         return iterator
 
 
-def _end_workers(reference: weakref.ref) -> None:
+def _end_workers(reference: weakref.ref, workers: list[Any]) -> None:
+    """End workers in PyTorch's way, and kill those that do not answer: Python would wait for them forever."""
     iterator = reference()
     if iterator is not None:
         iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def fit_shared_memory(workers: int, batch_bytes: int, free: int) -> tuple[int, int]:
