@@ -50,6 +50,8 @@ def save(payload: dict[str, Any], path: str | Path, previous: str | None = None)
         OSError: The disk is full or the folder is not writable; the old file is unchanged.
     """
 
+    payload = {key: value for key, value in payload.items() if key != _DIGEST}  # of the file that it was read from
+
     def write(tmp_path: Path) -> None:
         with tmp_path.open("wb") as file:  # given a path, torch.save writes its name into the file
             torch.save({**payload, _DIGEST: content_digest(payload)}, file)
