@@ -49,7 +49,6 @@ def save(payload: dict[str, Any], path: str | Path, previous: str | None = None)
     Raises:
         OSError: The disk is full or the folder is not writable; the old file is unchanged.
     """
-
     payload = {key: value for key, value in payload.items() if key != _DIGEST}  # of the file that it was read from
 
     def write(tmp_path: Path) -> None:
