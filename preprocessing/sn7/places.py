@@ -9,7 +9,8 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocessing.text_files import delimiter, read_text
+from preprocessing.text_files import delimiter
+from vicreg.common.files import read_text
 
 SHIPPED_PLACES = Path(__file__).with_name("places.csv")  # AOIs whose nearest place lies across a border
 PLACE_COLUMNS = ["aoi", "city", "state", "country"]

@@ -14,9 +14,9 @@ from preprocessing.sn7.index import Mosaic
 from preprocessing.sn7.pack import Packed, channel_statistics
 from preprocessing.sn7.places import Place
 from preprocessing.sn7.splits import split_facts, split_parts
-from vicreg.data.sn7_format import COLUMNS
+from vicreg.common.files import file_digest
+from vicreg.data.sn7_format import COLUMNS, FORMAT
 
-FORMAT = 1
 OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "test.csv", "meta.json")
 
 
@@ -83,12 +83,13 @@ def patch_table(
 
 
 def write_lists(table: pd.DataFrame, meta: dict[str, Any], folder: str | Path) -> None:
-    """Write all.csv, train.csv, val.csv, test.csv if the split has one, and meta.json."""
+    """Write all.csv, train.csv, val.csv, test.csv if the split has one, and meta.json with the digests of all files."""
     folder = Path(folder)
     table.to_csv(folder / "all.csv", index=False)
     for name, part in table.groupby("split"):
         if name != "unused":
             part.to_csv(folder / f"{name}.csv", index=False)
+    meta["sha256"] = {name: file_digest(folder / name) for name in OUTPUTS if (folder / name).is_file()}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

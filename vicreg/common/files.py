@@ -1,5 +1,6 @@
 """Write files atomically: under a temporary name in the same folder, renamed when complete."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -117,6 +118,15 @@ def check_outside(out_dir: str | Path, folder: str | Path, flag: str = "--exp-di
     out, inside = Path(out_dir).resolve(), Path(folder).resolve()
     if out == inside or inside in out.parents:
         raise ValueError(f"{flag} {out_dir} is in the folder of images {folder}; choose a folder outside of it")
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

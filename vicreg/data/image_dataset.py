@@ -130,6 +130,10 @@ class ImageDataset(BaseDataset):
         requests = [(index, [(view, [seed])]) for index, seed in zip(indices, sample_seeds, strict=True)]
         return self._load(requests, 1, size)[0]
 
+    def names(self) -> list[str]:
+        """Return the last folder and the file name of each image."""
+        return ["/".join(self.path(index).parts[-2:]) for index in range(len(self))]
+
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return paths, sizes and modification times: reading all files takes as long as extracting features."""
         states = [(path, path.stat()) for path in map(self.path, indices)]

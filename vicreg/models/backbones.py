@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -85,8 +86,8 @@ def load_backbone(
     arch: str | None = None,
     in_chans: int = 3,
     seed: int = 0,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> tuple[nn.Module, BackboneInfo]:
     """Load a backbone from a file, or create a baseline by name.
 
@@ -150,7 +151,7 @@ def records_normalization(info: BackboneInfo) -> bool:
     return info["normalization"] is not None and "assumed" not in info["normalization"]
 
 
-def set_normalization(info: BackboneInfo, mean: list[float] | None, std: list[float] | None) -> None:
+def set_normalization(info: BackboneInfo, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Set mean and standard deviation of weights that do not record them.
 
     Args:
