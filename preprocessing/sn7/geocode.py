@@ -1,17 +1,11 @@
-"""Locate AOIs offline: position -> city, state, country and ISO 3166 code, by a vote over many points.
-
-Each point takes the nearest place of the GeoNames list that `reverse_geocode` contains. A single point is easily wrong
-near a border, so all points of an AOI vote: on the country, then on the state in it, then on the city in that state.
-"""
+"""Positions of AOIs from their tile, their rasters and their footprints."""
 
 import math
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from preprocessing.georeference import one_line, to_degrees
-from preprocessing.sn7.places import Place, country_names
 from vicreg.data.sn7_format import parse_aoi_name
 
 TILE_MARGIN = 0.1  # in tile sides: how far outside of its tile an AOI's position may lie
@@ -114,45 +108,6 @@ def check_position(aoi: str, points: np.ndarray, source: str) -> str:
 def format_position(latitude: float, longitude: float) -> str:
     """Format a position, such as ``51.4403 N, 0.2856 E``."""
     return f"{abs(latitude):.4f} {'S' if latitude < 0 else 'N'}, {abs(longitude):.4f} {'W' if longitude < 0 else 'E'}"
-
-
-def locate(points: np.ndarray) -> Place:
-    """Find the place of an AOI by a vote over points.
-
-    Args:
-        points: (n, 2) latitude, longitude in degrees, n > 0.
-
-    Returns:
-        The most frequent country, in it the most frequent state, in that the most frequent city. Ties are resolved
-        alphabetically.
-    """
-    import reverse_geocode
-
-    nearest = reverse_geocode.search(points)
-    votes = [(each["country_code"], each.get("state") or "", each["city"]) for each in nearest]
-    for level in range(3):
-        counts = Counter(vote[level] for vote in votes)
-        winner = min(counts, key=lambda name: (-counts[name], name))
-        votes = [vote for vote in votes if vote[level] == winner]
-    iso, state, city = votes[0]
-    return Place(city, state, country_names()[iso], iso)
-
-
-def town_distance(points: np.ndarray) -> float:
-    """Return the median distance of points to their nearest places of the GeoNames list, in km.
-
-    The country of a nearest place is unreliable far from it: compared with Natural Earth borders, about 1 % of points
-    within 10 km are wrong, and a third at 20 to 50 km.
-
-    Args:
-        points: (n, 2) latitude, longitude in degrees, n > 0.
-    """
-    import reverse_geocode
-
-    towns = np.array([(each["latitude"], each["longitude"]) for each in reverse_geocode.search(points)])
-    (lat1, lon1), (lat2, lon2) = np.radians(points).T, np.radians(towns).T
-    haversine = np.sin((lat2 - lat1) / 2) ** 2 + np.cos(lat1) * np.cos(lat2) * np.sin((lon2 - lon1) / 2) ** 2
-    return float(np.median(2 * 6371 * np.arcsin(np.sqrt(haversine))))
 
 
 def _midpoints(low: float, high: float) -> np.ndarray:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from preprocessing.text_files import delimiter, read_text
 
-SHIPPED_PLACES = Path(__file__).with_name("places.csv")  # AOIs whose nearest place lies across a border
 PLACE_COLUMNS = ["aoi", "city", "state", "country"]
 LABELS = ("country", "state", "city")
 
@@ -32,6 +31,7 @@ class Place(NamedTuple):
     state: str
     country: str
     iso: str
+    town_km: float | None = None  # distance to the nearest town, which gave city and state; None if a table gave them
 
     def class_name(self, label: str) -> str:
         """Return the class name of this place; it contains the country, because states and cities share names."""
