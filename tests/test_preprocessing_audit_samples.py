@@ -62,7 +62,8 @@ def test_a_coco_file_with_a_byte_order_mark_is_read(tmp_path):
     [
         [1], {"images": None}, {"images": [{"file_name": None}]}, {"images": [{}]},
         {"images": [{"file_name": "a"}], "categories": [{"name": "x"}]},
-        {"images": [{"file_name": "a"}], "annotations": 1},
+        {"images": [{"file_name": "a"}], "annotations": 1}, {"images": [{"file_name": "a"}], "annotations": None},
+        {"images": [{"file_name": "a"}], "annotations": [{"category_id": [1]}]},
     ],
 )  # fmt: skip
 def test_a_malformed_coco_file_is_refused_with_its_path(tmp_path, content):

@@ -97,6 +97,7 @@ def test_a_table_from_a_spreadsheet_with_semicolons_and_a_byte_order_mark_is_rea
         ("aoi,city,state,country\nA,b,c\n", "line 2: four fields"),
         ("aoi,city,state,country\nA,b,c,d,e\n", "line 2: four fields"),
         ("aoi,city,state,country\nA,b,c,\n", "line 2: .* a country"),
+        ("aoi,city,state,country\nA,b,c,Peru\nA,b,c,Peru\nA,b,c,Chile\n", "line 4: another place than above for A"),
     ],
 )
 def test_a_wrong_override_table_is_refused_with_its_path_and_line(tmp_path, text, message):
@@ -165,3 +166,20 @@ def test_a_position_agrees_with_the_tile_up_to_a_tenth_of_its_side():
     assert message(0.5, 0.5) == message(-0.09, 0.5) == message(0.5, 1.09) == ""
     assert message(-0.11, 0.5) and message(0.5, 1.11)
     assert "lie at 51.4403 N, 0.2417 E, the tile number in the AOI's name at 51.4403 N, 0.2856 E" in message(-0.5, 0.5)
+
+
+def test_a_twentieth_of_the_points_may_lie_outside_of_the_tile():
+    inside = tile_points(DARTFORD)[:19]
+    outside = np.array([(0.28, 51.44)])  # latitude and longitude exchanged
+    assert geocode.check_position(DARTFORD, np.concatenate([inside, outside]), "its footprints") == ""
+    message = geocode.check_position(DARTFORD, np.concatenate([inside[:15], outside.repeat(5, 0)]), "its footprints")
+    assert message.startswith("25% of its footprints lie at 0.2800 N, 51.4400 E, the tile number")
+
+
+def test_a_tile_at_180_degrees_contains_positions_on_both_sides():
+    aoi = "L15-2047E-1023N_8191_4096_13"
+    sides = np.array([(-0.02, 179.98), (-0.02, -179.998)])
+    assert geocode.check_position(aoi, sides, "its coordinates") == ""
+    assert geocode.check_position(aoi, sides + (0, 1), "its coordinates").startswith(
+        "its coordinates lie at 0.0200 S, 179"
+    )

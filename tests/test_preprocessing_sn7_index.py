@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 
 from preprocessing import make_sn7_csv
+from preprocessing.sn7.geocode import xyz_tile_bounds
+from preprocessing.sn7.index import scan_tree
 from tests.conftest import write_geojson, write_tif
+from vicreg.data.sn7_format import parse_aoi_name
 
 US, HENGQIN = "L15-0331E-1257N_1327_3160_13", "L15-1669E-1153N_6678_3579_13"
 
@@ -77,3 +80,16 @@ def test_an_aoi_that_lies_in_no_country_is_a_problem_and_can_be_named_or_left_ou
     path = tmp_path / "places.csv"
     path.write_text(f"aoi,city,state,country\n{aoi},,,Ghana\n")
     assert "Ghana" in prepare(sn7_tree, tmp_path / "out", "--labels-override", str(path))["classes"]
+
+
+def test_ground_control_points_are_a_position_like_a_transform(sn7_tree, tmp_path, capsys):
+    bounds, pixels = xyz_tile_bounds(*parse_aoi_name(US)), np.ones((3, 32, 32), np.uint8)
+    path = sn7_tree / US / "images" / f"global_monthly_2018_01_mosaic_{US}.tif"
+    write_tif(path, pixels, bounds, gcps=True)
+    first = scan_tree(sn7_tree, 1)[0][0]
+    expected = [(bounds[2] - bounds[0]) / 32, 0, bounds[0], 0, (bounds[1] - bounds[3]) / 32, bounds[3]]
+    assert first.path == path and first.crs.to_epsg() == 3857 and first.transform == pytest.approx(expected)
+    write_tif(path, pixels, (-121.69, 37.96, -121.64, 38.0), gcps=True)  # degrees, with a system in meters
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(sn7_tree, tmp_path / "out")
+    assert f"{path}: its coordinates lie at 0.0003 N, 0.0011 W, the tile number" in capsys.readouterr().err

@@ -202,6 +202,7 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
         names = [image["file_name"].replace("\\", "/") for image in content["images"]]
         categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         labels = [annotation["category_id"] for annotation in content.get("annotations", [])]
+        classes = Counter(categories.get(label, f"category {label}") for label in labels)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a COCO file ({type(error).__name__}: {error})") from error
     if not names:
@@ -211,5 +212,4 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
     if not (folder / names[0]).is_file():
         raise FileNotFoundError(f"no {folder / names[0]}; name the folders of the images with --coco-images")
     files = [folder / name for name in names]
-    classes = Counter(categories.get(label, f"category {label}") for label in labels)
     return Subset(str(path), [str(file) for file in files], lambda index: open_image(files[index]), classes, None)

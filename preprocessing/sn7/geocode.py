@@ -9,6 +9,7 @@ from preprocessing.georeference import one_line, to_degrees
 from vicreg.data.sn7_format import parse_aoi_name
 
 TILE_MARGIN = 0.1  # in tile sides: how far outside of its tile an AOI's position may lie
+MAX_OUTSIDE = 0.05  # fraction of its points
 
 _MERCATOR_HALF = math.pi * 6378137  # half the side of the EPSG:3857 world, in meters
 _GRID = 9  # points per side if there are no footprints
@@ -88,25 +89,30 @@ def check_position(aoi: str, points: np.ndarray, source: str) -> str:
 
     Args:
         aoi: Name of the AOI.
-        points: (n, 2) latitude, longitude in degrees; their median counts.
+        points: (n, 2) latitude, longitude in degrees.
         source: What the positions come from, for the message.
 
     Returns:
-        "" if the median lies in the tile or within ``TILE_MARGIN`` of it, else a message with both positions.
+        "" if all but ``MAX_OUTSIDE`` of the points lie in the tile or within ``TILE_MARGIN`` of it, else a message with
+        the median of the others and the position of the tile.
     """
     x, y, z = parse_aoi_name(aoi)
-    latitude, longitude = np.median(points, axis=0)
-    column = (longitude + 180) / 360 * 2**z
-    row = (0.5 - np.arcsinh(np.tan(np.radians(np.clip(latitude, -89.9, 89.9)))) / (2 * np.pi)) * 2**z
-    if max(abs(column - x - 0.5), abs(row - y - 0.5)) <= 0.5 + TILE_MARGIN:
-        return ""
     tile = np.median(tile_points(aoi), axis=0)
-    return (f"{source} lie at {format_position(latitude, longitude)}, the tile number in the AOI's name at "
-            f"{format_position(*tile)}; correct or remove the file")  # fmt: skip
+    longitude = tile[1] + (points[:, 1] - tile[1] + 180) % 360 - 180  # near the tile, also across 180 degrees
+    column = (longitude + 180) / 360 * 2**z
+    row = (0.5 - np.arcsinh(np.tan(np.radians(np.clip(points[:, 0], -89.9, 89.9)))) / (2 * np.pi)) * 2**z
+    outside = np.maximum(abs(column - x - 0.5), abs(row - y - 0.5)) > 0.5 + TILE_MARGIN
+    if outside.mean() <= MAX_OUTSIDE:
+        return ""
+    share = "" if outside.all() else f"{outside.mean():.0%} of "
+    position = format_position(np.median(points[outside, 0]), np.median(longitude[outside]))
+    return (f"{share}{source} lie at {position}, the tile number in the AOI's name at {format_position(*tile)}; "
+            "correct or remove the file")  # fmt: skip
 
 
 def format_position(latitude: float, longitude: float) -> str:
     """Format a position, such as ``51.4403 N, 0.2856 E``."""
+    longitude = (longitude + 180) % 360 - 180
     return f"{abs(latitude):.4f} {'S' if latitude < 0 else 'N'}, {abs(longitude):.4f} {'W' if longitude < 0 else 'E'}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from preprocessing.georeference import georeference
 from preprocessing.problems import Problem
 from preprocessing.sn7.geocode import check_position, footprint_points, format_position, raster_points, tile_points
 from preprocessing.sn7.places import Place
@@ -130,14 +131,13 @@ def _read_header(path: Path, name: MosaicName) -> Mosaic | Problem:
             if raster.count < CHANNELS or raster.dtypes[0] != "uint8":
                 message = f"{raster.count} channels of {raster.dtypes[0]}; RGB or RGBA uint8 expected"
                 return Problem("unreadable mosaic", path, message)
-            crs = None if raster.transform.is_identity else raster.crs
-            mosaic = Mosaic(path, name, raster.width, raster.height, crs, raster.transform[:6])
+            crs, transform = georeference(raster) or (None, raster.transform[:6])
+            mosaic = Mosaic(path, name, raster.width, raster.height, crs, transform)
+        if crs is None:
+            return mosaic
+        message = check_position(name.aoi, _mosaic_points(mosaic), "its coordinates")
     except rasterio.errors.RasterioError as error:
         return Problem("unreadable mosaic", path, f"cannot be read as a TIFF, corrupt or truncated ({error})")
-    if crs is None:
-        return mosaic
-    try:
-        message = check_position(name.aoi, _mosaic_points(mosaic), "its coordinates")
     except ValueError as error:
         message = f"{error}; assign EPSG:3857, or remove its georeference with gdal_edit.py -unsetgt -a_srs ''"
     return Problem("georeference", path, message) if message else mosaic

@@ -98,5 +98,7 @@ def read_places(path: str | Path, aois: Collection[str] | None = None) -> dict[s
             iso = resolve_country(country)
         except ValueError as error:
             raise ValueError(f"{line}: {error}") from error
-        places[aoi] = Place(city, state, country_names().get(iso, country), iso)
+        place = Place(city, state, country_names().get(iso, country), iso)
+        if places.setdefault(aoi, place) != place:
+            raise ValueError(f"{line}: another place than above for {aoi}")
     return places
