@@ -80,20 +80,22 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _read_raster(path: str | Path) -> np.ndarray:
-    """Read the first one or three bands of a raster; types other than uint8 are stretched to 0..255."""
+    """Read the first one or three bands of a raster; types other than uint8 are stretched, and no data is black."""
     import rasterio
 
     try:
         with quiet_georeference(), rasterio.open(path) as raster:
             bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
-            pixels = raster.read(bands).transpose(1, 2, 0)
+            pixels, valid = raster.read(bands).transpose(1, 2, 0), raster.dataset_mask() > 0
     except rasterio.errors.RasterioError as error:
         raise ValueError(f"{path}: cannot be decoded ({error})") from error
-    if pixels.dtype == np.uint8:
-        return pixels
-    pixels = np.nan_to_num(pixels.astype(np.float64))
-    low, high = pixels.min(), pixels.max()
-    return np.rint((pixels - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        valid &= np.isfinite(pixels).all(-1)
+        known = pixels[valid].astype(np.float64) if valid.any() else np.zeros(1)
+        low, high = known.min(), known.max()
+        stretched = (np.where(valid[..., None], pixels, low) - low) * (255 / max(high - low, 1e-9))
+        pixels = np.rint(stretched).astype(np.uint8)
+    return np.where(valid[..., None], pixels, np.uint8(0))
 
 
 def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
