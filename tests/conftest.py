@@ -200,7 +200,7 @@ def write_tif(path, pixels, bounds=None, gcps=False):
     """
     import rasterio
 
-    from vicreg.inference.rasters import quiet_georeference
+    from vicreg.data.rasters import quiet_georeference
 
     channels, height, width = pixels.shape
     profile = {"driver": "GTiff", "width": width, "height": height, "count": channels, "dtype": "uint8"}

@@ -12,7 +12,7 @@ from preprocessing import audit_split, make_fmow_csv, make_folder_split, make_sn
 from preprocessing.sn7.geocode import tile_points, xyz_tile_bounds
 from tests.conftest import write_geojson, write_tif
 from tests.test_preprocessing_audit_split import save, texture
-from vicreg.inference import rasters
+from vicreg.data import rasters
 
 KENT, CALIFORNIA = "L15-1025E-1366N_4102_2726_13", "L15-0331E-1257N_1327_3160_13"
 BIRMINGHAM = "L15-1014E-1375N_4056_2688_13"

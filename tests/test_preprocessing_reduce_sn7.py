@@ -7,7 +7,7 @@ import rasterio
 from preprocessing import make_sn7_csv, make_sn7_sample, reduce_sn7
 from preprocessing.sn7.geocode import xyz_tile_bounds
 from tests.conftest import write_tif
-from vicreg.inference import rasters
+from vicreg.data import rasters
 
 SCRIPT = "preprocessing/reduce_sn7.py"
 

@@ -32,6 +32,7 @@ from vicreg.eval.lr_sweep import FeatureBatch, LinearSweep, select_lr, train_swe
 from vicreg.eval.metrics import accuracy
 from vicreg.eval.splits import check_labels
 from vicreg.models.backbones import check_channels, feature_dim, load_backbone
+from vicreg.models.input_size import check_input_size
 
 
 def evaluate(
@@ -68,6 +69,7 @@ def evaluate(
     check_channels(info["in_chans"], train, f"--pretrained {config.pretrained}")
     check_labels(train, val)
     spec = build_input_spec(info, train, config.image_size)
+    check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     log(f"{info['report']}\n{format_input_spec(spec, info)}")
     seeds = range(config.seed, config.seed + config.seeds)
     num_lrs = len(set(config.lr_head))

@@ -104,7 +104,7 @@ def load_backbone(
         std: Standard deviation of each channel; given together with ``mean``.
 
     Returns:
-        The backbone, and what is known about it.
+        The backbone, and what is known about it, with ``levels`` if the file records them.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -251,8 +251,8 @@ def check_channels(in_chans: int, dataset: Any, source: str) -> None:
 
     Args:
         in_chans: Input channels of the network.
-        dataset: Data set with the per-channel attribute ``mean``.
+        dataset: Data set with the attribute ``num_channels``.
         source: Option that chose the network, for the message.
     """
-    if dataset.mean is not None and len(dataset.mean) != in_chans:
-        raise ValueError(f"{source}: {in_chans} channels, but these images have {len(dataset.mean)}")
+    if dataset.num_channels != in_chans:
+        raise ValueError(f"{source}: {in_chans} channels, but these images have {dataset.num_channels}")
