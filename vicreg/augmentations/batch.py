@@ -79,7 +79,7 @@ def apply(images: torch.Tensor, params: Params, size: int, blur_kernel: int = 0)
     """Apply sampled parameters to a batch.
 
     Args:
-        images: uint8 tensor (n, C, H, W) on any device.
+        images: uint8 or uint16 tensor (n, C, H, W) on any device.
         params: Parameters from ``sample_params``, n rows.
         size: Side of the view in pixels.
         blur_kernel: Number of taps of the blur; 0 covers the whole Gaussian.
@@ -88,7 +88,8 @@ def apply(images: torch.Tensor, params: Params, size: int, blur_kernel: int = 0)
         float32 tensor (n, C, size, size) in [0, 1] on the device of the images. Color operations need C = 3; with other
         channel counts only crop, flips and blur apply.
     """
-    x = crop_resize(images.float() / 255, params["boxes"], size, params["flip"], params["vertical_flip"])
+    pixels = images.float() / torch.iinfo(images.dtype).max
+    x = crop_resize(pixels, params["boxes"], size, params["flip"], params["vertical_flip"])
 
     def change(mask: str, operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         rows = params[mask].nonzero()[:, 0]

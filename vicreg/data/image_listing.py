@@ -75,7 +75,9 @@ def list_images(folder: str | Path) -> Listing:
     return Listing([path for paths in paths_of_classes for path in paths], labels, classes)
 
 
-def image_paths(folder: str | Path, skip: Iterable[tuple[int, int]] = ()) -> list[str]:
+def image_paths(
+    folder: str | Path, skip: Iterable[tuple[int, int]] = (), accept: Callable[[str], bool] = is_image_name
+) -> list[str]:
     """List the images below a folder, sorted by folder and name. Hidden files and folders are skipped.
 
     Symbolic links to folders are followed, but no folder is entered twice, and neither the parents of ``folder`` nor
@@ -84,6 +86,7 @@ def image_paths(folder: str | Path, skip: Iterable[tuple[int, int]] = ()) -> lis
     Args:
         folder: Folder to search.
         skip: (device, inode) of folders not to enter through links.
+        accept: Which file names to list.
     """
     folder = Path(folder)
     entered = {_inode(path) for path in (folder, *folder.absolute().parents, *folder.resolve().parents)} | set(skip)
@@ -95,7 +98,7 @@ def image_paths(folder: str | Path, skip: Iterable[tuple[int, int]] = ()) -> lis
             if inodes[name] not in entered:
                 entered.add(inodes[name])
                 folders.append(name)
-        paths += [os.path.join(root, name) for name in sorted(files) if is_image_name(name)]
+        paths += [os.path.join(root, name) for name in sorted(files) if accept(name)]
     return paths
 
 
