@@ -60,7 +60,8 @@ def split_table(
             advice = {"location": "there is one site only; use --split block or image",
                       "image": "there is one file only in each class; use --split block",
                       "block": "too few cells; use a smaller --buffer, --split image or none"}  # fmt: skip
-            raise ValueError(f"--split {rule} leaves no patch in {part}: {advice.get(rule, 'see the folders')}")
+            raise ValueError(f"--split {rule} leaves no patch in {part}: {advice.get(rule, 'see the folders')}. The "
+                             "patches are kept, so the next call takes seconds")  # fmt: skip
     record["achieved"] = float((parts == "val").sum() / np.isin(parts, ("train", "val")).sum())
     return parts, record
 

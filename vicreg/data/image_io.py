@@ -70,7 +70,7 @@ def open_image(path: str | Path) -> Image:
     return Image.open(path)
 
 
-def error_reason(error: Exception, path: str | Path) -> str:
+def error_reason(error: BaseException, path: str | Path) -> str:
     """Return the message of a decoder's error, without the path that some of them repeat."""
     message = " ".join(str(error).replace(repr(str(path)), "").split())
     return message or type(error).__name__

@@ -14,7 +14,10 @@ _COMMON = [
     ("Planet name", re.compile(r"(?<!\d)" + _DAY.format("") + r"_\d{6}_")),
     ("ISO date in the name", re.compile(r"(?<!\d)" + _DAY.format("[-_.]") + r"(?!\d)")),
     ("date in the name", re.compile(r"(?<!\d)" + _DAY.format("") + r"(?!\d)")),
-    ("ISO month in the name", re.compile(r"(?<!\d)(?P<year>(?:19|20)\d\d)[-_](?P<month>0[1-9]|1[0-2])(?!\d)")),
+    (
+        "ISO month in the name",
+        re.compile(r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<mark>[-_])(?P<month>0[1-9]|1[0-2])(?!(?P=mark)?\d)"),
+    ),
 ]
 _STRPTIME = {
     "Y": r"(?P<year>\d{4})", "y": r"(?P<short_year>\d\d)", "m": r"(?P<month>\d{1,2})", "d": r"(?P<day>\d{1,2})",

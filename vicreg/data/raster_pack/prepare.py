@@ -57,7 +57,7 @@ def prepare_folder(
     result = collect(plan, records)
     if result.table.empty:
         raise ValueError(f"{data_dir}: no patch of {options.patch_size} x {options.patch_size} pixels with enough data")
-    table = result.table.assign(label=-1, split="train")
+    result = result._replace(table=result.table.assign(label=-1, split="train"))
     meta = describe(plan, result, [], {"rule": "none"})
-    publish(work, out_dir, table, meta)
+    publish(work, out_dir, result.table, meta)
     return meta, problems + result.problems

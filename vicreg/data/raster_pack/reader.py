@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from vicreg.data.image_io import error_reason, exif_orientation, open_image
-from vicreg.data.raster_pack.scenes import Scene, open_gdal
+from vicreg.data.image_io import exif_orientation, open_image
+from vicreg.data.raster_pack.scenes import Scene, open_gdal, root_reason
 
 
 class SceneReader:
@@ -48,7 +48,7 @@ class SceneReader:
                 if self.scene.mask:
                     valid = valid & ~self._clouds(left, top, width, height)
         except (OSError, SyntaxError, rasterio.errors.RasterioError) as error:
-            raise ValueError(f"cannot be read ({error_reason(error, self.scene.path)})") from error
+            raise ValueError(f"cannot be read ({root_reason(error, self.scene.path)})") from error
         if pixels.dtype.kind == "f":
             valid = valid & np.isfinite(pixels).all(0)
         return pixels, valid

@@ -138,7 +138,14 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
     except ValueError:
         raise
     except (OSError, SyntaxError, rasterio.errors.RasterioError) as error:
-        raise ValueError(f"cannot be read ({error_reason(error, path)})") from error
+        raise ValueError(f"cannot be read ({root_reason(error, path)})") from error
+
+
+def root_reason(error: BaseException, path: str) -> str:
+    """Return the message of the error that an error of rasterio comes from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error_reason(error, path)
 
 
 def _is_deep_png(path: str) -> bool:
