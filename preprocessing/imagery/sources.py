@@ -1,6 +1,7 @@
 """What make_imagery_csv.py reads: folders, lists of paths and addresses, and STAC catalogs."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ def find_sources(folders: Sequence[Path], list_file: Path | None, asset: str | N
         ValueError: There is nothing to read, or the list is malformed.
     """
     sources: list[Source] = []
-    for folder in folders:
-        prefix = f"{folder.resolve().name}/" if len(folders) > 1 else ""
+    short = [folder.resolve().name for folder in folders]
+    for folder, name in zip(folders, short, strict=True):
+        prefix = "" if len(folders) == 1 else f"{name if short.count(name) == 1 else folder.as_posix()}/"
         sources += [source._replace(name=prefix + source.name) for source in list_sources(folder)]
     if list_file:
         if not list_file.is_file():
@@ -35,10 +37,9 @@ def find_sources(folders: Sequence[Path], list_file: Path | None, asset: str | N
         sources += _read_catalog(list_file, asset) if is_catalog else _read_list(list_file)
     if not sources:
         raise ValueError(f"no rasters or images in {', '.join(map(str, folders)) or list_file}")
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        twice = next(name for name in sorted(names) if names.count(name) > 1)
-        raise ValueError(f"two files are called {twice}; give each folder or file once")
+    (name, count), *_ = Counter(source.name for source in sources).most_common(1)
+    if count > 1:
+        raise ValueError(f"{count} files are called {name}; give each folder or file once")
     return sorted(sources, key=lambda source: source.name)
 
 

@@ -93,8 +93,9 @@ class ImageryPatches(SN7Patches):
         labeled: bool = False,
     ):
         csv_path = Path(csv_path)
-        if not csv_path.is_file():
-            raise FileNotFoundError(f"no patch list at {csv_path}; make one with\n  {HOW_TO_PREPARE} {csv_path.parent}")
+        for path in (csv_path, csv_path.with_name("meta.json")):
+            if not path.is_file():
+                raise FileNotFoundError(f"no {path}; prepare the folder with\n  {HOW_TO_PREPARE} {path.parent}")
         self.table = pd.read_csv(csv_path, keep_default_na=False, dtype={"date": str, "image_id": str, "site": str})
         if missing := [column for column in COLUMNS if column not in self.table]:
             raise ValueError(f"{csv_path}: columns missing: {', '.join(missing)}; write it with make_imagery_csv.py")
@@ -154,7 +155,7 @@ def labeled_sets(csv_dir: Path) -> tuple[ImageryPatches, ImageryPatches] | None:
     train, val = (pd.read_csv(csv_dir / f"{part}.csv", usecols=["label"]).label for part in ("train", "val"))
     if (train < 0).all() or (val < 0).all():
         return None
-    return tuple(ImageryPatches(csv_dir / f"{part}.csv", labeled=True) for part in ("train", "val"))
+    return ImageryPatches(csv_dir / "train.csv", labeled=True), ImageryPatches(csv_dir / "val.csv", labeled=True)
 
 
 def load_data_dir(

@@ -144,11 +144,15 @@ def _scale(pixels: np.ndarray, valid: np.ndarray, options: CutOptions) -> tuple[
     """Convert pixels to the stored type; also count the values below and above the scale."""
     if options.scale is None:
         return pixels, np.zeros(2, np.int64)
-    low, high = np.array(options.scale, np.float64).T[:, :, None, None]
-    values = np.where(valid, pixels, low)
-    clipped = np.array([(values < low).sum(), (values > high).sum()], np.int64)
-    top = np.iinfo(options.dtype).max
-    return ((values - low) * (top / (high - low))).clip(0, top).round().astype(options.dtype), clipped
+    clipped, top = np.zeros(2, np.int64), np.iinfo(options.dtype).max
+    result = np.empty(pixels.shape, options.dtype)
+    for band, scaled, (low, high) in zip(pixels, result, options.scale, strict=True):
+        values = np.where(valid, band, low).astype(np.float64)
+        clipped += (values < low).sum(), (values > high).sum()
+        values -= low
+        values *= top / (high - low)
+        scaled[:] = values.clip(0, top, out=values).round(out=values)
+    return result, clipped
 
 
 def _moments(patches: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,8 @@ def collect(plan: Plan, records: list[Path]) -> Result:
     if missing := [path.name for path in records if not path.is_file()]:
         raise FileNotFoundError(f"{len(missing)} of {len(records)} shards are missing, such as {missing[0]}; run the "
                                 "other parts of --shard first")  # fmt: skip
-    parts, shards, bad, start = [], [], {}, 0
+    parts, shards, start = [], [], 0
+    bad: dict[int, str] = {}
     dropped, clipped = 0, np.zeros(2, np.int64)
     for number, path in enumerate(records):
         info, arrays = read_record(path)

@@ -63,6 +63,8 @@ def work_folder(out_dir: Path, plan: Plan, shared: bool) -> Path:
             raise ValueError(f"{folder} holds shards of other files or options; remove it, then start all parts again")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if not shared:
+        files.remove_partial_files(folder)
     if not stamp.is_file():
         files.write_text(stamp, plan.fingerprint)
     return folder

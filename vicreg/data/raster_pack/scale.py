@@ -23,8 +23,9 @@ def cut_options(scenes: Sequence[Scene], options: PackOptions) -> CutOptions:
     """
     dtype = scenes[0].dtype
     if options.scale is None and dtype not in _STORED:
-        raise ValueError(f"{scenes[0].path} and the others hold {dtype}; give the values that become 0 and the maximum "
-                         "of 16 bits with --scale LOW HIGH (reflectance: --scale 0 1), or --scale p2,p98")  # fmt: skip
+        raise ValueError(f"{scenes[0].path} and the others hold {dtype}; give make_imagery_csv.py the values that "
+                         "become 0 and the maximum of 16 bits: --scale LOW HIGH (reflectance: --scale 0 1), or --scale "
+                         "p2,p98")  # fmt: skip
     scale = None if options.scale is None else _read_scale(options.scale, scenes, options.seed)
     cut = CutOptions(options.patch_size, options.max_nodata, options.dtype if scale else dtype, scale)
     return dataclasses.replace(cut, shard_bytes=int(options.shard_size * 2**20))

@@ -53,7 +53,7 @@ def write_shard(
     patches = functools.partial(_cut_in_order, windows, scenes, placements, options, workers)
     channels = len(scenes[windows[0].scene].bands)
     content = atomic_write(folder / shard_name(number), lambda path: _write(path, patches(), channels, options))
-    atomic_write(record, lambda path: np.savez(path, **content))
+    atomic_write(record, lambda path: np.savez(path, **content))  # type: ignore[arg-type]
     return record
 
 
@@ -85,7 +85,7 @@ def _write(
             file.write(result.pixels.data)
             digest.update(result.pixels.data)
             rows += len(result.pixels)
-            parts.append(result._replace(pixels=None))
+            parts.append(result._replace(pixels=np.empty(0)))
             owners.append(window.scene)
         file.seek(0)
         file.write(_header(options.dtype, (rows, channels, size, size)))
