@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vicreg.inference.rasters import quiet_georeference
+from vicreg.data.rasters import quiet_georeference
 
 ORIGINS = {"EPSG:32633": (500000, 5600000), "EPSG:32634": (420000, 5500000)}
 

@@ -185,4 +185,4 @@ def test_uint16_reaches_the_network_as_fractions_of_its_maximum():
     images = torch.from_numpy(ground(5, 16, 16, high=65536)[None])
     view = PRESETS["none"][0]
     params = sample_params(view, 1, 16, 16, torch.Generator().manual_seed(0))
-    assert torch.equal(apply(images, params, 14), images.float()[..., 1:15, 1:15] / 65535)
+    assert torch.equal(apply(images, params, 14, view), images.float()[..., 1:15, 1:15] / 65535)

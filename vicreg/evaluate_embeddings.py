@@ -19,8 +19,11 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
-from vicreg.data import image_folder
+from vicreg.common.files import check_outside
+from vicreg.common.logger import log
+from vicreg.data import image_folder, sn7_format
 from vicreg.data.base import LabeledDataset
+from vicreg.data.images import add_levels_argument
 from vicreg.data.sn7 import SN7Patches
 from vicreg.eval import splits
 from vicreg.eval.benchmark import BenchmarkConfig, compare
@@ -28,6 +31,8 @@ from vicreg.eval.config import add_backbone_arguments
 from vicreg.eval.feature_cache import DTYPES, FeatureCache, resolve_backbones
 from vicreg.eval.lr_sweep import DEFAULT_LRS
 from vicreg.eval.metrics import RESAMPLES
+from vicreg.models.backbones import BASELINES
+from vicreg.models.weight_files import recorded_levels
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,6 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_backbone_arguments(model)
     data = parser.add_argument_group("protocol 1: a training and a validation list")
     data.add_argument("--csv-dir", type=Path, help="folder written by make_sn7_csv.py")
+    sn7_format.add_verify_argument(data)
     data.add_argument(
         "--data-dir", type=Path,
         help="alone: class folders (train/ and val/ in it); with --csv-dir: SN7 tree, if that has no patches.npy",
@@ -58,6 +64,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--val-percent", dest="val_fraction", type=_percent, help=argparse.SUPPRESS)
     data.add_argument("--no-check", action="store_true", help="class folders: do not look for broken files first")
+    data.add_argument("--bands", type=int, nargs=3, metavar="BAND", help="class folders: red, green, blue of TIFFs")
+    add_levels_argument(data, "default: those of --pretrained")
     other = parser.add_argument_group("protocol 2: other AOIs, each one a class (kNN and k-means)")
     other.add_argument("--test-csv", type=Path, metavar="DIR", help="folder of those AOIs, written by make_sn7_csv.py")
     other.add_argument("--test-split", choices=splits.SPLITS, default="patches",
@@ -101,12 +109,15 @@ def main(args: argparse.Namespace) -> None:
     device = distributed.init(args.device, args.local_rank)
     train: LabeledDataset
     val: LabeledDataset
+    if args.verify_data and args.csv_dir:
+        log(sn7_format.verify_folder(args.csv_dir))
     if args.csv_dir:
         train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     elif args.data_dir:
-        train, val, _ = image_folder.load_folder(
-            args.data_dir, device, args.image_size, not args.no_check, val_fraction=args.val_fraction
-        )
+        check_outside(args.exp_dir, args.data_dir)
+        levels = args.levels or recorded_levels(sorted({*args.pretrained} - {*BASELINES}))
+        options = {"val_fraction": args.val_fraction, "bands": args.bands, "levels": levels}
+        train, val, _ = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check, **options)
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")
     protocols = (

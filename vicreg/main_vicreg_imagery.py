@@ -28,9 +28,9 @@ CSV_DIR = Path(__file__).resolve().parents[1] / "data" / "imagery"
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser: the arguments of pretraining, and those of imagery."""
-    parser = pretrain_config.get_parser(__doc__.split("\n")[0], augment="fmow")
-    parser.set_defaults(in_chans=None)
-    data = imagery.add_arguments(parser, CSV_DIR)
+    parser = pretrain_config.get_parser(__doc__.split("\n")[0], augment="overhead")
+    parser.set_defaults(in_chans=None, augment=None)
+    data = imagery.add_arguments(parser, CSV_DIR)  # None: overhead for three bands, otherwise multispectral
     data.add_argument("--data-dir", type=Path, help="folder of images or rasters, without preparation")
     data.add_argument("--patch-size", type=int, help="side of the patches of rasters in --data-dir; default 256")
     data.add_argument(
@@ -43,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Pretrain on the training list; probe on the validation list if it has labels."""
-    config = pretrain_config.build_config(args)
+    config = pretrain_config.build_config(argparse.Namespace(**{**vars(args), "augment": args.augment or "overhead"}))
     probe_sets = None
     if args.data_dir:
         dataset, positives = imagery.load_data_dir(
@@ -55,7 +55,8 @@ def main(args: argparse.Namespace) -> None:
         positives = dataset.positives
         probe_sets = imagery.labeled_sets(args.csv_dir) if config.probe_every else None
     channels = config.in_chans or dataset.num_channels
-    config = dataclasses.replace(config, in_chans=channels, positives=positives)
+    augment = args.augment or ("overhead" if channels == 3 else "multispectral")
+    config = dataclasses.replace(config, in_chans=channels, positives=positives, augment=augment)
     data = (args.data_dir or args.csv_dir).resolve()
     pretrain(config, dataset, probe_sets, f"VICReg, {config.arch}, {data} with {config.positives} positives")
 

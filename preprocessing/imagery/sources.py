@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.text_files import read_json, read_text
+from vicreg.data.image_listing import SPLITS
 from vicreg.data.raster_pack.headers import Source, list_sources
 
 _ADDRESSES = {"https://": "/vsicurl/https://", "http://": "/vsicurl/http://", "s3://": "/vsis3/", "gs://": "/vsigs/"}
-_SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def find_sources(folders: Sequence[Path], list_file: Path | None, asset: str | None = None) -> list[Source]:
@@ -89,5 +89,5 @@ def _only_raster(assets: dict[str, Any], where: str) -> str:
 
 def folder_split(names: Sequence[str]) -> list[str] | None:
     """Return the part of each file if all are in folders called train, val or test, in any case; otherwise None."""
-    parts = [_SPLIT_NAMES.get(name.partition("/")[0].lower(), "") for name in names]
+    parts = [SPLITS.get(name.partition("/")[0].lower(), "") for name in names]
     return parts if all(parts) and "train" in parts else None

@@ -1,6 +1,7 @@
 """Run a script's ``main`` and end it with one line, not a traceback, on a mistake of the user."""
 
 import errno
+import io
 import os
 import re
 import select
@@ -17,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from vicreg import distributed
+from vicreg.common.files import printable
 
 Namespace = TypeVar("Namespace")
 
@@ -39,9 +41,9 @@ _MEMORY_ADVICE = {  # options that lower the memory of a step, by the argument t
 def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
     """Call ``main(namespace)``; report an error of the user in one line on stderr and exit with code 1.
 
-    ``ValueError`` and ``OSError`` are what modules raise for wrong input. Out-of-memory errors and failed collectives
-    are reported in the same way. Any other exception keeps its traceback, and so do all if ``TRACEBACK`` is set. The
-    exit code is 130 after Ctrl-C and 141 if the reader of stdout has gone, as in ``| head``.
+    ``ValueError`` and ``OSError`` are what modules raise for wrong input. Out-of-memory errors, failed collectives and
+    failed loader processes are reported in the same way. Any other exception keeps its traceback, and so do all if
+    ``TRACEBACK`` is set. The exit code is 130 after Ctrl-C and 141 if the reader of stdout has gone, as in ``| head``.
 
     Args:
         main: Function of the script.
@@ -51,6 +53,9 @@ def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
         What ``main`` returns.
     """
     threading.excepthook = _handle_thread_exception
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows other characters as escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = main(namespace)
         sys.stdout.flush()
@@ -67,7 +72,8 @@ def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it again at exit
             _exit(128 + signal.SIGPIPE)
         collective = distributed.collective_error(error)
-        expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or out_of_memory(error)
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+        expected = expected or bool(out_of_memory(error) or loader_error(error))
         if os.environ.get("TRACEBACK") or not (collective or expected):
             if distributed.world_size() == 1:
                 raise
@@ -90,6 +96,10 @@ def explain(error: BaseException, namespace: Any) -> str:
         given = getattr(namespace, "__dict__", {})
         advice = [text for name, text in _MEMORY_ADVICE.items() if given.get(name, False) is not False]
         return f"{memory}; reduce it with {', '.join(advice) or 'smaller batches or images'}"
+    if lost := loader_error(error):
+        return lost
+    if "in DataLoader worker process" in str(error):  # the message is a traceback, its last line the reason
+        return str(error).strip().rpartition("\n")[2].partition(": ")[2]
     action = _ADVICE.get(getattr(error, "errno", None) or 0)
     if action is None or not isinstance(error, OSError):
         return str(error)
@@ -104,6 +114,14 @@ def out_of_memory(error: BaseException) -> str | None:
     if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in message):
         return None
     return f"out of {'GPU' if on_gpu else 'host'} memory{f' ({request[0]})' if request else ''}"
+
+
+def loader_error(error: BaseException) -> str | None:
+    """Describe a loader process that died or does not answer in one line; None for any other error."""
+    message = str(error).strip().partition("\n")[0].rstrip(". ")
+    if not (isinstance(error, RuntimeError) and message.startswith(("DataLoader ", "unable to allocate shared"))):
+        return None
+    return f"{message}: out of memory, or a disk that does not answer; --workers 0 loads without further processes"
 
 
 def _explain_collective(message: str) -> str:
@@ -148,7 +166,7 @@ def _wait_for_launcher(collective: bool) -> None:
 def _print_error(message: str) -> None:
     rank = os.environ.get("RANK", "0")
     where = "" if rank == "0" else f"rank {rank} on {socket.gethostname()}: "
-    print(f"{Path(sys.argv[0]).stem}: {where}{message}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).stem}: {where}{printable(message)}", file=sys.stderr, flush=True)
 
 
 def _exit(code: int) -> NoReturn:

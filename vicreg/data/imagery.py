@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import hashlib
 import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -108,6 +109,8 @@ class ImageryPatches(SN7Patches):
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes, self.mean, self.std = meta["classes"], meta["mean"], meta["std"]
         self._path, self._shards = csv_path.parent, meta["shards"]
+        digests = "".join(shard["digest"] for shard in self._shards)
+        self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
         self._rows, self._on_device = self.table.row.to_numpy(), None
         self._store, self.in_memory = self._open_store(), True
         self.location_ids = self.table.groupby("location", sort=False).ngroup().to_numpy()
@@ -134,6 +137,10 @@ class ImageryPatches(SN7Patches):
         if undated := int((self.table.date == "").sum()):
             raise ValueError(f"--max-days-apart needs the date of every patch, and {undated} of {len(self)} have none")
         return self.table.date.to_numpy("datetime64[D]").astype(np.int64)
+
+    def names(self) -> list[str]:
+        """Return file and location of each patch."""
+        return [f"{row.image_id}!{row.location}" for row in self.table.itertuples()]
 
     def location_keys(self) -> list[Hashable]:
         """Return the location of each patch."""

@@ -4,6 +4,7 @@
 does not need it.
 """
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vicreg.common.files import file_digest
+
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
 FIRST_VERSION_COLUMNS = ["image_id", "city", "state", "label"]  # "patch!mosaic", no header
 CHANNELS = 3
+FORMAT = 1  # of meta.json
 
 _AOI = r"L15-\d{4}[EW]-\d{4}[NS]_(?P<x>\d+)_(?P<y>\d+)_(?P<z>\d+)"
 _NAME = rf"global_monthly_(?P<year>\d{{4}})_(?P<month>0[1-9]|1[0-2])_mosaic_(?P<aoi>{_AOI})(?i:\.tiff?)?"
@@ -62,7 +66,7 @@ def read_mosaic(path: str | Path) -> np.ndarray:
     """Read the RGB channels of a mosaic.
 
     Returns:
-        uint8 array (3, height, width); an alpha channel is dropped.
+        uint8 array (3, height, width); pixels without data (alpha 0 or the nodata value) are black.
 
     Raises:
         ValueError: The file is not a readable RGB(A) uint8 raster.
@@ -70,10 +74,10 @@ def read_mosaic(path: str | Path) -> np.ndarray:
     import rasterio
 
     try:
-        with rasterio.open(path) as raster:
+        with rasterio.open(path, driver="GTiff") as raster:  # a VRT of that name could read other files
             if raster.count < CHANNELS or raster.dtypes[0] != "uint8":
                 raise ValueError(f"{path}: {raster.count} channels of {raster.dtypes[0]}; RGB(A) uint8 expected")
-            return raster.read(list(range(1, CHANNELS + 1)))
+            return raster.read(list(range(1, CHANNELS + 1))) * (raster.dataset_mask() > 0)
     except rasterio.errors.RasterioError as error:
         raise ValueError(f"{path}: cannot be read as a TIFF, corrupt or truncated ({error})") from error
 
@@ -144,13 +148,56 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
     return table[COLUMNS]
 
 
+def check_rows(path: Path, rows: int, meta: dict[str, Any]) -> None:
+    """Raise ValueError if a list of a prepared folder has another number of rows than ``meta.json`` says."""
+    expected = meta.get("rows") if path.name == "all.csv" else meta.get("counts", {}).get(path.stem)
+    if expected not in (None, rows):
+        raise ValueError(
+            f"{path} has {rows} rows, meta.json says {expected}: it is truncated, or was replaced; write the folder "
+            "again, or give a list of your own another name"
+        )
+
+
 def read_meta(csv_dir: str | Path) -> dict[str, Any]:
     """Read ``meta.json`` of a prepared folder.
 
     Raises:
         FileNotFoundError: The folder is not (completely) written.
+        ValueError: The file is damaged, or of a later version.
     """
     path = Path(csv_dir) / "meta.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; prepare the folder with preprocessing/make_sn7_csv.py --out-dir {csv_dir}")
-    return json.loads(path.read_text())
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8-sig"))
+        version = meta.get("format", FORMAT)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); write the folder again with make_sn7_csv.py") from error
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, this version reads {FORMAT}; write the folder again")
+    return meta
+
+
+def add_verify_argument(group: argparse._ActionsContainer) -> None:
+    """Add ``--verify-data``, for scripts that read a prepared folder; ``verify_folder`` does it."""
+    group.add_argument(
+        "--verify-data", action="store_true", help="first compare all files of --csv-dir with the digests in meta.json"
+    )
+
+
+def verify_folder(csv_dir: str | Path) -> str:
+    """Compare the contents of a prepared folder with the digests in its ``meta.json``.
+
+    Returns:
+        One line on what was compared.
+
+    Raises:
+        ValueError: A file was changed or is missing, or ``meta.json`` has no digests.
+    """
+    folder, digests = Path(csv_dir), read_meta(csv_dir).get("sha256")
+    if not digests:
+        raise ValueError(f"--verify-data: {folder / 'meta.json'} records no digests; write it with make_sn7_csv.py")
+    for name, expected in digests.items():
+        if not (folder / name).is_file() or file_digest(folder / name) != expected:
+            raise ValueError(f"--verify-data: {folder / name} is missing or was changed; write the folder again")
+    return f"{csv_dir}: {', '.join(digests)} are as they were written"

@@ -11,7 +11,7 @@ from torch import nn
 
 from vicreg import distributed
 from vicreg.common import checkpoint_io
-from vicreg.common.checkpoint_io import MODEL_FILE, check_sums, load, save
+from vicreg.common.checkpoint_io import MODEL_FILE, load, save
 from vicreg.common.files import remove_partial_files
 from vicreg.common.logger import log
 
@@ -78,7 +78,6 @@ def _choose(paths: Sequence[Path], map_location: str | torch.device) -> tuple[in
         if not path.exists():
             continue
         try:
-            check_sums(path)
             state = load(path, map_location)
         except ValueError as error:
             problem = problem or error
@@ -126,6 +125,7 @@ def save_backbone(
     mean: Iterable[float],
     std: Iterable[float],
     source: str,
+    levels: Sequence[float] | None = None,
 ) -> None:
     """Write a backbone for other scripts and libraries.
 
@@ -137,9 +137,12 @@ def save_backbone(
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
         source: Description of the training.
+        levels: Values of black and white of image files deeper than 8 bits; None for files of 8 bits.
     """
     state = {key: value.detach().cpu().clone() for key, value in backbone.state_dict().items()}
     payload = {"arch": arch, "in_chans": in_chans, "mean": list(mean), "std": list(std), "source": source}
+    if levels is not None:
+        payload["levels"] = list(levels)
     save({**payload, "state_dict": state}, path)
 
 
@@ -163,22 +166,9 @@ def samples_digest(train: Iterable[str], val: Iterable[str]) -> str:
     return hashlib.sha256("\n".join([*train, "", *val]).encode()).hexdigest()[:16]
 
 
-def check_samples(saved: dict[str, Any], digest: str, exp_dir: str | Path) -> None:
-    """Refuse to resume with other samples, which would be validated on images that the weights were trained on.
-
-    Args:
-        saved: Checkpoint of the run; empty for a new one.
-        digest: Digest of the current split, kept in a checkpoint as ``task["samples"]``; see ``samples_digest``.
-        exp_dir: Run folder, for the message.
-
-    Raises:
-        ValueError: The run has other samples, or divided them otherwise.
-    """
-    if saved and saved["task"].get("samples", digest) != digest:
-        raise ValueError(
-            f"{exp_dir} holds a run with other training or validation samples; choose another --exp-dir, or the same "
-            "data and split"
-        )
+def files_digest(paths: Iterable[str | Path]) -> str:
+    """Return a hexadecimal digest of the sizes of files: other data under the same names rarely has the same."""
+    return samples_digest([str(os.stat(path).st_size) for path in paths], [])
 
 
 def load_task(

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from torch import nn
 from vicreg import distributed
 from vicreg.common.config import setting
 from vicreg.common.logger import log
+from vicreg.data.images import check_levels
 from vicreg.engine.arguments import add_alias, add_run_arguments
 from vicreg.engine.config import RunConfig
 from vicreg.engine.parallel import init_device
-from vicreg.models.backbones import PARAMETER_FREE, create_backbone, load_backbone
+from vicreg.eval.config import add_normalization_arguments
+from vicreg.models.backbones import PARAMETER_FREE, create_backbone, format_normalization, load_backbone
 
 CHANNELS = 3  # of the images of all downstream tasks
 
@@ -26,35 +28,20 @@ class FinetuneConfig(RunConfig):
     Attributes:
         pretrained: File of the backbone, ``"random"`` or ``"imagenet"``; None if the task starts from other weights.
         arch: Backbone by timm name, if the file does not record it.
+        mean: Mean of each channel of pixels in [0, 1], if the file does not record it.
+        std: Standard deviation of each channel, likewise.
         levels: Values (low, high) of black and white of image files deeper than 8 bits.
     """
 
     pretrained: str | None = setting(None, compare="must_match")
     arch: str | None = setting(None, compare="must_match")
+    mean: Sequence[float] | None = setting(None, compare="must_match")
+    std: Sequence[float] | None = setting(None, compare="must_match")
     levels: tuple[float, float] | None = setting(None, compare="must_match")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_levels(self.levels)
-
-
-def check_levels(levels: tuple[float, float] | None) -> None:
-    """Raise ValueError unless ``levels`` is None or two finite numbers in ascending order."""
-    if levels and not -math.inf < levels[0] < levels[1] < math.inf:
-        raise ValueError(f"--levels {levels[0]:g} {levels[1]:g}: the second must be larger")
-
-
-def add_levels_argument(group: argparse._ActionsContainer, default: str) -> None:
-    """Add ``--levels``.
-
-    Args:
-        group: Parser or group to extend.
-        default: What holds without the option, for the help text.
-    """
-    group.add_argument(
-        "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),
-        help=f"values of black and white of files deeper than 8 bits, such as 0 2750 for Sentinel-2 ({default})",
-    )  # fmt: skip
 
 
 def add_arguments(
@@ -91,6 +78,7 @@ def add_arguments(
         help="trained_model.pth, model.pth, a torchvision state dict, or a baseline: random, imagenet",
     )  # fmt: skip
     backbone.add_argument("--arch", help="backbone by timm name, if the file does not record it: resnet18, resnet50")
+    add_normalization_arguments(backbone)
     optim = parser.add_argument_group("optimization")
     optim.add_argument("--epochs", type=int, default=epochs, help="passes over the training samples")
     optim.add_argument("--batch-size", type=int, default=batch_size, help="samples per step")
@@ -135,8 +123,12 @@ def build_backbone(config: FinetuneConfig, checkpoint: dict[str, Any]) -> tuple[
         return create_backbone(info["arch"], info["in_chans"]), info
     if config.pretrained is None or config.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {config.pretrained} has no weights; a file, 'random' or 'imagenet' is needed")
-    backbone, loaded = load_backbone(config.pretrained, config.arch, CHANNELS, config.seed)
+    backbone, loaded = load_backbone(config.pretrained, config.arch, CHANNELS, config.seed, config.mean, config.std)
     if loaded["in_chans"] != CHANNELS:
         raise ValueError(f"{config.pretrained} takes {loaded['in_chans']} channels; these images have {CHANNELS}")
     log(loaded["report"])
+    if loaded["mean"] and loaded["std"]:
+        log(format_normalization(loaded["mean"], loaded["std"], loaded["normalization"] or "of the weights"))
+    else:
+        log("the weights record no mean and std: those of the training images, or ImageNet's, are used")
     return backbone, {key: loaded[key] for key in ("arch", "in_chans", "mean", "std", "source")}

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -85,8 +86,8 @@ def load_backbone(
     arch: str | None = None,
     in_chans: int = 3,
     seed: int = 0,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> tuple[nn.Module, BackboneInfo]:
     """Load a backbone from a file, or create a baseline by name.
 
@@ -104,7 +105,7 @@ def load_backbone(
         std: Standard deviation of each channel; given together with ``mean``.
 
     Returns:
-        The backbone, and what is known about it.
+        The backbone, and what is known about it, with ``levels`` if the file records them.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -150,7 +151,7 @@ def records_normalization(info: BackboneInfo) -> bool:
     return info["normalization"] is not None and "assumed" not in info["normalization"]
 
 
-def set_normalization(info: BackboneInfo, mean: list[float] | None, std: list[float] | None) -> None:
+def set_normalization(info: BackboneInfo, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Set mean and standard deviation of weights that do not record them.
 
     Args:
@@ -251,8 +252,8 @@ def check_channels(in_chans: int, dataset: Any, source: str) -> None:
 
     Args:
         in_chans: Input channels of the network.
-        dataset: Data set with the per-channel attribute ``mean``.
+        dataset: Data set with the attribute ``num_channels``.
         source: Option that chose the network, for the message.
     """
-    if dataset.mean is not None and len(dataset.mean) != in_chans:
-        raise ValueError(f"{source}: {in_chans} channels, but these images have {len(dataset.mean)}")
+    if dataset.num_channels != in_chans:
+        raise ValueError(f"{source}: {in_chans} channels, but these images have {dataset.num_channels}")

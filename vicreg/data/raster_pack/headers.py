@@ -15,9 +15,9 @@ from vicreg.data.raster_pack.scenes import (
     Scene,
     is_scene_name,
     is_without_header,
-    quiet_georeference,
     read_scene,
 )
+from vicreg.data.rasters import quiet_georeference
 
 
 class Source(NamedTuple):

@@ -9,7 +9,8 @@ from vicreg.common.random_streams import rng
 from vicreg.data.raster_pack.cut import CutOptions
 from vicreg.data.raster_pack.headers import PackOptions
 from vicreg.data.raster_pack.reader import SceneReader
-from vicreg.data.raster_pack.scenes import Scene, quiet_georeference
+from vicreg.data.raster_pack.scenes import Scene
+from vicreg.data.rasters import quiet_georeference
 
 _STORED = ("uint8", "uint16")
 _SAMPLE_SCENES, _SAMPLE_SIDE = 64, 256  # sample that --scale p2,p98 is estimated on

@@ -2,9 +2,8 @@
 
 import dataclasses
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,16 +85,6 @@ def is_without_header(path: str) -> bool:
     return Path(path).suffix.lower() in _NEEDS_HEADER and not any(header.exists() for header in headers)
 
 
-@contextmanager
-def quiet_georeference() -> Iterator[None]:
-    """Suppress the warning that rasterio gives for each raster without a georeference."""
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with warnings.catch_warnings():  # around threads: filters belong to the whole process
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
-
-
 def open_gdal(path: str) -> Any:
     """Open a raster with the drivers of its suffix, by default GeoTIFF and ENVI."""
     import rasterio
@@ -141,9 +130,9 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
         raise ValueError(f"cannot be read ({root_reason(error, path)})") from error
 
 
-def root_reason(error: BaseException, path: str) -> str:
+def root_reason(error: Exception, path: str) -> str:
     """Return the message of the error that an error of rasterio comes from."""
-    while error.__cause__ is not None:
+    while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error_reason(error, path)
 

@@ -19,7 +19,8 @@ from vicreg.common.files import atomic_write
 from vicreg.data.raster_pack.cut import CutOptions, Patches, Window, cut_window
 from vicreg.data.raster_pack.grids import Placement
 from vicreg.data.raster_pack.reader import SceneReader
-from vicreg.data.raster_pack.scenes import Scene, quiet_georeference
+from vicreg.data.raster_pack.scenes import Scene
+from vicreg.data.rasters import quiet_georeference
 
 _GDAL_CACHE_MB = 160
 
