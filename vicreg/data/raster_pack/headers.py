@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vicreg.data.image_listing import image_paths
+from vicreg.data.image_listing import image_paths, log_skipped
 from vicreg.data.raster_pack.dates import date_finder
 from vicreg.data.raster_pack.grids import resample
 from vicreg.data.raster_pack.scenes import (
@@ -76,7 +76,7 @@ class PackOptions:
 
 
 def list_sources(folder: str | Path) -> list[Source]:
-    """List the rasters and images below a folder, at any depth; a file is itself.
+    """List the rasters and images below a folder, at any depth; a file is itself. Other files are counted in the log.
 
     Raises:
         FileNotFoundError: There is no such folder or file.
@@ -86,7 +86,10 @@ def list_sources(folder: str | Path) -> list[Source]:
         return [Source(str(folder), folder.name)]
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    paths = [path for path in image_paths(folder, accept=is_scene_name) if not is_without_header(path)]
+    skipped: list[str] = []
+    found = image_paths(folder, skipped=skipped, accept=is_scene_name)
+    paths = [path for path in found if not is_without_header(path)]
+    log_skipped(folder, sorted(skipped + list(set(found) - set(paths))))
     return [Source(path, Path(path).relative_to(folder).as_posix()) for path in paths]
 
 
