@@ -149,6 +149,24 @@ def test_bands_are_selected_and_ordered_by_number_or_name(tmp_path):
         prepare(tmp_path / "in", tmp_path / "out", *options, "B11")
 
 
+def test_bands_in_another_order_of_colors_are_listed_and_chosen_by_color(tmp_path, capsys):
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    land = ground(3, 32, 32, dtype=np.uint8, high=250)
+    for name in ("a", "b"):
+        write_raster(tmp_path / "in" / f"{name}.tif", land, photometric="RGB")
+    path = write_raster(tmp_path / "in" / "c.tif", land[::-1].copy())
+    with rasterio.open(path, "r+") as raster:
+        raster.colorinterp = ColorInterp.blue, ColorInterp.green, ColorInterp.red
+    options = "--patch-size", 32, "--split", "none"
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(tmp_path / "in", tmp_path / "out", *options)
+    assert "c.tif: bands blue green red, where others are red green blue" in capsys.readouterr().err
+    _, pixels, meta = prepare(tmp_path / "in", tmp_path / "out", *options, "--bands", "red", "green", "blue")
+    assert (pixels == land).all() and len(pixels) == 3 and meta["bands"] == ["red", "green", "blue"]
+
+
 def test_files_that_do_not_fit_are_listed_with_the_reason(tmp_path, capsys):
     land = ground(4, 64, 64)
     for name in ("a", "b", "c"):
