@@ -135,7 +135,10 @@ def choose_files(
     names_file = Path(names_file)
     if not names_file.is_file():
         raise FileNotFoundError(f"no list of files at {names_file}; {flag} takes one image name per line")
-    names = [line.strip() for line in names_file.read_text().splitlines() if line.strip()]
+    try:
+        names = [line.strip() for line in names_file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{names_file}: not UTF-8 ({error.reason} at byte {error.start})") from error
     trim: Callable[[str], str] = (lambda name: os.path.splitext(name)[0]) if any_suffix else str
     index_of: dict[str, list[int]] = {}
     for index, path in enumerate(listing.paths):

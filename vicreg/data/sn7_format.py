@@ -120,8 +120,11 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no patch list at {path}; write one with preprocessing/make_sn7_csv.py")
-    with path.open() as file:
-        first_line = file.readline().strip()
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first_line = file.readline().strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     if first_line.split(",")[:2] == COLUMNS[:2]:
         table = pd.read_csv(path, keep_default_na=False)
         missing = [column for column in COLUMNS if column not in table]
@@ -142,6 +145,28 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
     table["year"] = [name.year for name in names]
     table["month"] = [name.month for name in names]
     return table[COLUMNS]
+
+
+def open_pack(path: str | Path, rows: np.ndarray) -> np.ndarray:
+    """Map the patches of a prepared folder into memory.
+
+    Args:
+        path: ``patches.npy``.
+        rows: Rows that a patch list names.
+
+    Returns:
+        uint8 (rows, channels, P, P), read-only.
+
+    Raises:
+        ValueError: The file is damaged or has too few rows.
+    """
+    try:
+        store = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: damaged ({error}); write it again with make_sn7_csv.py") from error
+    if rows.max() >= len(store):
+        raise ValueError(f"{path} has {len(store)} rows, the list needs row {rows.max()}; write both again")
+    return store
 
 
 def read_meta(csv_dir: str | Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from vicreg.models.backbones import (
     BASELINES,
     PARAMETER_FREE,
     BackboneInfo,
+    check_arch,
     check_channels,
     load_backbone,
     records_normalization,
@@ -63,6 +64,8 @@ def resolve_backbones(
         FileNotFoundError: There is no such file.
         ValueError: A file holds no weights, a name is given twice, or an architecture is not known.
     """
+    if arch is not None:
+        check_arch(arch)
     paths = [str(name) for name in pretrained]
     if duplicates := {name for name in paths if paths.count(name) > 1}:
         raise ValueError(f"--pretrained names {', '.join(sorted(duplicates))} twice")

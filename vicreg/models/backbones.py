@@ -48,6 +48,15 @@ class BackboneInfo(TypedDict):
     report: str
 
 
+def check_arch(arch: str) -> None:
+    """Raise ValueError, with the nearest names, unless timm knows a backbone of this name."""
+    if not timm.is_model(arch):
+        names = timm.list_models()
+        longer = sorted((name for name in names if arch and name.startswith(arch)), key=len)[:4]
+        nearest = longer or difflib.get_close_matches(arch, names, n=4) or ["resnet18", "resnet50"]
+        raise ValueError(f"no backbone named {arch!r} in timm; nearest: {', '.join(nearest)}")
+
+
 def create_backbone(arch: str, in_chans: int = 3, pretrained: bool = False) -> nn.Module:
     """Create a backbone that maps images (n, in_chans, H, W) to features (n, backbone.num_features).
 
@@ -59,11 +68,7 @@ def create_backbone(arch: str, in_chans: int = 3, pretrained: bool = False) -> n
     Raises:
         ValueError: timm does not know the name; the message lists the nearest ones.
     """
-    if not timm.is_model(arch):
-        names = timm.list_models()
-        longer = sorted((name for name in names if arch and name.startswith(arch)), key=len)[:4]
-        nearest = longer or difflib.get_close_matches(arch, names, n=4) or ["resnet18", "resnet50"]
-        raise ValueError(f"no backbone named {arch!r} in timm; nearest: {', '.join(nearest)}")
+    check_arch(arch)
     make = functools.partial(timm.create_model, arch, num_classes=0, in_chans=in_chans, pretrained=pretrained)
     try:
         backbone = make(**_ANY_SIZE)
