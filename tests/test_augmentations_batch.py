@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torchvision
+from torchvision.transforms.v2 import functional as reference
 
 from vicreg.augmentations import presets
 from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params
@@ -16,6 +17,8 @@ from vicreg.common.random_streams import torch_rng
 MANY = 20_000
 RESIZED = {"crop": "resized", "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
 FIXED = {"crop": "fixed", "fraction": 224 / 256}
+OVERHEAD = {"crop": "resized", "scale": (0.2, 1.0), "vertical_flip": 0.5, "quarter_turns_p": 0.75}
+MULTISPECTRAL = {"rgb": False, "band_jitter": (0.1, 0.1), "band_jitter_p": 0.8, "band_drop_p": 0.05}
 TABLE = {  # crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p of the first and second view
     "vicreg": [
         (RESIZED, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 1.0, 0, 0.0),
@@ -42,6 +45,14 @@ TABLE = {  # crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p of
         )
     ]
     * 2,  # fmt: skip
+    "overhead": [
+        (OVERHEAD, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 1.0, 0, 0.0),
+        (OVERHEAD, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.1, 0, 0.2),
+    ],
+    "multispectral": [
+        (OVERHEAD | MULTISPECTRAL, 0.5, (0.4, 0.4, 0.0, 0.0), 0.8, 0.2, 0.5, 0, 0.0),
+        (OVERHEAD | MULTISPECTRAL, 0.5, (0.4, 0.4, 0.0, 0.0), 0.8, 0.2, 0.1, 0, 0.0),
+    ],
     "crop": [(RESIZED, 0.5, None, 0.0, 0.0, 0.0, None, 0.0)] * 2,
     "none": [({"crop": "center", "fraction": 224 / 256}, 0.0, None, 0.0, 0.0, 0.0, None, 0.0)] * 2,
 }
@@ -62,7 +73,9 @@ def test_preset_has_its_documented_parameters(name, which):
     view = PRESETS[name][which]
     crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p = TABLE[name][which]
     assert {key: getattr(view, key) for key in crop} == crop
-    assert (view.flip, view.vertical_flip) == (flip, 0.0)
+    assert view.flip == flip
+    off = {"vertical_flip": 0.0, "quarter_turns_p": 0.0, "band_jitter_p": 0.0, "band_drop_p": 0.0, "rgb": True} | crop
+    assert {key: getattr(view, key) for key in off} == off
     assert (view.jitter_p, view.gray_p, view.blur_p, view.solarize_p) == (jitter_p, gray_p, blur_p, solarize_p)
     if jitter is not None:
         assert (view.jitter, view.blur_kernel, view.blur_sigma) == (jitter, kernel, (0.1, 2.0))
@@ -73,7 +86,7 @@ def test_presets_are_all_documented():
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["first view", "second view"])
-@pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal"])
+@pytest.mark.parametrize("name", ["vicreg", "sn7", "temporal", "overhead"])
 def test_sample_params_follow_probabilities_and_ranges(name, which):
     view = PRESETS[name][which]
     p = sample_params(view, MANY, 256, 256, torch_rng(0, "test", which))
@@ -138,7 +151,7 @@ def test_center_crop_is_constant():
 def test_preset_none_returns_the_center_pixels():
     images = photographs(4)
     for view in PRESETS["none"]:
-        made = apply(images, sample_params(view, 4, 16, 16, torch_rng(0, "test")), 14)
+        made = apply(images, sample_params(view, 4, 16, 16, torch_rng(0, "test")), 14, view)
         assert torch.equal(made, images[:, :, 1:15, 1:15].float() / 255)
 
 
@@ -150,32 +163,98 @@ def test_probe_view_is_a_random_resized_crop_and_a_flip():
 def test_apply_maps_uint8_to_float_in_0_to_1(name):
     images = photographs(40)
     for view in PRESETS[name]:
-        made = apply(images, sample_params(view, 40, 16, 16, torch_rng(1, "test")), 14, view.blur_kernel)
+        made = apply(images, sample_params(view, 40, 16, 16, torch_rng(1, "test")), 14, view)
         assert made.dtype == torch.float32 and made.shape == (40, 3, 14, 14)
         assert made.min() >= 0 and made.max() <= 1
         assert (made.amax((1, 2, 3)) > made.amin((1, 2, 3))).all()
 
 
-@pytest.mark.parametrize("channels", [1, 4], ids="{} channels".format)
-def test_apply_skips_color_operations_for_other_channel_counts(channels):
+@pytest.mark.parametrize(("channels", "rgb"), [(1, True), (4, True), (3, False)])
+def test_apply_treats_images_that_are_not_rgb_band_by_band(channels, rgb):
     images = photographs(8, channels)
-    everything = dataclasses.replace(PRESETS["sn7"][1], jitter_p=1.0, gray_p=1.0, solarize_p=1.0, blur_p=0.0)
-    p = sample_params(everything, 8, 16, 16, torch_rng(2, "test"))
-    made = apply(images, p, 14)
-    for image, box, flipped, view in zip(images, p["boxes"].long().tolist(), p["flip"], made, strict=True):
+    view = dataclasses.replace(PRESETS["sn7"][1], jitter_p=1.0, solarize_p=1.0, gray_p=0.0, blur_p=0.0, rgb=rgb)
+    p = sample_params(view, 8, 16, 16, torch_rng(2, "test"), channels)
+    made = apply(images, p, 14, view)
+    for index, (image, box, flipped) in enumerate(zip(images, p["boxes"].long().tolist(), p["flip"], strict=True)):
         part = image[:, box[0] : box[0] + 14, box[1] : box[1] + 14].float() / 255
-        assert torch.equal(view, part.flip(2) if flipped else part)
-    blurred = apply(images, p | {"blurred": torch.ones(8, dtype=torch.bool)}, 14, 3)
+        part = (part.flip(2) if flipped else part)[:, None]  # one grayscale image for each band
+        for operation in p["order"][index].tolist():
+            if operation == 0:
+                part = reference.adjust_brightness(part, p["brightness"][index].item())
+            if operation == 1:
+                part = reference.adjust_contrast(part, p["contrast"][index].item())
+        torch.testing.assert_close(made[index], part[:, 0], rtol=0, atol=1e-5)
+    gray = apply(images, p | {"gray": torch.ones(8, dtype=torch.bool)}, 14, view)
+    torch.testing.assert_close(gray, made.mean(1, keepdim=True).expand_as(made), rtol=0, atol=1e-6)
+    blurred = apply(images, p | {"blurred": torch.ones(8, dtype=torch.bool)}, 14, view)
     assert ((blurred - made).abs().amax((1, 2, 3)) > 0)[p["sigma"] > 0.5].all()
+
+
+def test_apply_scales_uint16_as_uint8():
+    images, view = photographs(6, 5), PRESETS["multispectral"][0]
+    p = sample_params(view, 6, 16, 16, torch_rng(1, "test"), 5)
+    deep = (images.int() * 257).to(torch.uint16)  # 255 * 257 = 65535
+    torch.testing.assert_close(apply(deep, p, 14, view), apply(images, p, 14, view), rtol=0, atol=1e-6)
+
+
+def test_band_parameters_follow_probabilities_and_ranges():
+    view = dataclasses.replace(PRESETS["multispectral"][0], band_jitter=(0.1, 0.3), band_drop_p=0.2)
+    p = sample_params(view, MANY, 16, 16, torch_rng(0, "test"), 4)
+    for turns in range(4):
+        assert_probability(p["turns"] == turns, 0.25)
+    assert_probability(p["band_jittered"], 0.8)
+    for name, x in (("band_brightness", 0.1), ("band_contrast", 0.3)):
+        assert p[name].shape == (MANY, 4)
+        assert 1 - x <= p[name].min() < 1 - 0.99 * x and 1 + 0.99 * x < p[name].max() <= 1 + x
+    assert abs(torch.corrcoef(p["band_brightness"].T)[0, 1]) < 0.05
+    for band in range(
+        4
+    ):  # all four would be dropped with probability 0.2 ** 4; then the band of the largest draw stays
+        assert_probability(p["band_dropped"][:, band], 0.2 - 0.2**4 / 4)
+    everything = sample_params(dataclasses.replace(view, band_drop_p=1.0), MANY, 16, 16, torch_rng(0, "test"), 4)
+    assert (everything["band_dropped"].sum(1) == 3).all()
+
+
+def test_band_parameters_leave_the_others_unchanged():
+    plain = dataclasses.replace(PRESETS["multispectral"][0], quarter_turns_p=0.0, band_jitter_p=0.0, band_drop_p=0.0)
+    few, many = (sample_params(v, 9, 16, 16, torch_rng(4, "test")) for v in (plain, PRESETS["multispectral"][0]))
+    assert all(torch.equal(few[key], many[key]) for key in few)
+
+
+def test_apply_rotates_jitters_and_drops_bands_of_their_own_samples():
+    images, view = photographs(4, 4), dataclasses.replace(PLAIN, fraction=1.0)
+    p = sample_params(view, 4, 16, 16, torch_rng(3, "test"), 4)
+    unit = images.float() / 255
+    turned = apply(images, p | {"turns": torch.arange(4)}, 16, view)
+    for k in range(4):
+        assert torch.equal(turned[k], reference.rotate(unit[k], 90 * k))
+    factors = torch.rand(4, 4, generator=torch_rng(5, "test")) + 0.5
+    mask = torch.tensor([True, False, True, True])
+    jitter = {"band_jittered": mask, "band_brightness": factors, "band_contrast": factors.flip(0)}
+    made = apply(
+        images, p | jitter | {"order": torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3], [1, 0, 2, 3], [3, 1, 2, 0]])}, 16, view
+    )
+    for index in range(4):
+        for band in range(4):
+            one = unit[index, band][None]
+            changes = [reference.adjust_brightness, reference.adjust_contrast]
+            values = [factors[index, band].item(), factors.flip(0)[index, band].item()]
+            order = (0, 1) if index == 0 else (1, 0)
+            for which in order if mask[index] else ():
+                one = changes[which](one, values[which])
+            torch.testing.assert_close(made[index, band], one[0], rtol=0, atol=1e-5)
+    dropped = torch.eye(4, dtype=torch.bool)
+    kept = apply(images, p | {"band_dropped": dropped}, 16, view)
+    assert torch.equal(kept, unit * ~dropped[:, :, None, None])
 
 
 @pytest.mark.parametrize("key", ["jittered", "gray", "blurred", "solarized"])
 def test_apply_changes_masked_samples_only(key):
     images = photographs(12)
     p = sample_params(dataclasses.replace(PLAIN, blur_sigma=(1.0, 2.0)), 12, 16, 16, torch_rng(3, "test"))
-    plain = apply(images, p, 14)
+    plain = apply(images, p, 14, PLAIN)
     p[key] = torch.arange(12) % 3 == 1
-    assert torch.equal((apply(images, p, 14) != plain).any(1).any(1).any(1), p[key])
+    assert torch.equal((apply(images, p, 14, PLAIN) != plain).any(1).any(1).any(1), p[key])
 
 
 def test_sample_params_depend_on_the_counters_alone():
@@ -226,7 +305,13 @@ def test_overrides_refuse_unknown_parameters_and_list_the_known_ones(change):
 
 
 @pytest.mark.parametrize(
-    ("change", "why"), [("scale=0.3", "2 number"), ("flip=1,2", "1 number"), ("jitter=a,b,c,d", "numbers expected")]
+    ("change", "why"),
+    [
+        ("scale=0.3", "2 number"),
+        ("rgb=1", "true or false"),
+        ("flip=1,2", "1 number"),
+        ("jitter=a,b,c,d", "numbers expected"),
+    ],
 )
 def test_overrides_refuse_values_of_the_wrong_type(change, why):
     with pytest.raises(ValueError, match=why) as error:
@@ -242,6 +327,7 @@ def test_overrides_refuse_values_of_the_wrong_type(change, why):
         ("fraction=2", "at most 1"), ("2.flip=1.5", "from 0 to 1"),
         ("jitter=0.4,0.4,0.4,0.6", "hue at most 0.5"), ("jitter=-1,0,0,0", "negative"),
         ("blur_sigma=0,1", "blur_sigma"), ("blur_kernel=-1", "blur_kernel"), ("gray_p=nan", "from 0 to 1"),
+        ("band_drop_p=2", "from 0 to 1"), ("band_jitter=-1,0", "band_jitter"),
     ],
 )  # fmt: skip
 def test_overrides_refuse_values_out_of_range(change, why):
@@ -251,7 +337,10 @@ def test_overrides_refuse_values_out_of_range(change, why):
 
 
 def test_get_augmentation_refuses_unknown_presets_and_lists_the_known_ones():
-    with pytest.raises(ValueError, match="preset 'simclr'; choose from vicreg, sn7, temporal, fmow, crop, none"):
+    with pytest.raises(
+        ValueError,
+        match="preset 'simclr'; choose from vicreg, sn7, temporal, fmow, overhead, multispectral, crop, none",
+    ):
         presets.get_augmentation("simclr")
 
 

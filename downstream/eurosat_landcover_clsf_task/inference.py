@@ -69,7 +69,7 @@ def predict_proba(
     if tta:
         return torch.stack([predict_proba(model, view, spec, bf16) for view in dihedral_views(images)]).mean(0)
     params = batch.sample_params(WHOLE_VIEW, len(images), *images.shape[-2:], torch.Generator().manual_seed(0))
-    inputs = batch.normalize(batch.apply(images, params, spec.size), spec.mean, spec.std)
+    inputs = batch.normalize(batch.apply(images, params, spec.size, WHOLE_VIEW), spec.mean, spec.std)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         extracted = model.backbone(inputs)
     return model.heads(extracted.float())[:, 0].softmax(1).cpu()

@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations.functional import color_jitter, crop_resize, gaussian_blur, grayscale, solarize
+from vicreg.augmentations.functional import (
+    brightness_contrast,
+    color_jitter,
+    crop_resize,
+    gaussian_blur,
+    grayscale,
+    rotate_quarters,
+    solarize,
+)
 from vicreg.augmentations.presets import Augmentation
 from vicreg.augmentations.random_crop import MAX_TRIES, log_aspect_range, resized_crop_size, square_crop_side
 from vicreg.common.random_streams import stream_seed, torch_rng
@@ -18,7 +26,9 @@ from vicreg.common.random_streams import stream_seed, torch_rng
 Params = dict[str, torch.Tensor]
 
 
-def sample_params(view: Augmentation, n: int, height: int, width: int, generator: torch.Generator) -> Params:
+def sample_params(
+    view: Augmentation, n: int, height: int, width: int, generator: torch.Generator, channels: int = 3
+) -> Params:
     """Sample the parameters of one view for a batch.
 
     Args:
@@ -27,18 +37,21 @@ def sample_params(view: Augmentation, n: int, height: int, width: int, generator
         height: Height of the source images in pixels.
         width: Width of the source images in pixels.
         generator: CPU generator.
+        channels: Number of bands C.
 
     Returns:
         CPU tensors of n rows: ``boxes`` (n, 4) of top, left, height and width; bool (n,) ``flip``, ``vertical_flip``,
         ``jittered``, ``gray``, ``blurred`` and ``solarized``; ``order`` (n, 4) of the color operations; float (n,)
-        ``brightness``, ``contrast``, ``saturation``, ``hue`` and ``sigma``.
+        ``brightness``, ``contrast``, ``saturation``, ``hue`` and ``sigma``. Views that rotate or change single bands
+        also have ``turns`` (n,), and bool (n,) ``band_jittered`` with float (n, C) ``band_brightness`` and
+        ``band_contrast``, or bool (n, C) ``band_dropped``.
     """
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.rand(n, *shape, generator=generator) * (high - low) + low
 
     brightness, contrast, saturation, hue = view.jitter
-    return {
+    params = {
         "boxes": _sample_boxes(view, n, height, width, uniform),
         "flip": uniform(0, 1) < view.flip,
         "vertical_flip": uniform(0, 1) < view.vertical_flip,
@@ -53,6 +66,17 @@ def sample_params(view: Augmentation, n: int, height: int, width: int, generator
         "sigma": uniform(*view.blur_sigma),
         "solarized": uniform(0, 1) < view.solarize_p,
     }
+    # Sampled last and only where they are used, so that they change no other parameter.
+    if view.quarter_turns_p:
+        params["turns"] = torch.where(uniform(0, 1) < view.quarter_turns_p, 1 + (3 * uniform(0, 1)).long(), 0)
+    if view.band_jitter_p:
+        params["band_jittered"] = uniform(0, 1) < view.band_jitter_p
+        for name, change in zip(("band_brightness", "band_contrast"), view.band_jitter, strict=True):
+            params[name] = uniform(max(0, 1 - change), 1 + change, channels)
+    if view.band_drop_p:
+        strength = uniform(0, 1, channels)
+        params["band_dropped"] = (strength < view.band_drop_p) & (strength < strength.amax(1, keepdim=True))
+    return params
 
 
 def _sample_boxes(
@@ -75,20 +99,27 @@ def _sample_boxes(
     return torch.stack([top, left, box_height, box_width], 1)
 
 
-def apply(images: torch.Tensor, params: Params, size: int, blur_kernel: int = 0) -> torch.Tensor:
+def to_unit_range(images: torch.Tensor) -> torch.Tensor:
+    """Convert integer images to float32 in [0, 1], where 1 is the largest value of their type; keep float images."""
+    return images if images.is_floating_point() else images.float() / torch.iinfo(images.dtype).max
+
+
+def apply(images: torch.Tensor, params: Params, size: int, view: Augmentation) -> torch.Tensor:
     """Apply sampled parameters to a batch.
 
     Args:
-        images: uint8 tensor (n, C, H, W) on any device.
+        images: uint8 or uint16 tensor (n, C, H, W) on any device.
         params: Parameters from ``sample_params``, n rows.
         size: Side of the view in pixels.
-        blur_kernel: Number of taps of the blur; 0 covers the whole Gaussian.
+        view: Augmentation, whose ``blur_kernel`` and ``rgb`` are used.
 
     Returns:
-        float32 tensor (n, C, size, size) in [0, 1] on the device of the images. Color operations need C = 3; with other
-        channel counts only crop, flips and blur apply.
+        float32 tensor (n, C, size, size) in [0, 1] on the device of the images. Images that are not RGB take part in
+        crop, flips, rotation, brightness, contrast, blur, the mean of the bands as grayscale, and the operations on
+        single bands.
     """
-    x = crop_resize(images.float() / 255, params["boxes"], size, params["flip"], params["vertical_flip"])
+    x = crop_resize(to_unit_range(images), params["boxes"], size, params["flip"], params["vertical_flip"])
+    rgb = view.rgb and x.shape[1] == 3
 
     def change(mask: str, operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         rows = params[mask].nonzero()[:, 0]
@@ -96,13 +127,33 @@ def apply(images: torch.Tensor, params: Params, size: int, blur_kernel: int = 0)
             rows_on_device = rows.to(x.device)
             x[rows_on_device] = operation(x[rows_on_device], rows)
 
-    if x.shape[1] == 3:
-        jitter = [params[key] for key in ("order", "brightness", "contrast", "saturation", "hue")]
-        change("jittered", lambda selected, rows: color_jitter(selected, *(values[rows] for values in jitter)))
-        change("gray", lambda selected, rows: grayscale(selected).expand_as(selected))
-    change("blurred", lambda selected, rows: gaussian_blur(selected, params["sigma"][rows], blur_kernel or None))
-    if x.shape[1] == 3:
+    def jitter(selected: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        if rgb:
+            names = ("order", "brightness", "contrast", "saturation", "hue")
+            return color_jitter(selected, *(params[name][rows] for name in names))
+        brightness, contrast = (params[name][rows, None] for name in ("brightness", "contrast"))
+        return brightness_contrast(selected, brightness, contrast, contrast_first[rows])
+
+    def jitter_bands(selected: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        brightness, contrast = (params[name][rows] for name in ("band_brightness", "band_contrast"))
+        return brightness_contrast(selected, brightness, contrast, contrast_first[rows])
+
+    def gray(selected: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return (grayscale(selected) if rgb else selected.mean(1, keepdim=True)).expand_as(selected)
+
+    positions = params["order"].argsort(1)
+    contrast_first = positions[:, 1] < positions[:, 0]
+    if "turns" in params:
+        x = rotate_quarters(x, params["turns"])
+    change("jittered", jitter)
+    if "band_jittered" in params:
+        change("band_jittered", jitter_bands)
+    change("gray", gray)
+    change("blurred", lambda selected, rows: gaussian_blur(selected, params["sigma"][rows], view.blur_kernel or None))
+    if rgb:
         change("solarized", lambda selected, rows: solarize(selected))
+    if "band_dropped" in params:
+        x = x.masked_fill(params["band_dropped"].to(x.device)[:, :, None, None], 0.0)
     return x
 
 
@@ -135,7 +186,7 @@ def augment_batch(
     """Make one view of the images of this process in one step.
 
     Args:
-        images: uint8 tensor (n, C, H, W), the images of this process.
+        images: uint8 or uint16 tensor (n, C, H, W), the images of this process.
         view: Augmentation.
         size: Side of the view in pixels.
         batch_size: Number of images of all processes together; n is the same for every process.
@@ -152,10 +203,11 @@ def augment_batch(
     """
     n = len(images)
     start, stop = (n * index // num_micro_batches for index in (micro_batch, micro_batch + 1))
-    height, width = images.shape[-2:]
-    params = sample_params(view, batch_size, height, width, torch_rng(seed, "augmentation", step, view_index))
+    channels, height, width = images.shape[1:]
+    generator = torch_rng(seed, "augmentation", step, view_index)
+    params = sample_params(view, batch_size, height, width, generator, channels)
     params = {key: value[rank * n + start : rank * n + stop] for key, value in params.items()}
-    return apply(images[start:stop].to(device, non_blocking=True), params, size, view.blur_kernel)
+    return apply(images[start:stop].to(device, non_blocking=True), params, size, view)
 
 
 def augment_pair(
@@ -175,8 +227,8 @@ def augment_pair(
     """Make the two views of one step; arguments as for ``augment_batch``.
 
     Args:
-        images1: uint8 tensor (n, C, H, W), first image of each pair.
-        images2: uint8 tensor (n, C, H, W), second image of each pair.
+        images1: uint8 or uint16 tensor (n, C, H, W), first image of each pair.
+        images2: uint8 or uint16 tensor (n, C, H, W), second image of each pair.
         views: Augmentation of the first and of the second image.
         size: Side of the views in pixels.
         batch_size: Number of pairs of all processes together.

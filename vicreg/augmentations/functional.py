@@ -1,8 +1,8 @@
 """Image operations on whole batches, every sample with its own parameters.
 
-Images are float tensors (n, C, H, W) in [0, 1]. Resized crops and blur are matrix products along each axis: exact,
-differentiable, without custom kernels, and fast on GPUs and CPUs. Results equal those of torchvision and PIL up to
-rounding.
+Images are float tensors (n, C, H, W) in [0, 1]; C is any number of bands unless a function says RGB. Resized crops and
+blur are matrix products along each axis: exact, differentiable, without custom kernels, and fast on GPUs and CPUs.
+Results equal those of torchvision and PIL up to rounding.
 """
 
 import math
@@ -143,6 +143,37 @@ def color_jitter(
         rows = (operation == 3).nonzero()[:, 0].to(images.device)
         images[rows] = shift_hue(images[rows], hue.to(images)[rows])
     return images
+
+
+def brightness_contrast(
+    images: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tensor, contrast_first: torch.Tensor
+) -> torch.Tensor:
+    """Change brightness and contrast of each band, as torchvision does for grayscale images.
+
+    Args:
+        images: Float tensor (n, C, H, W).
+        brightness: Factors (n, C), or (n, 1) for all bands.
+        contrast: Factors (n, C) or (n, 1); a band is blended with its own mean.
+        contrast_first: Bool tensor (n,), whether contrast changes before brightness.
+
+    Returns:
+        Float tensor (n, C, H, W), clipped to [0, 1] after each operation.
+    """
+    brightness, contrast = (factor.to(images)[:, :, None, None] for factor in (brightness, contrast))
+    first = contrast_first.to(images.device)[:, None, None, None]
+    for change_contrast in (first, ~first):
+        blend = torch.where(change_contrast, images.mean((2, 3), keepdim=True), 0.0)
+        images = torch.lerp(blend, images, torch.where(change_contrast, contrast, brightness)).clamp_(0, 1)
+    return images
+
+
+def rotate_quarters(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Rotate square images (n, C, S, S) counterclockwise by ``turns`` (n,) times 90 degrees."""
+    rotated = images.clone()
+    for k in (1, 2, 3):
+        rows = (turns == k).nonzero()[:, 0].to(images.device)
+        rotated[rows] = images[rows].rot90(k, (2, 3))
+    return rotated
 
 
 def shift_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,13 @@ class Augmentation:
         blur_sigma: Minimum and maximum standard deviation of the Gaussian in pixels of the view.
         blur_kernel: Number of taps of the blur; 0 covers the whole Gaussian.
         solarize_p: Probability of solarization.
+        quarter_turns_p: Probability of a rotation by 90, 180 or 270 degrees, each as likely; 0.75 makes all four
+            orientations equally likely.
+        band_jitter: Maximum change of brightness and contrast of each band by itself (factors in 1 +- x).
+        band_jitter_p: Probability of the jitter of single bands.
+        band_drop_p: Probability of each band to be set to 0; one band is always kept.
+        rgb: Whether images of three bands are RGB. Saturation, hue and solarization apply to RGB alone, and the
+            grayscale of other images is the mean of their bands.
     """
 
     crop: str = "resized"
@@ -40,12 +47,21 @@ class Augmentation:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel: int = 0
     solarize_p: float = 0.0
+    quarter_turns_p: float = 0.0
+    band_jitter: tuple[float, float] = (0.1, 0.1)
+    band_jitter_p: float = 0.0
+    band_drop_p: float = 0.0
+    rgb: bool = True
 
 
 _VICREG = Augmentation()
 _SN7 = Augmentation(crop="fixed", jitter=(0.6, 0.6, 0.4, 0.2), gray_p=0.3, blur_kernel=3)
 _TEMPORAL = Augmentation(crop="fixed", jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5, blur_kernel=3)
 _FMOW = Augmentation(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5)
+_OVERHEAD = Augmentation(scale=(0.2, 1.0), vertical_flip=0.5, quarter_turns_p=0.75)
+_MULTISPECTRAL = dataclasses.replace(
+    _OVERHEAD, jitter=(0.4, 0.4, 0.0, 0.0), band_jitter_p=0.8, band_drop_p=0.05, blur_p=0.5, rgb=False
+)
 PLAIN = Augmentation(crop="center", flip=0.0, jitter_p=0.0, gray_p=0.0, blur_p=0.0)
 # Training view of the reference protocol for linear probes and finetuning: random resized crop and flip.
 PROBE_VIEW = dataclasses.replace(PLAIN, crop="resized", flip=0.5)
@@ -58,6 +74,10 @@ PRESETS = {
     "temporal": (_TEMPORAL, dataclasses.replace(_TEMPORAL, jitter_p=0.4, gray_p=0.1, blur_p=0.1)),
     # MoCo v2's, as in "Geography-Aware Self-Supervised Learning" (Ayush et al. 2021).
     "fmow": (_FMOW, _FMOW),
+    # RGB images seen from above have no preferred orientation.
+    "overhead": (_OVERHEAD, dataclasses.replace(_OVERHEAD, blur_p=0.1, solarize_p=0.2)),
+    # Any bands: the intensities change in common and band by band; no operation mixes colors but the mean of the bands.
+    "multispectral": (_MULTISPECTRAL, dataclasses.replace(_MULTISPECTRAL, blur_p=0.1)),
     "crop": (PROBE_VIEW, PROBE_VIEW),
     "none": (PLAIN, PLAIN),
 }
@@ -96,7 +116,10 @@ def get_augmentation(name: str, overrides: Sequence[str] = ()) -> tuple[Augmenta
 
 def _check(view: Augmentation, override: str) -> None:
     """Raise ValueError if a parameter of a view is out of range."""
-    probabilities = (view.flip, view.vertical_flip, view.jitter_p, view.gray_p, view.blur_p, view.solarize_p)
+    probabilities = (
+        view.flip, view.vertical_flip, view.jitter_p, view.gray_p, view.blur_p, view.solarize_p, view.quarter_turns_p,
+        view.band_jitter_p, view.band_drop_p,
+    )  # fmt: skip
     for valid, requirement in (
         (view.crop in ("resized", "fixed", "center"), "crop must be resized, fixed or center"),
         (0 < view.scale[0] <= view.scale[1] <= 1, "scale must be two fractions of the area, the smaller first"),
@@ -104,6 +127,7 @@ def _check(view: Augmentation, override: str) -> None:
         (0 < view.fraction <= 1, "fraction must be above 0 and at most 1"),
         (all(0 <= probability <= 1 for probability in probabilities), "probabilities must be from 0 to 1"),
         (min(view.jitter) >= 0 and view.jitter[3] <= 0.5, "jitter must not be negative, and its hue at most 0.5"),
+        (min(view.band_jitter) >= 0, "band_jitter must not be negative"),
         (0 < view.blur_sigma[0] <= view.blur_sigma[1], "blur_sigma must be two positive numbers, the smaller first"),
         (view.blur_kernel >= 0, "blur_kernel must not be negative"),
     ):
@@ -115,6 +139,10 @@ def _parse(text: str, default: Any, override: str) -> Any:
     """Read a value of the type of ``default``."""
     if isinstance(default, str):
         return text
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"cannot read {override!r}: true or false expected")
+        return text.lower() == "true"
     try:
         values = tuple(float(value) for value in text.split(","))
     except ValueError as error:

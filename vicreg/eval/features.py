@@ -83,10 +83,10 @@ def extract_features(
             images = dataset.crop_images(selected[rows], sample_seeds[rows], view, spec.size)
         else:
             images = dataset.images(selected[rows])
-        height, width = images.shape[-2:]
-        params = params or sample_params(remaining_view, len(selected), height, width, generator)
+        channels, height, width = images.shape[1:]
+        params = params or sample_params(remaining_view, len(selected), height, width, generator, channels)
         batch_params = {key: value[rows] for key, value in params.items()}
-        views = apply(images.to(device), batch_params, spec.size, remaining_view.blur_kernel)
+        views = apply(images.to(device), batch_params, spec.size, remaining_view)
         features.append(backbone(normalize(views, spec.mean, spec.std)).float())
     backbone.train(was_training)
     return all_gather_cat(torch.cat(features))
