@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from preprocessing.georeference import one_line, to_degrees
-from vicreg.inference.rasters import quiet_georeference
+from vicreg.data.rasters import open_raster, quiet_georeference
 
 RULES = ("image", "location", "block")
 
@@ -46,19 +46,17 @@ def read_longitudes(data_dir: str | Path, paths: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: An image cannot be read, or has no usable georeference.
     """
-    import rasterio
-
     longitudes = []
     with quiet_georeference():
         for path in tqdm(paths, "reading positions", disable=None):
             file = Path(data_dir) / path
             try:
-                with rasterio.open(file) as raster:
+                with open_raster(file) as raster:
                     if raster.crs is None or raster.transform.is_identity:
                         raise ValueError("no georeference")
                     x, y = raster.xy(raster.height / 2, raster.width / 2, offset="ul")
                     longitudes.append(to_degrees(raster.crs, [x], [y])[0][0])
-            except (ValueError, rasterio.errors.RasterioError) as error:
+            except ValueError as error:
                 raise ValueError(f"{file}: {one_line(error)}; --split block needs the position of every image, use "
                                  "--split location or image") from error  # fmt: skip
     return np.array(longitudes)

@@ -25,7 +25,7 @@ from preprocessing.georeference import check_proj
 from preprocessing.problems import format_problems
 from preprocessing.sn7 import index, reduce
 from vicreg.common import cli
-from vicreg.inference import rasters
+from vicreg.data import rasters
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -29,7 +29,7 @@ from vicreg.engine.parallel import init_device
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval.classification import evaluate_classifier
-from vicreg.models.backbones import create_backbone, init_backbone
+from vicreg.models.backbones import check_input_size, create_backbone, init_backbone
 from vicreg.models.heads import Classifier, LinearHeads
 
 METRICS = ("top1", "top5", "balanced_accuracy")
@@ -94,6 +94,7 @@ def start_run(
     backbone: Any = create_backbone(config.arch, config.in_chans)
     if config.init_from and not folder.checkpoint:
         log(init_backbone(backbone, config.init_from, config.arch, config.in_chans))
+    check_input_size(backbone, config.in_chans, config.view_size(dataset.patch_size), config.arch)
     heads = LinearHeads(1, backbone.num_features, len(dataset.classes))
     model = Classifier(backbone, heads, frozen=False)
     if config.cache_on_device:

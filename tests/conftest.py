@@ -197,7 +197,7 @@ def write_tif(path, pixels, bounds=None):
     """Write uint8 (channels, height, width); bounds in EPSG:3857, None for no georeference."""
     import rasterio
 
-    from vicreg.inference.rasters import quiet_georeference
+    from vicreg.data.rasters import quiet_georeference
 
     channels, height, width = pixels.shape
     profile = {"driver": "GTiff", "width": width, "height": height, "count": channels, "dtype": "uint8"}

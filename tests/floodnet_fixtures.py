@@ -54,7 +54,7 @@ def write_raster(path, pixels, meters=None, left=250000.0, top=3300000.0, crs="E
     """Write uint8 (bands, height, width) as GeoTIFF; ``meters`` a pixel, None for no georeference."""
     import rasterio
 
-    from vicreg.inference.rasters import quiet_georeference
+    from vicreg.data.rasters import quiet_georeference
 
     bands, height, width = pixels.shape
     profile = {"driver": "GTiff", "width": width, "height": height, "count": bands, "dtype": "uint8"}

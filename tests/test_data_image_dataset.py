@@ -16,7 +16,8 @@ from vicreg.common.random_streams import torch_rng
 from vicreg.data import image_dataset
 from vicreg.data.base import InputSpec
 from vicreg.data.image_dataset import ImageDataset, decode_size
-from vicreg.data.image_io import WHOLE, read_crops, sample_crop_box
+from vicreg.data.image_io import WHOLE, sample_crop_box
+from vicreg.data.images import read_crops
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset
 from vicreg.eval.features import extract_features
@@ -133,10 +134,6 @@ def test_read_crops_decodes_large_jpegs_at_reduced_size(tmp_path, monkeypatch):
         assert abs(one.astype(int) - other).mean() < 1
 
 
-def gray16(value):
-    return Image.fromarray(np.full((8, 8), value, np.uint16))
-
-
 MODES = {  # made how, saved as what -> the color to find
     "L": (Image.new("L", (8, 8), 90), "png", (90, 90, 90)),
     "1": (Image.new("1", (8, 8), 1), "png", (255, 255, 255)),
@@ -145,7 +142,8 @@ MODES = {  # made how, saved as what -> the color to find
     "P with alpha": (Image.new("RGBA", (8, 8), (200, 100, 0, 255)).quantize(4), "png", (200, 100, 0)),
     "RGBA": (Image.new("RGBA", (8, 8), (200, 100, 0, 9)), "png", (200, 100, 0)),
     "CMYK": (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "jpeg", (255, 0, 0)),
-    "16 bits": (gray16(90 * 256 + 3), "png", (90, 90, 90)),
+    "P with a hole": (Image.new("RGBA", (8, 8), (200, 100, 0, 0)).quantize(4), "png", (0, 0, 0)),
+    "transparent": (Image.new("RGBA", (8, 8), (200, 100, 0, 0)), "png", (0, 0, 0)),
     "PNG named JPEG": (Image.new("RGB", (8, 8), (1, 2, 3)), "png", (1, 2, 3)),
 }
 
@@ -181,7 +179,11 @@ def test_image_dataset_decodes_an_image_once_for_both_crops(files, monkeypatch):
     dataset = dataset_of(files)
     dataset.set_views((RANDOM, RANDOM), 16)
     opened = []
-    monkeypatch.setattr(image_dataset, "read_crops", lambda path, *more: opened.append(path) or read_crops(path, *more))
+    monkeypatch.setattr(
+        image_dataset,
+        "read_crops",
+        lambda path, *args, **options: opened.append(path) or read_crops(path, *args, **options),
+    )
     first, second = dataset.__getitems__([(3, 11), (8, 12)])
     assert sorted(opened) == sorted([files[3], files[8]])
     assert first.shape == second.shape == (2, 3, 16, 16) and first.dtype == torch.uint8
@@ -242,7 +244,7 @@ def test_image_dataset_raises_if_no_file_can_be_read(files):
     dataset = dataset_of(files)
     for path in files[:4]:
         path.unlink()
-    with pytest.raises(OSError, match="0.png cannot be read, and no image that could replace it"):
+    with pytest.raises(ValueError, match="0.png cannot be read, and no image that could replace it"):
         dataset.images([0])
 
 

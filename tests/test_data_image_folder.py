@@ -1,5 +1,7 @@
 """Folders of images: listing, broken files, and the validation split."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -80,6 +82,10 @@ def test_split_image_folder_refuses_other_folders_with_the_reason(tmp_path):
         split_image_folder(tmp_path)
     (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").unlink()
     write_tree(tmp_path / "val" / "x")
+    with pytest.raises(ValueError, match="val holds one folder of folders; .*/x is perhaps the folder"):
+        split_image_folder(tmp_path)
+    shutil.rmtree(tmp_path / "val")
+    write_tree(tmp_path / "val", ["x"])
     with pytest.raises(ValueError, match="ant, bee, cat only in .*/train; x only in .*/val"):
         split_image_folder(tmp_path)
 

@@ -23,9 +23,9 @@ from detectron2.structures import Boxes, Instances
 
 from downstream.detectron2_crowdai_detection_task import config, predict_crowdai, tiled_detection
 from vicreg.common import checkpoint_io
+from vicreg.data.images import open_reader
+from vicreg.data.rasters import ImageReader
 from vicreg.inference import polygons
-from vicreg.inference.images import open_reader
-from vicreg.inference.rasters import ImageReader
 
 
 def bright_spots(inputs):

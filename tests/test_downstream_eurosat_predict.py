@@ -10,8 +10,8 @@ from PIL import Image
 
 from downstream.eurosat_landcover_clsf_task import predict_eurosat, train_eurosat
 from vicreg.common import checkpoint_io
-from vicreg.inference import rasters
-from vicreg.inference.rasters import quiet_georeference
+from vicreg.data import rasters
+from vicreg.data.rasters import quiet_georeference
 from vicreg.models.backbones import create_backbone
 
 SCRIPT = "downstream/eurosat_landcover_clsf_task/predict_eurosat.py"

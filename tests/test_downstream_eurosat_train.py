@@ -20,8 +20,8 @@ from downstream.eurosat_landcover_clsf_task import (
 )
 from vicreg.common import checkpoint_io
 from vicreg.data.base import InputSpec
+from vicreg.data.rasters import quiet_georeference
 from vicreg.engine import checkpoint
-from vicreg.inference.rasters import quiet_georeference
 from vicreg.models.backbones import create_backbone
 from vicreg.models.heads import Classifier, LinearHeads
 
@@ -180,9 +180,12 @@ def test_split_folders_are_a_split_and_not_classes(eurosat_tree, tmp_path):
     shutil.rmtree(tmp_path / "split" / "Val")
     with pytest.raises(ValueError, match="split folders Train, test, and not both train and val"):
         dataset.find_scenes(tmp_path / "split", 0.5, 0)
-    for name in ("train", "val"):  # classes that are called so
+    for name in ("train", "val"):
         shutil.copytree(eurosat_tree / "Forest", tmp_path / "classes" / name)
-    assert dataset.find_scenes(tmp_path / "classes", 0.5, 0)[0].classes == ["train", "val"]
+    with pytest.raises(ValueError, match="classes/train, .*/val: images without class folders"):
+        dataset.find_scenes(tmp_path / "classes", 0.5, 0)
+    shutil.copytree(eurosat_tree / "Forest", tmp_path / "classes" / "plane")  # a class that is called train
+    assert dataset.find_scenes(tmp_path / "classes", 0.5, 0)[0].classes == ["plane", "train", "val"]
 
 
 def test_images_of_other_sizes_are_resized_to_the_most_frequent_size(eurosat_tree, tmp_path, capsys):

@@ -10,8 +10,8 @@ from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, palette
 from downstream.FloodNet_segmentation_task.model import Segmenter
 from tests.floodnet_fixtures import scene, write_pair, write_raster
 from vicreg.common import checkpoint_io
+from vicreg.data.rasters import RasterReader, quiet_georeference
 from vicreg.inference.label_rasters import read_labels
-from vicreg.inference.rasters import RasterReader, quiet_georeference
 
 SCRIPT = "downstream/FloodNet_segmentation_task/predict_floodnet.py"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.inference.rasters import NO_DATA, ImageReader
+from vicreg.data.rasters import NO_DATA, ImageReader
 from vicreg.inference.sliding_window import (
     cell_window_starts,
     classify_cells,

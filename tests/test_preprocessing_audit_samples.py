@@ -12,7 +12,7 @@ from PIL import Image
 from preprocessing.audit import compare, phash, samples
 from tests.test_preprocessing_audit_split import save, texture
 from vicreg.data.image_listing import list_images
-from vicreg.inference.rasters import quiet_georeference
+from vicreg.data.rasters import quiet_georeference
 
 
 def write_list(list_file, **columns):
@@ -93,7 +93,7 @@ def test_samples_that_cannot_be_read_are_not_part_of_the_fractions(tmp_path):
 
 def test_a_pipe_with_the_name_of_an_image_is_unreadable_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="a.jpg: not a regular file"):
+    with pytest.raises(ValueError, match="a.jpg cannot be read .not a regular file"):
         samples.open_image(tmp_path / "a.jpg")
 
 

@@ -13,9 +13,9 @@ from preprocessing import make_sn7_csv
 from preprocessing import problems as problem_report
 from preprocessing.sn7 import pack
 from tests.conftest import write_geojson, write_tif
+from vicreg.data import rasters
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import COLUMNS, cut_patches, read_mosaic
-from vicreg.inference import rasters
 
 SCRIPT = "preprocessing/make_sn7_csv.py"
 US, BIRMINGHAM, DARTFORD, HENGQIN = (

@@ -5,7 +5,7 @@ import pytest
 import rasterio
 
 from preprocessing import make_sn7_csv, make_sn7_sample, reduce_sn7
-from vicreg.inference import rasters
+from vicreg.data import rasters
 
 SCRIPT = "preprocessing/reduce_sn7.py"
 

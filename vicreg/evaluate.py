@@ -18,16 +18,19 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.common.files import check_outside
 from vicreg.data import image_folder
 from vicreg.eval import config as eval_config
 from vicreg.eval.transfer import evaluate
+from vicreg.models.backbones import BASELINES
+from vicreg.models.weight_files import recorded_levels
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser: the options of an evaluation and of a folder of images."""
     parser = eval_config.get_parser((__doc__ or "").split("\n")[0])
     parser.set_defaults(image_size=224)
-    image_folder.add_arguments(parser).add_argument(
+    image_folder.add_arguments(parser, "default: those of --pretrained").add_argument(
         "--train-files", type=Path, metavar="FILE",
         help="train on the images of this list, one name per line (n01440764_10026.JPEG), not on --train-percent",
     )  # fmt: skip
@@ -38,8 +41,10 @@ def main(args: argparse.Namespace) -> None:
     """Train on the training images, or those of a list; evaluate on the validation images."""
     config = from_args(eval_config.EvaluationConfig, args)
     device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
+    check_outside(args.exp_dir, args.data_dir)
+    levels = args.levels or recorded_levels({config.pretrained} - {*BASELINES})
     train, val, indices = image_folder.load_folder(
-        args.data_dir, device, args.image_size, not args.no_check, args.train_files
+        args.data_dir, device, args.image_size, not args.no_check, args.train_files, bands=args.bands, levels=levels
     )
     evaluate(config, train, val, device, indices, cli.to_serializable(vars(args)))
     distributed.destroy()

@@ -19,8 +19,10 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.common.files import check_outside
 from vicreg.data import image_folder
 from vicreg.data.base import LabeledDataset
+from vicreg.data.images import add_levels_argument
 from vicreg.data.sn7 import SN7Patches
 from vicreg.eval import splits
 from vicreg.eval.benchmark import BenchmarkConfig, compare
@@ -28,6 +30,8 @@ from vicreg.eval.config import add_backbone_arguments
 from vicreg.eval.feature_cache import DTYPES, FeatureCache, resolve_backbones
 from vicreg.eval.lr_sweep import DEFAULT_LRS
 from vicreg.eval.metrics import RESAMPLES
+from vicreg.models.backbones import BASELINES
+from vicreg.models.weight_files import recorded_levels
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -58,6 +62,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--val-percent", dest="val_fraction", type=_percent, help=argparse.SUPPRESS)
     data.add_argument("--no-check", action="store_true", help="class folders: do not look for broken files first")
+    data.add_argument("--bands", type=int, nargs=3, metavar="BAND", help="class folders: red, green, blue of TIFFs")
+    add_levels_argument(data, "default: those of --pretrained")
     other = parser.add_argument_group("protocol 2: other AOIs, each one a class (kNN and k-means)")
     other.add_argument("--test-csv", type=Path, metavar="DIR", help="folder of those AOIs, written by make_sn7_csv.py")
     other.add_argument("--test-split", choices=splits.SPLITS, default="patches",
@@ -104,9 +110,10 @@ def main(args: argparse.Namespace) -> None:
     if args.csv_dir:
         train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     elif args.data_dir:
-        train, val, _ = image_folder.load_folder(
-            args.data_dir, device, args.image_size, not args.no_check, val_fraction=args.val_fraction
-        )
+        check_outside(args.exp_dir, args.data_dir)
+        levels = args.levels or recorded_levels(sorted({*args.pretrained} - {*BASELINES}))
+        options = {"val_fraction": args.val_fraction, "bands": args.bands, "levels": levels}
+        train, val, _ = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check, **options)
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")
     protocols = (

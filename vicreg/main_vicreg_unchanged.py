@@ -18,6 +18,7 @@ if __name__ == "__main__":  # import from the repository root, from any working 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vicreg.common import cli
+from vicreg.common.files import check_outside
 from vicreg.data import image_folder
 from vicreg.engine import pretrain_config
 from vicreg.engine.parallel import init_device
@@ -36,7 +37,10 @@ def main(args: argparse.Namespace) -> None:
     """Pretrain on the training images; probe on the validation images."""
     config = pretrain_config.build_config(args)
     device = init_device(config)
-    train, val, _ = image_folder.load_folder(args.data_dir, device, config.image_size, not args.no_check)
+    check_outside(args.exp_dir, args.data_dir)
+    train, val, _ = image_folder.load_folder(
+        args.data_dir, device, config.image_size, not args.no_check, bands=args.bands, levels=args.levels
+    )
     probe_sets = (train, val) if config.probe_every else None
     pretrain(config, train, probe_sets, f"VICReg, {config.arch}, images of {args.data_dir.resolve()}")
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from downstream.FloodNet_segmentation_task.floodnet import Pair, label_map
 from downstream.FloodNet_segmentation_task.image_mask_io import read_pair, working_scale
 from vicreg.common import files
-from vicreg.inference.images import image_size as size_of
+from vicreg.data.images import image_size as size_of
 
 _FORMAT = 2  # of the cached files
 _ZOOM = (0.75, 4 / 3)  # of the crops

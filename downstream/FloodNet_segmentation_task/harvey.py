@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from downstream.FloodNet_segmentation_task.image_mask_io import same_shape
+from vicreg.data.image_io import decoding
+from vicreg.data.images import open_reader
+from vicreg.data.rasters import open_raster, quiet_georeference
 from vicreg.data.subsets import held_out_groups
-from vicreg.inference.images import open_reader
-from vicreg.inference.rasters import open_raster, quiet_georeference, unreadable
 from vicreg.inference.sliding_window import window_starts
 
 IMAGE, MASKS = "vhr.tif", {"building": "buildings1m.tif", "flooded": "flooded1m.tif"}
@@ -120,15 +121,10 @@ def patch_corners(height: int, width: int, side: int, stride: int) -> list[tuple
 
 def _read_mask(path: Path) -> tuple[np.ndarray, _Grid]:
     """Read a uint8 mask of 0 and 1, and its grid; no data and negative values are 0, as its authors have it."""
-    from rasterio.errors import RasterioError
-
-    try:
-        with quiet_georeference(), open_raster(path) as raster:
-            values, invalid = raster.read(1), raster.read_masks(1) == 0
-            transform = None if raster.transform.is_identity or raster.crs is None else raster.transform
-            grid = _Grid(raster.width, raster.height, raster.crs, transform)
-    except RasterioError as error:
-        raise unreadable(path, error) from error
+    with quiet_georeference(), open_raster(path) as raster, decoding(path):
+        values, invalid = raster.read(1), raster.read_masks(1) == 0
+        transform = None if raster.transform.is_identity or raster.crs is None else raster.transform
+        grid = _Grid(raster.width, raster.height, raster.crs, transform)
     values = np.where(invalid | (values < 0), 0, values)
     present = np.unique(values)
     if not (np.isin(present, [0, 1]).all() or np.isin(present, [0, 255]).all()):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vicreg.inference.images import image_size as size_of
-from vicreg.inference.images import load_mask, load_rgb
+from vicreg.data.images import image_size as size_of
+from vicreg.data.images import load_mask, load_rgb
 
 if TYPE_CHECKING:
     from downstream.FloodNet_segmentation_task.floodnet import Pair

@@ -9,8 +9,8 @@ import torch
 from downstream.FloodNet_segmentation_task.floodnet import palette
 from downstream.FloodNet_segmentation_task.plots import save_overlay
 from vicreg.common.logger import log
+from vicreg.data.rasters import TIFF, ImageReader
 from vicreg.inference.label_rasters import read_labels, write_label_png, write_label_raster
-from vicreg.inference.rasters import TIFF, ImageReader
 from vicreg.inference.sliding_window import label_blocks
 
 

@@ -26,7 +26,7 @@ from downstream.FloodNet_segmentation_task.harvey import MASKS, Tile, find_tiles
 from vicreg.common import cli
 from vicreg.common.files import partial_folder, publish, write_json
 from vicreg.common.logger import log
-from vicreg.engine.finetune import add_levels_argument, check_levels
+from vicreg.data.images import add_levels_argument, check_levels
 
 OUTPUTS = ("train", "val")
 

@@ -26,11 +26,10 @@ from downstream.FloodNet_segmentation_task.labeling import label_files, label_im
 from downstream.FloodNet_segmentation_task.model import load_segmenter, predictor
 from vicreg import distributed
 from vicreg.common import cli
+from vicreg.data.images import add_levels_argument, check_levels, open_reader
+from vicreg.data.rasters import TIFF
 from vicreg.engine.config import use_bf16
-from vicreg.engine.finetune import add_levels_argument, check_levels
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
-from vicreg.inference.images import open_reader
-from vicreg.inference.rasters import TIFF
 
 
 def get_parser() -> argparse.ArgumentParser:

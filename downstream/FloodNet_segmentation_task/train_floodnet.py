@@ -27,7 +27,8 @@ from downstream.FloodNet_segmentation_task.floodnet import TASKS, add_val_fracti
 from downstream.FloodNet_segmentation_task.model import DECODERS
 from vicreg.common import cli
 from vicreg.common.config import from_args
-from vicreg.engine.finetune import add_arguments, add_levels_argument
+from vicreg.data.images import add_levels_argument
+from vicreg.engine.finetune import add_arguments
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ import numpy as np
 from downstream.detectron2_crowdai_detection_task import coco
 from vicreg.common import files
 from vicreg.data import leakage
-from vicreg.inference.images import load_rgb
+from vicreg.data.images import load_rgb
 
 MAX_COMPARED = 5000  # images whose pixels are read before training; minutes on slow disks
 

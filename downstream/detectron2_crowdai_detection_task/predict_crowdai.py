@@ -17,10 +17,10 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 
 from downstream.detectron2_crowdai_detection_task import detectron2_setup
 from vicreg.common import cli, files
+from vicreg.data.images import open_reader
+from vicreg.data.rasters import TIFF
 from vicreg.engine.config import use_bf16
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
-from vicreg.inference.images import open_reader
-from vicreg.inference.rasters import TIFF
 
 MAX_SIZE = 4096  # longer side of the written images, pixels
 

@@ -16,8 +16,8 @@ from shapely.affinity import affine_transform, translate
 from torchvision.ops import nms
 
 from vicreg.common import files
+from vicreg.data.rasters import ImageReader
 from vicreg.inference import polygons
-from vicreg.inference.rasters import ImageReader
 from vicreg.inference.sliding_window import WindowBatch, core_edges, read_windows, window_starts
 
 DUPLICATE_IOU = 0.5  # of the boxes of one object in two windows

@@ -8,9 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from vicreg.common.plots import class_colors, save_class_map
-from vicreg.inference.images import image_size
+from vicreg.data.images import image_size
+from vicreg.data.rasters import NO_DATA, TIFF, ImageReader, preview_shape
 from vicreg.inference.label_rasters import Block, read_labels, write_label_raster
-from vicreg.inference.rasters import NO_DATA, TIFF, ImageReader, preview_shape
 from vicreg.inference.sliding_window import cell_window_starts, classify_cells
 
 

@@ -14,13 +14,11 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
-from vicreg.data.image_io import is_image_name
-from vicreg.data.image_listing import Listing, choose_files, list_images
+from vicreg.data.image_listing import Listing, choose_files, format_names, list_images, split_folders
+from vicreg.data.images import image_size, read_square
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import samples_digest
-from vicreg.inference.images import image_size, read_square
 
-SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}  # in any case
 MAX_BYTES = 16 * 2**30  # of decoded pixels; all 27,000 images of EuroSAT are 0.33 GB
 
 
@@ -51,10 +49,13 @@ class Scenes(BaseDataset):
         return Scenes(torch.rot90(self.pixels, quarter_turns, (2, 3)), self.labels, self.classes)
 
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Compute mean and standard deviation of each channel, of pixels in [0, 1]."""
+        """Compute mean and standard deviation of each channel, of pixels in [0, 1]; black ones hold no data."""
         counts = np.zeros((3, 256))
         for part in self.pixels.split(1024):
-            counts += [np.bincount(channel.reshape(-1), minlength=256) for channel in part.numpy().swapaxes(0, 1)]
+            pixels = part.numpy().swapaxes(0, 1).reshape(3, -1)
+            counts += [np.bincount(channel, minlength=256) for channel in pixels[:, pixels.any(0)]]
+        if not counts.any():
+            raise ValueError("all training images are black")
         levels, fractions = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
         mean = fractions @ levels
         std = np.sqrt(fractions @ levels**2 - mean**2).clip(min=1e-3)
@@ -126,11 +127,18 @@ def find_scenes(
         raise FileNotFoundError(
             f"no folder {data_dir}; --data-dir is the folder of class folders, such as EuroSAT/2750"
         )
-    if (parts := _split_folders(data_dir)) and train_list is None and val_list is None:
-        train, val = (list_images(folder) for folder in parts)
+    if (parts := split_folders(data_dir)) and train_list is None and val_list is None:
+        if not {"train", "val"} <= parts.keys():
+            raise ValueError(
+                f"{data_dir} holds the split folders {format_names([path.name for path in parts.values()])}, and not "
+                "both train and val; --data-dir is a folder of class folders, or one that holds train and val"
+            )
+        train, val = (list_images(parts[name]) for name in ("train", "val"))
         if train.classes != val.classes:
-            raise ValueError(f"the class folders of {parts[0]} and {parts[1]} differ; the same ones are needed in both")
-        return train, val, f"folders {parts[0].name} and {parts[1].name} of {data_dir}"
+            raise ValueError(
+                f"the class folders of {parts['train']} and {parts['val']} differ; the same ones are needed in both"
+            )
+        return train, val, f"folders {parts['train'].name} and {parts['val'].name} of {data_dir}"
     listing = list_images(data_dir)
     if len(listing.classes) < 2:
         raise ValueError(f"{data_dir} holds one class only ({listing.classes[0]}); two class folders are needed")
@@ -152,32 +160,6 @@ def find_scenes(
     held_out = held_out_images(listing.labels, val_fraction, split_seed)
     description = f"random, {100 * val_fraction:g} % of each class to validate, seed {split_seed}"
     return listing.take(~held_out), listing.take(held_out), description
-
-
-def _split_folders(data_dir: Path) -> tuple[Path, Path] | None:
-    """Return the training and the validation folder if ``data_dir`` holds split folders instead of class folders.
-
-    Raises:
-        ValueError: It holds split folders, but not one to train and one to validate on.
-    """
-    folders = [folder for folder in sorted(data_dir.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-    parts = {folder.name.lower(): folder for folder in folders}
-    # a class may be called "train": then its folder holds images, not folders
-    if not parts or not parts.keys() <= SPLIT_FOLDERS or not all(map(_holds_folders_only, folders)):
-        return None
-    val = next((parts[name] for name in ("val", "valid", "validation") if name in parts), None)
-    if "train" not in parts or val is None:
-        names = ", ".join(folder.name for folder in folders)
-        raise ValueError(
-            f"{data_dir} holds the split folders {names}, and not both train and val; --data-dir is a folder of class "
-            "folders, or one that holds train and val"
-        )
-    return parts["train"], val
-
-
-def _holds_folders_only(folder: Path) -> bool:
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    return any(entry.is_dir() for entry in entries) and not any(is_image_name(entry.name) for entry in entries)
 
 
 def common_size(paths: Sequence[str], workers: int) -> int:
@@ -210,8 +192,8 @@ def decode(listing: Listing, size: int, workers: int, bands: Sequence[int] | Non
         listing: Image files.
         size: Side of the results in pixels.
         workers: Threads.
-        bands: See ``vicreg.inference.images.open_reader``.
-        levels: See ``vicreg.inference.images.open_reader``.
+        bands: See ``vicreg.data.images.open_reader``.
+        levels: See ``vicreg.data.images.open_reader``.
 
     Raises:
         ValueError: Images cannot be read, with the names of the first ones, or do not fit into memory.

@@ -11,6 +11,7 @@ from downstream.eurosat_landcover_clsf_task.finetuning import finetune
 from downstream.eurosat_landcover_clsf_task.linear_probe import probe
 from downstream.eurosat_landcover_clsf_task.results import write_results
 from vicreg import distributed
+from vicreg.common.files import check_outside
 from vicreg.common.logger import log
 from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec
@@ -18,6 +19,7 @@ from vicreg.engine.checkpoint import check_samples
 from vicreg.engine.config import plan_run
 from vicreg.engine.finetune import build_backbone, init_single_device
 from vicreg.engine.run_folder import RunFolder
+from vicreg.models.backbones import check_input_size
 from vicreg.models.heads import Classifier, LinearHeads
 
 
@@ -33,6 +35,7 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
         FloatingPointError: The loss is not finite; the last good checkpoint is kept.
     """
     started = time.perf_counter() if started is None else started
+    check_outside(config.exp_dir, config.data_dir)
     split = load_split(config)
     device = init_single_device(config, TASK)
     folder = RunFolder(config, TASK, device)
@@ -43,6 +46,7 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
     if info["mean"] is None:
         info["mean"], info["std"] = split.train.statistics()
     spec = InputSpec(config.image_size or split.train.patch_size, info["mean"], info["std"])
+    check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     task = {"name": TASK, "classes": split.train.classes, "image_size": spec.size, "window": split.file_size}
     task |= {"patch_size": split.train.patch_size, "samples": split.digest, "mean": info["mean"], "std": info["std"]}
     task |= {"bands": config.bands and list(config.bands), "levels": config.levels and list(config.levels)}

@@ -23,11 +23,10 @@ from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.logger import log
 from vicreg.data.base import InputSpec
+from vicreg.data.images import add_levels_argument, check_levels, open_reader, read_square
+from vicreg.data.rasters import resize
 from vicreg.engine.config import use_bf16
-from vicreg.engine.finetune import add_levels_argument, check_levels
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
-from vicreg.inference.images import open_reader, read_square
-from vicreg.inference.rasters import resize
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -60,9 +60,11 @@ def write_predictions(path: Path, images: Sequence[Path], probabilities: torch.T
     def save(tmp_path: Path) -> None:
         with tmp_path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(["file", "class", *classes])
+            table.writerow(["file", "class", *map(files.csv_cell, classes)])
             for image, label, row in zip(images, ranked[:, 0].tolist(), probabilities.tolist(), strict=True):
-                table.writerow([image, classes[label], *(f"{value:.6f}" for value in row)])
+                file_name = image if image.parent.name else f"./{image}"  # =1.jpg is a formula to a spreadsheet
+                cells = map(files.csv_cell, (file_name, classes[label]))
+                table.writerow([*cells, *(f"{value:.6f}" for value in row)])
 
     files.atomic_write(path, save)
     rows = list(zip(images, confidences[:, :3].tolist(), ranked[:, :3].tolist(), strict=True))

@@ -21,8 +21,9 @@ from downstream.eurosat_landcover_clsf_task import experiment, transforms
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.data.images import add_levels_argument
 from vicreg.engine.arguments import add_alias, add_aug_override
-from vicreg.engine.finetune import add_arguments, add_levels_argument
+from vicreg.engine.finetune import add_arguments
 from vicreg.eval.lr_sweep import DEFAULT_LRS
 
 DEFAULTS = {"finetune": {"epochs": 10, "weight_decay": 1e-4}, "freeze": {"epochs": 100, "weight_decay": 1e-6}}

@@ -8,16 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
 from preprocessing.text_files import read_csv, read_json
 from vicreg.data.fmow import read_timestamp
-from vicreg.data.image_io import IMAGE_SUFFIXES
+from vicreg.data.image_io import IMAGE_SUFFIXES, UnsupportedImage, decoding
 from vicreg.data.image_listing import image_paths
+from vicreg.data.images import load_rgb
 from vicreg.data.leakage import location_keys
+from vicreg.data.rasters import open_raster
 from vicreg.data.sn7_format import cut_patches, open_pack, read_mosaic, read_patch_list
-from vicreg.inference.rasters import quiet_georeference
 
 Position = tuple[float, float]  # longitude, latitude in degrees
 
@@ -45,7 +44,7 @@ class Subset(NamedTuple):
 
 
 def open_image(path: str | Path) -> np.ndarray:
-    """Decode an image file to uint8 (H, W, 3). Transparent pixels are black.
+    """Decode an image file as training does: uint8 (H, W, 3), upright, transparent pixels black.
 
     Pixels of more than 8 bits are stretched to the image's own range, because hashes depend on relative values only.
 
@@ -53,42 +52,19 @@ def open_image(path: str | Path) -> np.ndarray:
         ValueError: The file is not an image or is truncated.
         OSError: There is no such file.
     """
-    if Path(path).exists() and not Path(path).is_file():
-        raise ValueError(f"{path}: not a regular file")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no image {path}")
     try:
-        with Image.open(path) as image:
-            if _is_deep(image):
-                return _read_raster(path)
-            if "A" not in image.getbands() and "transparency" not in image.info:
-                return np.asarray(image.convert("RGB"))
-            pixels = np.asarray(image.convert("RGBA"))
-            return np.where(pixels[..., 3:] == 0, np.uint8(0), pixels[..., :3])
-    except UnidentifiedImageError as error:
-        if Path(path).suffix.lower() in (".tif", ".tiff"):  # Pillow does not know all layouts of bands
-            return _read_raster(path)
-        raise ValueError(f"{path}: not an image that Pillow can read") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        if not Path(path).is_file():
-            raise
-        raise ValueError(f"{path}: cannot be decoded ({error})") from error
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Return whether an image has more than 8 bits per channel, which Pillow would cut off without a warning."""
-    bits = image.tag_v2.get(258, 8) if isinstance(image, TiffImageFile) else 8  # BitsPerSample
-    return image.mode[:1] in "IF" or np.max(bits) > 8 or any("16" in str(tile[3]) for tile in image.tile)
+        return np.asarray(load_rgb(path))
+    except UnsupportedImage:
+        return _read_raster(path)
 
 
 def _read_raster(path: str | Path) -> np.ndarray:
     """Read the first one or three bands of a raster; types other than uint8 are stretched to 0..255."""
-    import rasterio
-
-    try:
-        with quiet_georeference(), rasterio.open(path) as raster:
-            bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
-            pixels = raster.read(bands).transpose(1, 2, 0)
-    except rasterio.errors.RasterioError as error:
-        raise ValueError(f"{path}: cannot be decoded ({error})") from error
+    with open_raster(path) as raster, decoding(path):
+        bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
+        pixels = raster.read(bands).transpose(1, 2, 0)
     if pixels.dtype == np.uint8:
         return pixels
     pixels = np.nan_to_num(pixels.astype(np.float64))

@@ -134,7 +134,7 @@ def describe(
 
 
 def channel_statistics(dataset: ImageDataset, batch_size: int = 64) -> tuple[list[float], list[float]]:
-    """Compute the channel mean and standard deviation of the images' center crops, for pixels in [0, 1].
+    """Compute the channel mean and standard deviation of the images' center crops without black pixels, in [0, 1].
 
     The standard deviation of a constant channel is 1/255, not 0, because training divides by it.
     """
@@ -143,9 +143,9 @@ def channel_statistics(dataset: ImageDataset, batch_size: int = 64) -> tuple[lis
         indices = list(range(start, min(start + batch_size, len(dataset))))
         pixels = dataset.images(indices).numpy().astype(np.float64)
         sums, squares = sums + pixels.sum((0, 2, 3)), squares + np.square(pixels).sum((0, 2, 3))
-        count += pixels[:, 0].size
-    mean = sums / count
-    return (mean / 255).tolist(), (np.sqrt(np.maximum(squares / count - mean**2, 1)) / 255).tolist()
+        count += int(pixels.any(1).sum())  # black pixels hold no data
+    mean = sums / max(1, count)
+    return (mean / 255).tolist(), (np.sqrt(np.maximum(squares / max(1, count) - mean**2, 1)) / 255).tolist()
 
 
 def _count(part: pd.DataFrame) -> dict[str, Any]:

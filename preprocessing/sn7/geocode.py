@@ -76,6 +76,9 @@ def footprint_points(path: str | Path) -> np.ndarray:
 
     if not Path(path).stat().st_size:
         raise ValueError(f"{path}: empty file (zero bytes); no building footprints")
+    with open(path, "rb") as file:
+        if not file.read(2**12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):  # such as a VRT of that name
+            raise ValueError(f"{path}: cannot be read as GeoJSON (not a JSON object)")
     try:
         table = geopandas.read_file(path, engine="pyogrio", columns=[])
         shapes = table.geometry.to_crs("EPSG:4326") if table.crs else table.geometry

@@ -12,8 +12,8 @@ from preprocessing.problems import Problem
 from preprocessing.sn7 import geocode
 from preprocessing.sn7.geocode import check_position, footprint_points, raster_points, tile_points
 from preprocessing.sn7.places import Place
+from vicreg.data.rasters import quiet_georeference
 from vicreg.data.sn7_format import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
-from vicreg.inference.rasters import quiet_georeference
 
 SUFFIXES = (".tif", ".tiff")
 _LABEL_SUFFIX = "_Buildings.geojson"

@@ -16,8 +16,8 @@ import numpy as np
 
 from preprocessing.problems import Problem
 from preprocessing.sn7.index import Mosaic
+from vicreg.data.rasters import quiet_georeference
 from vicreg.data.sn7_format import CHANNELS, cut_patches, patch_side, read_mosaic
-from vicreg.inference.rasters import quiet_georeference
 
 _HEADER_BYTES = 128
 
@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     patch_size: int  # P
     sums: np.ndarray  # int64 (n, G, 3), channel sums
     squares: np.ndarray  # int64 (n, G, 3), sums of squares
-    pixels: np.ndarray  # int64 (n, G), number of pixels without padding
+    pixels: np.ndarray  # int64 (n, G), number of pixels that are not black: without padding and no data
     problems: list[Problem]
 
 
@@ -107,14 +107,12 @@ def _cut(mosaic: Mosaic, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     except ValueError as error:
         return Problem("unreadable mosaic", mosaic.path, str(error).removeprefix(f"{mosaic.path}: "))
     flat = patches.reshape(*patches.shape[:2], -1)
-    squares = np.square(flat, dtype=np.uint32).sum(-1, dtype=np.int64)  # zero padding adds nothing to either sum
-    starts = np.arange(grid) * patches.shape[-1]
-    rows, columns = (np.clip(size - starts, 0, patches.shape[-1]) for size in (mosaic.height, mosaic.width))
-    return patches, flat.sum(-1, dtype=np.int64), squares, np.outer(rows, columns).ravel()
+    squares = np.square(flat, dtype=np.uint32).sum(-1, dtype=np.int64)
+    return patches, flat.sum(-1, dtype=np.int64), squares, flat.any(1).sum(-1)  # black is padding or no data
 
 
 def channel_statistics(packed: Packed, chosen: np.ndarray) -> tuple[list[float], list[float]]:
-    """Compute the channel mean and standard deviation of patches, for pixels in [0, 1], without padding.
+    """Compute the channel mean and standard deviation of patches, for pixels in [0, 1], without black ones.
 
     Args:
         packed: Result of ``pack_patches``.
@@ -123,7 +121,7 @@ def channel_statistics(packed: Packed, chosen: np.ndarray) -> tuple[list[float],
     Returns:
         Mean and standard deviation of the 3 channels. The latter is at least 1/255, because training divides by it.
     """
-    count = int(packed.pixels[chosen].sum())
+    count = max(1, int(packed.pixels[chosen].sum()))
     mean = packed.sums[chosen].sum(0) / count
     variance = packed.squares[chosen].sum(0) / count - mean**2  # float64: the sums are exact integers
     return (mean / 255).tolist(), (np.sqrt(np.maximum(variance, 1)) / 255).tolist()

@@ -6,7 +6,7 @@ import numpy as np
 
 from preprocessing.sn7.index import Mosaic
 from vicreg.common import files
-from vicreg.inference import rasters
+from vicreg.data import rasters
 
 BANDS = [1, 2, 3]
 

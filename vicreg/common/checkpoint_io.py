@@ -46,6 +46,22 @@ def check_sums(path: str | Path) -> None:
         raise ValueError(f"{path}: wrong checksum of {damaged}; the file is damaged")
 
 
+def check_unpacked_size(path: str | Path) -> None:
+    """Refuse a file that would take much more memory than its size: PyTorch stores tensors uncompressed.
+
+    Raises:
+        ValueError: The records of the file are more than four times as large as the file.
+    """
+    size = Path(path).stat().st_size
+    try:
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(record.file_size for record in file.infolist())
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError):  # the older format, or not readable
+        return
+    if unpacked > 4 * size + 2**20:
+        raise ValueError(f"{path}: {unpacked / 1e6:.0f} MB of tensors in a file of {size / 1e6:.0f} MB; is it intact?")
+
+
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     """Read a checkpoint with ``torch.load(weights_only=True)``.
 
@@ -57,6 +73,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    check_unpacked_size(path)
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:

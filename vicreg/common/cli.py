@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from vicreg import distributed
+from vicreg.common.files import printable
 
 Namespace = TypeVar("Namespace")
 
@@ -182,7 +183,7 @@ def _wait_for_launcher(collective: bool) -> None:
 def _print_error(message: str) -> None:
     rank = os.environ.get("RANK", "0")
     where = "" if rank == "0" else f"rank {rank} on {socket.gethostname()}: "
-    print(f"{Path(sys.argv[0]).stem}: {where}{message}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).stem}: {where}{printable(message)}", file=sys.stderr, flush=True)
 
 
 def _exit(code: int) -> NoReturn:

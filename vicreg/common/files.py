@@ -71,6 +71,54 @@ def remove_partial_files(folder: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def printable(text: object, keep: str = "\n") -> str:
+    """Escape what is not printable, such as terminal control codes and undecodable bytes in file names.
+
+    Args:
+        text: Text, or a path.
+        keep: Characters to leave as they are; "" for names on one line.
+    """
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in str(text)
+    )
+
+
+def csv_cell(text: object) -> str:
+    """Return text for a table that spreadsheets open: printable, and not taken for a formula."""
+    cell = printable(text, "")
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
+
+
+def read_text(path: str | Path) -> str:
+    """Read a UTF-8 text file; a byte order mark is dropped.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not UTF-8.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
+def check_outside(out_dir: str | Path, folder: str | Path, flag: str = "--exp-dir") -> None:
+    """Check that results are not written to a folder of images, where the next run would read them.
+
+    Args:
+        out_dir: Folder of the results.
+        folder: Folder of the images.
+        flag: Option that named ``out_dir``.
+
+    Raises:
+        ValueError: ``out_dir`` is ``folder`` or inside of it.
+    """
+    out, inside = Path(out_dir).resolve(), Path(folder).resolve()
+    if out == inside or inside in out.parents:
+        raise ValueError(f"{flag} {out_dir} is in the folder of images {folder}; choose a folder outside of it")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write text atomically, in UTF-8."""
     atomic_write(path, lambda tmp_path: tmp_path.write_text(text, encoding="utf-8"))

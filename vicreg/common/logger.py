@@ -55,7 +55,7 @@ def log(*values: object) -> None:
     """Print on rank 0, above the progress bar if there is one."""
     if is_main():
         with tqdm.external_write_mode(file=sys.stdout):
-            print(*values, flush=True)
+            print(*map(files.printable, values), flush=True)
 
 
 def format_eta(seconds: float) -> str:

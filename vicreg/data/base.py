@@ -70,6 +70,10 @@ class ImageSource(Protocol):
     def std(self) -> Sequence[float]:
         """Standard deviation of each channel, of pixels in [0, 1]."""
 
+    @property
+    def levels(self) -> tuple[float, float] | None:
+        """Values of black and white of files deeper than 8 bits; None for files of 8 bits."""
+
     def __len__(self) -> int: ...
 
     def to_device(self, device: torch.device) -> None:
@@ -172,6 +176,7 @@ class BaseDataset:
     classes: list[str]
     mean: Sequence[float]
     std: Sequence[float]
+    levels: tuple[float, float] | None = None
     in_memory: bool = False
     crops_in_loader: bool = False
 

@@ -1,13 +1,16 @@
 """Find broken image files before a run starts, in threads."""
 
+import functools
 import itertools
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vicreg.data.image_io import error_reason, open_image
+from vicreg.data.image_io import UnsupportedImage, check_pixels, check_regular, error_reason
+from vicreg.data.images import check_image
 
 _CHUNK = 256  # files per task of a thread
 _JPEG, _PNG = (b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82")  # first and last bytes
@@ -21,7 +24,11 @@ def _no_progress(chunks: Iterable[Any], total: int) -> Iterable[Any]:
 
 
 def find_broken(
-    paths: Sequence[P], workers: int = 8, progress: Callable[..., Iterable[Any]] = _no_progress
+    paths: Sequence[P],
+    workers: int = 8,
+    progress: Callable[..., Iterable[Any]] = _no_progress,
+    bands: Sequence[int] | None = None,
+    levels: tuple[float, float] | None = None,
 ) -> dict[int, str]:
     """Find empty, truncated and unreadable image files without decoding the good ones.
 
@@ -32,11 +39,16 @@ def find_broken(
         paths: Paths of n files.
         workers: Number of threads.
         progress: Progress bar, such as ``tqdm``; see ``map_in_threads``.
+        bands: See ``vicreg.data.images.open_reader``.
+        levels: See ``vicreg.data.images.open_reader``.
 
     Returns:
         Index of each broken file -> reason.
+
+    Raises:
+        UnsupportedImage: A file needs an option, such as ``--levels``.
     """
-    reasons = map_in_threads(_why_broken, paths, workers, progress)
+    reasons = map_in_threads(functools.partial(_why_broken, bands=bands, levels=levels), paths, workers, progress)
     return {index: reason for index, reason in enumerate(reasons) if reason}
 
 
@@ -60,22 +72,26 @@ def map_in_threads(
         yield from itertools.chain.from_iterable(progress(results, total=len(chunks)))
 
 
-def _why_broken(path: str | Path) -> str:
+def _why_broken(path: str | Path, bands: Sequence[int] | None, levels: tuple[float, float] | None) -> str:
     """Return why an image file cannot be used, or an empty string."""
     try:
+        check_regular(path)
         with open(path, "rb") as file:
-            first = file.read(8)
+            first = file.read(26)
             file.seek(-min(12, file.seek(0, os.SEEK_END)), os.SEEK_END)
             last = file.read()
         if not first:
             return "empty file (zero bytes)"
-        if any(first.startswith(begin) and last.endswith(end) for begin, end in (_JPEG, _PNG)):
-            return ""
-        with open_image(path) as image:
-            if image.format in ("JPEG", "PNG"):
-                image.load()
+        if bands is None and any(first.startswith(begin) and last.endswith(end) for begin, end in (_JPEG, _PNG)):
+            if first.startswith(_JPEG[0]):
+                return ""
+            width, height, bits = struct.unpack(">IIB", first[16:25])
+            check_pixels(width, height)
+            if bits <= 8:
+                return ""
+        check_image(path, bands, levels)
         return ""
-    except MemoryError:
+    except (MemoryError, UnsupportedImage):
         raise
-    except Exception as error:  # every decoder of PIL raises its own
+    except Exception as error:  # every decoder raises its own
         return error_reason(error, path)

@@ -19,7 +19,8 @@ import torch
 
 from vicreg.augmentations.presets import Augmentation, without_crop
 from vicreg.data.base import BaseDataset, SampleKey
-from vicreg.data.image_io import WHOLE, error_reason, read_crops
+from vicreg.data.image_io import WHOLE, ImageError, UnsupportedImage
+from vicreg.data.images import read_crops
 from vicreg.data.pairs import build_pairs
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -54,9 +55,12 @@ class ImageDataset(BaseDataset):
         months: Month of each image (n,); see ``TemporalPairs``.
         max_months_apart: Maximum distance of temporal pairs in months; None for any.
         side: Side of whole images in pixels, ``patch_size``.
+        bands: Red, green and blue band, counted from 1; see ``vicreg.data.images.open_reader``.
+        levels: Values (low, high) of black and white of files deeper than 8 bits.
 
     Attributes:
         labels: int64 tensor (n,).
+        levels: As given.
         location_ids: Integers (n,).
         patch_size: Side of whole images in pixels.
 
@@ -78,6 +82,8 @@ class ImageDataset(BaseDataset):
         months: npt.ArrayLike | None = None,
         max_months_apart: int | None = None,
         side: int = _SIDE,
+        bands: Sequence[int] | None = None,
+        levels: tuple[float, float] | None = None,
     ):
         encoded = [os.fsencode(path) for path in paths]
         self.labels = torch.from_numpy(np.array(labels, np.int64))
@@ -93,6 +99,7 @@ class ImageDataset(BaseDataset):
         self._pairs = build_pairs(positives, self.location_ids, months, max_months_apart)
         self._views: Sequence[Augmentation] = (WHOLE, WHOLE)
         self._size, self._warned = side, set[int]()
+        self.levels, self._options = levels, {"bands": bands, "levels": levels}
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -125,7 +132,8 @@ class ImageDataset(BaseDataset):
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return paths, sizes and modification times: reading all files takes as long as extracting features."""
         states = [(path, path.stat()) for path in map(self.path, indices)]
-        return json.dumps([(str(path), state.st_size, state.st_mtime_ns) for path, state in states]).encode()
+        options = [self._options] if any(self._options.values()) else []
+        return json.dumps(options + [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]).encode()
 
     def positive_index(self, index: int, sample_seed: int) -> int:
         """Return the index of the second image of a pair in O(1), chosen by ``sample_seed``."""
@@ -162,12 +170,14 @@ class ImageDataset(BaseDataset):
         """Read crops of an image, or of its first readable substitute."""
         for candidate in itertools.islice(itertools.chain([index], self._substitutes(index)), _MAX_TRIES):
             try:
-                return read_crops(self.path(candidate), crops, size)
-            except MemoryError:
+                return read_crops(self.path(candidate), crops, size, **self._options)
+            except UnsupportedImage:
                 raise
-            except Exception as error:  # every decoder of PIL raises its own
+            except ImageError as error:
                 self._warn(candidate, error)
-        raise OSError(f"{self.path(index)} cannot be read, and no image that could replace it; is the disk available?")
+        raise ImageError(
+            f"{self.path(index)} cannot be read, and no image that could replace it; is the disk available?"
+        )
 
     def _substitutes(self, index: int) -> Iterator[int]:
         """Yield the other images of the location, then those of the class, each in the order that follows the index."""
@@ -176,9 +186,7 @@ class ImageDataset(BaseDataset):
             yield from group[group > index].tolist()
             yield from group[group < index].tolist()
 
-    def _warn(self, index: int, error: Exception) -> None:
+    def _warn(self, index: int, error: ImageError) -> None:
         if index not in self._warned:
             self._warned.add(index)
-            path = self.path(index)
-            message = f"warning: {path} cannot be read ({error_reason(error, path)}); another image replaces it"
-            print(message, file=sys.stderr, flush=True)
+            print(f"warning: {error}; another image replaces it", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vicreg.common.files import printable
 from vicreg.common.logger import log
 from vicreg.data.broken_files import find_broken
 from vicreg.data.image_dataset import ImageDataset, decode_size
-from vicreg.data.image_listing import Listing, choose_files, format_names, list_images
+from vicreg.data.image_listing import SPLITS, Listing, choose_files, format_names, list_images, split_folders
+from vicreg.data.images import add_levels_argument, check_levels
 from vicreg.data.subsets import held_out_images
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
@@ -26,8 +29,8 @@ def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION)
     """List the training and validation images of a folder.
 
     Args:
-        data_dir: Folder with ``train/`` (and ``val/``), or the training folder itself. A folder ``val`` next to a
-            folder whose name begins with ``train`` is its validation set.
+        data_dir: Folder with split folders ``train`` and ``val`` (or ``valid``, ``validation``, in any case), a folder
+            whose name begins with "train" beside a validation folder, or a folder of class folders.
         val_fraction: Fraction of each class to hold out if there is no ``val``; the same images each time.
 
     Returns:
@@ -35,15 +38,22 @@ def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION)
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: Class folders are missing, empty, or differ between training and validation.
+        ValueError: Class folders are missing, empty, or differ between training and validation, or it is ambiguous
+            which folders are classes.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise FileNotFoundError(f"no folder {data_dir}; --data-dir is the folder that holds train/, or train/ itself")
-    folder = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
+    splits = split_folders(data_dir)
+    if splits and "train" not in splits:
+        names = format_names([path.name for path in splits.values()])
+        raise ValueError(f"{data_dir} holds the split folders {names}, and no train")
+    folder = splits.get("train", data_dir)
+    val_folder = splits.get("val")
+    if not splits and folder.absolute().name.lower().startswith("train"):  # beside a link, not beside its target
+        val_folder = _only_val(folder.absolute().parent)
     train = list_images(folder)
-    val_folder = folder.absolute().with_name("val")  # next to a symbolic link, not next to its target
-    if folder.absolute().name.startswith("train") and val_folder.is_dir():
+    if val_folder is not None:
         val = list_images(val_folder)
         _check_same_classes(train.classes, folder, val.classes, val_folder)
         return train, val, f"validation: {len(val.paths)} images in {val_folder}"
@@ -52,6 +62,18 @@ def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION)
     held_out = held_out_images(train.labels, val_fraction, VAL_SEED)
     line = f"{held_out.sum()} of {len(held_out)} images of {folder} held out, stratified by class (no val/ next to it)"
     return train.take(~held_out), train.take(held_out), f"validation: {line}"
+
+
+def _only_val(parent: Path) -> Path | None:
+    """Return the validation folder in a folder, or None.
+
+    Raises:
+        ValueError: There are two.
+    """
+    found = [path for path in parent.iterdir() if SPLITS.get(path.name.lower()) == "val" and path.is_dir()]
+    if len(found) > 1:
+        raise ValueError(f"{found[0]} and {found[1]}: two folders of one split; rename or remove one of them")
+    return found[0] if found else None
 
 
 def _check_same_classes(train: list[str], train_folder: Path, val: list[str], val_folder: Path) -> None:
@@ -63,14 +85,16 @@ def _check_same_classes(train: list[str], train_folder: Path, val: list[str], va
     raise ValueError(f"class folders differ: {'; '.join(differences)}; both need the same ones")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> Any:
-    """Add the options of an image folder, and return their group."""
+def add_arguments(parser: argparse.ArgumentParser, levels: str = "default: such files are refused") -> Any:
+    """Add the options of an image folder, and return their group; ``levels`` is the default of --levels in words."""
     group = parser.add_argument_group("images")
     group.add_argument("--data-dir", type=Path, required=True, help="folder with train/ and val/, or its train/")
     group.add_argument(
         "--no-check", action="store_true",
         help="do not search for broken files before the run; each one met later is replaced by another of its class",
     )  # fmt: skip
+    group.add_argument("--bands", type=int, nargs=3, metavar="BAND", help="red, green, blue of TIFFs, counted from 1")
+    add_levels_argument(group, levels)
     return group
 
 
@@ -81,6 +105,8 @@ def load_folder(
     check: bool = True,
     train_files: str | Path | None = None,
     val_fraction: float = VAL_FRACTION,
+    bands: Sequence[int] | None = None,
+    levels: tuple[float, float] | None = None,
 ) -> tuple[ImageDataset, ImageDataset, np.ndarray | None]:
     """Return the training and the validation data set of a folder of images.
 
@@ -91,6 +117,8 @@ def load_folder(
         check: Search for broken files and remove them.
         train_files: List of file names; see ``choose_files``.
         val_fraction: Fraction of each class to hold out if there is no ``val``.
+        bands: Red, green and blue band of TIFFs, counted from 1.
+        levels: Values (low, high) of black and white of files deeper than 8 bits.
 
     Returns:
         Training set, validation set, and the indices of ``train_files`` in the training set (None without them).
@@ -99,25 +127,34 @@ def load_folder(
         FileNotFoundError: No such folder or list.
         ValueError: The folder or the list cannot be used, or another process sees other images.
     """
+    check_levels(levels)
+    if bands and min(bands) < 1:
+        raise ValueError(f"--bands {' '.join(map(str, bands))}: bands are counted from 1")
     train, val, line = split_image_folder(data_dir, val_fraction)
     chosen = None if train_files is None else choose_files(train, train_files)
     log(line)
     if check:
-        train, chosen = _without_broken(train, chosen)
-        val, _ = _without_broken(val)
+        find = functools.partial(find_broken, bands=bands, levels=levels)
+        train, chosen = _without_broken(train, find, chosen)
+        val, _ = _without_broken(val, find)
     assert_equal_across_ranks(len(train.paths) + len(val.paths), "images", device)
     side = decode_size(image_size)
-    train_set, val_set = (ImageDataset(part.paths, part.labels, part.classes, side=side) for part in (train, val))
+    options = {"side": side, "bands": bands, "levels": levels}
+    train_set, val_set = (ImageDataset(part.paths, part.labels, part.classes, **options) for part in (train, val))
     return train_set, val_set, chosen
 
 
-def _without_broken(listing: Listing, subset: np.ndarray | None = None) -> tuple[Listing, np.ndarray | None]:
-    """Remove broken files and log them; see ``Listing.without``."""
+def _without_broken(
+    listing: Listing, find: Callable[..., dict[int, str]], subset: np.ndarray | None = None
+) -> tuple[Listing, np.ndarray | None]:
+    """Remove the broken files that ``find`` finds, and log them; see ``Listing.without``."""
     bar = functools.partial(tqdm, desc="checking files", leave=False, disable=None if is_main() else True)
-    broken = find_broken(listing.paths, min(16, 4 * (os.cpu_count() or 1)), bar)
+    broken = find(listing.paths, min(16, 4 * (os.cpu_count() or 1)), bar)
     if not broken:
         return listing, subset
-    lines = [f"  {listing.paths[index]}: {reason}" for index, reason in list(broken.items())[:MAX_LISTED]]
+    lines = [
+        f"  {printable(listing.paths[index], '')}: {reason}" for index, reason in list(broken.items())[:MAX_LISTED]
+    ]
     more = [f"  … and {len(broken) - MAX_LISTED} more"] if len(broken) > MAX_LISTED else []
     log("\n".join([f"{len(broken)} of {len(listing.paths)} files are broken and left out:", *lines, *more]))
     return listing.without(broken, subset)

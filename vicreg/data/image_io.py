@@ -1,10 +1,13 @@
-"""One image file: sampling a crop box, and decoding crops upright, in RGB, and no larger than needed."""
+"""One image file: its name, its header, errors, and the sampling of crop boxes."""
 
 from __future__ import annotations
 
 import math
+import os
+import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ import numpy as np
 
 from vicreg.augmentations.presets import Augmentation
 from vicreg.augmentations.random_crop import MAX_TRIES, log_aspect_range, resized_crop_size, square_crop_side
+from vicreg.common.files import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,12 +24,8 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2",
 )  # fmt: skip
 WHOLE = Augmentation(crop="center", fraction=1.0)  # the largest square in the center
-_MIN_REDUCTION = 2  # decode a JPEG at a fraction of its size only if this many pixels remain per pixel of the result
-_ORIENTATION = 0x0112  # EXIF tag: 1 is upright, the others need one of these operations
-_TRANSPOSE = {
-    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
-    8: "ROTATE_90",
-}  # fmt: skip
+MAX_PIXELS = 2**28  # 0.8 GB; a blank PNG of 200 kB can hold ten times as many
+_ORIENTATION = 0x0112  # EXIF and TIFF tag
 
 
 def is_image_name(name: str) -> bool:
@@ -59,65 +59,83 @@ def sample_crop_box(view: Augmentation, height: int, width: int, rng: np.random.
     return left, top, left + w, top + h
 
 
-def open_image(path: str | Path) -> Image:
-    """Open an image file of any size with PIL, without decoding it.
+class ImageError(ValueError):
+    """An image file that cannot be used; the message names it.
 
-    PIL's limit of the number of pixels guards against uploads of strangers and is removed.
+    Raised again from a loader process, it keeps its message on one line.
     """
-    from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None
-    return Image.open(path)
-
-
-def error_reason(error: Exception, path: str | Path) -> str:
-    """Return the message of a decoder's error, without the path that some of them repeat."""
-    message = " ".join(str(error).replace(repr(str(path)), "").split())
-    return message or type(error).__name__
+    def __init__(self, message: str):
+        super().__init__(message.strip().splitlines()[-1].rpartition(f"{type(self).__name__}: ")[2])
 
 
-def read_crops(
-    path: str | Path, crops: Sequence[tuple[Augmentation, int | Sequence[int]]], size: int
-) -> list[np.ndarray]:
-    """Decode an image once and cut crops from it.
+class UnsupportedImage(ImageError):
+    """An image file that needs an option of the user, such as ``--levels``; no other image may replace it."""
 
-    EXIF rotations are undone first. Grayscale, CMYK, palette and 16-bit images become 8-bit RGB; alpha is dropped. A
-    JPEG whose crops are all much larger than ``size`` is decoded at 1/2, 1/4 or 1/8 of its size.
 
-    Args:
-        path: Path of the file.
-        crops: Pairs (augmentation whose crop is taken, seed); the same seed gives the same box.
-        size: Side of the results in pixels.
+def unreadable(path: str | Path, error: Exception) -> ImageError:
+    """Return the error that says that a file cannot be read, and why."""
+    return ImageError(f"{printable(path, '')} cannot be read ({error_reason(error, path)})")
 
-    Returns:
-        uint8 arrays (3, size, size), resized with PIL's antialiased bicubic filter.
+
+@contextmanager
+def decoding(path: str | Path) -> Iterator[None]:
+    """Turn what decoders raise into an ImageError that names the file."""
+    try:
+        yield
+    except (MemoryError, ImageError):
+        raise
+    except Exception as error:  # every decoder has its own
+        raise unreadable(path, error) from error
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse what is not a file: opening a named pipe would wait, and GDAL takes addresses for paths.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, pipe, socket or device.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("not a regular file")
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuse to decode more pixels at once than ``MAX_PIXELS``.
+
+    Raises:
+        ValueError: There are more.
+    """
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{width} x {height} pixels, and at most {MAX_PIXELS / 1e6:.0f} million are decoded at once; reduce it, or "
+            "for predictions convert it to a tiled GeoTIFF"
+        )
+
+
+def open_image(path: str | Path) -> Image:
+    """Open an image file with PIL, without decoding it.
+
+    PIL's limit of the number of pixels, which is lower than the size of common mosaics, is replaced by ``MAX_PIXELS``.
 
     Raises:
         Exception: The file cannot be read; PIL's decoders raise OSError, SyntaxError, ValueError and others.
     """
     from PIL import Image
 
-    with open_image(path) as opened:
-        operation = _TRANSPOSE.get(exif_orientation(opened))
-        swaps_axes = operation in ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
-        width, height = opened.size[::-1] if swaps_axes else opened.size
-        boxes = [sample_crop_box(view, height, width, np.random.default_rng(seed)) for view, seed in crops]
-        smallest = min(min(right - left, bottom - top) for left, top, right, bottom in boxes)
-        reduction = smallest / (_MIN_REDUCTION * size)
-        if opened.format == "JPEG" and reduction >= 2:
-            reduced_width, reduced_height = (math.ceil(side / reduction) for side in opened.size)
-            opened.draft(None, (reduced_width, reduced_height))
-        image: Image.Image = opened.transpose(Image.Transpose[operation]) if operation else opened
-        scale = image.width / width, image.height / height  # 1 unless the JPEG was reduced
-        results = []
-        for box in boxes:
-            left, top, right, bottom = (edge * scale[n % 2] for n, edge in enumerate(box))
-            x, y = math.floor(left), math.floor(top)
-            crop = _as_rgb(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
-            inside = left - x, top - y, min(right - x, crop.width), min(bottom - y, crop.height)
-            resized = crop.resize((size, size), Image.Resampling.BICUBIC, box=inside)
-            results.append(np.asarray(resized).transpose(2, 0, 1))
-        return results
+    check_regular(path)
+    Image.MAX_IMAGE_PIXELS = None
+    image = Image.open(path)
+    check_pixels(*image.size)
+    return image
+
+
+def error_reason(error: Exception, path: str | Path) -> str:
+    """Return the message of a decoder's error on one line, without the path that some of them repeat."""
+    if isinstance(error, ImageError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    message = " ".join(str(error).replace(repr(str(path)), "").replace(f"{path} ", "").split())
+    return printable(message, "") or type(error).__name__
 
 
 def exif_orientation(image: Image) -> int:
@@ -128,11 +146,16 @@ def exif_orientation(image: Image) -> int:
         return 1
 
 
-def _as_rgb(image: Image) -> Image:
-    if image.mode.startswith("I"):  # 16 bits: PIL would clip to 255, not take the upper byte
-        from PIL import Image
+def tiff_orientation(path: str | Path) -> int:
+    """Return the orientation tag of a TIFF, 1 to 8; also of layouts that PIL does not decode."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    with open(path, "rb") as file:
+        header = file.read(16)
+        try:
+            directory = ImageFileDirectory_v2(header if header[2:3] == b"+" else header[:8])  # "+": BigTIFF
+            file.seek(directory.next)
+            directory.load(file)
+            return int(directory.get(_ORIENTATION, 1))
+        except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
+            return 1

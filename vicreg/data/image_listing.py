@@ -1,13 +1,22 @@
 """Lists of image files in class folders."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vicreg.common.files import printable, read_text
+from vicreg.common.logger import log
 from vicreg.data.image_io import is_image_name
+
+# names of split folders, in any case
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_BAND = re.compile(r"_B(0[1-9]|8A|1[0-2])\.(tiff?|jp2)", re.IGNORECASE)  # one band of a Sentinel-2 patch
+_SYSTEM = ("thumbs.db", "desktop.ini")
 
 
 class Listing(NamedTuple):
@@ -55,27 +64,81 @@ class Listing(NamedTuple):
 def list_images(folder: str | Path) -> Listing:
     """List the images in the class folders of a folder, sorted by class and path.
 
-    Hidden files and folders and files without an image suffix are skipped.
+    Hidden files and folders are skipped, and so are files without an image suffix, whose number is logged.
 
     Raises:
-        ValueError: There are no class folders, or empty ones.
+        ValueError: There are no class folders, empty ones, or folders of another level.
     """
     folder = Path(folder)
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if _is_visible(entry.name)]
-    classes = sorted(entry.name for entry in visible if entry.is_dir())
-    if not classes:
-        loose = sum(is_image_name(entry.name) for entry in visible)
+    if splits := split_folders(folder):
+        names = format_names([path.name for path in splits.values()])
+        raise ValueError(f"{folder} holds the split folders {names}; name one of them, which holds class folders")
+    folders = _subfolders(folder)
+    if not folders:
+        loose = sum(is_image_name(name) for name in os.listdir(folder))
         raise ValueError(f"no class folders in {folder} ({loose} loose images); <class>/<image> is expected")
-    inodes = {_inode(folder / name) for name in classes}
-    paths_of_classes = [image_paths(folder / name, inodes) for name in classes]
-    if empty := [folder / name for name, paths in zip(classes, paths_of_classes, strict=True) if not paths]:
+    if len(folders) == 1 and not _has_images(folders[0]) and _subfolders(folders[0]):
+        raise ValueError(f"{folder} holds one folder of folders; {folders[0]} is perhaps the folder of class folders")
+    inodes, skipped = {_inode(path) for path in folders}, list[str]()
+    paths_of_classes = [image_paths(path, inodes, skipped) for path in folders]
+    if empty := [path for path, paths in zip(folders, paths_of_classes, strict=True) if not paths]:
         raise ValueError(f"no image in {format_names(empty)}; remove empty class folders")
-    labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in paths_of_classes])
-    return Listing([path for paths in paths_of_classes for path in paths], labels, classes)
+    if all(_BAND.search(path) for paths in paths_of_classes for path in paths):
+        raise ValueError(
+            f"{folder} holds one folder per patch with one file per band, as BigEarthNet; <class>/<image> with the "
+            "bands of an image in one file is expected"
+        )
+    log_skipped(folder, skipped)
+    labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in paths_of_classes])
+    return Listing([path for paths in paths_of_classes for path in paths], labels, [path.name for path in folders])
 
 
-def image_paths(folder: str | Path, skip: Iterable[tuple[int, int]] = ()) -> list[str]:
+def split_folders(folder: str | Path) -> dict[str, Path]:
+    """Return the folders of ``SPLITS`` in a folder, by split, if they hold class folders; {} if they are classes.
+
+    A class may be called "train": then its folder holds images, and so do the folders beside it.
+
+    Raises:
+        ValueError: A split has two folders, the folders hold images without classes, or class folders lie beside them.
+    """
+    folders = _subfolders(Path(folder))
+    named = [path for path in folders if path.name.lower() in SPLITS]
+    nested = [path for path in named if not _has_images(path) and _subfolders(path)]
+    if not nested:
+        if named and len(named) == len(folders):
+            raise ValueError(
+                f"{format_names(named)}: images without class folders; <class>/<image> is expected in each split"
+            )
+        return {}
+    splits: dict[str, Path] = {}
+    for path in named:
+        if (other := splits.setdefault(SPLITS[path.name.lower()], path)) != path:
+            raise ValueError(f"{other} and {path}: two folders of one split; rename or remove one of them")
+    classes = [path for path in folders if path not in named and _has_images(path)]
+    if classes and not {"train", "val"} <= splits.keys():
+        raise ValueError(
+            f"{folder} holds {format_names([path.name for path in nested])}, a folder of class folders, beside folders "
+            f"of images such as {classes[0].name}; move them apart, or rename it if it is a class"
+        )
+    return splits
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in a folder, sorted by name."""
+    with os.scandir(folder) as entries:
+        return [
+            folder / name for name in sorted(entry.name for entry in entries if _is_visible(entry) and entry.is_dir())
+        ]
+
+
+def _has_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(is_image_name(entry.name) and entry.is_file() for entry in entries)
+
+
+def image_paths(
+    folder: str | Path, skip: Iterable[tuple[int, int]] = (), skipped: list[str] | None = None, recursive: bool = True
+) -> list[str]:
     """List the images below a folder, sorted by folder and name. Hidden files and folders are skipped.
 
     Symbolic links to folders are followed, but no folder is entered twice, and neither the parents of ``folder`` nor
@@ -84,23 +147,39 @@ def image_paths(folder: str | Path, skip: Iterable[tuple[int, int]] = ()) -> lis
     Args:
         folder: Folder to search.
         skip: (device, inode) of folders not to enter through links.
+        skipped: Receives the paths of files without an image suffix, and of what is not a regular file.
+        recursive: Whether to search folders in it.
     """
     folder = Path(folder)
     entered = {_inode(path) for path in (folder, *folder.absolute().parents, *folder.resolve().parents)} | set(skip)
-    paths = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        inodes = {name: _inode(os.path.join(root, name)) for name in folders if _is_visible(name)}
-        folders[:] = []
-        for name in sorted(inodes):
-            if inodes[name] not in entered:
-                entered.add(inodes[name])
-                folders.append(name)
-        paths += [os.path.join(root, name) for name in sorted(files) if is_image_name(name)]
-    return paths
+    return list(_walk(str(folder), entered, [] if skipped is None else skipped, recursive))
 
 
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
+def _walk(folder: str, entered: set[tuple[int, int]], skipped: list[str], recursive: bool) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        visible = sorted((entry for entry in entries if _is_visible(entry)), key=lambda entry: entry.name)
+    inside = []
+    for entry in visible:
+        if entry.is_dir():
+            inside.append(entry.path)
+        elif is_image_name(entry.name) and entry.is_file():
+            yield entry.path
+        elif entry.name.lower() not in _SYSTEM:
+            skipped.append(entry.path)
+    for path in inside if recursive else ():
+        if (inode := _inode(path)) not in entered:
+            entered.add(inode)
+            yield from _walk(path, entered, skipped, recursive)
+
+
+def log_skipped(folder: str | Path, skipped: Sequence[str]) -> None:
+    """Log the number of files that ``image_paths`` skipped."""
+    if skipped:
+        log(f"note: {len(skipped)} files in {folder} are no images by their suffix, skipped: {format_names(skipped)}")
+
+
+def _is_visible(entry: os.DirEntry) -> bool:
+    return not entry.name.startswith(".") and entry.name != "__MACOSX"
 
 
 def _inode(path: str | Path) -> tuple[int, int]:
@@ -111,7 +190,7 @@ def _inode(path: str | Path) -> tuple[int, int]:
 def format_names(names: Sequence[Any], max_items: int = 3) -> str:
     """Return the first names, and the number of the others."""
     more = f" and {len(names) - max_items} more" if len(names) > max_items else ""
-    return ", ".join(str(name) for name in names[:max_items]) + more
+    return ", ".join(printable(name, "") for name in names[:max_items]) + more
 
 
 def choose_files(
@@ -135,16 +214,17 @@ def choose_files(
     names_file = Path(names_file)
     if not names_file.is_file():
         raise FileNotFoundError(f"no list of files at {names_file}; {flag} takes one image name per line")
-    try:
-        names = [line.strip() for line in names_file.read_text("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{names_file}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    trim: Callable[[str], str] = (lambda name: os.path.splitext(name)[0]) if any_suffix else str
+    names = [line.strip() for line in read_text(names_file).split("\n") if line.strip()]
+
+    def key_of(name: str) -> str:  # macOS writes accents apart from their letters, Windows backslashes
+        name = unicodedata.normalize("NFC", "/".join(name.replace("\\", "/").split("/")[-2:]))
+        return os.path.splitext(name)[0] if any_suffix else name
+
     index_of: dict[str, list[int]] = {}
     for index, path in enumerate(listing.paths):
-        for name in (os.path.basename(path), "/".join(Path(path).parts[-2:])):
-            index_of.setdefault(trim(name), []).append(index)
-    keys = [trim("/".join(name.split("/")[-2:])) for name in names]
+        for name in (os.path.basename(path), path):
+            index_of.setdefault(key_of(name), []).append(index)
+    keys = [key_of(name) for name in names]
     if not names:
         raise ValueError(f"{names_file}: no names in it")
     if missing := [name for name, key in zip(names, keys, strict=True) if key not in index_of]:

@@ -62,7 +62,7 @@ def read_mosaic(path: str | Path) -> np.ndarray:
     """Read the RGB channels of a mosaic.
 
     Returns:
-        uint8 array (3, height, width); an alpha channel is dropped.
+        uint8 array (3, height, width); pixels without data (alpha 0 or the nodata value) are black.
 
     Raises:
         ValueError: The file is not a readable RGB(A) uint8 raster.
@@ -70,10 +70,10 @@ def read_mosaic(path: str | Path) -> np.ndarray:
     import rasterio
 
     try:
-        with rasterio.open(path) as raster:
+        with rasterio.open(path, driver="GTiff") as raster:  # a VRT of that name could read other files
             if raster.count < CHANNELS or raster.dtypes[0] != "uint8":
                 raise ValueError(f"{path}: {raster.count} channels of {raster.dtypes[0]}; RGB(A) uint8 expected")
-            return raster.read(list(range(1, CHANNELS + 1)))
+            return raster.read(list(range(1, CHANNELS + 1))) * (raster.dataset_mask() > 0)
     except rasterio.errors.RasterioError as error:
         raise ValueError(f"{path}: cannot be read as a TIFF, corrupt or truncated ({error})") from error
 

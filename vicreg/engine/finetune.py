@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import math
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from vicreg import distributed
 from vicreg.common.config import setting
 from vicreg.common.logger import log
+from vicreg.data.images import check_levels
 from vicreg.engine.arguments import add_alias, add_run_arguments
 from vicreg.engine.config import RunConfig
 from vicreg.engine.parallel import init_device
@@ -36,25 +36,6 @@ class FinetuneConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_levels(self.levels)
-
-
-def check_levels(levels: tuple[float, float] | None) -> None:
-    """Raise ValueError unless ``levels`` is None or two finite numbers in ascending order."""
-    if levels and not -math.inf < levels[0] < levels[1] < math.inf:
-        raise ValueError(f"--levels {levels[0]:g} {levels[1]:g}: the second must be larger")
-
-
-def add_levels_argument(group: argparse._ActionsContainer, default: str) -> None:
-    """Add ``--levels``.
-
-    Args:
-        group: Parser or group to extend.
-        default: What holds without the option, for the help text.
-    """
-    group.add_argument(
-        "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),
-        help=f"values of black and white of files deeper than 8 bits, such as 0 2750 for Sentinel-2 ({default})",
-    )  # fmt: skip
 
 
 def add_arguments(

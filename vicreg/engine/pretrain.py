@@ -23,7 +23,7 @@ from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval import features, knn
 from vicreg.eval.metrics import accuracy, check_collapse, effective_rank
-from vicreg.models.backbones import check_channels, create_backbone, feature_dim, init_backbone
+from vicreg.models.backbones import check_channels, check_input_size, create_backbone, feature_dim, init_backbone
 from vicreg.models.vicreg import VICReg
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
@@ -79,12 +79,10 @@ class PairAugmentation:
         device: Device of this process.
 
     Raises:
-        ValueError: The preset cannot be changed as asked for, or the data set has other channels or no mean and std.
+        ValueError: The preset cannot be changed as asked for, or the data set has other channels.
     """
 
     def __init__(self, config: PretrainConfig, plan: RunPlan, dataset: PairDataset, device: torch.device) -> None:
-        if dataset.mean is None:
-            raise ValueError("the data set has no channel mean and std (meta.json); write them with make_sn7_csv.py")
         check_channels(config.in_chans, dataset, "--in-chans")
         size = config.view_size(dataset.patch_size)
         views = dataset.set_views(presets.get_augmentation(config.augment, config.aug_override), size)
@@ -143,6 +141,7 @@ def start_run(
     if config.cache_on_device:
         dataset.to_device(device)
     size = config.view_size(dataset.patch_size)
+    check_input_size(model.backbone, config.in_chans, size, config.arch)
     spec = InputSpec(size, dataset.mean, dataset.std)
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.expander)]
     summary = {
@@ -156,6 +155,7 @@ def start_run(
     def describe(step: int) -> dict[str, Any]:
         info = {"arch": config.arch, "in_chans": config.in_chans, "mean": dataset.mean, "std": dataset.std}
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
+        info["levels"] = dataset.levels and list(dataset.levels)
         return {"backbone": info}
 
     run = TrainingRun(

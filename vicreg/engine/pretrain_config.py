@@ -41,6 +41,8 @@ class PretrainConfig(RunConfig):
         accumulate: Micro-batches per step.
         optimizer: ``"lars"`` or ``"adamw"``.
         probe_every: Epochs between kNN probes; 0 does not probe.
+        bands: Red, green and blue band of image files, counted from 1.
+        levels: Values of black and white of image files deeper than 8 bits.
     """
 
     arch: str = setting("resnet50", compare="must_match")
@@ -57,6 +59,8 @@ class PretrainConfig(RunConfig):
     accumulate: int = setting(1)
     optimizer: str = setting("lars", compare="must_match")
     probe_every: int = setting(10, compare="ignore")
+    bands: Sequence[int] | None = setting(None, compare="must_match")
+    levels: Sequence[float] | None = setting(None, compare="must_match")
     weight_decay: float = setting(1e-6)
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from vicreg.models.backbones import (
     BackboneInfo,
     check_arch,
     check_channels,
+    check_input_size,
     load_backbone,
     records_normalization,
     set_normalization,
@@ -194,6 +195,7 @@ class FeatureCache:
             # convolutions on a CPU and bf16 ones on a GPU are faster with the channels last
             backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._backbone = (spec.digest, backbone, info)
+            check_input_size(backbone, info["in_chans"], self.image_size, spec.name)
             log(f"  {info['report']}\n  {format_input_spec(self._input_spec(info), info)}")
         _, backbone, info = self._backbone
         check_channels(info["in_chans"], dataset, spec.name)

@@ -31,7 +31,7 @@ from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
 from vicreg.eval.lr_sweep import FeatureBatch, LinearSweep, select_lr, train_sweep
 from vicreg.eval.metrics import accuracy
 from vicreg.eval.splits import check_labels
-from vicreg.models.backbones import check_channels, feature_dim, load_backbone
+from vicreg.models.backbones import check_channels, check_input_size, feature_dim, load_backbone
 
 
 def evaluate(
@@ -68,6 +68,7 @@ def evaluate(
     check_channels(info["in_chans"], train, f"--pretrained {config.pretrained}")
     check_labels(train, val)
     spec = build_input_spec(info, train, config.image_size)
+    check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     log(f"{info['report']}\n{format_input_spec(spec, info)}")
     seeds = range(config.seed, config.seed + config.seeds)
     num_lrs = len(set(config.lr_head))

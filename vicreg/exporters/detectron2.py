@@ -19,7 +19,7 @@ from torch import nn
 
 from vicreg.common import files
 from vicreg.exporters import verify
-from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, RECORDED
+from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, record_of
 
 SUFFIXES = (".pkl",)  # Detectron2 takes other files for checkpoints of its own
 STAGES = ("stem", "res2", "res3", "res4", "res5")
@@ -89,7 +89,7 @@ def convert(backbone: nn.Module, info: Info) -> dict[str, Any]:
     """
     resnet_settings(info)
     model = {rename(key): value.detach().cpu().numpy().copy() for key, value in backbone.state_dict().items()}
-    metadata = {key: info.get(key) for key in RECORDED}
+    metadata = record_of(info)
     return {"model": model, "__author__": "vicreg", "matching_heuristics": True, "metadata": metadata}
 
 

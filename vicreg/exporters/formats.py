@@ -15,7 +15,7 @@ from vicreg.exporters import detectron2 as detectron2_exporter
 from vicreg.exporters import onnx as onnx_exporter
 from vicreg.exporters import verify
 from vicreg.exporters.detectron2 import Info, plain_name
-from vicreg.models.weight_files import RECORDED
+from vicreg.models.weight_files import record_of
 
 _RESNETS = tuple(detectron2_exporter.RESNETS)  # torchvision and timm use the same names
 _SMP = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
@@ -81,7 +81,7 @@ def export(
 
     report = files.write_bytes(out_path, target.encode(backbone, info), check)
     if target.sidecar:
-        record = {"library": to, **{key: info.get(key) for key in RECORDED}}
+        record = {"library": to, **record_of(info)}
         write_json(out_path.with_name(f"{out_path.name}.json"), record)
     return report, target.recipe(path, info)
 
@@ -104,8 +104,8 @@ def _export_onnx(path: str | Path, backbone: nn.Module, info: Info, image_size: 
 
 
 def _as_strings(info: Info) -> dict[str, str]:
-    record = {key: info.get(key) for key in RECORDED}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
+    record = record_of(info).items()
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in record}
 
 
 def _state(backbone: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:

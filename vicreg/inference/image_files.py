@@ -7,13 +7,15 @@ from typing import Any
 from tqdm import tqdm
 
 from vicreg.common.logger import log
-from vicreg.data.image_io import IMAGE_SUFFIXES, is_image_name
+from vicreg.data.image_io import IMAGE_SUFFIXES
+from vicreg.data.image_listing import image_paths, log_skipped
 
 
 def find_images(paths: Iterable[str | Path], out_dir: str | Path, recursive: bool = False) -> list[Path]:
     """List the image files of a prediction.
 
-    Hidden files and files with other suffixes are skipped in folders; files named directly are taken as they are.
+    Hidden files and files with other suffixes are skipped in folders (see ``image_paths``); files named directly are
+    taken as they are.
 
     Args:
         paths: Image files, and folders of them.
@@ -38,11 +40,12 @@ def find_images(paths: Iterable[str | Path], out_dir: str | Path, recursive: boo
         folder = path.resolve()
         if out == folder or (recursive and folder in out.parents):
             raise ValueError(f"--out {out_dir} is in the folder of images {path}; choose a folder outside of it")
-        entries = path.rglob("*") if recursive else path.iterdir()
-        inside = sorted(entry for entry in entries if _is_image(entry.relative_to(path)) and entry.is_file())
+        skipped: list[str] = []
+        inside = image_paths(path, skipped=skipped, recursive=recursive)
         if not inside:
             raise ValueError(f"{path} holds no images ({' '.join(IMAGE_SUFFIXES)})")
-        images += inside
+        log_skipped(path, skipped)
+        images += sorted(map(Path, inside))
     return list(dict.fromkeys(images))
 
 
@@ -102,8 +105,3 @@ def raise_failures(failures: Sequence[str], count: int) -> None:
     if failures:
         more = f", … and {len(failures) - 3} more" if len(failures) > 3 else ""
         raise ValueError(f"{len(failures)} of {count} images could not be processed: {'; '.join(failures[:3])}{more}")
-
-
-def _is_image(path: Path) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and is_image_name(path.name)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from vicreg.inference.rasters import NO_DATA, ImageReader
+from vicreg.data.rasters import NO_DATA, ImageReader
 
 PANEL = 4096  # columns of dense labels that are held at a time
 

@@ -3,7 +3,7 @@
 import difflib
 import functools
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import timm
 import torch
@@ -15,7 +15,7 @@ from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, format_keys,
 
 __all__ = [
     "BASELINES", "IMAGENET_MEAN", "IMAGENET_STD", "PARAMETER_FREE", "BackboneInfo", "check_channels",
-    "create_backbone", "feature_dim", "format_normalization", "init_backbone", "load_backbone",
+    "check_input_size", "create_backbone", "feature_dim", "format_normalization", "init_backbone", "load_backbone",
     "records_normalization", "set_normalization",
 ]  # fmt: skip
 
@@ -36,6 +36,7 @@ class BackboneInfo(TypedDict):
         std: Standard deviation of each channel; None if unknown.
         normalization: Where mean and std come from; None if unknown.
         source: How the weights were made, or the file's path.
+        levels: Values of black and white of the image files, if they were deeper than 8 bits.
         report: One line on what was loaded.
     """
 
@@ -45,6 +46,7 @@ class BackboneInfo(TypedDict):
     std: list[float] | None
     normalization: str | None
     source: str
+    levels: NotRequired[list[float]]
     report: str
 
 
@@ -116,7 +118,13 @@ def load_backbone(
         ValueError: The file or an argument does not fit; the message says what to do.
     """
     info = BackboneInfo(
-        arch=arch or "", in_chans=in_chans, mean=None, std=None, normalization=None, source=str(path_or_name), report=""
+        arch=arch or "",
+        in_chans=in_chans,
+        mean=None,
+        std=None,
+        normalization=None,
+        source=str(path_or_name),
+        report="",
     )
     if path_or_name in BASELINES:
         backbone = _create_baseline(str(path_or_name), info, seed)
@@ -256,8 +264,37 @@ def check_channels(in_chans: int, dataset: Any, source: str) -> None:
 
     Args:
         in_chans: Input channels of the network.
-        dataset: Data set with the per-channel attribute ``mean``.
+        dataset: Data set with the attribute ``num_channels``.
         source: Option that chose the network, for the message.
     """
-    if dataset.mean is not None and len(dataset.mean) != in_chans:
-        raise ValueError(f"{source}: {in_chans} channels, but these images have {len(dataset.mean)}")
+    if dataset.num_channels != in_chans:
+        raise ValueError(f"{source}: {in_chans} channels, but these images have {dataset.num_channels}")
+
+
+@torch.no_grad()
+def check_input_size(backbone: nn.Module, in_chans: int, size: int, arch: str) -> None:
+    """Check with one black image that a network takes images of a size; some have fixed sizes.
+
+    Args:
+        backbone: Backbone; it is not changed.
+        in_chans: Number of input channels.
+        size: Side of the images in pixels.
+        arch: Name of the backbone, for the message.
+
+    Raises:
+        ValueError: It does not.
+    """
+    device = next((parameter.device for parameter in backbone.parameters()), None)
+    was_training = backbone.training
+    try:
+        backbone.eval()(torch.zeros(1, in_chans, size, size, device=device))
+    except (AssertionError, ValueError, RuntimeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        expected = (getattr(backbone, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
+        hint = f"; {expected} is its own size" if expected else ""
+        raise ValueError(
+            f"--image-size {size}: {arch} does not take images of {size} pixels ({' '.join(str(error).split())}){hint}"
+        ) from error
+    finally:
+        backbone.train(was_training)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from vicreg.common import checkpoint_io
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-RECORDED = ("arch", "in_chans", "mean", "std", "source")  # what trained_model.pth and exported files record
+RECORDED = ("arch", "in_chans", "mean", "std", "source", "levels")  # what trained_model.pth and exported files record
 _COUNTER = "num_batches_tracked"  # of BatchNorm; not in torchvision's older ImageNet files
 _RUN_PREFIXES = ("module.backbone.", "backbone.")
 
@@ -25,8 +26,8 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
             ``.safetensors`` file. ``<path>.json``, as written by ``export.py``, is read too.
 
     Returns:
-        State dict, and a dict of those of ``arch``, ``in_chans``, ``mean``, ``std`` and ``source`` that are known,
-        with ``normalization``: where mean and std come from.
+        State dict, and a dict of those of ``arch``, ``in_chans``, ``mean``, ``std``, ``source`` and ``levels`` that are
+        known, with ``normalization``: where mean and std come from.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -37,6 +38,9 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         state, record = _read_safetensors(path)
     else:
         state, record = _parse(path, checkpoint_io.load(path))
+        largest = max((value.numel() * value.element_size() for value in state.values()), default=0)
+        if largest > path.stat().st_size:  # such as one number that is expanded to any shape
+            raise ValueError(f"{path}: a tensor of {largest / 1e6:.0f} MB in a smaller file; save it anew")
     sidecar = path.with_name(f"{path.name}.json")
     if "arch" not in record and sidecar.is_file():
         record = _read_sidecar(sidecar)
@@ -54,6 +58,24 @@ def recorded_arch(path: str | Path) -> str | None:
         ValueError: The file holds no weights.
     """
     return read_weights(path)[1].get("arch")
+
+
+def record_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file of weights records about a backbone, of the information that ``load_backbone`` returns."""
+    return {key: info.get(key) for key in RECORDED if key != "levels" or info.get(key)}
+
+
+def recorded_levels(paths: Iterable[str | Path]) -> tuple[float, float] | None:
+    """Return the ``--levels`` that backbones were trained with; None if no file records them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A file holds no weights, or they record different ones.
+    """
+    levels = {tuple(found) for path in paths if (found := read_weights(path)[1].get("levels"))}
+    if len(levels) > 1:
+        raise ValueError(f"the backbones were trained with different --levels ({levels}); name them with --levels")
+    return levels.pop() if levels else None
 
 
 def _parse(path: Path, payload: Any) -> tuple[StateDict, dict[str, Any]]:
@@ -88,7 +110,7 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}
         record = {key: metadata.get(key) for key in ("arch", "source")}
-        record |= {key: json.loads(metadata[key]) for key in ("in_chans", "mean", "std") if key in metadata}
+        record |= {key: json.loads(metadata[key]) for key in ("in_chans", "mean", "std", "levels") if key in metadata}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
     return state, record

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from vicreg.common.files import printable
 from vicreg.common.logger import log
-from vicreg.data.image_io import error_reason
+from vicreg.data.image_io import UnsupportedImage, check_pixels, check_regular, decoding
 
 TIFF = (".tif", ".tiff")
 NO_DATA = 255  # in label rasters
-# Without a driver GDAL goes by the content: a VRT named .tif would make it open other files and addresses.
+# First bytes of a file -> driver. Without a driver GDAL would follow a VRT named .tif to other files and addresses.
 _DRIVERS = {
-    ".png": "PNG", ".pgm": "PNM", ".ppm": "PNM", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP",
-    ".gif": "GIF", ".jp2": "JP2OpenJPEG",
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"\0\0\0\x0cjP": "JP2OpenJPEG", b"RIFF": "WEBP", b"BM": "BMP",
+    b"GIF8": "GIF", b"P5": "PNM", b"P6": "PNM",
 }  # fmt: skip
+_MAX_PARTIAL_ALPHA = 0.5  # fraction of the pixels of a window; more is rather a color band that is tagged as alpha
 
 Scale = float | Callable[[tuple[int, int]], float]
 
@@ -113,7 +115,7 @@ class RasterReader(ImageReader):
         self._source = source = open_raster(path)
         try:
             self._bands = _choose_bands(source, self.path, bands)
-            _check_depth(self.path, source.dtypes[self._bands[0] - 1], levels)
+            _check_depth(source, self.path, self._bands, levels)
         except ValueError:
             source.close()
             raise
@@ -132,19 +134,19 @@ class RasterReader(ImageReader):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read a window; see ``ImageReader.read``."""
         from rasterio.enums import Resampling
-        from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
         x, y = self.source_size[0] / self.width, self.source_size[1] / self.height
         window = Window(left * x, top * y, width * x, height * y)
         shape = out_shape or (height, width)
         method = Resampling.average if height * y > shape[0] else Resampling.nearest
-        try:
-            with quiet_georeference():
-                pixels = self._source.read(list(self._bands), window=window, out_shape=(3, *shape), resampling=method)
-                valid = self._source.dataset_mask(window=window, out_shape=shape) > 0
-        except RasterioError as error:
-            raise unreadable(self.path, error) from error
+        with quiet_georeference(), decoding(self.path):
+            check_pixels(*shape)
+            pixels = self._source.read(list(self._bands), window=window, out_shape=(3, *shape), resampling=method)
+            mask = self._source.dataset_mask(window=window, out_shape=shape)
+        valid = mask > 0
+        if (valid & (mask < NO_DATA)).mean() > _MAX_PARTIAL_ALPHA:
+            _note(self.path, "has a band that is tagged as alpha and is no mask; it is not used as a color")
         if pixels.dtype == np.uint8:
             return pixels, valid
         valid &= np.isfinite(pixels).all(0)
@@ -190,60 +192,66 @@ def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def unreadable(path: str | Path, error: Exception) -> ValueError:
-    """Return the error that says that a file cannot be read, and why."""
-    return ValueError(f"{path} cannot be read ({error_reason(error, path)})")
-
-
 def open_raster(path: str | Path) -> Any:
-    """Open a raster with rasterio.
+    """Open a raster file with rasterio.
 
     Raises:
-        ValueError: It cannot be read.
+        ImageError: It cannot be read.
     """
     import rasterio
 
-    try:
-        with quiet_georeference():
-            return rasterio.open(path, driver=_DRIVERS.get(Path(path).suffix.lower(), "GTiff"))
-    except rasterio.errors.RasterioError as error:
-        raise unreadable(path, error) from error
+    with quiet_georeference(), decoding(path):
+        check_regular(path)
+        with open(path, "rb") as file:
+            first = file.read(8)
+        driver = next((name for begin, name in _DRIVERS.items() if first.startswith(begin)), "GTiff")
+        return rasterio.open(path, driver=driver)
 
 
-def _check_depth(path: Path, dtype: str, levels: tuple[float, float] | None) -> None:
-    if dtype != "uint8" and levels is None:
-        raise ValueError(
-            f"{path} holds {dtype}, not 8-bit colors; give the values of black and white with --levels LOW HIGH "
-            "(Sentinel-2 reflectances: --levels 0 2750)"
-        )
+def _check_depth(source: Any, path: Path, bands: Sequence[int], levels: tuple[float, float] | None) -> None:
+    dtype = source.dtypes[bands[0] - 1]
+    if dtype == "uint8" or levels is not None:
+        return
+    shape = tuple(min(side, 256) for side in source.shape)
+    with decoding(path):
+        values = source.read(sorted(set(bands)), out_shape=(len(set(bands)), *shape)).astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, [1, 99]) if finite.size else (0, 0)
+    raise UnsupportedImage(
+        f"{printable(path, '')} holds {dtype}, not 8-bit colors; give the values of black and white with --levels LOW "
+        f"HIGH, the same for all images (98 % of the values of this one are from {low:.4g} to {high:.4g}; Sentinel-2 "
+        "reflectances: --levels 0 2750)"
+    )
 
 
 def _choose_bands(source: Any, path: Path, bands: Sequence[int] | None) -> tuple[int, ...]:
     """Return the numbers of the red, green and blue band."""
     from rasterio.enums import ColorInterp
 
+    name = printable(path, "")
     if bands is not None:
         if max(bands) > source.count:
-            raise ValueError(f"{path} has {source.count} band(s); there are no bands {' '.join(map(str, bands))}")
+            raise UnsupportedImage(f"{name} has {source.count} band(s); there are no bands {' '.join(map(str, bands))}")
         return tuple(bands)
     kinds = dict(reversed([(kind, number) for number, kind in enumerate(source.colorinterp, 1)]))  # the first of each
     if ColorInterp.palette in kinds:
-        raise ValueError(f"{path} has a color table, not colors; convert it with gdal_translate -expand rgb")
+        raise UnsupportedImage(f"{name} has a color table, not colors; convert it with gdal_translate -expand rgb")
     usable = [number for number, kind in enumerate(source.colorinterp, 1) if kind != ColorInterp.alpha]
     rgb = [kinds[kind] for kind in (ColorInterp.red, ColorInterp.green, ColorInterp.blue) if kind in kinds]
     chosen = tuple(rgb if len(rgb) == 3 else usable[:3] if len(usable) >= 3 else usable * 3)
     if len(chosen) != 3:
-        raise ValueError(f"{path} has {len(usable)} bands; one (gray) or three (red, green, blue) are needed")
+        raise UnsupportedImage(f"{name} has {len(usable)} bands; one (gray) or three (red, green, blue) are needed")
     if len(usable) > len(set(chosen)):
-        _note_bands(path, len(usable), chosen)
+        numbers = " ".join(map(str, chosen))
+        _note(path, f"has {len(usable)} bands; {numbers} are used as red, green, blue", "; choose others with --bands")
     return chosen
 
 
-_noted: set[tuple[int, tuple[int, ...]]] = set()
+_noted: set[str] = set()
 
 
-def _note_bands(path: Path, count: int, chosen: tuple[int, ...]) -> None:
-    """Log once for each number of bands which ones are used."""
-    if (count, chosen) not in _noted:
-        _noted.add((count, chosen))
-        log(f"note: {path} has {count} bands; {' '.join(map(str, chosen))} are used as red, green, blue")
+def _note(path: Path, text: str, advice: str = "") -> None:
+    """Log a note about a file, once for all files that it holds for."""
+    if text not in _noted:
+        _noted.add(text)
+        log(f"note: {printable(path, '')} {text}{advice}")

@@ -7,11 +7,11 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
-from vicreg.inference import rasters
+from vicreg.data import rasters
+from vicreg.data.images import image_size, load_rgb, open_reader, read_square
+from vicreg.data.rasters import NO_DATA, ImageReader, RasterReader, coarser, quiet_georeference
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
-from vicreg.inference.images import image_size, load_rgb, open_reader, read_square
 from vicreg.inference.label_rasters import read_labels, write_label_png, write_label_raster
-from vicreg.inference.rasters import NO_DATA, ImageReader, RasterReader, coarser, quiet_georeference
 
 GRID = {"crs": "EPSG:32615", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5400000)}
 PALETTE = np.array([[255, 0, 0], [0, 255, 0]], np.uint8)
@@ -125,6 +125,9 @@ def test_bands_that_are_not_used_are_noted_once(tmp_path, capsys, monkeypatch):
         path = write_tiff(tmp_path / name, pixels, ["undefined"] * 4, photometric="MINISBLACK")
         assert np.array_equal(whole(path)[0], pixels[:3])
     assert capsys.readouterr().out.count("a.tif has 4 bands; 1 2 3 are used as red, green, blue") == 1
+    whole(write_tiff(tmp_path / "near_infrared.tif", pixels, ["red", "green", "blue", "alpha"]))  # GDAL's default tags
+    assert "near_infrared.tif has a band that is tagged as alpha and is no mask" in capsys.readouterr().out
+    pixels[3] = 255 * (pixels[3] > 99)
     whole(write_tiff(tmp_path / "alpha.tif", pixels, ["red", "green", "blue", "alpha"]))
     assert "note" not in capsys.readouterr().out
 

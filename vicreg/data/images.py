@@ -1,0 +1,312 @@
+"""Decode image files as 8-bit RGB: one rule for orientation, depth and bands in training and prediction."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vicreg.augmentations.presets import Augmentation
+from vicreg.data.image_io import (
+    WHOLE,
+    check_pixels,
+    decoding,
+    exif_orientation,
+    open_image,
+    sample_crop_box,
+    tiff_orientation,
+)
+from vicreg.data.rasters import TIFF, ImageReader, RasterReader, Scale, open_raster, resize
+
+_MIN_REDUCTION = 2  # decode a JPEG at a fraction of its size only if this many pixels remain per pixel of the result
+_TRANSPOSE = {  # of an orientation tag
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
+
+
+def open_reader(
+    path: str | Path,
+    scale: Scale = 1.0,
+    bands: Sequence[int] | None = None,
+    levels: tuple[float, float] | None = None,
+) -> ImageReader:
+    """Open an image file of any size; TIFFs and files deeper than 8 bits stay on disk, others are decoded.
+
+    Values of 8 bits are used as they are. Deeper ones need ``levels``: ``low`` becomes 0, ``high`` 255. The orientation
+    tag of a TIFF counts if it has no georeference, which refers to the pixels as they are stored.
+
+    Args:
+        path: Image file.
+        scale: Working pixels for each pixel of the file, or a function of its (width, height).
+        bands: Red, green and blue band, counted from 1. Default: by the file's color interpretation, else 1, 2, 3; a
+            single gray band is repeated.
+        levels: (low, high) of deeper files.
+
+    Raises:
+        ImageError: The file cannot be read; UnsupportedImage if it lacks these bands, or is deeper than 8 bits and
+            ``levels`` is None.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    if is_raster(path) or bands is not None:
+        return _open_raster(path, scale, bands, levels)
+    with decoding(path), open_image(path) as image:
+        if not needs_rasterio(image):
+            image = _upright(image)
+            factor = scale(image.size) if callable(scale) else scale
+            size = tuple(max(1, round(side * factor)) for side in image.size)
+            pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+            valid = None
+            if "A" in image.getbands():
+                valid = np.asarray(image.getchannel("A").resize(size, Image.Resampling.NEAREST)) > 0
+            return ImageReader(pixels, valid, path, image.size)
+    return _open_raster(path, scale, bands, levels)
+
+
+def _open_raster(
+    path: Path, scale: Scale, bands: Sequence[int] | None, levels: tuple[float, float] | None
+) -> ImageReader:
+    """Open a raster; if it has to be turned upright, hold it in memory."""
+    reader = RasterReader(path, scale, bands, levels)
+    orientation = _orientation(path)
+    if orientation == 1 or reader.transform is not None or reader.gcps is not None:
+        return reader
+    reader.close()
+    with RasterReader(path, 1.0, bands, levels) as stored:
+        pixels, valid = (_turn(part, orientation) for part in stored.read(0, 0, stored.height, stored.width))
+    height, width = valid.shape
+    factor = scale((width, height)) if callable(scale) else scale
+    whole = ImageReader(pixels, valid, path)
+    shape = max(1, round(height * factor)), max(1, round(width * factor))
+    return ImageReader(*whole.read(0, 0, height, width, shape), path, (width, height))
+
+
+def _orientation(path: Path) -> int:
+    if path.suffix.lower() in TIFF:
+        return tiff_orientation(path)
+    with decoding(path), open_image(path) as image:
+        return exif_orientation(image)
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an array (..., H, W) upright."""
+    if orientation in (5, 7):
+        pixels = pixels.swapaxes(-1, -2)
+    if orientation in (2, 4):
+        return np.flip(pixels, -1 if orientation == 2 else -2)
+    return np.rot90(pixels, {3: 2, 6: 3, 7: 2, 8: 1}.get(orientation, 0), (-2, -1))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) of an image file, upright.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    path = Path(path)
+    if is_raster(path):
+        with open_raster(path) as raster:
+            stored = not raster.transform.is_identity or raster.gcps[0] or _orientation(path) < 5
+            return (raster.width, raster.height) if stored else (raster.height, raster.width)
+    with decoding(path), open_image(path) as image:
+        return image.size[::-1] if exif_orientation(image) >= 5 else image.size
+
+
+def load_rgb(
+    path: str | Path, min_size: tuple[float, float] | None = None, levels: tuple[float, float] | None = None
+) -> Any:
+    """Decode a whole image file as ``open_reader`` does; pixels without data are black.
+
+    Args:
+        path: Image file.
+        min_size: (width, height) that suffices: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if that is larger.
+        levels: See ``open_reader``.
+
+    Returns:
+        PIL image, upright, RGB.
+
+    Raises:
+        ValueError: As ``open_reader``.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    if not is_raster(path):
+        with decoding(path), open_image(path) as image:
+            if not needs_rasterio(image):
+                if min_size and image.format == "JPEG":
+                    size = min_size[::-1] if exif_orientation(image) >= 5 else min_size
+                    image.draft(None, tuple(math.ceil(side) for side in size))
+                return _as_rgb(_upright(image))
+    with _open_raster(path, 1.0, None, levels) as reader:
+        pixels, valid = reader.read(0, 0, reader.height, reader.width)
+        return Image.fromarray((pixels * valid).transpose(1, 2, 0))
+
+
+def load_mask(path: str | Path) -> Any:
+    """Decode a label image, upright, with its values as they are: a PIL image.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    with decoding(path), open_image(path) as image:
+        image.load()
+        return _transpose(image)
+
+
+def read_crops(
+    path: str | Path,
+    crops: Sequence[tuple[Augmentation, int | Sequence[int]]],
+    size: int,
+    bands: Sequence[int] | None = None,
+    levels: tuple[float, float] | None = None,
+) -> list[np.ndarray]:
+    """Decode an image once, as ``open_reader`` does, and cut crops from it; pixels without data are black.
+
+    A JPEG whose crops are all much larger than ``size`` is decoded at 1/2, 1/4 or 1/8 of its size.
+
+    Args:
+        path: Image file.
+        crops: Pairs (augmentation whose crop is taken, seed); the same seed gives the same box.
+        size: Side of the results in pixels.
+        bands: See ``open_reader``.
+        levels: See ``open_reader``.
+
+    Returns:
+        uint8 arrays (3, size, size), resized with PIL's antialiased bicubic filter.
+
+    Raises:
+        ImageError: As ``open_reader``.
+    """
+    with decoding(path):
+        if bands is None and not is_raster(path):
+            with open_image(path) as image:
+                if not needs_rasterio(image):
+                    return _crop_image(image, crops, size)
+        with _open_raster(Path(path), 1.0, bands, levels) as reader:
+            results = []
+            for view, seed in crops:
+                box = sample_crop_box(view, reader.height, reader.width, np.random.default_rng(seed))
+                left, top, right, bottom = box
+                pixels, valid = reader.read(top, left, bottom - top, right - left)
+                results.append(resize(pixels * valid, (size, size)))
+            return results
+
+
+def _crop_image(opened: Any, crops: Sequence[tuple[Augmentation, int | Sequence[int]]], size: int) -> list[np.ndarray]:
+    """Cut crops from a PIL image of 8 bits that is not decoded yet; see ``read_crops``."""
+    from PIL import Image
+
+    operation = _TRANSPOSE.get(exif_orientation(opened))
+    swaps_axes = operation in ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+    width, height = opened.size[::-1] if swaps_axes else opened.size
+    boxes = [sample_crop_box(view, height, width, np.random.default_rng(seed)) for view, seed in crops]
+    smallest = min(min(right - left, bottom - top) for left, top, right, bottom in boxes)
+    reduction = smallest / (_MIN_REDUCTION * size)
+    if opened.format == "JPEG" and reduction >= 2:
+        reduced_width, reduced_height = (math.ceil(side / reduction) for side in opened.size)
+        opened.draft(None, (reduced_width, reduced_height))
+    image = opened.transpose(Image.Transpose[operation]) if operation else opened
+    scale = image.width / width, image.height / height  # 1 unless the JPEG was reduced
+    results = []
+    for box in boxes:
+        left, top, right, bottom = (edge * scale[n % 2] for n, edge in enumerate(box))
+        x, y = math.floor(left), math.floor(top)
+        crop = _as_rgb(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
+        inside = left - x, top - y, min(right - x, crop.width), min(bottom - y, crop.height)
+        resized = crop.resize((size, size), Image.Resampling.BICUBIC, box=inside)
+        results.append(np.asarray(resized).transpose(2, 0, 1))
+    return results
+
+
+def read_square(
+    path: str | Path,
+    size: int,
+    bands: Sequence[int] | None = None,
+    levels: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Read the largest centered square of an image file: uint8 array (3, size, size); see ``read_crops``."""
+    return read_crops(path, [(WHOLE, 0)], size, bands, levels)[0]
+
+
+def check_image(
+    path: str | Path, bands: Sequence[int] | None = None, levels: tuple[float, float] | None = None
+) -> None:
+    """Check that ``read_crops`` can decode an image, JPEG and PNG files completely, others as far as headers show.
+
+    Raises:
+        ImageError: As ``open_reader``.
+    """
+    path = Path(path)
+    if bands is None and not is_raster(path):
+        with decoding(path), open_image(path) as image:
+            if not needs_rasterio(image):
+                if image.format in ("JPEG", "PNG"):
+                    image.load()
+                return
+    with RasterReader(path, 1.0, bands, levels) as reader, decoding(path):
+        check_pixels(reader.width, reader.height)
+
+
+def is_raster(path: str | Path) -> bool:
+    """Return whether a file is read with rasterio, by its suffix."""
+    return str(path)[-5:].lower().endswith((*TIFF, ".jp2"))
+
+
+def needs_rasterio(image: Any) -> bool:
+    """Return whether PIL would cut values to 8 bits, or not know the colors of the bands; before decoding."""
+    if image.format == "JPEG":
+        return False
+    if image.mode[0] in "IF" or image.format in ("TIFF", "JPEG2000"):
+        return True
+    details = [tile[3] for tile in image.tile]
+    return any("16" in str(detail) or (isinstance(detail, int) and detail > 255) for detail in details)
+
+
+def _upright(image: Any) -> Any:
+    """Apply EXIF's orientation and the transparency of a palette or of a color."""
+    image = _transpose(image)
+    return image.convert("RGBA") if "transparency" in image.info else image
+
+
+def _transpose(image: Any) -> Any:
+    from PIL import ImageOps
+
+    return image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _as_rgb(image: Any) -> Any:
+    """Convert a decoded PIL image of 8 bits to RGB; transparent pixels become black."""
+    from PIL import Image
+
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGB":
+        return image
+    if "A" not in image.getbands():
+        return image.convert("RGB")
+    opaque = image.getchannel("A").point([0] + [255] * 255)
+    return Image.composite(image.convert("RGB"), Image.new("RGB", image.size), opaque)
+
+
+def check_levels(levels: tuple[float, float] | None) -> None:
+    """Raise ValueError unless ``levels`` is None or two finite numbers in ascending order."""
+    if levels and not -math.inf < levels[0] < levels[1] < math.inf:
+        raise ValueError(f"--levels {levels[0]:g} {levels[1]:g}: the second must be larger")
+
+
+def add_levels_argument(group: argparse._ActionsContainer, default: str) -> None:
+    """Add ``--levels``.
+
+    Args:
+        group: Parser or group to extend.
+        default: What holds without the option, for the help text.
+    """
+    group.add_argument(
+        "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help=f"values of black and white of files deeper than 8 bits, such as 0 2750 for Sentinel-2 ({default})",
+    )  # fmt: skip
