@@ -211,7 +211,7 @@ def _read(path: Path, rows: int, dtype: str) -> np.ndarray | None:
         return None
     try:
         features = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy raises SyntaxError and tokenize.TokenError too on damaged headers
         log(f"  {path} cannot be read ({error}); extracting again")
         return None
     return features if features.ndim == 2 and len(features) == rows and features.dtype == dtype else None
