@@ -1,5 +1,10 @@
 """Models keep their activations and parameters when they are placed and converted."""
 
+import os
+import subprocess
+import sys
+
+import pytest
 import torch
 
 from vicreg.engine import parallel
@@ -15,3 +20,38 @@ def test_sync_batchnorm_keeps_activations_of_fused_norm_layers_and_all_parameter
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
     torch.testing.assert_close(converted(images), before)
     assert all(one is other for one, other in zip(parameters, converted.parameters(), strict=True))
+
+
+PAGE_FAULTS = """
+import resource, sys, torch
+from vicreg.engine.parallel import reuse_freed_memory
+taken = reuse_freed_memory() if sys.argv[1] == "reuse" else None
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24) + torch.ones(2**24)  # three blocks of 64 MiB: 49,152 pages of 4 KiB
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(taken, faults[-1])
+"""
+
+
+def _page_faults(mode, **environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_", "THP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", PAGE_FAULTS, mode], env=clean | environment, capture_output=True, text=True, check=True
+    )
+    taken, faults = done.stdout.split()
+    return taken, int(faults)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_freed_memory_is_reused_without_page_faults():
+    taken, faults = _page_faults("reuse")
+    if taken == "False":
+        pytest.skip("not glibc")
+    assert faults < 32
+    assert _page_faults("default")[1] >= 64  # 96 with huge pages of 2 MiB
+
+
+def test_allocator_settings_of_the_environment_take_precedence():
+    assert _page_faults("reuse", MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"

@@ -13,7 +13,8 @@ class LARS(torch.optim.Optimizer):
 
     For a matrix p with gradient g: ``u = g + weight_decay * p``, ``u *= eta * |p| / |u|`` (1 where a norm is zero),
     ``m = momentum * m + u``, ``p -= lr * m``. Vectors (biases, norms) take neither weight decay nor adaptation.
-    All tensors are updated at once (``torch._foreach_*``): an expander has 150 M parameters.
+    A step overwrites the gradients with the updates u, since an expander has 150 M parameters and new memory for
+    temporaries would be paged in at each step.
 
     Args:
         params: Parameters or groups.
@@ -58,11 +59,9 @@ class LARS(torch.optim.Optimizer):
     ) -> None:
         updates: Any = [p.grad for p in params]
         if adapted:
-            updates = torch._foreach_add(updates, params, alpha=weight_decay)
-            sizes = torch._foreach_norm(params)
-            ratios = []
-            for size, norm in zip(sizes, torch._foreach_norm(updates), strict=True):
-                ratios.append(torch.where((size > 0) & (norm > 0), eta * size / norm, 1.0))
+            torch._foreach_add_(updates, params, alpha=weight_decay)
+            norms = zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True)
+            ratios = [torch.where((size > 0) & (norm > 0), eta * size / norm, 1.0) for size, norm in norms]
             torch._foreach_mul_(updates, ratios)
         for p in params:
             if "momentum_buffer" not in self.state[p]:

@@ -1,5 +1,6 @@
-"""Device placement and data parallelism: channels_last, SyncBatchNorm, DistributedDataParallel."""
+"""Device placement and data parallelism: memory, channels_last, SyncBatchNorm, DistributedDataParallel."""
 
+import ctypes
 import os
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from vicreg import distributed
 from vicreg.engine.config import RunConfig
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
 
 def init_device(config: RunConfig) -> torch.device:
     """Join the process group, choose this process's device, and select deterministic algorithms if configured.
@@ -21,7 +24,24 @@ def init_device(config: RunConfig) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    reuse_freed_memory()
     return distributed.init(config.device, config.local_rank, config.timeout_minutes)
+
+
+def reuse_freed_memory() -> bool:
+    """Let the C library keep freed memory for later allocations of this process.
+
+    By default, glibc returns every freed block above 32 MiB to the kernel. A training step on a CPU allocates the same
+    gigabytes as the one before, and the kernel would clear and map each page anew. Environment variables of the
+    allocator (``MALLOC_*``, ``GLIBC_TUNABLES``) take precedence.
+
+    Returns:
+        Whether the C library took the setting; False for other libraries than glibc.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
 
 
 def to_device(model: nn.Module, device: torch.device, compile: bool = False) -> nn.Module:

@@ -34,7 +34,9 @@ def expander(num_features: int, widths: list[int]) -> nn.Sequential:
 
 
 class VICReg(nn.Module):
-    """Backbone and expander, applied to two views one after the other, each with its own BatchNorm statistics.
+    """Backbone and expander; each of the two views has its own BatchNorm statistics.
+
+    The expander's linear layers take both views at once: their weights are read once, and their gradients need no sum.
 
     Args:
         backbone: Module from images (n, C, H, W) to features (n, F), with the attribute ``num_features``.
@@ -49,4 +51,9 @@ class VICReg(nn.Module):
     def forward(self, view1: torch.Tensor, view2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Map two views (n, C, H, W) to their embeddings (n, D) and the first view's detached features (n, F)."""
         features = self.backbone(view1)
-        return self.expander(features), self.expander(self.backbone(view2)), features.detach()
+        z = torch.cat([features, self.backbone(view2)])
+        for layer in self.expander:
+            is_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)  # SyncBatchNorm too
+            z = torch.cat([layer(half) for half in z.chunk(2)]) if is_norm else layer(z)
+        z1, z2 = z.chunk(2)
+        return z1, z2, features.detach()

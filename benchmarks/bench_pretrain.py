@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""Time pretraining steps against lightly's VICReg recipe and against the network alone.
+
+    python benchmarks/bench_pretrain.py --image-size 64 --batch-size 256 --mlp 8192-8192-8192
+
+takes the same images, backbone, batch size, expander and number of steps in one process, alternates between the
+recipes, and prints pairs per second and the ratios:
+
+- ``ours``: augmentation of the batch, VICReg, loss and LARS of this repository;
+- ``network``: forward and backward of the same network on fixed images, and plain SGD, the least that a step can cost;
+- ``lightly``: lightly's transform (PIL), loss, projection head and LARS, where lightly is installed
+  (``pip install -r requirements-bench.txt``). Its images are transformed by ``--workers`` loading processes.
+
+``--profile`` prints the parts of our step instead: wall time, processor time in user and system mode, page faults.
+"""
+
+import argparse
+import collections
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # scripts run from a bare clone
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+from torch import nn
+
+from vicreg.augmentations.batch import augment_pair, normalize
+from vicreg.augmentations.presets import PRESETS, get_augmentation
+from vicreg.common import cli
+from vicreg.engine.optim import build_optimizer
+from vicreg.engine.parallel import reuse_freed_memory, to_device
+from vicreg.losses import vicreg_loss
+from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone, feature_dim
+from vicreg.models.vicreg import VICReg, parse_mlp
+
+RECIPES = ("ours", "network", "lightly")
+Step = Callable[[], Any]
+Mark = Callable[[str], None]
+
+
+def our_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
+    """Return a function that takes one pretraining step of this repository."""
+    model = _model(args, device)
+    optimizer = build_optimizer("lars", model, 1e-6)
+    views, steps = get_augmentation(args.augment), iter(range(2**31))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        mark("zero_grad")
+        made = augment_pair(
+            images, images, views, args.image_size, batch_size=len(images), rank=0, seed=0, step=next(steps),
+            device=device,
+        )  # fmt: skip
+        view1, view2 = (normalize(view, IMAGENET_MEAN, IMAGENET_STD) for view in made)
+        mark("augmentation")
+        with _autocast(args, device):
+            z1, z2, _ = model(view1, view2)
+        mark("forward")
+        loss = vicreg_loss(z1, z2)["loss"]
+        mark("loss")
+        loss.backward()
+        mark("backward")
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3
+        optimizer.step()
+        mark("optimizer")
+
+    return step
+
+
+def network_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
+    """Return a function of forward, backward and plain SGD on fixed images."""
+    model = _model(args, device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    shape = (len(images), images.shape[1], args.image_size, args.image_size)
+    view1, view2 = (torch.randn(shape, device=device) for _ in range(2))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with _autocast(args, device):
+            z1, z2, _ = model(view1, view2)
+        (z1.float().square().mean() + z2.float().square().mean()).backward()
+        optimizer.step()
+
+    return step
+
+
+def lightly_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
+    """Return a function that takes one step of lightly's VICReg recipe."""
+    from lightly.loss import VICRegLoss
+    from lightly.models.modules.heads import VICRegProjectionHead
+    from lightly.transforms.vicreg_transform import VICRegTransform
+    from lightly.utils.lars import LARS
+
+    widths = parse_mlp(args.mlp)
+    backbone = create_backbone(args.arch)
+    head = VICRegProjectionHead(feature_dim(backbone), widths[0], widths[-1], num_layers=len(widths))
+    model = to_device(nn.Sequential(backbone, head), device).train()
+    criterion = VICRegLoss()
+    optimizer = LARS(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-6)
+    dataset = _PilImages(images, VICRegTransform(input_size=args.image_size))
+    batches = _endless(
+        torch.utils.data.DataLoader(
+            dataset, len(images), drop_last=True, num_workers=args.workers, persistent_workers=args.workers > 0
+        )
+    )
+
+    def step() -> None:
+        view1, view2 = (view.to(device) for view in next(batches))
+        optimizer.zero_grad()
+        with _autocast(args, device):
+            z1, z2 = model(view1), model(view2)
+        criterion(z1.float(), z2.float()).backward()
+        optimizer.step()
+
+    return step
+
+
+class _PilImages(torch.utils.data.Dataset):
+    """The images as PIL images, through a transform; repeated, so that loading processes can work ahead."""
+
+    def __init__(self, images: torch.Tensor, transform: Callable[[Any], Any]) -> None:
+        self._images, self._transform = images.permute(0, 2, 3, 1).numpy(), transform
+
+    def __len__(self) -> int:
+        return len(self._images) * 64
+
+    def __getitem__(self, index: int) -> Any:
+        from PIL import Image
+
+        return self._transform(Image.fromarray(self._images[index % len(self._images)]))
+
+
+def _endless(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _model(args: argparse.Namespace, device: torch.device) -> nn.Module:
+    torch.manual_seed(0)
+    return to_device(VICReg(create_backbone(args.arch), parse_mlp(args.mlp)), device, args.compile).train()
+
+
+def _autocast(args: argparse.Namespace, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+
+
+class Profile:
+    """Measure the parts of a step: wall time, user time, system time and minor page faults of each."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        self.restart()
+
+    def _now(self) -> np.ndarray:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return np.array([time.perf_counter(), usage.ru_utime, usage.ru_stime, usage.ru_minflt])
+
+    def restart(self) -> None:
+        """Begin a step."""
+        self._last = self._now()
+
+    def __call__(self, name: str) -> None:
+        """End a part of the step."""
+        now = self._now()
+        self.parts[name].append(now - self._last)
+        self._last = now
+
+    def table(self) -> str:
+        """Format the medians over the steps."""
+        rows = {name: np.median(values, 0) for name, values in self.parts.items()}
+        rows["whole step"] = np.sum(list(rows.values()), 0)
+        lines = [f"{'':14}{'wall s':>9}{'user s':>9}{'system s':>10}{'page faults':>13}"]
+        lines += [f"{name:14}{w:9.3f}{u:9.3f}{s:10.3f}{f:13,.0f}" for name, (w, u, s, f) in rows.items()]
+        return "\n".join(lines)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name (default: resnet18)")
+    parser.add_argument("--image-size", type=int, default=64, help="side of the views in pixels (default: 64)")
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step (default: 256)")
+    parser.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander (default: 8192-8192-8192)")
+    parser.add_argument("--augment", choices=list(PRESETS), default="vicreg", help="our augmentation (default: vicreg)")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each recipe (default: 5)")
+    parser.add_argument("--workers", type=int, default=2, help="loading processes of lightly's recipe (default: 2)")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="what to time (default: all that are installed)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
+    parser.add_argument("--compile", action="store_true", help="compile the model of ours and network")
+    parser.add_argument("--profile", action="store_true", help="print the parts of our step instead")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Time the recipes alternately, after one warm-up step of each."""
+    cli.check_positive(args, "image_size", "batch_size", "steps")
+    parse_mlp(args.mlp)
+    if args.batch_size < 2:
+        raise ValueError("--batch-size 1: the loss compares samples, at least 2 are needed")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device; use --device cpu")
+    device = torch.device(args.device)
+    reuse_freed_memory()
+    generator = torch.Generator().manual_seed(0)
+    shape = (args.batch_size, 3, args.image_size, args.image_size)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    name = (
+        torch.cuda.get_device_name() if args.device == "cuda" else f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{args.arch}, {args.image_size} px, batch {args.batch_size}, expander {args.mlp}, {args.precision}, "
+        f"{name}, torch {torch.__version__}",
+        flush=True,
+    )
+    if args.profile:
+        _profile(args, images, device)
+        return
+    recipes = args.recipes or [recipe for recipe in RECIPES if recipe != "lightly" or _is_installed("lightly")]
+    builders = {"ours": our_step, "network": network_step, "lightly": lightly_step}
+    try:
+        steps = {recipe: builders[recipe](args, images, device, lambda part: None) for recipe in recipes}
+    except ImportError as error:
+        raise ValueError(f"--recipes lightly: {error}; pip install -r requirements-bench.txt") from error
+    seconds: dict[str, list[float]] = {recipe: [] for recipe in recipes}
+    for turn in range(args.steps + 1):  # the first turn warms up
+        for recipe, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[recipe].append(time.perf_counter() - started)
+    for recipe, values in seconds.items():
+        line = f"{recipe:8} {args.batch_size / statistics.median(values):9.1f} pairs/s"
+        if recipe != "ours" and "ours" in seconds:
+            ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], values, strict=True)]
+            line += f"   ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(line)
+
+
+def _profile(args: argparse.Namespace, images: torch.Tensor, device: torch.device) -> None:
+    """Print the parts of our step."""
+    profile = Profile(device)
+    step = our_step(args, images, device, profile)
+    step()
+    profile.parts.clear()
+    for _ in range(args.steps):
+        profile.restart()
+        step()
+    print(profile.table())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory of the process {peak:.1f} GiB")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        __import__(package)
+    except ImportError:
+        return False
+    return True
+
+
+def _cpu_name() -> str:
+    """Return the processor's model name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser().parse_args())
