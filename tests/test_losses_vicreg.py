@@ -187,3 +187,14 @@ def test_gradient_descent_on_the_embeddings_reaches_the_floor_and_never_goes_bel
         reached.append(loss.item())
     assert min(reached) >= least * (1 - 1e-6)
     assert reached[-1] <= least * (1 + 1e-4)
+
+
+def test_covariance_term_of_a_small_batch_is_summed_in_float64():
+    # whole numbers: the entries of the Gram matrix and their squares are exact in float32, their sums are not
+    pairs = [np.roll([88, -88, 0, 0, 0], shift) for shift in range(5)]
+    pairs += [np.roll([2, -2, 0, 0, 0], shift) for shift in range(3)]
+    z = np.stack(pairs + [np.zeros(5, int)] * 56, axis=1)
+    products = z.T @ z
+    off_diagonal = (products**2).sum() - (products.diagonal() ** 2).sum()
+    embedding = torch.tensor(z, dtype=torch.float32)
+    assert vicreg_loss(embedding, embedding)["cov_loss"].item() == 2 * off_diagonal / 4**2 / 64
