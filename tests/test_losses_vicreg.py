@@ -1,11 +1,15 @@
 """The VICReg loss is the paper's formula, in value and gradient, with no D x D matrix where the batch is smaller."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vicreg.losses.vicreg import loss_lower_bound, vicreg_loss
+from vicreg.losses import LOSSES
+from vicreg.losses.barlow_twins import BarlowTwinsLoss
+from vicreg.losses.vicreg import VICRegLoss, loss_lower_bound, vicreg_loss
 
 TERMS = ("loss", "repr_loss", "std_loss", "cov_loss")
 SHAPES = [(5, 12), (12, 5), (7, 7), (8, 7), (3, 9)]  # narrower, wider, N = D, N = D + 1, a tiny batch
@@ -198,3 +202,14 @@ def test_covariance_term_of_a_small_batch_is_summed_in_float64():
     off_diagonal = (products**2).sum() - (products.diagonal() ** 2).sum()
     embedding = torch.tensor(z, dtype=torch.float32)
     assert vicreg_loss(embedding, embedding)["cov_loss"].item() == 2 * off_diagonal / 4**2 / 64
+
+
+def test_weights_come_from_the_command_line():
+    parser = argparse.ArgumentParser()
+    for module in LOSSES.values():
+        module.add_arguments(parser)
+    words = "--sim-coeff 1 --std-coeff 2 --cov-coeff 3 --redundancy-coeff 4".split()
+    built = {name: module.build(parser.parse_args(words)) for name, module in LOSSES.items()}
+    assert built == {"vicreg": VICRegLoss(1, 2, 3), "barlow_twins": BarlowTwinsLoss(4)}
+    defaults = {name: module.build(parser.parse_args([])) for name, module in LOSSES.items()}
+    assert defaults == {"vicreg": VICRegLoss(25, 25, 1), "barlow_twins": BarlowTwinsLoss(0.0051)}
