@@ -94,11 +94,11 @@ def main(args: argparse.Namespace) -> int:
     result = compare.limit_pairs(result, args.examples)
     named = compare.name_pairs(result, train, val)
     if args.json == "-":
-        print(json.dumps(named, indent=1, ensure_ascii=False))
+        print(json.dumps(named, indent=1))
     else:
         if args.json:
-            files.write_text(args.json, json.dumps(named, indent=1, ensure_ascii=False) + "\n")
-        print(text_report.format_report(named, not args.no_turns, not args.no_shifts))
+            files.write_text(args.json, json.dumps(named, indent=1) + "\n")
+        print(files.printable(text_report.format_report(named, not args.no_turns, not args.no_shifts)))
     if args.picture and not text_report.plot_pairs(args.picture, result, train, val):
         print("no pairs to plot", file=sys.stderr)
     if args.max_overlap is not None and result["overlap"]["fraction"] * 100 > args.max_overlap:
@@ -114,7 +114,7 @@ if __name__ == "__main__":
     try:
         sys.exit(main(the_args))
     except (ValueError, OSError) as error:
-        print(f"audit_split: {error}", file=sys.stderr)
+        print(files.printable(f"audit_split: {error}"), file=sys.stderr)
         sys.exit(2)  # 1 means that --max-overlap is exceeded
     except KeyboardInterrupt:
         sys.exit("audit_split: interrupted")

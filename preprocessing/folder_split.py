@@ -8,10 +8,21 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from preprocessing.georeference import one_line, to_degrees
+from preprocessing.georeference import check_proj, georeference, one_line, to_degrees
+from vicreg.data.image_listing import format_names
 from vicreg.data.rasters import open_raster, quiet_georeference
 
 RULES = ("image", "location", "block")
+
+
+def check_names(paths: Sequence[str]) -> None:
+    """Raise ValueError if names cannot be written to lists: those with line breaks or bytes that are not UTF-8."""
+    bad = [path for path in paths if {"\n", "\r"} & set(path) or path.encode(errors="replace").decode() != path]
+    if bad:
+        raise ValueError(
+            f"{format_names(bad)}: a line break or bytes that are not UTF-8 in the name; rename it, since lists hold "
+            "one name per line"
+        )
 
 
 def parse_locations(paths: Sequence[str], pattern: str | None) -> list[str]:
@@ -46,16 +57,19 @@ def read_longitudes(data_dir: str | Path, paths: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: An image cannot be read, or has no usable georeference.
     """
+    check_proj()
     longitudes = []
     with quiet_georeference():
         for path in tqdm(paths, "reading positions", disable=None):
             file = Path(data_dir) / path
             try:
                 with open_raster(file) as raster:
-                    if raster.crs is None or raster.transform.is_identity:
+                    if (found := georeference(raster)) is None:
                         raise ValueError("no georeference")
-                    x, y = raster.xy(raster.height / 2, raster.width / 2, offset="ul")
-                    longitudes.append(to_degrees(raster.crs, [x], [y])[0][0])
+                    crs, (a, b, c, d, e, f) = found
+                    column, row = raster.width / 2, raster.height / 2
+                    x, y = a * column + b * row + c, d * column + e * row + f
+                    longitudes.append(to_degrees(crs, [x], [y])[0][0])
             except ValueError as error:
                 raise ValueError(f"{file}: {one_line(error)}; --split block needs the position of every image, use "
                                  "--split location or image") from error  # fmt: skip

@@ -3,6 +3,7 @@
 import os
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,31 @@ def to_degrees(crs: object, x: Sequence[float], y: Sequence[float]) -> tuple[np.
     if not (np.isfinite(longitude).all() and np.isfinite(latitude).all()):
         raise ValueError("its coordinates lie outside of its coordinate reference system")
     return longitude, latitude
+
+
+def georeference(raster: Any) -> tuple[Any, Sequence[float]] | None:
+    """Return where a raster lies, from its transform or, without one, its ground control points.
+
+    Args:
+        raster: Open rasterio dataset.
+
+    Returns:
+        CRS and affine transform, pixel -> CRS (the nearest one to the control points); None without a georeference.
+
+    Raises:
+        ValueError: The control points lie in a line.
+    """
+    from rasterio.transform import from_gcps
+
+    if not raster.transform.is_identity:  # the identity is what a raster without a transform reports
+        return (raster.crs, raster.transform[:6]) if raster.crs else None
+    points, crs = raster.gcps
+    if not points or not crs:
+        return None
+    try:
+        return crs, from_gcps(points)[:6]
+    except Exception as error:  # errors of GDAL have no public base class
+        raise ValueError(f"its ground control points give no position ({one_line(error)})") from error
 
 
 def check_proj() -> None:

@@ -56,6 +56,7 @@ def main(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"no folder {args.data_dir}")
     listing = list_images(args.data_dir)
     paths = [Path(path).relative_to(args.data_dir).as_posix() for path in listing.paths]
+    folder_split.check_names(paths)
     locations, rule = paths, args.split
     if rule == "image":
         held_out = subsets.held_out_images(listing.labels, args.val_fraction, args.seed)

@@ -5,7 +5,8 @@
 
 reads <data-dir>/<AOI>/images/*.tif (and labels/*_Buildings.geojson, if present) and writes all.csv, train.csv,
 val.csv (with --split published test.csv too), meta.json and patches.npy. It prints a summary: AOIs, mosaics, patches,
-classes, the split, and the next command. Nothing in --out-dir changes before everything is ready.
+classes, distances to the towns that name cities, the split, and the next command. Nothing in --out-dir changes before
+everything is ready.
 """
 
 import argparse
@@ -65,14 +66,12 @@ def main(args: argparse.Namespace) -> None:
         print("--val-fraction is ignored: the published lists define what is held out", file=sys.stderr)
     check_proj()
     mosaics, problems = index.scan_tree(args.data_dir, args.workers)
-    known = places.read_places(places.SHIPPED_PLACES)
+    known = {}
     if args.labels_override:
-        known |= places.read_places(args.labels_override, {path.name for path in index.list_aois(args.data_dir)})
-    aoi_places, label_problems, far = index.locate_aois(mosaics, known)
-    problems += label_problems
-    for aoi, distance in far.items():
-        print(f"note: {aoi} is {distance:.0f} km from the nearest town, of {aoi_places[aoi].country}; if it lies in "
-              "another country, correct it with --labels-override", file=sys.stderr)  # fmt: skip
+        known = places.read_places(args.labels_override, {path.name for path in index.list_aois(args.data_dir)})
+    aoi_places, place_problems = index.locate_aois(mosaics, known)
+    problems += place_problems
+    mosaics = [mosaic for mosaic in mosaics if mosaic.name.aoi in aoi_places]
     if mosaics:
         pack.check_grid(args.grid, mosaics[0].width)
         if args.split == "published":  # before the pixels are read

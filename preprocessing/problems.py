@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vicreg.common.files import printable
+
 MAX_LISTED = 20  # problems spelled out in a report; the others are counted
 
 
@@ -20,7 +22,7 @@ def format_problems(problems: Sequence[Problem]) -> str:
     """Format problems as text: counts by kind, then the first ``MAX_LISTED`` with their paths."""
     total = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
     lines = [f"{total}: {count_kinds(problems)}"]
-    lines += [f"  {problem.path}: {problem.message}" for problem in problems[:MAX_LISTED]]
+    lines += [f"  {printable(problem.path, '')}: {printable(problem.message, '')}" for problem in problems[:MAX_LISTED]]
     if len(problems) > MAX_LISTED:
         lines.append(f"  … and {len(problems) - MAX_LISTED} more")
     return "\n".join(lines)

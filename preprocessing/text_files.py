@@ -7,18 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-
-def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file; a byte order mark is dropped.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not UTF-8.
-    """
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+from vicreg.common.files import read_text
 
 
 def read_json(path: str | Path) -> Any:

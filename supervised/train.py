@@ -29,8 +29,9 @@ from vicreg.engine.parallel import init_device
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval.classification import evaluate_classifier
-from vicreg.models.backbones import check_input_size, create_backbone, init_backbone
+from vicreg.models.backbones import create_backbone, init_backbone
 from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.input_size import check_input_size
 
 METRICS = ("top1", "top5", "balanced_accuracy")
 
@@ -57,6 +58,9 @@ def train(
     unify_classes(dataset, val)
     view = first_view(config.augment, config.aug_override)
     folder = RunFolder(config, "supervised training", device)
+    parts = {"training": dataset.digests(), "validation": val.digests()}
+    digests = {f"{part} {name}": digest for part, found in parts.items() for name, digest in found.items()}
+    folder.check_data(digests)
     if folder.checkpoint and folder.checkpoint["classes"] != list(dataset.classes):
         raise ValueError(f"{config.exp_dir} holds a run with other classes; choose another --exp-dir or its --csv-dir")
     indices = stratified_subset(dataset.labels, config.train_percent / 100, config.seed)
@@ -68,7 +72,7 @@ def train(
         seed=config.seed, device=device,
     )  # fmt: skip
     weights = class_weights(config.class_weights, dataset.labels[indices], len(dataset.classes)).to(device)
-    run = start_run(config, plan, folder, dataset, val, split, source, device)
+    run = start_run(config, plan, folder, dataset, val, split, source, digests, device)
     for step, (images, labels) in run.steps(run.loader(samples)):
         view1, labels = augment(images, step=step), labels.to(device, non_blocking=True)
         with run.autocast():
@@ -87,6 +91,7 @@ def start_run(
     val: LabeledDataset,
     split: dict[str, Any] | None,
     source: str,
+    digests: dict[str, str],
     device: torch.device,
 ) -> TrainingRun:
     """Build the classifier and its optimizer, and start or resume the run; see ``train``."""
@@ -113,7 +118,7 @@ def start_run(
     def describe(step: int) -> dict[str, Any]:
         info = {"arch": config.arch, "in_chans": config.in_chans, "mean": dataset.mean, "std": dataset.std}
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
-        return {"backbone": info, "classes": list(dataset.classes)}
+        return {"backbone": info, "classes": list(dataset.classes), "data": digests}
 
     optimizer = build_optimizer(config.optimizer, model, config.weight_decay, config.momentum)
     run = TrainingRun(

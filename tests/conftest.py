@@ -193,8 +193,11 @@ def need_detectron2():
         pytest.skip(str(error), allow_module_level=True)
 
 
-def write_tif(path, pixels, bounds=None):
-    """Write uint8 (channels, height, width); bounds in EPSG:3857, None for no georeference."""
+def write_tif(path, pixels, bounds=None, gcps=False):
+    """Write uint8 (channels, height, width); bounds in EPSG:3857, None for no georeference.
+
+    With ``gcps``, ground control points at the corners take the place of the transform.
+    """
     import rasterio
 
     from vicreg.data.rasters import quiet_georeference
@@ -205,6 +208,10 @@ def write_tif(path, pixels, bounds=None):
         left, bottom, right, top = bounds
         transform = rasterio.Affine((right - left) / width, 0, left, 0, (bottom - top) / height, top)
         profile |= {"crs": "EPSG:3857", "transform": transform}
+    if gcps:
+        corners = [(0, 0, left, top), (0, width, right, top), (height, 0, left, bottom), (height, width, right, bottom)]
+        profile["gcps"] = [rasterio.control.GroundControlPoint(*corner) for corner in corners]
+        del profile["transform"]
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet_georeference(), rasterio.open(path, "w", compress="deflate", **profile) as raster:
         raster.write(pixels)

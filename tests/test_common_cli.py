@@ -121,6 +121,11 @@ def test_run_ends_quietly_with_141_when_the_reader_of_stdout_has_gone(repo_root,
     assert (ended.returncode, ended.stdout, ended.stderr) == (141, "first\n", "")
 
 
+def test_run_prints_escapes_where_stdout_is_ascii(repo_root):
+    ended = run_program(repo_root, "print('0.5 ± 0.1'); raise ValueError('Å')", "PYTHONIOENCODING=ascii {program}")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "0.5 \\xb1 0.1\n", "script: \\xc5\n")
+
+
 def test_run_reports_a_broken_pipe_that_is_not_stdout(repo_root):
     ended = run_program(repo_root, "raise BrokenPipeError(32, 'Broken pipe', 'socket')", "{program} | cat")
     assert ended.returncode == 1 and ended.stderr == "script: [Errno 32] Broken pipe: 'socket'\n"

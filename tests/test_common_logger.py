@@ -84,6 +84,21 @@ def test_read_stats_skips_damaged_lines_only(tmp_path):
     assert read_stats(path) == [{"step": 1}, {"step": 3}]
 
 
+@pytest.mark.parametrize("damaged", ['{"step": 91}', '{"step": null}', '{"step": "2"}', "{}x"])
+def test_metric_logger_drops_a_damaged_line_and_keeps_the_later_ones_on_resume(tmp_path, damaged):
+    (tmp_path / "stats.txt").write_text('{"step": 1}\n' + damaged + '\n{"step": 3}\n{"step": 4}\n')
+    MetricLogger(tmp_path, step=3).close()
+    assert read_stats(tmp_path / "stats.txt") == [{"step": 1}, {"step": 3}]
+
+
+def test_lock_run_dir_removes_partial_files_of_any_kind(tmp_path):
+    names = [".model.7.partial.pth", ".views.7.partial.png", ".stats.7.partial.txt", ".config.7.partial.json"]
+    for name in [*names, "model.pth", ".lock"]:
+        (tmp_path / name).touch()
+    lock_run_dir(tmp_path).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pth", ".lock"}
+
+
 def test_lock_run_dir_refuses_a_second_process_until_the_file_is_closed(repo_root, tmp_path):
     code = "import sys; from vicreg.common.logger import lock_run_dir\n"
     code += "try: lock_run_dir(sys.argv[1])\nexcept ValueError as error: sys.exit(str(error))"

@@ -15,9 +15,9 @@ from vicreg.augmentations.presets import Augmentation
 from vicreg.common.random_streams import torch_rng
 from vicreg.data import image_dataset
 from vicreg.data.base import InputSpec
+from vicreg.data.image_crops import read_crops
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_io import WHOLE, sample_crop_box
-from vicreg.data.images import read_crops
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset
 from vicreg.eval.features import extract_features

@@ -8,7 +8,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from vicreg.data import rasters
-from vicreg.data.images import image_size, load_rgb, open_reader, read_square
+from vicreg.data.image_crops import read_square
+from vicreg.data.images import image_size, load_rgb, open_reader
 from vicreg.data.rasters import NO_DATA, ImageReader, RasterReader, coarser, quiet_georeference
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 from vicreg.inference.label_rasters import read_labels, write_label_png, write_label_raster

@@ -1,12 +1,20 @@
 """Batches of a run: order, sample seeds, resumption and the share of each process."""
 
+import functools
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vicreg.common import cli
 from vicreg.data import sampler
 from vicreg.data.sampler import ResumableBatchSampler, epoch_order
 
@@ -96,3 +104,76 @@ train()
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 1 and ran.stderr.splitlines()[-1] == "RuntimeError: out of memory, say"
+
+
+@pytest.mark.parametrize(
+    ("workers", "free", "expected"),
+    [
+        (2, 100, (2, 4)),
+        (2, 99, (2, 3)),
+        (2, 40, (2, 1)),
+        (2, 39, (1, 1)),
+        (2, 29, (0, 0)),
+        (0, 100, (0, 0)),
+        (3, 0, (0, 0)),
+    ],
+)
+def test_loader_workers_fit_into_shared_memory(workers, free, expected):
+    """Batches of 10 bytes: those prefetched, one made ready and one in use."""
+    assert sampler.fit_shared_memory(workers, 10, free) == expected
+
+
+class Patches(torch.utils.data.Dataset):
+    """Batches of 1 kB per sample; ``action`` runs in the loader process."""
+
+    action = staticmethod(lambda: None)
+
+    def __getitems__(self, keys):
+        if torch.utils.data.get_worker_info() is not None:
+            self.action()
+        return torch.zeros(len(keys), 1000, dtype=torch.uint8)
+
+
+def test_loader_uses_fewer_workers_where_shared_memory_is_small_and_says_so(monkeypatch, capsys):
+    batches = ResumableBatchSampler(5, 2, seed=0, steps=4)
+    build = functools.partial(sampler.build_loader, Patches(), batches, 2, torch.device("cpu"))
+    monkeypatch.setattr(sampler, "world_size", lambda: 2)  # they share the memory
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for free, workers in ((2 * 2000 * 10, 2), (2 * 2000 * 3, 1), (2 * 2000 * 2, 0)):
+        usage = shutil._ntuple_diskusage(free, 0, free)
+        monkeypatch.setattr(sampler.shutil, "disk_usage", lambda path, usage=usage: usage)
+        loader = build()
+        assert loader.num_workers == workers and sum(len(batch) for batch in loader) == 8
+        assert (f"note: {workers} loading processes, not 2" in capsys.readouterr().out) == (workers < 2)
+
+
+def test_loader_leaves_a_temporary_folder_whose_path_is_too_long_for_sockets(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    batches = ResumableBatchSampler(5, 2, seed=0, steps=4)
+    assert sum(len(batch) for batch in sampler.build_loader(Patches(), batches, 1, torch.device("cpu"))) == 8
+    assert tempfile.tempdir == "/tmp" and "TMPDIR is too long" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda: time.sleep(60), "DataLoader timed out after 1"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "DataLoader worker"),
+        (lambda: [][1], None),
+        (lambda: Path("/missing.jpg").read_bytes(), "[Errno 2] No such file or directory: '/missing.jpg'"),
+    ],
+)
+def test_loader_process_that_hangs_dies_or_fails_is_reported_in_one_line(monkeypatch, action, message):
+    monkeypatch.setattr(sampler, "_LOADER_SECONDS", 1.0)
+    monkeypatch.setattr(sampler, "timeout_seconds", lambda: 0.5)
+    monkeypatch.setattr(Patches, "action", staticmethod(action))
+    batches = ResumableBatchSampler(5, 2, seed=0, steps=4)
+    with pytest.raises((RuntimeError, IndexError, OSError)) as error:
+        list(sampler.build_loader(Patches(), batches, 1, torch.device("cpu")))
+    if message is None:  # a bug keeps its traceback
+        assert isinstance(error.value, IndexError) and cli.loader_error(error.value) is None
+    else:
+        line = cli.explain(error.value, None)
+        assert line.startswith(message) and "\n" not in line

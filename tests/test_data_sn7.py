@@ -160,8 +160,8 @@ def test_sn7_pair_depends_on_its_key_alone(sn7_prepared):
 def test_sn7_temporal_pair_of_a_single_month_is_the_image_itself(sn7_prepared, tmp_path):
     shutil.copytree(sn7_prepared, tmp_path / "csv")
     table = pd.read_csv(tmp_path / "csv" / "train.csv")
-    table[table.month == 1].to_csv(tmp_path / "csv" / "train.csv", index=False)
-    dataset = SN7Patches(tmp_path / "csv" / "train.csv", positives="temporal")
+    table[table.month == 1].to_csv(tmp_path / "csv" / "january.csv", index=False)
+    dataset = SN7Patches(tmp_path / "csv" / "january.csv", positives="temporal")
     assert [dataset.positive_index(5, sample_seed) for sample_seed in range(10)] == [5] * 10
 
 

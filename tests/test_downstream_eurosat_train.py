@@ -322,8 +322,8 @@ def test_a_finished_run_can_be_judged_again_over_eight_positions(finetuned, euro
     ("more", "message"),
     [
         (["--lr", "0.5"], "holds a finished run with --lr 0.01, not 0.5; choose another --exp-dir"),
-        (["--split-seed", "9"], "holds a run with other training or validation samples; choose another --exp-dir"),
-        (["--train-percent", "50"], "other training or validation samples"),
+        (["--split-seed", "9"], "holds a run with other data"),
+        (["--train-percent", "50"], "holds a run with other data"),
     ],
 )
 def test_a_finished_run_is_not_told_of_what_did_not_make_it(finetuned, eurosat_tree, tmp_path, more, message):

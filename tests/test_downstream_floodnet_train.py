@@ -160,7 +160,7 @@ def test_a_finished_run_started_again_does_nothing_more(floodnet, tmp_path, caps
 def test_a_finished_run_is_not_told_of_another_split_or_rate(floodnet, tmp_path):
     train(floodnet, tmp_path / "run", "--epochs", 1)
     before = (tmp_path / "run" / "result.json").read_text()
-    with pytest.raises(ValueError, match="other training or validation samples"):
+    with pytest.raises(ValueError, match="holds a run with other data"):
         train(floodnet, tmp_path / "run", "--epochs", 1, "--val-fraction", 0.5)
     with pytest.raises(ValueError, match="holds a finished run with --lr .*, not 0.5"):
         train(floodnet, tmp_path / "run", "--epochs", 1, "--lr", 0.5)

@@ -221,3 +221,15 @@ def test_checkpoint_of_another_kind_of_run_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="is not a checkpoint of pretraining; choose another --exp-dir"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize("steps", [None, 4])
+def test_run_started_again_with_other_samples_is_refused_and_keeps_its_config(undisturbed, tmp_path, steps):
+    """Of the same number: labels stand for everything that a list says."""
+    train(tmp_path, max_steps=steps)
+    other = Stripes()
+    other.labels = other.labels.flip(0)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"holds a run with other data \(samples\)"):
+        train(tmp_path, other)
+    assert (tmp_path / "config.json").read_bytes() == before

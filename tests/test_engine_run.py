@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vicreg.common.config import setting
-from vicreg.common.logger import read_stats
+from vicreg.common.logger import MetricLogger, read_stats
 from vicreg.engine.config import RunConfig, plan_run
 from vicreg.engine.optim import build_optimizer
 from vicreg.engine.run import TrainingRun
@@ -165,3 +165,27 @@ def test_longer_run_continues_a_finished_one(tmp_path, capsys):
     run = finish(start(tmp_path, epochs=3))
     assert run.start_step == 8 and "note: --epochs was 2 when this run started and is 3 now" in capsys.readouterr().out
     assert torch.load(tmp_path / "model.pth", weights_only=True)["step"] == 12
+
+
+def test_shorter_run_than_what_is_done_is_refused_and_leaves_the_folder(tmp_path):
+    finish(start(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match="holds a run at step 8, beyond the 4 steps asked for; raise --epochs"):
+        start(tmp_path, epochs=1)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_log_line_in_time_is_written_one_step_after_it_is_due_and_not_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(MetricLogger, "seconds", property(lambda self: 5.0 * (self._count + 1)))
+    finish(start(tmp_path, epochs=1, batch_size=1, log_freq_time=8.0))
+    assert [line["step"] for line in read_stats(tmp_path / "stats.txt")] == [3, 6, 8]
+
+
+def test_run_with_other_data_is_refused(tmp_path):
+    run = start(tmp_path, more={"describe": lambda step: {"data": {"samples": "a", "images": "b"}}})
+    finish(run)
+    folder = RunFolder(ToyConfig(exp_dir=tmp_path), "a toy", CPU)
+    folder.check_data({"samples": "a", "new": "c"})
+    with pytest.raises(ValueError, match=r"holds a run with other data \(images\); choose another --exp-dir"):
+        folder.check_data({"samples": "a", "images": "c"})
+    folder.close()

@@ -1,5 +1,7 @@
 """The cache of features: extracted once, and again only if something changed."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -106,3 +108,23 @@ def test_pixels_are_means_of_an_eighth_of_the_side():
     found = backbone(image).view(3, 8, 8)
     assert info["arch"] == "pixels" and backbone.num_features == 192
     torch.testing.assert_close(found[2], (2 * torch.arange(8.0) + 0.5)[:, None].expand(8, 8))
+
+
+@pytest.mark.parametrize("dtype", feature_cache.DTYPES)
+def test_damaged_features_are_extracted_again(tmp_path, capsys, dtype):
+    (source,) = feature_cache.resolve_backbones(["random"], "test_resnet")
+    cache = feature_cache.FeatureCache(tmp_path, Toy(), CPU, 8, dtype=dtype)
+    first, flips = cache.get(source, Toy()), random.Random(0)
+    (file,) = tmp_path.glob("*.npy")
+    whole, detected = file.read_bytes(), 0
+    for _ in range(50):
+        damaged, bit = bytearray(whole), flips.randrange(8 * len(whole))
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        capsys.readouterr()
+        assert torch.equal(cache.get(source, Toy()), first)
+        detected += "extracting again" in capsys.readouterr().out
+    assert detected >= 40  # the others are in the padding of the header
+    record = file.with_suffix(".json")
+    record.write_text("{}")  # of an older version
+    assert torch.equal(cache.get(source, Toy()), first) and "cached features read" in capsys.readouterr().out

@@ -1,11 +1,14 @@
 """Evaluation of one backbone: linear probe, kNN and finetuning on the tiny SN7 data set."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from vicreg.common.config import from_args
+from vicreg.common.logger import lock_run_dir
 from vicreg.data.sn7 import SN7Patches
 from vicreg.eval import transfer
 from vicreg.eval.config import EvaluationConfig, get_parser
@@ -174,3 +177,22 @@ def test_finetuning_logs_the_loss_of_all_processes(lists, sn7_prepared, tmp_path
     (line,) = (tmp_path / "two/finetune_100/stats.txt").read_text().splitlines()
     assert len(local) == 2 and local[0] != local[1]
     assert json.loads(line)["loss"] == pytest.approx(sum(local) / 2, abs=2e-6)
+
+
+def test_two_evaluations_do_not_write_into_one_folder(lists, tmp_path):
+    with lock_run_dir(tmp_path / "freeze_100"):
+        code = "from vicreg.common.logger import lock_results\n"
+        code += f"lock_results({str(tmp_path / 'freeze_100')!r})"  # another process: its own locks never exclude it
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "another run is writing to" in ran.stderr
+    (tmp_path / "freeze_100/.stats.1.partial.txt").touch()
+    evaluate(lists, tmp_path)
+    assert not list(tmp_path.glob("freeze_100/.*partial*"))
+
+
+@pytest.mark.parametrize("more", [(), ("--seeds", 2)])
+def test_replaced_results_are_named(lists, tmp_path, capsys, more):
+    evaluate(lists, tmp_path, *more)
+    assert "will be replaced" not in capsys.readouterr().out
+    evaluate(lists, tmp_path, *more)
+    assert "result.json of 20" in (text := capsys.readouterr().out) and "(random) will be replaced" in text

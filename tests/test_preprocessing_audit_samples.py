@@ -10,7 +10,7 @@ import rasterio
 from PIL import Image
 
 from preprocessing.audit import compare, phash, samples
-from tests.test_preprocessing_audit_split import save, texture
+from tests.test_preprocessing_audit_split import jpeg, save, texture
 from vicreg.data.image_listing import list_images
 from vicreg.data.rasters import quiet_georeference
 
@@ -62,7 +62,8 @@ def test_a_coco_file_with_a_byte_order_mark_is_read(tmp_path):
     [
         [1], {"images": None}, {"images": [{"file_name": None}]}, {"images": [{}]},
         {"images": [{"file_name": "a"}], "categories": [{"name": "x"}]},
-        {"images": [{"file_name": "a"}], "annotations": 1},
+        {"images": [{"file_name": "a"}], "annotations": 1}, {"images": [{"file_name": "a"}], "annotations": None},
+        {"images": [{"file_name": "a"}], "annotations": [{"category_id": [1]}]},
     ],
 )  # fmt: skip
 def test_a_malformed_coco_file_is_refused_with_its_path(tmp_path, content):
@@ -150,30 +151,71 @@ def test_16_bit_and_float_images_are_compared_by_their_relative_values(tmp_path)
     assert sorted((v, t) for v, t, _ in found["near"]["pairs"]) == [(0, 0), (1, 1)]
 
 
-def wedge(pixels, cut):
-    """Blacken the upper left corner, as a rotated scene has it."""
-    row, column = np.indices(pixels.shape[:2]) / len(pixels)
-    return np.where((row + column < cut)[..., None], 0, pixels).astype(np.uint8)
+def wedge(pixels, angle, share):
+    """Blacken a share of an image behind a straight line, as at the edge of a rotated scene; angle in degrees."""
+    row, column = np.indices(pixels.shape[:2])
+    depth = column * np.sin(np.radians(angle)) + row * np.cos(np.radians(angle))
+    return np.where((depth < np.quantile(depth, share))[..., None], 0, pixels).astype(np.uint8)
 
 
 def subset_of(images):
     return samples.Subset("s", ["s"] * len(images), images.__getitem__, {}, None)
 
 
-@pytest.mark.parametrize("cut", [0.4, 0.7, 1.0])
-def test_unrelated_images_with_one_black_corner_are_no_duplicates_and_copies_are(cut):
-    train, val = ([wedge(texture(seed), cut) for seed in range(start, start + 100)] for start in (0, 100))
-    assert compare.compare(subset_of(train), subset_of(val))["near"]["samples"] <= 1
+@pytest.mark.parametrize("share", [0.15, 0.4])
+@pytest.mark.parametrize("angle", [0, 15, 30, 45])
+def test_unrelated_images_with_one_black_wedge_are_no_duplicates_and_copies_are(angle, share):
+    train, val = ([wedge(texture(seed), angle, share) for seed in range(start, start + 100)] for start in (0, 100))
+    assert compare.compare(subset_of(train), subset_of(val))["near"]["samples"] == 0  # under 1 % of 100
     copies = [np.ascontiguousarray(np.rot90(image)) for image in train[:20]]
     pairs = compare.compare(subset_of(train), subset_of(copies))["near"]["pairs"]
     assert sorted((v, t) for v, t, _ in pairs) == [(n, n) for n in range(20)]
+
+
+def test_unrelated_jpeg_files_with_a_wedge_and_rotated_frames_are_no_duplicates():
+    def spoiled(seed):
+        turned = Image.fromarray(texture(seed, 32)).rotate(10, Image.Resampling.BILINEAR)
+        return jpeg(wedge(texture(seed, 32), 30, 0.3), 50) if seed % 2 else np.asarray(turned)
+
+    train, val = ([spoiled(seed) for seed in range(start, start + 100)] for start in (0, 100))
+    assert compare.compare(subset_of(train), subset_of(val))["near"]["samples"] == 0
+
+
+def test_planted_leaks_of_every_kind_give_the_true_share(tmp_path):
+    def deep(path, pixels):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profile = {"driver": "GTiff", "count": 3, "height": 64, "width": 64, "dtype": "uint16", "nodata": 65535}
+        pixels = np.where(pixels == 0, 65535, pixels.astype(np.uint16) * 12)  # the wedge has no data
+        with quiet_georeference(), rasterio.open(path, "w", **profile) as raster:
+            raster.write(pixels.transpose(2, 0, 1).astype(np.uint16))
+
+    images = [texture(seed) // 2 + 60 for seed in range(30)]
+    for n in range(8):
+        save(tmp_path / "elsewhere" / f"{n}.png", images[n])
+    save(tmp_path / "train" / "b" / "wedge.png", wedge(images[8], 20, 0.3))
+    (tmp_path / "train" / "a").symlink_to(tmp_path / "elsewhere")  # a class folder that is a link
+    val = tmp_path / "val" / "a"
+    save(val / "equal.bmp", images[0])
+    deep(val / "deep.tif", images[1])
+    deep(val / "deep_wedge.tif", wedge(images[8], 20, 0.3))
+    save(val / "turned.png", np.rot90(images[2]))
+    for n in range(4):
+        save(val / f"new{n}.png", wedge(images[10 + n], 15 * n, 0.3))
+        deep(val / f"new{n}.tif", wedge(images[20 + n], 15 * n, 0.3))
+        (val / f"._new{n}.png").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "val" / "b").symlink_to("a")  # the same files are counted once
+    found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
+    assert (found["train"]["samples"], found["val"]["samples"], found["val"]["unreadable"]) == (9, 12, 0)
+    assert (found["exact"]["samples"], found["near"]["samples"]) == (1, 3)
+    assert found["overlap"] == {"samples": 4, "fraction": 4 / 12}
 
 
 def test_no_data_is_black_large_and_at_the_border():
     pixels = np.full((50, 50, 3), 90, np.uint8)
     pixels[:10, :10] = 16  # at the border
     pixels[20:30, 20:30] = 0  # inside
-    pixels[49, 49] = 0  # small
+    pixels[49, 49] = 0  # small, at the border
     pixels[40:, :10, 0] = 0  # not black in all channels
     mask = phash.nodata_mask(pixels)
-    assert mask[:10, :10].all() and mask.sum() == 100
+    # with the pixels around it; beside a large area the small one at the border counts too
+    assert mask[:11, :11].all() and mask.sum() == 11 * 11 + 4 and not phash.nodata_mask(pixels[12:]).any()

@@ -51,12 +51,13 @@ def test_images_of_one_location_stay_together(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "meta.json").read_text())["split"]["location_pattern"] == pattern
 
 
-def test_the_east_is_held_out(tmp_path):
+@pytest.mark.parametrize("gcps", [False, True])
+def test_the_east_is_held_out(tmp_path, gcps):
     for number, name in enumerate(["a", "b"]):
         for column in range(5):
             left = 1000.0 * column + 100 * number
             write_tif(tmp_path / "scenes" / name / f"{column}.tif", np.full((3, 4, 4), 9, np.uint8),
-                      (left, 0, left + 50, 50))  # fmt: skip
+                      (left, 0, left + 50, 50), gcps)  # fmt: skip
     train, val = split(tmp_path / "scenes", tmp_path / "out", "--split", "block")
     assert sorted(val.path) == ["a/4.tif", "b/4.tif"] and len(train) == 8
 
@@ -78,6 +79,14 @@ def test_a_coordinate_system_that_cannot_be_transformed_is_named_with_its_file(t
         raster.write(np.ones((3, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="x.tif: its coordinate reference system cannot be transformed"):
         split(tmp_path / "scenes", tmp_path / "out", "--split", "block")
+
+
+def test_proj_of_another_installation_is_named(tmp_path, monkeypatch, run_script):
+    write_tif(tmp_path / "scenes" / "a" / "0.tif", np.ones((3, 4, 4), np.uint8), (0, 0, 50, 50))
+    monkeypatch.setenv("PROJ_DATA", str(tmp_path))
+    words = ["--data-dir", tmp_path / "scenes", "--out-dir", tmp_path / "out", "--split", "block"]
+    done = run_script("preprocessing/make_folder_split.py", *words)
+    assert done.returncode == 1 and f"unset PROJ_DATA={tmp_path}" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_audit_reads_the_lists(tmp_path, run_script):

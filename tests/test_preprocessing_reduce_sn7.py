@@ -5,6 +5,8 @@ import pytest
 import rasterio
 
 from preprocessing import make_sn7_csv, make_sn7_sample, reduce_sn7
+from preprocessing.sn7.geocode import xyz_tile_bounds
+from tests.conftest import write_tif
 from vicreg.data import rasters
 
 SCRIPT = "preprocessing/reduce_sn7.py"
@@ -126,3 +128,18 @@ def test_what_cannot_be_reduced_is_refused_in_one_line(tree, tmp_path, run_scrip
         reduce(tree, tree)
     ran = run_script(SCRIPT, "--data-dir", tmp_path / "none", "--out-dir", tmp_path / "small")
     assert ran.returncode == 1 and ran.stderr.startswith("reduce_sn7: no folder") and ran.stderr.count("\n") == 1
+
+
+def test_ground_control_points_stay_where_they_were(tmp_path):
+    bounds = xyz_tile_bounds(4102, 2726, 13)
+    pixels = np.ones((3, 64, 64), np.uint8)
+    path = write_mosaic(tmp_path / "tree", pixels)
+    write_tif(tmp_path / "tree" / path, pixels, bounds, gcps=True)
+    reduce(tmp_path / "tree", tmp_path / "small")
+    with rasterio.open(tmp_path / "small" / path) as raster:
+        points, crs = raster.gcps
+        assert crs.to_epsg() == 3857 and raster.crs is None
+        assert [(p.row, p.col) for p in points] == [(0, 0), (0, 16), (16, 0), (16, 16)]
+        assert (points[0].x, points[0].y, points[3].x, points[3].y) == pytest.approx(
+            (bounds[0], bounds[3], bounds[2], bounds[1])
+        )

@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from preprocessing.sn7 import geocode, index, places
-from preprocessing.sn7.geocode import footprint_points, locate, tile_points, xyz_tile_bounds
+from preprocessing.sn7.geocode import footprint_points, tile_points, xyz_tile_bounds
 from preprocessing.sn7.places import Place, read_places
 
 DARTFORD = "L15-1025E-1366N_4102_2726_13"
-HENGQIN = "L15-1669E-1153N_6678_3579_13"
 HALF = 20037508.342789244
-PARIS, LYON, BERLIN = (48.8566, 2.3522), (45.7578, 4.8320), (52.5200, 13.4050)
 
 
 def test_tile_0_0_0_is_the_web_mercator_world_and_rows_are_counted_from_the_north():
@@ -37,38 +35,12 @@ def test_the_rasters_own_grid_agrees_with_the_tile_in_its_name():
     assert found[np.lexsort(found.T)] == pytest.approx(tile_points(DARTFORD)[np.lexsort(tile_points(DARTFORD).T)])
 
 
-def test_the_majority_of_points_decides_not_the_first():
-    place = locate([BERLIN, PARIS, PARIS])
-    assert (place.country, place.iso, place.city) == ("France", "FR", "Paris")
-
-
-def test_the_country_is_voted_on_before_the_state_and_the_state_before_the_city():
-    # Berlin is the most frequent city, Paris that of France, but the Auvergne-Rhône-Alpes have more points.
-    grenoble = (45.1885, 5.7245)
-    place = locate([BERLIN] * 4 + [PARIS] * 3 + [LYON] * 2 + [grenoble] * 2)
-    assert (place.city, place.state, place.country) == ("Grenoble", "Auvergne-Rhône-Alpes", "France")
-
-
-def test_equal_votes_fall_the_same_way_in_any_order():
-    assert locate([BERLIN, PARIS]) == locate([PARIS, BERLIN])
-
-
-def test_countries_have_the_names_people_say():
-    assert locate([(37.5665, 126.9780)]).country == "South Korea"
-    assert locate([(32.0450, 20.1050)]).country == "Libya"
-
-
 def test_classes_of_states_and_cities_are_qualified_and_an_empty_state_falls_back_to_the_country():
     place = Place("Lahore", "Punjab", "Pakistan", "PK")
     names = [place.class_name(label) for label in ("country", "state", "city")]
     assert names == ["Pakistan", "Punjab, Pakistan", "Lahore, Punjab, Pakistan"]
     assert Place("Kuwait City", "", "Kuwait", "KW").class_name("state") == "Kuwait"
     assert Place("Kuwait City", "", "Kuwait", "KW").class_name("city") == "Kuwait City, Kuwait"
-
-
-def test_hengqin_is_in_china_though_the_nearest_place_is_in_macao():
-    assert locate(tile_points(HENGQIN)).country == "Macao"
-    assert read_places(places.SHIPPED_PLACES)[HENGQIN] == Place("Zhuhai", "Guangdong", "China", "CN")
 
 
 def test_an_override_table_is_read_with_the_countrys_code(tmp_path):
@@ -125,6 +97,7 @@ def test_a_table_from_a_spreadsheet_with_semicolons_and_a_byte_order_mark_is_rea
         ("aoi,city,state,country\nA,b,c\n", "line 2: four fields"),
         ("aoi,city,state,country\nA,b,c,d,e\n", "line 2: four fields"),
         ("aoi,city,state,country\nA,b,c,\n", "line 2: .* a country"),
+        ("aoi,city,state,country\nA,b,c,Peru\nA,b,c,Peru\nA,b,c,Chile\n", "line 4: another place than above for A"),
     ],
 )
 def test_a_wrong_override_table_is_refused_with_its_path_and_line(tmp_path, text, message):
@@ -195,8 +168,18 @@ def test_a_position_agrees_with_the_tile_up_to_a_tenth_of_its_side():
     assert "lie at 51.4403 N, 0.2417 E, the tile number in the AOI's name at 51.4403 N, 0.2856 E" in message(-0.5, 0.5)
 
 
-def test_the_distance_to_the_nearest_town_is_the_median_over_points():
-    assert geocode.town_distance(np.array([PARIS, LYON])) < 2
-    desert = np.array([(23.0, 12.0)] * 3)  # Libya's south-west; the nearest place of 1000 inhabitants is far
-    assert geocode.town_distance(desert) > 100
-    assert geocode.town_distance(np.array([PARIS, PARIS, (23.0, 12.0)])) < 2
+def test_a_twentieth_of_the_points_may_lie_outside_of_the_tile():
+    inside = tile_points(DARTFORD)[:19]
+    outside = np.array([(0.28, 51.44)])  # latitude and longitude exchanged
+    assert geocode.check_position(DARTFORD, np.concatenate([inside, outside]), "its footprints") == ""
+    message = geocode.check_position(DARTFORD, np.concatenate([inside[:15], outside.repeat(5, 0)]), "its footprints")
+    assert message.startswith("25% of its footprints lie at 0.2800 N, 51.4400 E, the tile number")
+
+
+def test_a_tile_at_180_degrees_contains_positions_on_both_sides():
+    aoi = "L15-2047E-1023N_8191_4096_13"
+    sides = np.array([(-0.02, 179.98), (-0.02, -179.998)])
+    assert geocode.check_position(aoi, sides, "its coordinates") == ""
+    assert geocode.check_position(aoi, sides + (0, 1), "its coordinates").startswith(
+        "its coordinates lie at 0.0200 S, 179"
+    )

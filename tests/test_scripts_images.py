@@ -221,7 +221,7 @@ def test_fmow_is_prepared_pretrained_and_evaluated_by_the_readmes_lines(repo_roo
 
 BAD = {
     "no tree": ("vicreg/main_vicreg_unchanged.py --exp-dir {tmp} --data-dir {tmp}/nowhere", ["nowhere", "--data-dir"]),
-    "no classes": ("vicreg/evaluate.py --exp-dir {tmp} --data-dir {tmp} --pretrained stats", ["no class folders"]),
+    "no classes": ("vicreg/evaluate.py --exp-dir {tmp}_exp --data-dir {tmp} --pretrained stats", ["no class folders"]),
     "device store": (
         "vicreg/main_vicreg_unchanged.py --exp-dir {tmp} --data-dir {images} --cache-on-device --batch-size 4 "
         "--arch test_resnet --mlp 8-8",

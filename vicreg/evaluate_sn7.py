@@ -18,6 +18,8 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.common.logger import log
+from vicreg.data import sn7_format
 from vicreg.data.sn7 import SN7Patches
 from vicreg.eval import config as eval_config
 from vicreg.eval.transfer import evaluate
@@ -31,6 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, if the folder has no patches.npy")
+    sn7_format.add_verify_argument(data)
     return parser
 
 
@@ -38,6 +41,8 @@ def main(args: argparse.Namespace) -> None:
     """Train on the training list, evaluate on the validation list."""
     config = from_args(eval_config.EvaluationConfig, args)
     device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
+    if args.verify_data:
+        log(sn7_format.verify_folder(args.csv_dir))
     train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     evaluate(config, train, val, device, record=cli.to_serializable(vars(args)))
     distributed.destroy()

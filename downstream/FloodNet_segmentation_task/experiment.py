@@ -12,7 +12,7 @@ from downstream.FloodNet_segmentation_task.metrics import evaluate_segmentation
 from downstream.FloodNet_segmentation_task.model import SegmentationLoss, Segmenter, build_model, predictor
 from downstream.FloodNet_segmentation_task.results import write_results
 from vicreg.common.logger import log
-from vicreg.engine.checkpoint import check_samples, samples_digest
+from vicreg.engine.checkpoint import files_digest, samples_digest
 from vicreg.engine.config import plan_run
 from vicreg.engine.finetune import init_single_device
 from vicreg.engine.run import TrainingRun
@@ -31,11 +31,11 @@ def train(config: FloodConfig) -> None:
     """
     device = init_single_device(config, TASK)
     folder = RunFolder(config, TASK, device)
-    data, side, digest = prepare_data(config)
-    check_samples(folder.checkpoint, digest, config.exp_dir)
+    data, side, digests = prepare_data(config)
+    folder.check_data(digests)
     model, backbone_info = build_model(config, folder.checkpoint)
     crops = RandomCrops(data["train"], side, config.repeats)  # augmented while loading
-    run = start_run(config, folder, model, backbone_info, data, len(crops), side, digest, device)
+    run = start_run(config, folder, model, backbone_info, data, len(crops), side, digests, device)
     criterion = SegmentationLoss(len(config.classes), config.cross_entropy)
     for _, (images, labels) in run.steps(run.loader(crops)):
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
@@ -50,13 +50,13 @@ def train(config: FloodConfig) -> None:
 
 def start_run(
     config: FloodConfig, folder: RunFolder, model: Segmenter, backbone_info: dict[str, Any],
-    data: dict[str, CachedPairs], samples: int, side: int, digest: str, device: torch.device,
+    data: dict[str, CachedPairs], samples: int, side: int, digests: dict[str, str], device: torch.device,
 ) -> TrainingRun:  # fmt: skip
     """Build the optimizer, and start or resume the run; see ``train``."""
     plan = plan_run(config, samples, device, folder.batch_size)
     task = {"name": TASK, "kind": config.task, "classes": list(config.classes), "decoder": config.decoder}
     task |= {"side": side, "mean": model.mean, "std": model.std, "image_size": config.image_size}
-    task |= {"scale": data["train"].scale, "samples": digest, "levels": config.levels and list(config.levels)}
+    task |= {"scale": data["train"].scale, "levels": config.levels and list(config.levels)} | digests
     validate = functools.partial(
         evaluate_segmentation, predictor(model, device, plan.bf16), data["val"], config.classes, side, config.overlap
     )
@@ -67,11 +67,11 @@ def start_run(
     )  # fmt: skip
 
 
-def prepare_data(config: FloodConfig) -> tuple[dict[str, CachedPairs], int, str]:
+def prepare_data(config: FloodConfig) -> tuple[dict[str, CachedPairs], int, dict[str, str]]:
     """Find the pairs of each part and reduce them.
 
     Returns:
-        Images and masks of each part, the side of the crops in pixels, and the digest of the split.
+        Images and masks of each part, the side of the crops in pixels, and digests of the split and its files.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -91,4 +91,6 @@ def prepare_data(config: FloodConfig) -> tuple[dict[str, CachedPairs], int, str]
             "lower --crop, or raise --image-size or --scale"
         )
     names = [[f"{pair.group}/{pair.image.name}" for pair in parts[part]] for part in ("train", "val")]
-    return data, config.crop or default_side(data["train"].sizes), samples_digest(*names)
+    paths = [path for part in ("train", "val") for pair in parts[part] for path in (pair.image, pair.mask)]
+    digests = {"samples": samples_digest(*names), "files": files_digest(paths)}
+    return data, config.crop or default_side(data["train"].sizes), digests

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from vicreg.common import cli
+from vicreg.eval.config import add_normalization_arguments
 from vicreg.exporters import detectron2
 from vicreg.models.backbones import load_backbone
 
@@ -25,12 +26,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("pretrained", help="trained_model.pth, imagenet, or a torchvision file")
     parser.add_argument("out", type=Path, help="file to write, ends in .pkl")
     parser.add_argument("--arch", help="resnet18, 34, 50 or 101, if the file does not name it")
+    add_normalization_arguments(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Load, convert, write and verify."""
-    backbone, info = load_backbone(args.pretrained, args.arch)
+    backbone, info = load_backbone(args.pretrained, args.arch, mean=args.mean, std=args.std)
     print(info["report"])
     print(detectron2.save(args.out, backbone, info))
     print(f"{args.out}, and its settings for cfg.merge_from_file: {args.out}.yaml")

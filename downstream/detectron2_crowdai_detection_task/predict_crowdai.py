@@ -17,6 +17,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 
 from downstream.detectron2_crowdai_detection_task import detectron2_setup
 from vicreg.common import cli, files
+from vicreg.common.logger import log
 from vicreg.data.images import open_reader
 from vicreg.data.rasters import TIFF
 from vicreg.engine.config import use_bf16
@@ -75,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
 
     def process(path: Path) -> None:
         def progress(batches, total):
-            return tqdm(batches, path.name, total, unit="window", leave=False, disable=None)
+            return tqdm(batches, files.printable(path.name, ""), total, unit="window", leave=False, disable=None)
 
         with open_reader(path, levels=args.levels) as reader:
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(args.precision, device)):
@@ -85,8 +86,8 @@ def main(args: argparse.Namespace) -> None:
                 written.append(args.out / f"{path.stem}.geojson")
                 tiled_detection.write_geojson(written[-1], detections, reader)
             elif path.suffix.lower() in TIFF:
-                print(f"note: {path} has no georeference, so no polygons are written")
-            print(f"{path}: {len(detections)} buildings -> {', '.join(map(str, written))}", flush=True)
+                log(f"note: {path} has no georeference, so no polygons are written")
+            log(f"{path}: {len(detections)} buildings -> {', '.join(map(str, written))}")
 
     raise_failures(process_images(images, process)[1], len(images))
 

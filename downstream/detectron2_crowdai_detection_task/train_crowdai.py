@@ -21,8 +21,9 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from downstream.detectron2_crowdai_detection_task import dataset, detectron2_setup
 from vicreg.common import cli, files
 from vicreg.engine.config import use_bf16
+from vicreg.eval.config import add_normalization_arguments
 from vicreg.exporters import detectron2
-from vicreg.models.backbones import load_backbone
+from vicreg.models.backbones import format_normalization, load_backbone
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,6 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
     task.add_argument("--exp-dir", type=Path, required=True, help="run folder")
     task.add_argument("--pretrained", help="trained_model.pth, random, imagenet, or a torchvision file")
     task.add_argument("--arch", help="resnet18, 34, 50 or 101, if --pretrained does not name it")
+    add_normalization_arguments(task)
     task.add_argument("--data-dir", type=Path, default=HERE.parents[1] / "data/crowdai", help="holds train/ and val/")
     for name in ("train", "val"):
         text = f"name in {name}/, or a path (annotation-small.json is the short list of the challenge)"
@@ -103,9 +105,11 @@ def configure(args, splits, run, device):
         cfg = config.build_config(args.config_file, args.opts, run["backbone"], fixed, device)
         config.check_same_model(args.exp_dir, cfg)
         return cfg, run
-    backbone, info = load_backbone(args.pretrained, args.arch, seed=args.seed)
+    backbone, info = load_backbone(args.pretrained, args.arch, seed=args.seed, mean=args.mean, std=args.std)
     cfg = config.build_config(args.config_file, args.opts, info, fixed, device)
     print(info["report"], detectron2.save(weights, backbone, info), sep="\n", flush=True)
+    if info["mean"] and info["std"]:
+        print(format_normalization(info["mean"], info["std"], info["normalization"] or "of the weights"), flush=True)
     return cfg, {
         "pretrained": args.pretrained,
         "backbone": {key: info[key] for key in ("arch", "in_chans", "mean", "std", "source")},

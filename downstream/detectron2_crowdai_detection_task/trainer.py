@@ -11,16 +11,10 @@ from detectron2.utils import comm
 
 from downstream.detectron2_crowdai_detection_task.model import check_backbone
 from vicreg.common import checkpoint_io
-from vicreg.data.image_io import error_reason
+from vicreg.data.image_io import ImageError, error_reason, open_image
+from vicreg.data.images import needs_rasterio, open_reader
 
 MAX_CHECKPOINTS = 3  # and the final one
-
-
-class ImageError(ValueError):
-    """An image that cannot be used. Raised again from a data loader worker, it keeps its message on one line."""
-
-    def __init__(self, message: str):
-        super().__init__(message.strip().splitlines()[-1].rpartition(f"{type(self).__name__}: ")[2])
 
 
 class Mapper(DatasetMapper):
@@ -30,9 +24,12 @@ class Mapper(DatasetMapper):
         """Return one image as the model's input.
 
         Raises:
-            ImageError: The image cannot be decoded or has another size than the annotations.
+            ImageError: The image cannot be decoded, has more than 8 bits, or another size than the annotations.
         """
         try:
+            with open_image(dataset_dict["file_name"]) as image:
+                if needs_rasterio(image):
+                    open_reader(dataset_dict["file_name"]).close()  # refuses more than 8 bits
             return super().__call__(dataset_dict)
         except MemoryError:
             raise

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vicreg.common.files import printable
 from vicreg.common.plots import class_colors, save_class_map
 from vicreg.data.images import image_size
 from vicreg.data.rasters import NO_DATA, TIFF, ImageReader, preview_shape
@@ -62,7 +63,7 @@ def write_class_map(
     def blocks() -> Iterator[Block]:
         batches = shape[0] * math.ceil(shape[1] / batch_size)
         cells = classify_cells(reader, classify, window, stride, batch_size)
-        for row, column, labels in tqdm(cells, reader.path.name, batches, leave=False, disable=None):
+        for row, column, labels in tqdm(cells, printable(reader.path.name, ""), batches, leave=False, disable=None):
             counts[:] += np.bincount(labels[0], minlength=256)
             yield row, column, labels
 

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
+from vicreg.data.image_crops import read_square
 from vicreg.data.image_listing import Listing, choose_files, format_names, list_images, split_folders
-from vicreg.data.images import image_size, read_square
+from vicreg.data.images import image_size
 from vicreg.data.subsets import held_out_images, stratified_subset
-from vicreg.engine.checkpoint import samples_digest
+from vicreg.engine.checkpoint import files_digest, samples_digest
 
 MAX_BYTES = 16 * 2**30  # of decoded pixels; all 27,000 images of EuroSAT are 0.33 GB
 
@@ -69,14 +70,14 @@ class EurosatSplit(NamedTuple):
         train: Training scenes.
         val: Validation scenes.
         description: How they were split.
-        digest: Digest of the split, see ``samples_digest``.
+        digests: Digests of the split (``samples``) and of the sizes of its files (``files``).
         file_size: Side of the image files in pixels; scenes in memory may be smaller.
     """
 
     train: Scenes
     val: Scenes
     description: str
-    digest: str
+    digests: dict[str, str]
     file_size: int
 
 
@@ -96,7 +97,8 @@ def load_split(config: EurosatConfig) -> EurosatSplit:
     size = min(file_size, config.image_size or file_size)
     options = {"bands": config.bands, "levels": config.levels}
     scenes = [decode(part, size, config.workers, **options) for part in (train, val)]
-    return EurosatSplit(*scenes, description, samples_digest(*names), file_size)
+    digests = {"samples": samples_digest(*names), "files": files_digest([*train.paths, *val.paths])}
+    return EurosatSplit(*scenes, description, digests, file_size)
 
 
 def find_scenes(

@@ -15,12 +15,11 @@ from vicreg.common.files import check_outside
 from vicreg.common.logger import log
 from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec
-from vicreg.engine.checkpoint import check_samples
 from vicreg.engine.config import plan_run
 from vicreg.engine.finetune import build_backbone, init_single_device
 from vicreg.engine.run_folder import RunFolder
-from vicreg.models.backbones import check_input_size
 from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.input_size import check_input_size
 
 
 def train(config: EurosatConfig, started: float | None = None) -> None:
@@ -39,7 +38,7 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
     split = load_split(config)
     device = init_single_device(config, TASK)
     folder = RunFolder(config, TASK, device)
-    check_samples(folder.checkpoint, split.digest, config.exp_dir)
+    folder.check_data(split.digests)
     if folder.checkpoint and folder.checkpoint["task"]["classes"] != split.train.classes:
         raise ValueError(f"{config.exp_dir} holds a run with other classes; choose another --exp-dir or its --data-dir")
     backbone, info = build_backbone(config, folder.checkpoint)
@@ -48,8 +47,11 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
     spec = InputSpec(config.image_size or split.train.patch_size, info["mean"], info["std"])
     check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     task = {"name": TASK, "classes": split.train.classes, "image_size": spec.size, "window": split.file_size}
-    task |= {"patch_size": split.train.patch_size, "samples": split.digest, "mean": info["mean"], "std": info["std"]}
-    task |= {"bands": config.bands and list(config.bands), "levels": config.levels and list(config.levels)}
+    task |= {"patch_size": split.train.patch_size, "mean": info["mean"], "std": info["std"]}
+    task |= split.digests | {
+        "bands": config.bands and list(config.bands),
+        "levels": config.levels and list(config.levels),
+    }
 
     def describe(step: int) -> dict[str, Any]:
         return {"backbone": info, "task": task}

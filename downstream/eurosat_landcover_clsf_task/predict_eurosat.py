@@ -23,7 +23,8 @@ from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.logger import log
 from vicreg.data.base import InputSpec
-from vicreg.data.images import add_levels_argument, check_levels, open_reader, read_square
+from vicreg.data.image_crops import read_square
+from vicreg.data.images import add_levels_argument, check_levels, open_reader
 from vicreg.data.rasters import resize
 from vicreg.engine.config import use_bf16
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures

@@ -62,7 +62,9 @@ def write_predictions(path: Path, images: Sequence[Path], probabilities: torch.T
             table = csv.writer(file)
             table.writerow(["file", "class", *map(files.csv_cell, classes)])
             for image, label, row in zip(images, ranked[:, 0].tolist(), probabilities.tolist(), strict=True):
-                file_name = image if image.parent.name else f"./{image}"  # =1.jpg is a formula to a spreadsheet
+                file_name = str(image)
+                if file_name.startswith(("=", "+", "-", "@")):  # a formula to a spreadsheet
+                    file_name = f"./{file_name}"
                 cells = map(files.csv_cell, (file_name, classes[label]))
                 table.writerow([*cells, *(f"{value:.6f}" for value in row)])
 

@@ -21,6 +21,7 @@ MAX_BITS = 24  # Hamming distance of near duplicates; MAX_BITS and MIN_CONTRAST 
 MIN_CONTRAST = 2.0  # gray levels of 255
 MAX_BLACK = 16  # of 255, in all channels: JPEG makes no-data areas nearly black
 MIN_NODATA = 0.01  # fraction of the image; smaller areas are ordinary shadows
+_MAX_FRINGE, _FRINGE = 40, 4  # of 255, and pixels: what JPEG and resampling have mixed with black
 _TILES = 4
 _BLOCK = 16  # hashes compared at a time, so that their distances stay in the processor's cache
 
@@ -60,13 +61,17 @@ def nodata_mask(pixels: np.ndarray) -> np.ndarray:
     Returns:
         bool (H, W).
     """
-    black = pixels <= MAX_BLACK if pixels.ndim == 2 else (pixels <= MAX_BLACK).all(-1)
+    brightest = pixels if pixels.ndim == 2 else pixels.max(-1)
+    black = brightest <= MAX_BLACK
     if black.mean() < MIN_NODATA:
         return np.zeros_like(black)
     areas, _ = ndimage.label(black)
     border = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
-    large = np.flatnonzero(np.bincount(areas.ravel()) >= MIN_NODATA * areas.size)
-    return np.isin(areas, np.intersect1d(border[border > 0], large))
+    mask = np.isin(areas, border[border > 0])
+    if mask.mean() < MIN_NODATA:
+        return np.zeros_like(black)
+    mask = ndimage.binary_dilation(mask, np.ones((3, 3)), _FRINGE, mask=brightest <= _MAX_FRINGE)
+    return ndimage.binary_dilation(mask, np.ones((3, 3)))
 
 
 def contrast(thumbnails: np.ndarray) -> np.ndarray:

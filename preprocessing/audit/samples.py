@@ -61,15 +61,17 @@ def open_image(path: str | Path) -> np.ndarray:
 
 
 def _read_raster(path: str | Path) -> np.ndarray:
-    """Read the first one or three bands of a raster; types other than uint8 are stretched to 0..255."""
+    """Read the first one or three bands of a raster; types other than uint8 are stretched, and no data is black."""
     with open_raster(path) as raster, decoding(path):
         bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
-        pixels = raster.read(bands).transpose(1, 2, 0)
-    if pixels.dtype == np.uint8:
-        return pixels
-    pixels = np.nan_to_num(pixels.astype(np.float64))
-    low, high = pixels.min(), pixels.max()
-    return np.rint((pixels - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+        pixels, valid = raster.read(bands).transpose(1, 2, 0), raster.dataset_mask() > 0
+    if pixels.dtype != np.uint8:
+        valid &= np.isfinite(pixels).all(-1)
+        known = pixels[valid].astype(np.float64) if valid.any() else np.zeros(1)
+        low, high = known.min(), known.max()
+        stretched = (np.where(valid[..., None], pixels, low) - low) * (255 / max(high - low, 1e-9))
+        pixels = np.rint(stretched).astype(np.uint8)
+    return np.where(valid[..., None], pixels, np.uint8(0))
 
 
 def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
@@ -176,6 +178,7 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
         names = [image["file_name"].replace("\\", "/") for image in content["images"]]
         categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         labels = [annotation["category_id"] for annotation in content.get("annotations", [])]
+        classes = Counter(categories.get(label, f"category {label}") for label in labels)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a COCO file ({type(error).__name__}: {error})") from error
     if not names:
@@ -185,5 +188,4 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
     if not (folder / names[0]).is_file():
         raise FileNotFoundError(f"no {folder / names[0]}; name the folders of the images with --coco-images")
     files = [folder / name for name in names]
-    classes = Counter(categories.get(label, f"category {label}") for label in labels)
     return Subset(str(path), [str(file) for file in files], lambda index: open_image(files[index]), classes, None)

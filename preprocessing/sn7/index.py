@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from preprocessing.georeference import georeference
 from preprocessing.problems import Problem
-from preprocessing.sn7 import geocode
-from preprocessing.sn7.geocode import check_position, footprint_points, raster_points, tile_points
+from preprocessing.sn7.geocode import check_position, footprint_points, format_position, raster_points, tile_points
 from preprocessing.sn7.places import Place
+from preprocessing.sn7.towns import locate
 from vicreg.data.rasters import quiet_georeference
 from vicreg.data.sn7_format import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
 
 SUFFIXES = (".tif", ".tiff")
 _LABEL_SUFFIX = "_Buildings.geojson"
-_FAR_KM = 20  # from the nearest town, where its country is often another one
 
 
 class Mosaic(NamedTuple):
@@ -131,14 +131,13 @@ def _read_header(path: Path, name: MosaicName) -> Mosaic | Problem:
             if raster.count < CHANNELS or raster.dtypes[0] != "uint8":
                 message = f"{raster.count} channels of {raster.dtypes[0]}; RGB or RGBA uint8 expected"
                 return Problem("unreadable mosaic", path, message)
-            crs = None if raster.transform.is_identity else raster.crs
-            mosaic = Mosaic(path, name, raster.width, raster.height, crs, raster.transform[:6])
+            crs, transform = georeference(raster) or (None, raster.transform[:6])
+            mosaic = Mosaic(path, name, raster.width, raster.height, crs, transform)
+        if crs is None:
+            return mosaic
+        message = check_position(name.aoi, _mosaic_points(mosaic), "its coordinates")
     except rasterio.errors.RasterioError as error:
         return Problem("unreadable mosaic", path, f"cannot be read as a TIFF, corrupt or truncated ({error})")
-    if crs is None:
-        return mosaic
-    try:
-        message = check_position(name.aoi, _mosaic_points(mosaic), "its coordinates")
     except ValueError as error:
         message = f"{error}; assign EPSG:3857, or remove its georeference with gdal_edit.py -unsetgt -a_srs ''"
     return Problem("georeference", path, message) if message else mosaic
@@ -162,9 +161,7 @@ def _check_sizes(mosaics: list[Mosaic]) -> tuple[list[Mosaic], list[Problem]]:
     return kept, problems
 
 
-def locate_aois(
-    mosaics: list[Mosaic], known: dict[str, Place]
-) -> tuple[dict[str, Place], list[Problem], dict[str, float]]:
+def locate_aois(mosaics: list[Mosaic], known: dict[str, Place]) -> tuple[dict[str, Place], list[Problem]]:
     """Find the place of each AOI.
 
     The building footprints of the newest label file vote, if there is one. SpaceNet-7 buildings accumulate, so it has
@@ -176,24 +173,25 @@ def locate_aois(
         known: dict AOI -> Place of AOIs that need no vote.
 
     Returns:
-        dict AOI -> Place, the problems of label files, and dict AOI -> distance to the nearest town in km of those AOIs
-        whose country is uncertain, because the distance is large.
+        dict AOI -> Place, without AOIs that lie in no country, and the problems of label files and positions.
     """
-    firsts, places, problems, far = {}, {}, [], {}
+    firsts, places, problems = {}, dict(known), []
     for mosaic in mosaics:
         firsts.setdefault(mosaic.name.aoi, mosaic)
     for aoi, first in firsts.items():
-        points, label_problems = _footprints(first.path.parents[1], aoi)
+        folder = first.path.parents[1]
+        points, label_problems = _footprints(folder, aoi)
         problems += label_problems
         if aoi in known:
-            places[aoi] = known[aoi]
             continue
         if points is None:
             points = _mosaic_points(first) if first.crs else tile_points(aoi)
-        places[aoi] = geocode.locate(points)
-        if (distance := geocode.town_distance(points)) > _FAR_KM:
-            far[aoi] = distance
-    return places, problems, far
+        try:
+            places[aoi] = locate(points)
+        except ValueError as error:
+            position = format_position(*np.median(points, axis=0))
+            problems.append(Problem("AOI at sea", folder, f"{error} of {position}; name it with --labels-override"))
+    return places, problems
 
 
 def _footprints(folder: Path, aoi: str) -> tuple[np.ndarray | None, list[Problem]]:

@@ -9,9 +9,9 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocessing.text_files import delimiter, read_text
+from preprocessing.text_files import delimiter
+from vicreg.common.files import read_text
 
-SHIPPED_PLACES = Path(__file__).with_name("places.csv")  # AOIs whose nearest place lies across a border
 PLACE_COLUMNS = ["aoi", "city", "state", "country"]
 LABELS = ("country", "state", "city")
 
@@ -32,6 +32,7 @@ class Place(NamedTuple):
     state: str
     country: str
     iso: str
+    town_km: float | None = None  # distance to the nearest town, which gave city and state; None if a table gave them
 
     def class_name(self, label: str) -> str:
         """Return the class name of this place; it contains the country, because states and cities share names."""
@@ -98,5 +99,7 @@ def read_places(path: str | Path, aois: Collection[str] | None = None) -> dict[s
             iso = resolve_country(country)
         except ValueError as error:
             raise ValueError(f"{line}: {error}") from error
-        places[aoi] = Place(city, state, country_names().get(iso, country), iso)
+        place = Place(city, state, country_names().get(iso, country), iso)
+        if places.setdefault(aoi, place) != place:
+            raise ValueError(f"{line}: another place than above for {aoi}")
     return places

@@ -59,6 +59,7 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
         ValueError: The pixels cannot be read.
     """
     import rasterio
+    from rasterio.control import GroundControlPoint
 
     try:
         with rasterio.open(mosaic.path, driver="GTiff") as raster:
@@ -66,9 +67,12 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
             nodata = raster.nodata
             profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8"}
             profile |= {"compress": "deflate", "photometric": "RGB", "crs": raster.crs, "nodata": nodata}
+            across, down = raster.width / size, raster.height / size
             if not raster.transform.is_identity:
-                across, down = raster.width / size, raster.height / size
                 profile["transform"] = rasters.coarser(raster.transform, across, down)
+            elif raster.gcps[0]:
+                points, profile["crs"] = raster.gcps
+                profile["gcps"] = [GroundControlPoint(p.row / down, p.col / across, p.x, p.y, p.z) for p in points]
     except rasterio.errors.RasterioError as error:
         raise ValueError(f"{mosaic.path} cannot be read ({error}); fetch it again or remove it") from error
     pixels = np.rint(mean).astype(np.uint8)

@@ -14,9 +14,10 @@ from preprocessing.sn7.index import Mosaic
 from preprocessing.sn7.pack import Packed, channel_statistics
 from preprocessing.sn7.places import Place
 from preprocessing.sn7.splits import split_facts, split_parts
-from vicreg.data.sn7_format import COLUMNS
+from vicreg.common.files import file_digest
+from vicreg.data.sn7_format import COLUMNS, FORMAT
 
-FORMAT = 1
+_FAR_KM = 20  # a town at this distance says little about the AOI
 OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "test.csv", "meta.json")
 
 
@@ -46,10 +47,12 @@ def describe(
     mean, std = channel_statistics(packed, parts == "train")
     counts = {"aois": table.aoi.nunique(), "mosaics": len(mosaics), "patches": len(table), **split_facts(table)}
     months = table.year * 100 + table.month
+    town_km = {aoi: round(km, 1) for aoi in table.aoi.unique() if (km := places[aoi].town_km) is not None}
     meta = {
         "format": FORMAT, "label": label, "classes": classes, "iso_codes": [iso[name] for name in classes],
         "grid": grid, "patch_size": packed.patch_size, "rows": len(table), "mean": mean, "std": std, "split": record,
-        "counts": counts, "months": [f"{month // 100}-{month % 100:02d}" for month in (months.min(), months.max())],
+        "counts": counts, "town_km": town_km,
+        "months": [f"{month // 100}-{month % 100:02d}" for month in (months.min(), months.max())],
         "source": str(Path(source).resolve()),
     }  # fmt: skip
     return table, meta
@@ -83,12 +86,13 @@ def patch_table(
 
 
 def write_lists(table: pd.DataFrame, meta: dict[str, Any], folder: str | Path) -> None:
-    """Write all.csv, train.csv, val.csv, test.csv if the split has one, and meta.json."""
+    """Write all.csv, train.csv, val.csv, test.csv if the split has one, and meta.json with the digests of all files."""
     folder = Path(folder)
     table.to_csv(folder / "all.csv", index=False)
     for name, part in table.groupby("split"):
         if name != "unused":
             part.to_csv(folder / f"{name}.csv", index=False)
+    meta["sha256"] = {name: file_digest(folder / name) for name in OUTPUTS if (folder / name).is_file()}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -103,6 +107,7 @@ def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Pa
         f"{counts['aois']} AOIs, {counts['mosaics']} mosaics from {meta['months'][0]} to {meta['months'][1]}, "
         f"{counts['patches']} patches of {meta['patch_size']} x {meta['patch_size']} pixels",
         f"{len(meta['classes'])} classes ({meta['label']})",
+        *_format_towns(meta["town_km"]),
         f"split {split['rule']}: {rows} patches ({split['achieved']:.3f} held out{requested}): {split['description']}",
         *_format_unused(counts, split),
         f"validation locations also in training: {counts['location_overlap']:.1%}; validation classes without training "
@@ -114,6 +119,18 @@ def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Pa
         f"--csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/sn7 --arch resnet18",
     ]
     return "\n".join(lines)
+
+
+def _format_towns(town_km: dict[str, float]) -> list[str]:
+    """Return a line about the distances to the towns that give city and state, if any were looked up."""
+    if not town_km:
+        return []
+    far = sorted(((km, aoi) for aoi, km in town_km.items() if km > _FAR_KM), reverse=True)
+    line = f"city and state of the nearest town: at {np.median(list(town_km.values())):.1f} km (median)"
+    if far:
+        line += f", farther than {_FAR_KM} km for {len(far)} AOI{'s' * (len(far) > 1)}: "
+        line += ", ".join(f"{aoi} {km:.0f} km" for km, aoi in far[:5]) + ", …" * (len(far) > 5)
+    return [line]
 
 
 def _format_unused(counts: dict[str, Any], split: dict[str, Any]) -> list[str]:

@@ -1,10 +1,20 @@
-"""Read and write checkpoint files: written atomically, and read without unpickling code."""
+"""Read and write checkpoint files: written atomically, and read without unpickling code.
 
+A file holds the sha256 of its content under ``"content_sha256"``, which is compared on reading. Files without one, of
+older versions or other libraries, are checked by the checksums of their records alone.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import pathlib
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vicreg.common import files
@@ -13,8 +23,24 @@ MODEL_FILE = "model.pth"  # everything that is needed to resume
 BACKBONE_FILE = "trained_model.pth"  # the backbone alone
 
 
+_DIGEST = "content_sha256"
+# Plain values in checkpoints of other projects, by the names under which they are pickled. None of them runs code.
+_NUMPY: Any = np
+_MULTIARRAY = (_NUMPY.core if np.lib.NumpyVersion(np.__version__) < "2.0.0" else _NUMPY._core).multiarray
+_PLAIN_TYPES: list[Any] = [
+    argparse.Namespace, np.dtype, np.ndarray, *{type(np.dtype(name)) for name in np.sctypeDict},
+    *((_MULTIARRAY.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_MULTIARRAY._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *(
+        (pathlib.PurePosixPath if "Posix" in name else pathlib.PureWindowsPath, f"pathlib{module}.{name}")
+        for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+        for module in ("", "._local")
+    ),
+]  # fmt: skip
+
+
 def save(payload: dict[str, Any], path: str | Path, previous: str | None = None) -> None:
-    """Write a dict of tensors and plain values atomically.
+    """Write a dict of tensors and plain values, and its digest, atomically.
 
     Args:
         payload: The dict.
@@ -24,12 +50,37 @@ def save(payload: dict[str, Any], path: str | Path, previous: str | None = None)
     Raises:
         OSError: The disk is full or the folder is not writable; the old file is unchanged.
     """
+    payload = {key: value for key, value in payload.items() if key != _DIGEST}  # of the file that it was read from
 
     def write(tmp_path: Path) -> None:
         with tmp_path.open("wb") as file:  # given a path, torch.save writes its name into the file
-            torch.save(payload, file)
+            torch.save({**payload, _DIGEST: content_digest(payload)}, file)
 
     files.atomic_write(path, write, previous)
+
+
+def content_digest(content: Any) -> str:
+    """Return the sha256 of nested dicts, lists and tuples of tensors and plain values."""
+    digest = hashlib.sha256()
+
+    def update(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                digest.update(f"{key!r}:".encode())
+                update(item)
+        elif isinstance(value, (list, tuple)):
+            digest.update(f"[{len(value)}".encode())
+            for item in value:
+                update(item)
+        else:
+            digest.update(f"{value!r},".encode())
+
+    update(content)
+    return digest.hexdigest()
 
 
 def check_sums(path: str | Path) -> None:
@@ -56,29 +107,44 @@ def check_unpacked_size(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(record.file_size for record in file.infolist())
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError):  # the older format, or not readable
+    except Exception:  # the older format, or not readable: zipfile raises BadZipFile, UnicodeDecodeError and others
         return
     if unpacked > 4 * size + 2**20:
         raise ValueError(f"{path}: {unpacked / 1e6:.0f} MB of tensors in a file of {size / 1e6:.0f} MB; is it intact?")
 
 
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
-    """Read a checkpoint with ``torch.load(weights_only=True)``.
+    """Read a checkpoint with ``torch.load(weights_only=True)``, and compare it with its checksums and digest.
 
     Raises:
         FileNotFoundError: There is no such file.
         PermissionError: The file is not readable.
-        ValueError: It is not a PyTorch file, is truncated, or contains more than tensors and plain values.
+        ValueError: It is not a PyTorch file, is damaged, or contains more than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     check_unpacked_size(path)
+    with contextlib.suppress(PermissionError):
+        check_sums(path)
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN_TYPES):
+            content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: contains more than tensors and plain values, or is not a PyTorch file") from error
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if name is None:
+            raise ValueError(
+                f"{path}: contains more than tensors and plain values, or is not a PyTorch file"
+            ) from error
+        raise ValueError(
+            f"{path}: contains more than tensors and plain values (a {name[1]}), and unpickling it could run code; in "
+            "the project that wrote the file, save the weights alone: torch.save(model.state_dict(), path)"
+        ) from error
     except PermissionError:
         raise
     except Exception as error:  # torch raises IndexError, OSError and others on damaged files
         raise ValueError(f"{path}: not a readable PyTorch file, perhaps truncated ({error})") from error
+    if isinstance(content, dict) and isinstance(content.get(_DIGEST), str):
+        if content.pop(_DIGEST) != content_digest(content):
+            raise ValueError(f"{path}: the content differs from its digest; the file is damaged or was changed")
+    return content

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import math
 import os
 import re
@@ -74,9 +75,9 @@ def _finite_number(text: str) -> float:
 def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
     """Call ``main(namespace)``; report an error of the user in one line on stderr and exit with code 1.
 
-    ``ValueError`` and ``OSError`` are what modules raise for wrong input. Out-of-memory errors and failed collectives
-    are reported in the same way. Any other exception keeps its traceback, and so do all if ``TRACEBACK`` is set. The
-    exit code is 130 after Ctrl-C and 141 if the reader of stdout has gone, as in ``| head``.
+    ``ValueError`` and ``OSError`` are what modules raise for wrong input. Out-of-memory errors, failed collectives and
+    failed loader processes are reported in the same way. Any other exception keeps its traceback, and so do all if
+    ``TRACEBACK`` is set. The exit code is 130 after Ctrl-C and 141 if the reader of stdout has gone, as in ``| head``.
 
     Args:
         main: Function of the script.
@@ -86,6 +87,9 @@ def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
         What ``main`` returns.
     """
     threading.excepthook = _handle_thread_exception
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows other characters as escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = main(namespace)
         sys.stdout.flush()
@@ -102,7 +106,8 @@ def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it again at exit
             _exit(128 + signal.SIGPIPE)
         collective = distributed.collective_error(error)
-        expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or out_of_memory(error)
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+        expected = expected or bool(out_of_memory(error) or loader_error(error))
         if os.environ.get("TRACEBACK") or not (collective or expected):
             if distributed.world_size() == 1:
                 raise
@@ -125,6 +130,10 @@ def explain(error: BaseException, namespace: Any) -> str:
         given = getattr(namespace, "__dict__", {})
         advice = [text for name, text in _MEMORY_ADVICE.items() if given.get(name, False) is not False]
         return f"{memory}; reduce it with {', '.join(advice) or 'smaller batches or images'}"
+    if lost := loader_error(error):
+        return lost
+    if "in DataLoader worker process" in str(error):  # the message is a traceback, its last line the reason
+        return str(error).strip().rpartition("\n")[2].partition(": ")[2]
     action = _ADVICE.get(getattr(error, "errno", None) or 0)
     if action is None or not isinstance(error, OSError):
         return str(error)
@@ -139,6 +148,14 @@ def out_of_memory(error: BaseException) -> str | None:
     if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in message):
         return None
     return f"out of {'GPU' if on_gpu else 'host'} memory{f' ({request[0]})' if request else ''}"
+
+
+def loader_error(error: BaseException) -> str | None:
+    """Describe a loader process that died or does not answer in one line; None for any other error."""
+    message = str(error).strip().partition("\n")[0].rstrip(". ")
+    if not (isinstance(error, RuntimeError) and message.startswith(("DataLoader ", "unable to allocate shared"))):
+        return None
+    return f"{message}: out of memory, or a disk that does not answer; --workers 0 loads without further processes"
 
 
 def _explain_collective(message: str) -> str:

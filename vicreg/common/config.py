@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vicreg.common.logger import log
 
 Config = TypeVar("Config")
+OF_ONE_RANK = ("local_rank", "workers")  # settings that may differ between the processes of a run
 
 
 def setting(default: Any = dataclasses.MISSING, *, compare: str = "warn", flag: str | None = None) -> Any:
@@ -39,6 +41,21 @@ def to_dict(config: Any) -> dict[str, Any]:
 def flag_of(field: dataclasses.Field) -> str:
     """Return the command-line spelling of a field, such as ``--batch-size``."""
     return field.metadata.get("flag") or f"--{field.name.replace('_', '-')}"
+
+
+def by_flag(config: Any, skip: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the values of a configuration, and of those nested in it, by their command-line spelling.
+
+    Args:
+        config: Configuration.
+        skip: Names of fields to leave out.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in skip:
+            values |= by_flag(value, skip) if dataclasses.is_dataclass(value) else {flag_of(field): value}
+    return values
 
 
 def check_resume(saved: dict[str, Any], config: Any, exp_dir: str | Path, finished: bool = False) -> None:

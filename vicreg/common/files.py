@@ -1,5 +1,6 @@
 """Write files atomically: under a temporary name in the same folder, renamed when complete."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -71,15 +72,15 @@ def remove_partial_files(folder: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def printable(text: object, keep: str = "\n") -> str:
+def printable(text: object, allowed: str = "\n") -> str:
     """Escape what is not printable, such as terminal control codes and undecodable bytes in file names.
 
     Args:
         text: Text, or a path.
-        keep: Characters to leave as they are; "" for names on one line.
+        allowed: Characters to leave as they are; "" for names on one line.
     """
     return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape", "surrogatepass").decode()
+        char if char.isprintable() or char in allowed else char.encode("unicode_escape", "surrogatepass").decode()
         for char in str(text)
     )
 
@@ -117,6 +118,15 @@ def check_outside(out_dir: str | Path, folder: str | Path, flag: str = "--exp-di
     out, inside = Path(out_dir).resolve(), Path(folder).resolve()
     if out == inside or inside in out.parents:
         raise ValueError(f"{flag} {out_dir} is in the folder of images {folder}; choose a folder outside of it")
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

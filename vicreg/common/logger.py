@@ -16,6 +16,7 @@ from vicreg.common import files
 from vicreg.distributed.process_group import is_main
 
 STATS_FILE = "stats.txt"
+LOCK_FILE = ".lock"
 
 
 def summary_writer() -> type:
@@ -31,7 +32,7 @@ def summary_writer() -> type:
 
 
 def lock_run_dir(folder: str | Path) -> TextIO:
-    """Make a run folder and lock it for as long as the returned file is open.
+    """Make a run folder and lock it for as long as the returned file is open; remove what killed processes left there.
 
     Raises:
         ValueError: Another process has locked the folder.
@@ -39,7 +40,7 @@ def lock_run_dir(folder: str | Path) -> TextIO:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / ".lock").open("a")
+    file = (folder / LOCK_FILE).open("a")
     try:
         # not flock: loader processes inherit that lock and hold it for seconds after this process was killed
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,6 +49,20 @@ def lock_run_dir(folder: str | Path) -> TextIO:
         raise ValueError(f"another run is writing to {folder} now; wait for it or choose another --exp-dir") from error
     except OSError:
         pass  # the file system does not support locks
+    files.remove_partial_files(folder)
+    return file
+
+
+def lock_results(folder: str | Path) -> TextIO:
+    """Lock a folder of results as ``lock_run_dir``, and log which results will be replaced."""
+    file = lock_run_dir(folder)
+    for path in sorted(Path(folder).glob("**/result.json")):
+        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+        try:
+            of = json.loads(path.read_text(encoding="utf-8")).get("pretrained")
+        except (ValueError, AttributeError):
+            of = "a damaged file"
+        log(f"note: {path} of {written} ({of}) will be replaced; another --exp-dir keeps it")
     return file
 
 
@@ -87,7 +102,7 @@ class MetricLogger:
             return
 
         path = Path(exp_dir) / STATS_FILE
-        lines = [line for line in read_stats(path) if line.get("step", 0) <= step] if step else []
+        lines = [line for line in read_stats(path) if _step(line) <= step] if step else []
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = path.open("a")
         self._tensorboard = summary_writer()(path.parent / "tensorboard", purge_step=step + 1 if step else None)
@@ -163,6 +178,12 @@ class MetricLogger:
         if self._file is not None:
             self._file.close()
             self._tensorboard.close()
+
+
+def _step(line: Mapping[str, Any]) -> float:
+    """Return the step of a line; one that is no number, in a damaged line, is beyond all steps."""
+    step = line.get("step", 0)
+    return step if isinstance(step, (int, float)) else float("inf")
 
 
 def read_stats(path: str | Path) -> list[dict[str, Any]]:

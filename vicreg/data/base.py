@@ -24,6 +24,8 @@ samples.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -82,6 +84,9 @@ class ImageSource(Protocol):
         Raises:
             ValueError: The data set has no images of one size that could be copied.
         """
+
+    def digests(self) -> dict[str, str]:
+        """Return digests of the list of samples (``"samples"``) and, if recorded, of their images (``"images"``)."""
 
 
 class PairDataset(ImageSource, Protocol):
@@ -233,6 +238,18 @@ class BaseDataset:
     def location_keys(self) -> Sequence[Hashable] | None:
         """Return None: locations cannot be compared with those of another data set."""
         return None
+
+    def names(self) -> Sequence[str]:
+        """Return the names of the samples, which do not depend on where the data is; empty if they have none."""
+        return ()
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of the list of samples: their names, labels, locations and classes; images are not read."""
+        digest = hashlib.sha256(json.dumps([len(self), list(self.classes), list(map(float, self.mean or ()))]).encode())
+        for numbers in (self.labels, self.location_ids):
+            digest.update(np.ascontiguousarray(np.asarray(numbers, np.int64)).tobytes())
+        digest.update("\n".join(self.names()).encode(errors="surrogateescape"))
+        return {"samples": digest.hexdigest()[:16]}
 
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return the pixels of the images."""

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vicreg.data.image_crops import check_image
 from vicreg.data.image_io import UnsupportedImage, check_pixels, check_regular, error_reason
-from vicreg.data.images import check_image
 
 _CHUNK = 256  # files per task of a thread
 _JPEG, _PNG = (b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82")  # first and last bytes

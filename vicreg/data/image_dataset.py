@@ -19,8 +19,8 @@ import torch
 
 from vicreg.augmentations.presets import Augmentation, without_crop
 from vicreg.data.base import BaseDataset, SampleKey
+from vicreg.data.image_crops import read_crops
 from vicreg.data.image_io import WHOLE, ImageError, UnsupportedImage
-from vicreg.data.images import read_crops
 from vicreg.data.pairs import build_pairs
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -99,7 +99,8 @@ class ImageDataset(BaseDataset):
         self._pairs = build_pairs(positives, self.location_ids, months, max_months_apart)
         self._views: Sequence[Augmentation] = (WHOLE, WHOLE)
         self._size, self._warned = side, set[int]()
-        self.levels, self._options = levels, {"bands": bands, "levels": levels}
+        self.levels = levels
+        self._options: dict[str, Any] = {"bands": bands, "levels": levels}
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -128,6 +129,10 @@ class ImageDataset(BaseDataset):
         """Load one random crop of each image; see ``LabeledDataset.crop_images``."""
         requests = [(index, [(view, [seed])]) for index, seed in zip(indices, sample_seeds, strict=True)]
         return self._load(requests, 1, size)[0]
+
+    def names(self) -> list[str]:
+        """Return the last folder and the file name of each image."""
+        return ["/".join(self.path(index).parts[-2:]) for index in range(len(self))]
 
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return paths, sizes and modification times: reading all files takes as long as extracting features."""

@@ -139,7 +139,7 @@ def load_folder(
         val, _ = _without_broken(val, find)
     assert_equal_across_ranks(len(train.paths) + len(val.paths), "images", device)
     side = decode_size(image_size)
-    options = {"side": side, "bands": bands, "levels": levels}
+    options: dict[str, Any] = {"side": side, "bands": bands, "levels": levels}
     train_set, val_set = (ImageDataset(part.paths, part.labels, part.classes, **options) for part in (train, val))
     return train_set, val_set, chosen
 

@@ -140,7 +140,7 @@ class RasterReader(ImageReader):
         window = Window(left * x, top * y, width * x, height * y)
         shape = out_shape or (height, width)
         method = Resampling.average if height * y > shape[0] else Resampling.nearest
-        with quiet_georeference(), decoding(self.path):
+        with decoding(self.path):
             check_pixels(*shape)
             pixels = self._source.read(list(self._bands), window=window, out_shape=(3, *shape), resampling=method)
             mask = self._source.dataset_mask(window=window, out_shape=shape)
@@ -199,8 +199,10 @@ def open_raster(path: str | Path) -> Any:
         ImageError: It cannot be read.
     """
     import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
 
-    with quiet_georeference(), decoding(path):
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)  # for good: in threads a context cannot restore filters
+    with decoding(path):
         check_regular(path)
         with open(path, "rb") as file:
             first = file.read(8)

@@ -1,16 +1,27 @@
 """Order of the samples of a run: a function of (seed, epoch), so that any step can be made again."""
 
 import atexit
+import os
+import shutil
 import signal
+import tempfile
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from vicreg.common.logger import log
 from vicreg.common.random_streams import rng
 from vicreg.data.base import SampleKey
+from vicreg.distributed.process_group import timeout_seconds, world_size
+
+_PREFETCH = 4  # batches per loader process
+_LOADER_SECONDS = 600.0  # that a loader process may take for a batch, or the time-out of collectives if it is longer
+_SHARED_MEMORY = Path("/dev/shm")
+_MAX_TMPDIR = 75  # bytes; multiprocessing adds 32, and the address of a socket has at most 107
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,8 +88,10 @@ def _identity(batch: Any) -> Any:
     return batch  # ``__getitems__`` returns whole batches
 
 
-def _ignore_sigterm(worker: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the training process saves a checkpoint, then ends its workers
+def _ignore_signals(worker: int) -> None:
+    """Leave it to the training process to save a checkpoint, and then end its workers."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Loader(torch.utils.data.DataLoader):
@@ -88,16 +101,68 @@ class _Loader(torch.utils.data.DataLoader):
     """
 
     def __iter__(self) -> Any:
-        iterator = super().__iter__()
+        iterator: Any = super().__iter__()
         if self.num_workers:  # registered last, called first: before PyTorch's own shutdown, which takes 5 s a worker
-            atexit.register(_end_workers, weakref.ref(iterator))
+            atexit.register(_end_workers, weakref.ref(iterator), iterator._workers)
         return iterator
 
 
-def _end_workers(reference: weakref.ref) -> None:
+def _end_workers(reference: weakref.ref, workers: list[Any]) -> None:
+    """End workers in PyTorch's way, and kill those that do not answer: Python would wait for them forever."""
     iterator = reference()
     if iterator is not None:
         iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+
+
+def fit_shared_memory(workers: int, batch_bytes: int, free: int) -> tuple[int, int]:
+    """Return how many loader processes, and batches that each prefetches, fit into shared memory.
+
+    At most ``workers * prefetch`` batches wait, one more is made ready, and one is in use.
+
+    Args:
+        workers: Loader processes asked for.
+        batch_bytes: Size of a batch.
+        free: Free shared memory in bytes.
+
+    Returns:
+        Loader processes and prefetched batches; (0, 0) if not even one process fits.
+    """
+    for count in range(workers, 0, -1):
+        for prefetch in range(_PREFETCH, 0, -1):
+            if (count * prefetch + 2) * batch_bytes <= free:
+                return count, prefetch
+    return 0, 0
+
+
+def _fit_workers(dataset: Any, batch_sampler: Any, workers: int) -> tuple[int, int]:
+    """Apply ``fit_shared_memory`` to this machine, measured with one sample; log a reduction."""
+    keys: Any = next(iter(batch_sampler), [])
+    if not keys or not _SHARED_MEMORY.is_dir():
+        return workers, _PREFETCH
+    sample = dataset.__getitems__(keys[:1])
+    tensors = sample if isinstance(sample, (tuple, list)) else [sample]
+    storages = {part.untyped_storage().data_ptr(): part.nbytes for part in tensors if isinstance(part, torch.Tensor)}
+    batch_bytes = len(keys) * sum(storages.values())
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    free = shutil.disk_usage(_SHARED_MEMORY).free // processes
+    count, prefetch = fit_shared_memory(workers, batch_bytes, free)
+    if count < workers:
+        log(
+            f"note: {count} loading processes, not {workers}: batches of {batch_bytes / 1e6:.0f} MB do not fit into "
+            f"the {free / 1e6:.0f} MB of {_SHARED_MEMORY} for each process (docker run --shm-size=8g gives more)"
+        )
+    return count, prefetch
+
+
+def _shorten_temporary_folder() -> None:
+    """Use /tmp where the path of TMPDIR is too long for the sockets through which loader processes pass batches."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _MAX_TMPDIR and os.access("/tmp", os.W_OK):
+        tempfile.tempdir = "/tmp"
+        log(f"note: the path of TMPDIR is too long for sockets ({len(folder)} characters); loading processes use /tmp")
 
 
 def build_loader(
@@ -108,15 +173,24 @@ def build_loader(
     Args:
         dataset: ``PairDataset``, or any object whose ``__getitems__(keys)`` returns a batch of tensors.
         batch_sampler: Keys of each step.
-        workers: Number of loader processes; 0 loads in this process.
+        workers: Number of loader processes; 0 loads in this process. There are fewer, with a line in the log, if the
+            batches do not fit into shared memory.
         device: Device that trains; memory is pinned for GPUs.
+
+    Raises:
+        RuntimeError: While iterating: a loader process died, or did not deliver a batch in ten minutes.
     """
+    prefetch = _PREFETCH
+    if workers:
+        _shorten_temporary_folder()
+        workers, prefetch = _fit_workers(dataset, batch_sampler, workers)
     return _Loader(
         dataset,
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=_identity,
         pin_memory=device.type == "cuda" and workers > 0,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_sigterm,
+        prefetch_factor=prefetch if workers else None,
+        timeout=max(_LOADER_SECONDS, timeout_seconds()) if workers else 0,
+        worker_init_fn=_ignore_signals,
     )

@@ -9,7 +9,7 @@ import torch
 
 from vicreg.data.base import BaseDataset
 from vicreg.data.pairs import SpatialNeighborPairs, TemporalPairs, build_pairs, month_number
-from vicreg.data.sn7_format import cut_patches, open_pack, read_meta, read_mosaic, read_patch_list
+from vicreg.data.sn7_format import CHANNELS, check_rows, cut_patches, open_pack, read_meta, read_mosaic, read_patch_list
 
 # Of the 1,423 training mosaics, for lists without a meta.json.
 TRAIN_MEAN = [121.8 / 255, 106.5 / 255, 78.4 / 255]
@@ -56,7 +56,9 @@ class SN7Patches(BaseDataset):
         self.mean, self.std = meta.get("mean", TRAIN_MEAN), meta.get("std", TRAIN_STD)
         self._grid, self._source = meta.get("grid", 4), data_dir or meta.get("source")
         self._rows = self.table.row.to_numpy()
-        self._path = csv_path.parent / "patches.npy"
+        check_rows(csv_path, len(self.table), meta)
+        self._path, self._meta = csv_path.parent / "patches.npy", meta
+        self._pack_digest: str | None = meta.get("sha256", {}).get(self._path.name)
         self._on_device: torch.Tensor | None = None
         self._store = self._open_store()
         self.in_memory = self._store is not None
@@ -74,7 +76,12 @@ class SN7Patches(BaseDataset):
             if not self._source:
                 raise FileNotFoundError(f"no {self._path} and no SN7 tree; pass --data-dir or run make_sn7_csv.py")
             return None
-        return np.asarray(open_pack(self._path, self._rows))  # indexing a plain array is twice as fast as a memmap
+        # indexing a plain array is twice as fast as a memmap
+        store = np.asarray(open_pack(self._path, self._rows))
+        side = self._meta.get("patch_size", store.shape[-1])
+        if store.shape != (expected := (self._meta.get("rows", len(store)), CHANNELS, side, side)):
+            raise ValueError(f"{self._path} is {store.shape}, meta.json says {expected}; write the folder again")
+        return store
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_store": None}  # loader processes map the file themselves instead of copying it
@@ -103,6 +110,15 @@ class SN7Patches(BaseDataset):
         name = row.image_id if Path(row.image_id).suffix else f"{row.image_id}.tif"
         mosaic = read_mosaic(Path(str(self._source)) / row.aoi / "images" / name)
         return cut_patches(mosaic, self._grid)[row.patch]
+
+    def names(self) -> list[str]:
+        """Return mosaic and patch position of each patch."""
+        pairs = zip(self.table.patch, self.table.image_id, strict=True)
+        return [f"{patch}!{Path(image_id).stem}" for patch, image_id in pairs]
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of the list and of ``patches.npy``, if ``meta.json`` records it."""
+        return super().digests() | ({"images": self._pack_digest} if self._pack_digest else {})
 
     def location_keys(self) -> list[Hashable]:
         """Return (AOI, patch position) of each patch."""

@@ -4,6 +4,7 @@
 does not need it.
 """
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from vicreg.common import files
+from vicreg.common.files import file_digest, read_text
 from vicreg.data.tables import check_ranges, read_meta_file, read_table
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
@@ -19,6 +20,7 @@ INTEGERS = ["row", "patch", "year", "month", "label"]
 LIMITS = {"row": (-1, 2**40), "patch": (0, 2**20), "year": (0, 9999), "month": (1, 12), "label": (0, 2**20)}
 FIRST_VERSION_COLUMNS = ["image_id", "city", "state", "label"]  # "patch!mosaic", no header
 CHANNELS = 3
+FORMAT = 1  # of meta.json
 
 _AOI = r"L15-\d{4}[EW]-\d{4}[NS]_(?P<x>\d+)_(?P<y>\d+)_(?P<z>\d+)"
 _NAME = rf"global_monthly_(?P<year>\d{{4}})_(?P<month>0[1-9]|1[0-2])_mosaic_(?P<aoi>{_AOI})(?i:\.tiff?)?"
@@ -124,7 +126,7 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no patch list at {path}; write one with preprocessing/make_sn7_csv.py")
-    first_line = files.read_text(path).partition("\n")[0].strip()
+    first_line = read_text(path).partition("\n")[0].strip()
     if first_line.split(",")[:2] == COLUMNS[:2]:
         table = read_table(path, INTEGERS)
         missing = [column for column in COLUMNS if column not in table]
@@ -170,14 +172,52 @@ def open_pack(path: str | Path, rows: np.ndarray) -> np.ndarray:
     return store
 
 
+def check_rows(path: Path, rows: int, meta: dict[str, Any]) -> None:
+    """Raise ValueError if a list of a prepared folder has another number of rows than ``meta.json`` says."""
+    expected = meta.get("rows") if path.name == "all.csv" else meta.get("counts", {}).get(path.stem)
+    if expected not in (None, rows):
+        raise ValueError(
+            f"{path} has {rows} rows, meta.json says {expected}: it is truncated, or was replaced; write the folder "
+            "again, or give a list of your own another name"
+        )
+
+
 def read_meta(csv_dir: str | Path) -> dict[str, Any]:
     """Read ``meta.json`` of a prepared folder.
 
     Raises:
         FileNotFoundError: The folder is not (completely) written.
-        ValueError: The file is damaged.
+        ValueError: The file is damaged, or of a later version.
     """
     path = Path(csv_dir) / "meta.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; prepare the folder with preprocessing/make_sn7_csv.py --out-dir {csv_dir}")
-    return read_meta_file(path)
+    meta = read_meta_file(path)
+    if (version := meta.get("format", FORMAT)) != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, this version reads {FORMAT}; write the folder again")
+    return meta
+
+
+def add_verify_argument(group: argparse._ActionsContainer) -> None:
+    """Add ``--verify-data``, for scripts that read a prepared folder; ``verify_folder`` does it."""
+    group.add_argument(
+        "--verify-data", action="store_true", help="first compare all files of --csv-dir with the digests in meta.json"
+    )
+
+
+def verify_folder(csv_dir: str | Path) -> str:
+    """Compare the contents of a prepared folder with the digests in its ``meta.json``.
+
+    Returns:
+        One line on what was compared.
+
+    Raises:
+        ValueError: A file was changed or is missing, or ``meta.json`` has no digests.
+    """
+    folder, digests = Path(csv_dir), read_meta(csv_dir).get("sha256")
+    if not digests:
+        raise ValueError(f"--verify-data: {folder / 'meta.json'} records no digests; write it with make_sn7_csv.py")
+    for name, expected in digests.items():
+        if not (folder / name).is_file() or file_digest(folder / name) != expected:
+            raise ValueError(f"--verify-data: {folder / name} is missing or was changed; write the folder again")
+    return f"{csv_dir}: {', '.join(digests)} are as they were written"

@@ -59,6 +59,10 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
         "splits": lambda value: isinstance(value, (dict, list)) and texts(list(value)),
         "mean": lambda value: numbers(value) and len(value) > 0,
         "std": lambda value: numbers(value) and len(value) > 0 and min(value) > 0,
+        "rows": lambda value: isinstance(value, int),
+        "patch_size": lambda value: isinstance(value, int) and value > 0,
+        "counts": lambda value: isinstance(value, dict),
+        "sha256": lambda value: isinstance(value, dict),
         "grid": lambda value: isinstance(value, int) and 0 < value <= 2**10,
         "source": lambda value: isinstance(value, str) and "\0" not in value,
     }

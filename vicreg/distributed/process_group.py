@@ -8,7 +8,9 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -59,8 +61,8 @@ def init(device: str = "auto", local_rank: int = 0, timeout_minutes: float = 5.0
     if not dist.is_initialized():  # else another launcher has assigned the ranks
         os.environ.update(slurm.launch_environment(os.environ))
     selected = _select_device(device, int(os.environ.get("LOCAL_RANK", local_rank)))
+    _timeout = timedelta(minutes=timeout_minutes)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        _timeout = timedelta(minutes=timeout_minutes)
         store, rank, world_size = rendezvous(_timeout)
         backend = "nccl" if selected.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_timeout)
@@ -82,6 +84,11 @@ def _select_device(device: str, local_rank: int) -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def timeout_seconds() -> float:
+    """Return the time-out of the process group, that of ``init``."""
+    return _timeout.total_seconds()
 
 
 def destroy(wait: bool = False) -> None:
@@ -178,6 +185,31 @@ def broadcast_buffers(module: torch.nn.Module) -> None:
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
+
+
+def check_same_across_ranks(values: Mapping[str, Any], what: str = "options") -> None:
+    """Check that all processes have the same values, such as their options. A collective call.
+
+    Args:
+        values: Values by their name, compared as text.
+        what: What the values are, for the message.
+
+    Raises:
+        ValueError: A value differs; all processes raise the same message, which names the values and the ranks.
+    """
+    gathered: list[dict[str, str]] = [{}] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(gathered, {name: str(value) for name, value in values.items()})
+    differences = []
+    for name in dict.fromkeys(name for one in gathered for name in one):
+        ranks: dict[str, list[str]] = {}
+        for number, one in enumerate(gathered):
+            ranks.setdefault(one.get(name, "nothing"), []).append(str(number))
+        if len(ranks) > 1:
+            parts = [f"{value} on rank {', '.join(numbers)}" for value, numbers in ranks.items()]
+            differences.append(f"{name} is {' and '.join(parts)}")
+    if differences:
+        raise ValueError(f"the processes were started with different {what}: {'; '.join(differences)}")
 
 
 def assert_equal_across_ranks(count: int, description: str, device: torch.device) -> None:

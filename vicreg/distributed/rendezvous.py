@@ -29,6 +29,7 @@ def rendezvous(timeout: timedelta) -> tuple[dist.Store, int, int]:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         store = _connect_store(rank, world_size, timeout)
+        _check_job(store, rank)
         return dist.PrefixStore(_agree_on_attempt(store, rank, world_size, timeout), store), rank, world_size
     except (RuntimeError, TimeoutError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -37,6 +38,26 @@ def rendezvous(timeout: timedelta) -> tuple[dist.Store, int, int]:
             f"{timeout.total_seconds() / 60:g}): {first_line(error)}. Check that every process is running, that "
             "MASTER_ADDR is the address of the machine of rank 0 and that MASTER_PORT is free there"
         ) from error
+
+
+def _job_id() -> str:
+    """Return the job that torchrun or SLURM names; an empty string if none does."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # "none" without --rdzv-id
+    return run if run != "none" else os.environ.get("SLURM_JOB_ID", "")
+
+
+def _check_job(store: dist.Store, rank: int) -> None:
+    """Refuse the store of another job, which listens on the same port.
+
+    Raises:
+        RuntimeError: Rank 0 belongs to another job. Processes without a job id are not compared.
+    """
+    if rank == 0:
+        store.set("vicreg/job", _job_id())
+    elif (found := store.get("vicreg/job").decode()) and _job_id() not in ("", found):
+        raise RuntimeError(
+            f"job {found} uses this address, this process is of job {_job_id()}; set another MASTER_PORT"
+        )
 
 
 def _connect_store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:

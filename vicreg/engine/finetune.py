@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from vicreg.data.images import check_levels
 from vicreg.engine.arguments import add_alias, add_run_arguments
 from vicreg.engine.config import RunConfig
 from vicreg.engine.parallel import init_device
-from vicreg.models.backbones import PARAMETER_FREE, create_backbone, load_backbone
+from vicreg.eval.config import add_normalization_arguments
+from vicreg.models.backbones import PARAMETER_FREE, create_backbone, format_normalization, load_backbone
 
 CHANNELS = 3  # of the images of all downstream tasks
 
@@ -26,11 +28,15 @@ class FinetuneConfig(RunConfig):
     Attributes:
         pretrained: File of the backbone, ``"random"`` or ``"imagenet"``; None if the task starts from other weights.
         arch: Backbone by timm name, if the file does not record it.
+        mean: Mean of each channel of pixels in [0, 1], if the file does not record it.
+        std: Standard deviation of each channel, likewise.
         levels: Values (low, high) of black and white of image files deeper than 8 bits.
     """
 
     pretrained: str | None = setting(None, compare="must_match")
     arch: str | None = setting(None, compare="must_match")
+    mean: Sequence[float] | None = setting(None, compare="must_match")
+    std: Sequence[float] | None = setting(None, compare="must_match")
     levels: tuple[float, float] | None = setting(None, compare="must_match")
 
     def __post_init__(self) -> None:
@@ -72,6 +78,7 @@ def add_arguments(
         help="trained_model.pth, model.pth, a torchvision state dict, or a baseline: random, imagenet",
     )  # fmt: skip
     backbone.add_argument("--arch", help="backbone by timm name, if the file does not record it: resnet18, resnet50")
+    add_normalization_arguments(backbone)
     optim = parser.add_argument_group("optimization")
     optim.add_argument("--epochs", type=int, default=epochs, help="passes over the training samples")
     optim.add_argument("--batch-size", type=int, default=batch_size, help="samples per step")
@@ -116,8 +123,12 @@ def build_backbone(config: FinetuneConfig, checkpoint: dict[str, Any]) -> tuple[
         return create_backbone(info["arch"], info["in_chans"]), info
     if config.pretrained is None or config.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {config.pretrained} has no weights; a file, 'random' or 'imagenet' is needed")
-    backbone, loaded = load_backbone(config.pretrained, config.arch, CHANNELS, config.seed)
+    backbone, loaded = load_backbone(config.pretrained, config.arch, CHANNELS, config.seed, config.mean, config.std)
     if loaded["in_chans"] != CHANNELS:
         raise ValueError(f"{config.pretrained} takes {loaded['in_chans']} channels; these images have {CHANNELS}")
     log(loaded["report"])
+    if loaded["mean"] and loaded["std"]:
+        log(format_normalization(loaded["mean"], loaded["std"], loaded["normalization"] or "of the weights"))
+    else:
+        log("the weights record no mean and std: those of the training images, or ImageNet's, are used")
     return backbone, {key: loaded[key] for key in ("arch", "in_chans", "mean", "std", "source")}

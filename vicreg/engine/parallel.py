@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import distributed
+from vicreg.common.config import OF_ONE_RANK, by_flag
 from vicreg.engine.config import RunConfig
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -19,13 +20,18 @@ def init_device(config: RunConfig) -> torch.device:
     """Join the process group, choose this process's device, and select deterministic algorithms if configured.
 
     Call it before the first CUDA operation. Further calls return the same device.
+
+    Raises:
+        ValueError: Another process was started with another configuration.
     """
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     reuse_freed_memory()
-    return distributed.init(config.device, config.local_rank, config.timeout_minutes)
+    device = distributed.init(config.device, config.local_rank, config.timeout_minutes)
+    distributed.check_same_across_ranks(by_flag(config, skip=OF_ONE_RANK))
+    return device
 
 
 def reuse_freed_memory() -> bool:

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -13,11 +14,16 @@ from vicreg.common.files import write_text
 from vicreg.distributed.process_group import all_reduce, is_main, synchronize
 from vicreg.engine import checkpoint
 
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+_REPEAT_SECONDS = 2.0  # within this time a second signal is the launcher's, which passes on the terminal's Ctrl-C
 MARKER_FILE = "interrupted"  # in the run folder while a preempted run waits for its restart
 
 
 class PreemptionGuard:
-    """Watch the loss of each step and the signals SIGTERM and SIGUSR1, in agreement of all processes.
+    """Watch the loss of each step and the signals to save and exit, in agreement of all processes.
+
+    The signals are SIGTERM, SIGUSR1, SIGINT (Ctrl-C) and SIGHUP, unless they are ignored (``nohup``). The end of the
+    torchrun that started this process counts as SIGTERM. A second signal (not SIGUSR1) ends the process at once.
 
     Values of a step are read before the next step begins, from a copy made during the backward pass, so that reading
     them does not stall a GPU.
@@ -26,25 +32,37 @@ class PreemptionGuard:
         device: Device of this process.
         lr_flag: Flag of the learning rate, for the message about a diverged loss.
         folder: Run folder, whose checkpoint is set aside if its own weights gave a non-finite loss.
+
+    Attributes:
+        log_due: Whether a process asked for a log line at the last recorded step.
     """
 
     def __init__(self, device: torch.device, lr_flag: str = "--lr", folder: str | Path | None = None) -> None:
         self._device, self._lr_flag, self._folder = device, lr_flag, folder
-        self._signal = 0
+        self._signal, self._received, self.log_due = 0, 0.0, False
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._pending: tuple[int, torch.Tensor] | None = None
         self._copied: torch.cuda.Event | None = None
-        self._handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        caught = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._receive) for number in caught}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
+        if not self._signal:
+            self._signal, self._received = number, time.monotonic()
+        elif number != signal.SIGUSR1 and time.monotonic() - self._received > _REPEAT_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
-    def put(self, step: int, loss: torch.Tensor) -> None:
-        """Record a step's loss (a scalar) and whether a signal was received. A collective call."""
+    def put(self, step: int, loss: torch.Tensor, log_due: bool = False) -> None:
+        """Record a step's loss (a scalar), whether a signal was received, and ``log_due``. A collective call."""
+        if self._launcher not in (None, os.getppid()):
+            self._signal = self._signal or signal.SIGTERM
         loss = loss.detach().float()
-        flags = torch.stack([(~loss.isfinite()).float(), torch.tensor(float(self._signal), device=self._device)])
+        flags = torch.tensor([float(self._signal), float(log_due)], device=self._device)
+        flags = torch.cat([(~loss.isfinite()).float()[None], flags])
         values = torch.cat([all_reduce(flags, "max"), loss[None]])
         if self._device.type == "cuda":
-            values = torch.empty(3, pin_memory=True).copy_(values, non_blocking=True)
+            values = torch.empty(4, pin_memory=True).copy_(values, non_blocking=True)
             self._copied = torch.cuda.Event()
             self._copied.record()
         self._pending = step, values
@@ -63,7 +81,8 @@ class PreemptionGuard:
         if self._copied is not None:
             synchronize(self._copied)
         step, values = self._pending
-        diverged, number, loss = values.tolist()
+        diverged, number, due, loss = values.tolist()
+        self.log_due = bool(due)
         if diverged:
             if self._folder is not None and is_main():
                 checkpoint.quarantine_checkpoint(self._folder, step)

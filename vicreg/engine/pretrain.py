@@ -22,8 +22,9 @@ from vicreg.engine.pretrain_config import PretrainConfig
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval import features, knn
-from vicreg.eval.metrics import accuracy, check_collapse, effective_rank
-from vicreg.models.backbones import check_channels, check_input_size, create_backbone, feature_dim, init_backbone
+from vicreg.eval.metrics import accuracy, check_collapse, effective_rank, embedding_std
+from vicreg.models.backbones import check_channels, create_backbone, feature_dim, init_backbone
+from vicreg.models.input_size import check_input_size
 from vicreg.models.vicreg import VICReg
 
 PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to see a trend
@@ -49,10 +50,11 @@ def pretrain(
     """
     device = init_device(config)
     folder = RunFolder(config, "pretraining", device)
+    folder.check_data(digests := dataset.digests())
     plan = plan_run(config, len(dataset), device, folder.batch_size)
     check_batch_size(config, plan)
     augment = PairAugmentation(config, plan, dataset, device)
-    run = start_run(config, plan, folder, dataset, probe_sets, source, device)
+    run = start_run(config, plan, folder, dataset, probe_sets, source, digests, device)
     loader, criterion = run.loader(dataset), config.criterion
     for step, (images1, images2) in run.steps(loader):
         if config.accumulate == 1:
@@ -64,8 +66,11 @@ def pretrain(
         else:
             make_views = functools.partial(augment, images1, images2, step)
             losses, z1, representation = cached_backward(run, make_views, criterion, config.accumulate)
-        std = z1.detach().float().std(0).mean()
-        run.log(losses, embedding_std=std, effective_rank=functools.partial(effective_rank, representation))
+        run.log(
+            losses,
+            embedding_std=embedding_std(z1.detach()),
+            effective_rank=functools.partial(effective_rank_of_all, representation),
+        )
     run.close()
 
 
@@ -110,6 +115,11 @@ class PairAugmentation:
         return [normalize(view, self._mean, self._std) for view in views]
 
 
+def effective_rank_of_all(features: torch.Tensor) -> float:
+    """Return the effective rank of the features of all processes, each of which has some rows. A collective call."""
+    return effective_rank(distributed.all_gather_cat(features))
+
+
 def check_batch_size(config: PretrainConfig, plan: RunPlan) -> None:
     """Raise ValueError unless the batch and each micro-batch hold two samples to compare."""
     if config.accumulate > 1 and plan.local_batch_size < 2 * config.accumulate:
@@ -128,6 +138,7 @@ def start_run(
     dataset: PairDataset,
     probe_sets: tuple[LabeledDataset, LabeledDataset] | None,
     source: str,
+    digests: dict[str, str],
     device: torch.device,
 ) -> TrainingRun:
     """Build the model and its optimizer, and start or resume the run; see ``pretrain``."""
@@ -156,14 +167,14 @@ def start_run(
         info = {"arch": config.arch, "in_chans": config.in_chans, "mean": dataset.mean, "std": dataset.std}
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
         info["levels"] = dataset.levels and list(dataset.levels)
-        return {"backbone": info}
+        return {"backbone": info, "data": digests}
 
     run = TrainingRun(
         config, plan, folder, model, build_optimizer(config.optimizer, model, config.weight_decay), device,
         describe=describe, summary=summary, info={"source": source, "image_size": size, "loss_lower_bound": bound},
         validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device) if probe_sets else None,
         validate_every=config.probe_every,
-        on_line=CollapseWarning(plan.warmup_steps, plan.local_batch_size, feature_dim(model.backbone)),
+        on_line=CollapseWarning(plan.warmup_steps, plan.batch_size, feature_dim(model.backbone)),
         constants={} if bound is None else {"loss_lower_bound": bound}, unit="pairs",
     )  # fmt: skip
     run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])

@@ -51,8 +51,7 @@ class TrainingRun:
         last: Metrics of the last validation with their ``epoch`` and ``step``; empty before.
         best: Metrics of the best one by ``monitor``; empty before.
         outputs: Functions of a path that write the files of a finished run, by file name; to be set before the first
-            step. They are called in the main process before the last checkpoint. A finished run that lacks some files,
-            because it was killed in between, writes them when it is started again.
+            step. Called in the main process before the last checkpoint, or if a finished run lacks the file.
     """
 
     def __init__(
@@ -88,13 +87,14 @@ class TrainingRun:
         self._log_start(summary or {}, info or {})
         self._guard = PreemptionGuard(device, folder=folder.path)
         self._logger = MetricLogger(folder.path, self.start_step, plan.steps)
-        self._step, self._lr, self._data_time = self.start_step, 0.0, 0.0
+        self._step, self._line_step, self._lr, self._data_time = self.start_step, self.start_step - 1, 0.0, 0.0
 
     def _load(self, folder: RunFolder) -> int:
         """Load the checkpoint, if any. The optimizer's settings are those of the current configuration."""
         if not folder.checkpoint:
             return 0
         self.module.load_state_dict(checkpoint.strip_module_prefix(folder.checkpoint["model"]))
+        folder.check_steps(self.plan.steps)
         settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(folder.checkpoint["optimizer"])
         for group, values in zip(self.optimizer.param_groups, settings, strict=True):
@@ -108,10 +108,9 @@ class TrainingRun:
         if not (is_finished and (self._folder.path / CONFIG_FILE).exists()):
             self._folder.write_config(config, plan, info)
         lines = {**summary, **plan.summary(config)}
-        if is_finished:
-            lines["done"] = f"{self.start_step} of {plan.steps} steps; nothing left to do"
-        elif self.start_step:
-            lines["resume"] = f"from step {self.start_step}"
+        if self.start_step:
+            done = f"{self.start_step} of {plan.steps} steps; nothing left to do"
+            lines |= {"done": done} if is_finished else {"resume": f"from step {self.start_step}"}
         log(f"{info.get('source', self._folder.kind)} -> {self._folder.path}")
         log("\n".join(f"  {name:7} {text}" for name, text in lines.items()))
 
@@ -138,7 +137,7 @@ class TrainingRun:
 
         Raises:
             FloatingPointError: The loss of the previous step is not finite.
-            SystemExit: A process received SIGTERM or SIGUSR1; the checkpoint is written.
+            SystemExit: A process received a signal, see ``PreemptionGuard``; the checkpoint is written.
         """
         batches = iter(loader)
         for step in range(self.start_step, self.plan.steps):
@@ -174,7 +173,7 @@ class TrainingRun:
         """Clip the gradients, record the loss for the finite check, and take an optimizer step."""
         if self.config.grad_clip:
             nn.utils.clip_grad_value_(self.module.parameters(), self.config.grad_clip)
-        self._guard.put(self._step, loss)
+        self._guard.put(self._step, loss, self._logger.seconds >= self.config.log_freq_time)
         self.optimizer.step()
 
     def average(self, **values: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -188,7 +187,7 @@ class TrainingRun:
 
         Args:
             losses: Scalar tensors, averaged over the steps of a log line.
-            **more: Further values. Tensors are averaged too; functions are called when a line is written.
+            **more: Further values. Tensors are averaged too; all processes call functions when a line is written.
         """
         tensors = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)}
         functions = {key: value for key, value in more.items() if not isinstance(value, torch.Tensor)}
@@ -198,11 +197,12 @@ class TrainingRun:
         epoch_ends = is_last or done % plan.steps_per_epoch == 0
         if done == self.start_step + ETA_STEPS < plan.steps:
             log(f"{format_eta(self._logger.seconds_per_step * (plan.steps - done))} left at this pace")
-        if epoch_ends or self._logger.seconds >= self.config.log_freq_time:
+        due = self._guard.log_due and self._step > self._line_step + 1  # all processes agreed on it a step ago
+        if epoch_ends or due or self.config.log_freq_time == 0:
+            self._line_step = self._step
             line = {"epoch": epoch, "step": done, "lr": self._lr}
             line |= self._logger.averages(plan.batch_size, self._unit)
-            if distributed.is_main():
-                line |= {**{key: function() for key, function in functions.items()}, **self._constants}
+            line |= {**{key: function() for key, function in functions.items()}, **self._constants}
             if epoch_ends and self._validate and self._validate_every:
                 if is_last or (epoch + 1) % self._validate_every == 0:
                     line |= self._run_validation(self._validate, epoch, done)

@@ -55,6 +55,34 @@ class RunFolder:
         if saved["batch_size"] == config.batch_size:
             self.batch_size = state.get("batch_size")
 
+    def check_data(self, data: Mapping[str, str]) -> None:
+        """Compare digests of the data with those of the checkpoint and of the other processes. A collective call.
+
+        A checkpoint holds its digests under ``data``, or ``task`` for downstream tasks. Those that it does not have
+        are skipped.
+
+        Args:
+            data: Digests by what they are of, such as ``"training samples"``.
+
+        Raises:
+            ValueError: The run has other data, or another process sees other data.
+        """
+        distributed.check_same_across_ranks(data, "data")
+        saved = self.checkpoint.get("data") or self.checkpoint.get("task") or {}
+        if changed := [name for name in data if saved.get(name, data[name]) != data[name]]:
+            raise ValueError(
+                f"{self.path} holds a run with other data ({', '.join(changed)}); choose another --exp-dir, or the "
+                "same data and split"
+            )
+
+    def check_steps(self, steps: int) -> None:
+        """Raise ValueError if the checkpoint is beyond the last step of the run."""
+        if (step := self.checkpoint["step"]) > steps:
+            raise ValueError(
+                f"{self.path} holds a run at step {step}, beyond the {steps} steps asked for; raise --epochs (or "
+                "--max-steps), or choose another --exp-dir"
+            )
+
     def write_config(self, config: RunConfig, plan: RunPlan, info: Mapping[str, Any]) -> None:
         """Write ``config.json``: the configuration, the plan with ``info``, and the command line."""
         if distributed.is_main():

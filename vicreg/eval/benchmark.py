@@ -10,7 +10,7 @@ import torch
 
 from vicreg.common import cli, files, plots, random_streams
 from vicreg.common.files import write_json
-from vicreg.common.logger import log
+from vicreg.common.logger import lock_results, log
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.data.subsets import check_percent
 from vicreg.distributed.process_group import world_size
@@ -90,6 +90,8 @@ def compare(
     if world_size() > 1:
         raise ValueError("evaluate_embeddings.py runs in one process: start it without a launcher")
     folder, results = config.exp_dir / "embeddings", {}
+    lock = lock_results(folder)
+    files.remove_partial_files(cache.folder)
     for number, split in enumerate(splits, 1):
         if split:
             log(f"protocol {number}: {split.description}")
@@ -118,6 +120,7 @@ def compare(
         results[backbone.name] = {**result, "seconds": round(time.perf_counter() - started, 1)}
         write_json(backbone_dir / "result.json", {**results[backbone.name], "args": record})
     _write_tables(folder, results)
+    lock.close()
     return results
 
 

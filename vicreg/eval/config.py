@@ -60,6 +60,11 @@ def add_backbone_arguments(group: argparse._ArgumentGroup) -> None:
     """Add the options that complete ``--pretrained``, the same for all evaluation scripts and ``export.py``."""
     group.add_argument("--arch", help="backbone by timm name, if the file does not record it")
     group.add_argument("--in-chans", type=int, default=3, help="input channels of baselines")
+    add_normalization_arguments(group)
+
+
+def add_normalization_arguments(group: argparse._ActionsContainer) -> None:
+    """Add ``--mean`` and ``--std``, for every script that loads a backbone."""
     group.add_argument(
         "--mean", type=float, nargs="+", metavar="M",
         help="mean of each channel of pixels in [0, 1], if the file does not store it",

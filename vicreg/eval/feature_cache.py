@@ -21,11 +21,11 @@ from vicreg.models.backbones import (
     BackboneInfo,
     check_arch,
     check_channels,
-    check_input_size,
     load_backbone,
     records_normalization,
     set_normalization,
 )
+from vicreg.models.input_size import check_input_size
 from vicreg.models.weight_files import recorded_arch
 
 DTYPES = ("float32", "float16")
@@ -77,7 +77,7 @@ def resolve_backbones(
         resolved = recorded.get(name, None if name in PARAMETER_FREE else default)
         if resolved is None and name not in PARAMETER_FREE:
             raise ValueError(f"nothing names the architecture of {name}; say it with --arch, such as --arch resnet18")
-        key = f"{name} {resolved} {in_chans} {seed}" if name in BASELINES else f"{_file_digest(name)} {resolved}"
+        key = f"{name} {resolved} {in_chans} {seed}" if name in BASELINES else f"{files.file_digest(name)} {resolved}"
         specs.append(BackboneSpec(short_name, name, resolved, hashlib.sha256(key.encode()).hexdigest()))
     return specs
 
@@ -92,14 +92,6 @@ def _short_names(paths: list[str]) -> list[str]:
         short = [part[-length:] if name in ambiguous else name for name, part in zip(short, parts, strict=True)]
     names = ["-".join(part) for part in short]
     return [f"{name}-{n + 1}" if names.count(name) > 1 else name for n, name in enumerate(names)]
-
-
-def _file_digest(path: str) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def dataset_digest(dataset: LabeledDataset, batch_size: int = 1024) -> str:
@@ -181,7 +173,12 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         record: dict[str, Any] = {"pretrained": backbone.pretrained, "arch": backbone.arch, "digest": backbone.digest}
         record |= {"data_digest": data_digest, "image_size": spec.size, "default_mean": list(spec.mean)}
-        record |= {"default_std": list(spec.std), "dtype": self.dtype, "shape": list(features.shape)}
+        record |= {
+            "default_std": list(spec.std),
+            "dtype": self.dtype,
+            "shape": list(features.shape),
+            "sha256": _digest(features),
+        }
         write_json(path.with_suffix(".json"), record)
         files.atomic_write(path, lambda tmp_path: np.save(tmp_path, features))
         log(f"  {features.shape[0]} x {features.shape[1]} features extracted and cached as {self.dtype}: {path}")
@@ -214,4 +211,17 @@ def _read(path: Path, rows: int, dtype: str) -> np.ndarray | None:
     except Exception as error:  # numpy raises SyntaxError and tokenize.TokenError too on damaged headers
         log(f"  {path} cannot be read ({error}); extracting again")
         return None
-    return features if features.ndim == 2 and len(features) == rows and features.dtype == dtype else None
+    if features.ndim != 2 or len(features) != rows or features.dtype != dtype:
+        return None
+    try:
+        recorded = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).get("sha256")
+    except (ValueError, OSError, AttributeError):
+        recorded = "unreadable"
+    if recorded not in (None, _digest(features)):  # older records have none
+        log(f"  {path} is damaged: its content or its .json has changed; extracting again")
+        return None
+    return features
+
+
+def _digest(features: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(features).data).hexdigest()

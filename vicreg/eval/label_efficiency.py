@@ -41,6 +41,11 @@ class LabelFractionRun(NamedTuple):
     folder: Path
 
     @property
+    def percent_folder(self) -> Path:
+        """Folder of the results of all seeds of the percentage."""
+        return self.folder.parent if self.folder.name.startswith("seed_") else self.folder
+
+    @property
     def held_out_mask(self) -> torch.Tensor:
         """Which of ``indices`` are held out: bool (n,)."""
         return torch.from_numpy(np.isin(self.indices, self.held_out))

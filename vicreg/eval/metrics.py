@@ -7,6 +7,7 @@ import torch
 
 from vicreg.common import random_streams
 from vicreg.data.pairs import TemporalPairs
+from vicreg.distributed.process_group import all_reduce, world_size
 
 COLLAPSE_STD = 0.05  # of the embeddings; VICReg aims at 1, and a run at its lower bound stays near 0.5
 COLLAPSE_RANK = 0.01  # of the features, as a fraction of the highest possible rank
@@ -31,6 +32,20 @@ def accuracy(ranked: torch.Tensor, labels: torch.Tensor, topk: tuple[int, ...] =
     """
     hits = ranked == labels[:, None]
     return {f"top{k}": hits[:, :k].any(1).double().mean().item() for k in topk}
+
+
+@torch.no_grad()
+def embedding_std(embeddings: torch.Tensor) -> torch.Tensor:
+    """Compute the standard deviation of each dimension over the samples of all processes, averaged over dimensions.
+
+    Args:
+        embeddings: Float (n, D); n is the same on all processes.
+    """
+    embeddings = embeddings.float()
+    if world_size() == 1:
+        return embeddings.std(0).mean()
+    centered = embeddings - all_reduce(embeddings.mean(0)) / world_size()
+    return (all_reduce(centered.square().sum(0)) / (len(embeddings) * world_size() - 1)).sqrt().mean()
 
 
 @torch.no_grad()

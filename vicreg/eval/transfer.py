@@ -16,8 +16,9 @@ from tqdm import tqdm
 from vicreg import distributed
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.augmentations.presets import PROBE_VIEW
+from vicreg.common.config import OF_ONE_RANK, by_flag
 from vicreg.common.files import write_json
-from vicreg.common.logger import MetricLogger, log
+from vicreg.common.logger import MetricLogger, lock_results, log
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
@@ -31,7 +32,8 @@ from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
 from vicreg.eval.lr_sweep import FeatureBatch, LinearSweep, select_lr, train_sweep
 from vicreg.eval.metrics import accuracy
 from vicreg.eval.splits import check_labels
-from vicreg.models.backbones import check_channels, check_input_size, feature_dim, load_backbone
+from vicreg.models.backbones import check_channels, feature_dim, load_backbone
+from vicreg.models.input_size import check_input_size
 
 
 def evaluate(
@@ -62,6 +64,8 @@ def evaluate(
         ValueError: Arguments, weights and data do not fit each other.
         FileNotFoundError: There are no such weights.
     """
+    distributed.check_same_across_ranks(by_flag(config, skip=OF_ONE_RANK))
+    distributed.check_same_across_ranks({"training": train.digests(), "validation": val.digests()}, "data")
     backbone, info = load_backbone(
         config.pretrained, config.arch, config.in_chans, config.seed, config.mean, config.std
     )
@@ -81,6 +85,7 @@ def evaluate(
     about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared}
     about |= {"image_size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
     started, results = time.perf_counter(), []
+    locks = [lock_results(folder) for folder in {run.percent_folder for run in runs} if distributed.is_main()]
     if config.frozen:
         features = FrozenFeatures(
             backbone, train, val, spec, device, runs, config.views, config.seed, plain=bool(config.knn)
@@ -108,6 +113,8 @@ def evaluate(
         )
         results.append(result)
         started = time.perf_counter()
+    for lock in locks:
+        lock.close()
     return results[0] if len(runs) == 1 else summarize(runs, results, config.exp_dir, config.protocol)
 
 

@@ -2,8 +2,9 @@
 
 import difflib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import timm
 import torch
@@ -15,7 +16,7 @@ from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, format_keys,
 
 __all__ = [
     "BASELINES", "IMAGENET_MEAN", "IMAGENET_STD", "PARAMETER_FREE", "BackboneInfo", "check_channels",
-    "check_input_size", "create_backbone", "feature_dim", "format_normalization", "init_backbone", "load_backbone",
+    "create_backbone", "feature_dim", "format_normalization", "init_backbone", "load_backbone",
     "records_normalization", "set_normalization",
 ]  # fmt: skip
 
@@ -36,7 +37,6 @@ class BackboneInfo(TypedDict):
         std: Standard deviation of each channel; None if unknown.
         normalization: Where mean and std come from; None if unknown.
         source: How the weights were made, or the file's path.
-        levels: Values of black and white of the image files, if they were deeper than 8 bits.
         report: One line on what was loaded.
     """
 
@@ -46,7 +46,6 @@ class BackboneInfo(TypedDict):
     std: list[float] | None
     normalization: str | None
     source: str
-    levels: NotRequired[list[float]]
     report: str
 
 
@@ -92,8 +91,8 @@ def load_backbone(
     arch: str | None = None,
     in_chans: int = 3,
     seed: int = 0,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> tuple[nn.Module, BackboneInfo]:
     """Load a backbone from a file, or create a baseline by name.
 
@@ -111,20 +110,14 @@ def load_backbone(
         std: Standard deviation of each channel; given together with ``mean``.
 
     Returns:
-        The backbone, and what is known about it.
+        The backbone, and what is known about it, with ``levels`` if the file records them.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file or an argument does not fit; the message says what to do.
     """
     info = BackboneInfo(
-        arch=arch or "",
-        in_chans=in_chans,
-        mean=None,
-        std=None,
-        normalization=None,
-        source=str(path_or_name),
-        report="",
+        arch=arch or "", in_chans=in_chans, mean=None, std=None, normalization=None, source=str(path_or_name), report=""
     )
     if path_or_name in BASELINES:
         backbone = _create_baseline(str(path_or_name), info, seed)
@@ -163,7 +156,7 @@ def records_normalization(info: BackboneInfo) -> bool:
     return info["normalization"] is not None and "assumed" not in info["normalization"]
 
 
-def set_normalization(info: BackboneInfo, mean: list[float] | None, std: list[float] | None) -> None:
+def set_normalization(info: BackboneInfo, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Set mean and standard deviation of weights that do not record them.
 
     Args:
@@ -269,32 +262,3 @@ def check_channels(in_chans: int, dataset: Any, source: str) -> None:
     """
     if dataset.num_channels != in_chans:
         raise ValueError(f"{source}: {in_chans} channels, but these images have {dataset.num_channels}")
-
-
-@torch.no_grad()
-def check_input_size(backbone: nn.Module, in_chans: int, size: int, arch: str) -> None:
-    """Check with one black image that a network takes images of a size; some have fixed sizes.
-
-    Args:
-        backbone: Backbone; it is not changed.
-        in_chans: Number of input channels.
-        size: Side of the images in pixels.
-        arch: Name of the backbone, for the message.
-
-    Raises:
-        ValueError: It does not.
-    """
-    device = next((parameter.device for parameter in backbone.parameters()), None)
-    was_training = backbone.training
-    try:
-        backbone.eval()(torch.zeros(1, in_chans, size, size, device=device))
-    except (AssertionError, ValueError, RuntimeError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        expected = (getattr(backbone, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
-        hint = f"; {expected} is its own size" if expected else ""
-        raise ValueError(
-            f"--image-size {size}: {arch} does not take images of {size} pixels ({' '.join(str(error).split())}){hint}"
-        ) from error
-    finally:
-        backbone.train(was_training)

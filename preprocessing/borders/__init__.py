@@ -1,0 +1,1 @@
+"""Offline lookup of countries by their borders."""

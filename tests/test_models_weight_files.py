@@ -1,0 +1,66 @@
+"""Files of weights: bounds of their memory, recorded levels; and the sizes of images that networks take."""
+
+import zipfile
+
+import pytest
+import torch
+
+from vicreg.common import checkpoint_io
+from vicreg.engine import checkpoint
+from vicreg.exporters.formats import export
+from vicreg.models.backbones import create_backbone, load_backbone
+from vicreg.models.input_size import check_input_size
+from vicreg.models.weight_files import read_weights, recorded_levels
+
+
+def write_backbone(path, levels=None):
+    backbone = create_backbone("test_resnet")
+    checkpoint.save_backbone(path, backbone, "test_resnet", 3, [0.5] * 3, [0.2] * 3, "a test", levels)
+    return path
+
+
+def test_levels_are_recorded_exported_and_read(tmp_path):
+    deep, plain = write_backbone(tmp_path / "deep.pth", (0, 2750)), write_backbone(tmp_path / "plain.pth")
+    assert "levels" not in torch.load(plain, weights_only=True)
+    assert recorded_levels([deep, plain]) == (0, 2750) and recorded_levels([plain]) is None
+    backbone, info = load_backbone(deep)
+    assert info["levels"] == [0, 2750]
+    for name, kind in (("a.safetensors", "safetensors"), ("a.pth", "timm")):
+        export(kind, tmp_path / name, backbone, info)
+        assert recorded_levels([tmp_path / name]) == (0, 2750)
+    other = write_backbone(tmp_path / "other.pth", (0, 1))
+    with pytest.raises(ValueError, match="trained with different --levels .*; name them with --levels"):
+        recorded_levels([deep, other])
+
+
+def test_a_compressed_file_that_unpacks_to_much_more_is_refused(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(2_000_000)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as stored, zipfile.ZipFile(tmp_path / "b.pth", "w") as packed:
+        for record in stored.infolist():
+            packed.writestr(record.filename, stored.read(record), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "b.pth").stat().st_size < 100_000
+    assert len(checkpoint_io.load(tmp_path / "a.pth")["conv1.weight"]) == 2_000_000
+    for load in (checkpoint_io.load, read_weights):
+        with pytest.raises(ValueError, match="b.pth: 8 MB of tensors in a file of 0 MB; is it intact?"):
+            load(tmp_path / "b.pth")
+
+
+def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(1).expand(10**9)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="a.pth: a tensor of 4000 MB in a smaller file; save it anew"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_check_input_size_leaves_the_network_as_it_is():
+    backbone = create_backbone("test_resnet").train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    state = torch.random.get_rng_state()
+    check_input_size(backbone, 3, 33, "test_resnet")
+    assert backbone.training and torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_check_input_size_refuses_sizes_that_a_network_does_not_take():
+    check_input_size(create_backbone("test_vit"), 3, 41, "test_vit")  # resampled position embeddings
+    with pytest.raises(ValueError, match=r"--image-size 40: swinv2_cr_tiny_224 does not take images of 40.*; 224 is"):
+        check_input_size(create_backbone("swinv2_cr_tiny_224"), 3, 40, "swinv2_cr_tiny_224")

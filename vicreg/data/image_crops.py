@@ -1,0 +1,113 @@
+"""Cut crops from image files while they are decoded."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vicreg.augmentations.presets import Augmentation
+from vicreg.data.image_io import WHOLE, check_pixels, decoding, exif_orientation, open_image, sample_crop_box
+from vicreg.data.images import as_rgb, is_raster, needs_rasterio, open_upright
+from vicreg.data.rasters import RasterReader, resize
+
+_MIN_REDUCTION = 2  # decode a JPEG at a fraction of its size only if this many pixels remain per pixel of the result
+_TRANSPOSE = {  # of an orientation tag
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
+
+
+def read_crops(
+    path: str | Path,
+    crops: Sequence[tuple[Augmentation, int | Sequence[int]]],
+    size: int,
+    bands: Sequence[int] | None = None,
+    levels: tuple[float, float] | None = None,
+) -> list[np.ndarray]:
+    """Decode an image once, as ``open_reader`` does, and cut crops from it; pixels without data are black.
+
+    A JPEG whose crops are all much larger than ``size`` is decoded at 1/2, 1/4 or 1/8 of its size.
+
+    Args:
+        path: Image file.
+        crops: Pairs (augmentation whose crop is taken, seed); the same seed gives the same box.
+        size: Side of the results in pixels.
+        bands: See ``open_reader``.
+        levels: See ``open_reader``.
+
+    Returns:
+        uint8 arrays (3, size, size), resized with PIL's antialiased bicubic filter.
+
+    Raises:
+        ImageError: As ``open_reader``.
+    """
+    with decoding(path):
+        if bands is None and not is_raster(path):
+            with open_image(path) as image:
+                if not needs_rasterio(image):
+                    return _crop_image(image, crops, size)
+        with open_upright(Path(path), 1.0, bands, levels) as reader:
+            results = []
+            for view, seed in crops:
+                box = sample_crop_box(view, reader.height, reader.width, np.random.default_rng(seed))
+                left, top, right, bottom = box
+                pixels, valid = reader.read(top, left, bottom - top, right - left)
+                results.append(resize(pixels * valid, (size, size)))
+            return results
+
+
+def _crop_image(opened: Any, crops: Sequence[tuple[Augmentation, int | Sequence[int]]], size: int) -> list[np.ndarray]:
+    """Cut crops from a PIL image of 8 bits that is not decoded yet; see ``read_crops``."""
+    from PIL import Image
+
+    operation = _TRANSPOSE.get(exif_orientation(opened))
+    swaps_axes = operation in ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+    width, height = opened.size[::-1] if swaps_axes else opened.size
+    boxes = [sample_crop_box(view, height, width, np.random.default_rng(seed)) for view, seed in crops]
+    smallest = min(min(right - left, bottom - top) for left, top, right, bottom in boxes)
+    reduction = smallest / (_MIN_REDUCTION * size)
+    if opened.format == "JPEG" and reduction >= 2:
+        reduced_width, reduced_height = (math.ceil(side / reduction) for side in opened.size)
+        opened.draft(None, (reduced_width, reduced_height))
+    image = opened.transpose(Image.Transpose[operation]) if operation else opened
+    scale = image.width / width, image.height / height  # 1 unless the JPEG was reduced
+    results = []
+    for box in boxes:
+        left, top, right, bottom = (edge * scale[n % 2] for n, edge in enumerate(box))
+        x, y = math.floor(left), math.floor(top)
+        crop = as_rgb(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
+        inside = left - x, top - y, min(right - x, crop.width), min(bottom - y, crop.height)
+        resized = crop.resize((size, size), Image.Resampling.BICUBIC, box=inside)
+        results.append(np.asarray(resized).transpose(2, 0, 1))
+    return results
+
+
+def read_square(
+    path: str | Path,
+    size: int,
+    bands: Sequence[int] | None = None,
+    levels: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Read the largest centered square of an image file: uint8 array (3, size, size); see ``read_crops``."""
+    return read_crops(path, [(WHOLE, 0)], size, bands, levels)[0]
+
+
+def check_image(
+    path: str | Path, bands: Sequence[int] | None = None, levels: tuple[float, float] | None = None
+) -> None:
+    """Check that ``read_crops`` can decode an image, JPEG and PNG files completely, others as far as headers show.
+
+    Raises:
+        ImageError: As ``open_reader``.
+    """
+    path = Path(path)
+    if bands is None and not is_raster(path):
+        with decoding(path), open_image(path) as image:
+            if not needs_rasterio(image):
+                if image.format in ("JPEG", "PNG"):
+                    image.load()
+                return
+    with RasterReader(path, 1.0, bands, levels) as reader, decoding(path):
+        check_pixels(reader.width, reader.height)
