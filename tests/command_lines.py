@@ -60,6 +60,8 @@ VALID = {
     "benchmarks/bench_audit.py": "--sn7 {sn7} --planted 2 --workers 1 --max-bits 24",
     "benchmarks/bench_loss.py": "--samples 4 --dim 8 --repeats 1 --device cpu",
     "benchmarks/bench_pairs.py": "--aois 2 --months 3 --samples 2 --repeats 1",
+    "benchmarks/bench_pretrain.py": "--arch test_resnet --image-size 16 --batch-size 4 --mlp 8-8 --steps 1 "
+    "--recipes ours --device cpu",
     "benchmarks/bench_patches.py": "--aois 2 --months 2 --size 32 --repeats 1 --patches 2 --batch 2",
 }
 

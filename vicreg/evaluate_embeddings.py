@@ -101,7 +101,7 @@ def _percent(text: str) -> float:
 
 def main(args: argparse.Namespace) -> None:
     """Read the lists, check the backbones, compare them."""
-    cli.check_positive(args, "image_size", "feature_batch", "in_chans", "std")
+    cli.check_positive(args, "image_size", "feature_batch", "in_chans", "std", "bands")
     if not 0 < args.val_fraction < 1:
         raise ValueError(f"--val-fraction {args.val_fraction:g}: above 0 and below 1 is needed")
     config = from_args(BenchmarkConfig, args)
