@@ -19,14 +19,13 @@ from vicreg.models.backbones import (
     BASELINES,
     PARAMETER_FREE,
     BackboneInfo,
-    check_arch,
     check_channels,
     load_backbone,
     records_normalization,
     set_normalization,
 )
 from vicreg.models.input_size import check_input_size
-from vicreg.models.weight_files import recorded_arch
+from vicreg.models.weight_files import check_arch, recorded_arch
 
 DTYPES = ("float32", "float16")
 # runs use these file names, so that their folder's name says more

@@ -1,5 +1,6 @@
 """Files of backbone weights: the layouts of this project, torchvision, timm and safetensors."""
 
+import difflib
 import json
 import math
 import re
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 from vicreg.common import checkpoint_io
@@ -66,6 +68,15 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if "mean" in record:
         record.setdefault("normalization", f"stored in {path.name}")
     return state, record
+
+
+def check_arch(arch: str) -> None:
+    """Raise ValueError, with the nearest names, unless timm knows a backbone of this name."""
+    if not timm.is_model(arch):
+        names = timm.list_models()
+        longer = sorted((name for name in names if arch and name.startswith(arch)), key=len)[:4]
+        nearest = longer or difflib.get_close_matches(arch, names, n=4) or ["resnet18", "resnet50"]
+        raise ValueError(f"no backbone named {arch!r} in timm; nearest: {', '.join(nearest)}")
 
 
 def recorded_arch(path: str | Path) -> str | None:
