@@ -282,4 +282,4 @@ def _cpu_name() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))
