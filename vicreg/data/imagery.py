@@ -25,8 +25,10 @@ from vicreg.data.raster_pack.prepare import prepare_folder
 from vicreg.data.raster_pack.scenes import PILLOW_SUFFIXES
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import add_verify_argument, read_meta
+from vicreg.data.tables import read_table
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
+INTEGERS = ["row", "label"]
 HOW_TO_PREPARE = "python preprocessing/make_imagery_csv.py --data-dir SCENES --out-dir"
 MAX_LISTED = 5  # files left out, in the message
 
@@ -97,7 +99,7 @@ class ImageryPatches(SN7Patches):
         for path in (csv_path, csv_path.with_name("meta.json")):
             if not path.is_file():
                 raise FileNotFoundError(f"no {path}; prepare the folder with\n  {HOW_TO_PREPARE} {path.parent}")
-        self.table = pd.read_csv(csv_path, keep_default_na=False, dtype={"date": str, "image_id": str, "site": str})
+        self.table = read_table(csv_path, INTEGERS)
         if missing := [column for column in COLUMNS if column not in self.table]:
             raise ValueError(f"{csv_path}: columns missing: {', '.join(missing)}; write it with make_imagery_csv.py")
         if labeled:
