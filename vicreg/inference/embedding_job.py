@@ -10,7 +10,7 @@ import torch
 
 from vicreg.common import cli
 from vicreg.common.logger import log
-from vicreg.data.base import InputSpec
+from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.image_dataset import decode_size
 from vicreg.data.images import check_levels, open_reader
 from vicreg.data.raster_bands import resolve_bands
@@ -28,7 +28,7 @@ class EmbeddingConfig:
     """Settings of ``embed.py``; see its ``--help``."""
 
     out: Path
-    pretrained: str | None
+    pretrained: str
     arch: str | None = None
     in_chans: int = 3
     mean: Sequence[float] | None = None
@@ -49,7 +49,7 @@ class EmbeddingConfig:
         suffixes = TIFF if self.image else (".parquet",)
         if self.out.suffix.lower() not in suffixes:
             raise ValueError(f"--out {self.out}: the {'feature map' if self.image else 'table'} ends in {suffixes[0]}")
-        if self.pretrained is None or not (self.csv_dir or self.data_dir or self.image):
+        if not self.pretrained or not (self.csv_dir or self.data_dir or self.image):
             raise ValueError("--pretrained and one of --csv-dir, --data-dir and --image are needed, or --knn")
         cli.check_positive(self, "image_size", "batch_size", "patch_size", "stride", "in_chans")
         if self.components < 0:
@@ -72,7 +72,6 @@ class EmbeddingJob:
     """
 
     def __init__(self, config: EmbeddingConfig, device: torch.device):
-        assert config.pretrained is not None
         self.config, self.device = config, device
         backbone, self.info = load_backbone(
             config.pretrained, config.arch, config.in_chans, config.seed, mean=config.mean, std=config.std
@@ -89,8 +88,7 @@ class EmbeddingJob:
         if not config.image.is_file():
             raise FileNotFoundError(f"no raster at {config.image}")
         check_outputs([config.image], lambda _: [config.out])
-        self._require_normalization()
-        spec = self._checked(InputSpec(config.image_size or config.patch_size, self.info["mean"], self.info["std"]))
+        spec = self._checked(InputSpec(config.image_size or config.patch_size, *self._normalization()))
 
         def embed_windows(windows: np.ndarray) -> np.ndarray:
             return embed_images(self.backbone, torch.from_numpy(windows), spec, self.device).float().cpu().numpy()
@@ -109,16 +107,17 @@ class EmbeddingJob:
     def write_table(self) -> None:
         """Write the table of ``--csv-dir`` or ``--data-dir``."""
         config, failures = self.config, dict[int, str]()
+        dataset: LabeledDataset
         if config.csv_dir:
             dataset, columns = open_patches(config.csv_dir)
             check_channels(self.info["in_chans"], dataset, config.pretrained)
-            spec = build_input_spec(self.info, dataset, config.image_size)
         else:
-            self._require_normalization()
             assert config.data_dir is not None
-            side = decode_size(config.image_size)
-            dataset, columns = open_images(config.data_dir, side, self.info["in_chans"], self.bands, self.levels)
-            spec, failures = build_input_spec(self.info, dataset, config.image_size), dataset.failures
+            self._normalization()
+            side, channels = decode_size(config.image_size), self.info["in_chans"]
+            dataset, columns = images, _ = open_images(config.data_dir, side, channels, self.bands, self.levels)
+            failures = images.failures
+        spec = build_input_spec(self.info, dataset, config.image_size)
         chunks = embed(self.backbone, dataset, self._checked(spec), self.device, config.batch_size)
         size = feature_dim(self.backbone)
         config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,12 +125,15 @@ class EmbeddingJob:
         log(f"{config.out}: {count} rows, embeddings of {size} values")
         raise_failures([failures[index] for index in sorted(failures)], len(dataset))
 
-    def _require_normalization(self) -> None:
-        """Assume ImageNet's normalization for three channels if the weights record none."""
-        if self.info["mean"] is None:
+    def _normalization(self) -> tuple[list[float], list[float]]:
+        """Return mean and std of the weights; ImageNet's are assumed for three channels if they record none."""
+        mean, std = self.info["mean"], self.info["std"]
+        if mean is None or std is None:
             if self.info["in_chans"] != 3:
                 raise ValueError(f"{self.config.pretrained} records no mean and std; name them with --mean and --std")
-            self.info.update(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD), normalization="ImageNet's, assumed")
+            mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+            self.info["mean"], self.info["std"], self.info["normalization"] = mean, std, "ImageNet's, assumed"
+        return mean, std
 
     def _checked(self, spec: InputSpec) -> InputSpec:
         check_input_size(self.backbone, self.info["in_chans"], spec.size, self.info["arch"])
