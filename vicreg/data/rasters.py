@@ -1,7 +1,7 @@
 """Read windows of images and rasters, with their valid pixels and their georeference."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class ImageReader:
         """Read the whole image, at most ``max_size`` on the longer side: uint8 (3, rows, columns), its first bands."""
         shape = preview_shape((self.height, self.width), max_size)
         pixels = self.read(0, 0, self.height, self.width, shape)[0]
-        return pixels[:3] if len(pixels) >= 3 else pixels[[0, 0, 0]]
+        return picture(pixels)
 
     def close(self) -> None:
         """Close the file."""
@@ -166,6 +166,15 @@ class RasterReader(ImageReader):
         self._source.close()
 
 
+def picture(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (..., C, H, W) to look at: uint8 (..., 3, H, W), the first bands; 16 bits up to percentile 98."""
+    pixels = pixels[..., :3, :, :] if pixels.shape[-3] >= 3 else pixels[..., [0, 0, 0], :, :]
+    if pixels.dtype == np.uint8:
+        return pixels
+    white = max(1.0, float(np.percentile(pixels, 98)))
+    return (pixels * (255 / white)).clip(max=255).astype(np.uint8)
+
+
 def preview_shape(shape: tuple[int, int], max_size: int = 1600) -> tuple[int, int]:
     """Reduce (rows, columns) so that the longer side is at most ``max_size``."""
     factor = min(1.0, max_size / max(shape))
@@ -208,6 +217,18 @@ def resize(
     bands = [Image.fromarray(band.astype(np.float32)) for band in pixels]
     resized = np.stack([np.asarray(band.resize(shape[::-1], Image.Resampling.BICUBIC, box)) for band in bands])
     return resized.round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+
+
+def stack_images(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack images (C, H, W); uint8 ones become uint16 if there are others of that type, 255 as 65535."""
+    if len({image.dtype for image in images}) > 1:
+        images = [image if image.dtype == np.uint16 else widen(image) for image in images]
+    return np.stack(images)
+
+
+def widen(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 pixels as uint16, 255 as 65535."""
+    return pixels.astype(np.uint16) * 257
 
 
 def open_raster(path: str | Path) -> Any:

@@ -20,6 +20,7 @@ from vicreg.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD
 from vicreg.data.image_listing import image_paths, log_skipped
 from vicreg.data.imagery import ImageryPatches
 from vicreg.data.raster_bands import Bands
+from vicreg.data.rasters import stack_images
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import read_meta
 from vicreg.eval.features import extract_features
@@ -65,10 +66,7 @@ class ImageFiles(BaseDataset):
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Read images: uint8 or uint16 tensor (n, C, side, side)."""
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            images = list(pool.map(self._read, indices))
-        if len({image.dtype for image in images}) > 1:  # 255 becomes 65535
-            images = [image if image.dtype == np.uint16 else image.astype(np.uint16) * 257 for image in images]
-        return torch.from_numpy(np.stack(images))
+            return torch.from_numpy(stack_images(list(pool.map(self._read, indices))))
 
     def _read(self, index: int) -> np.ndarray:
         try:
