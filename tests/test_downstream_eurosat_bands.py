@@ -106,11 +106,11 @@ def test_files_and_bands_that_do_not_fit_the_network_are_named(tree, backbone, t
     assert not (tmp_path / "run").exists()
 
 
-def test_statistics_and_pictures_of_sixteen_bits():
+def test_statistics_and_colors_of_sixteen_bits():
     images = torch.from_numpy(np.random.default_rng(0).integers(1, 3000, (6, 4, 8, 8)).astype(np.uint16))
     mean, std = Scenes(images, torch.zeros(6, dtype=torch.int64), ["a"]).statistics()
     values = images.numpy().astype(float) / 65535
     np.testing.assert_allclose(mean, values.mean((0, 2, 3)), atol=1e-6)
     np.testing.assert_allclose(std, values.std((0, 2, 3)), atol=1e-6)
-    shown = Scenes(images, torch.zeros(6, dtype=torch.int64), ["a"]).pictures([0, 1])
+    shown = Scenes(images, torch.zeros(6, dtype=torch.int64), ["a"]).display_rgb([0, 1])
     assert shown.shape == (2, 3, 8, 8) and shown.dtype == torch.uint8 and shown.max() == 255

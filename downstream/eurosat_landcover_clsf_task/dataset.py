@@ -18,7 +18,7 @@ from vicreg.data.image_crops import read_square
 from vicreg.data.image_listing import Listing, choose_files, format_names, list_images, split_folders
 from vicreg.data.images import image_size
 from vicreg.data.raster_bands import Bands
-from vicreg.data.rasters import picture, widen
+from vicreg.data.rasters import display_rgb, widen
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import files_digest, samples_digest
 
@@ -47,9 +47,9 @@ class Scenes(BaseDataset):
         """Return images: uint8 or uint16 tensor (n, C, S, S)."""
         return self.pixels[torch.as_tensor(indices)]
 
-    def pictures(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """Return images to look at: uint8 tensor (n, 3, S, S); see ``picture``."""
-        return torch.from_numpy(picture(self.images(indices).numpy()))
+    def display_rgb(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Return images to look at: uint8 tensor (n, 3, S, S); see ``vicreg.data.rasters.display_rgb``."""
+        return torch.from_numpy(display_rgb(self.images(indices).numpy()))
 
     def rotated(self, quarter_turns: int) -> "Scenes":
         """Return the same scenes, rotated by quarter turns."""

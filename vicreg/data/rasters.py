@@ -86,7 +86,7 @@ class ImageReader:
         """Read the whole image, at most ``max_size`` on the longer side: uint8 (3, rows, columns), its first bands."""
         shape = preview_shape((self.height, self.width), max_size)
         pixels = self.read(0, 0, self.height, self.width, shape)[0]
-        return picture(pixels)
+        return display_rgb(pixels)
 
     def close(self) -> None:
         """Close the file."""
@@ -166,7 +166,7 @@ class RasterReader(ImageReader):
         self._source.close()
 
 
-def picture(pixels: np.ndarray) -> np.ndarray:
+def display_rgb(pixels: np.ndarray) -> np.ndarray:
     """Return pixels (..., C, H, W) to look at: uint8 (..., 3, H, W), the first bands; 16 bits up to percentile 98."""
     pixels = pixels[..., :3, :, :] if pixels.shape[-3] >= 3 else pixels[..., [0, 0, 0], :, :]
     if pixels.dtype == np.uint8:
