@@ -26,7 +26,7 @@ from tqdm import tqdm
 from preprocessing.folder_split import parse_locations
 from preprocessing.georeference import check_proj
 from preprocessing.imagery import labels, sources, splits
-from preprocessing.imagery.summary import date_lines, shared_duplicates, summary, verify
+from preprocessing.imagery.summary import date_lines, shared_duplicates, summary
 from preprocessing.problems import format_problems
 from vicreg.common import cli
 from vicreg.common.config import from_args
@@ -36,6 +36,7 @@ from vicreg.data.raster_pack.lists import Result, collect, describe, publish
 from vicreg.data.raster_pack.plan import Plan, make_plan, work_folder
 from vicreg.data.raster_pack.scenes import FileProblem, Scene
 from vicreg.data.raster_pack.shards import record_path, run_shards
+from vicreg.data.sn7_format import verify_folder
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -83,14 +84,14 @@ def get_parser() -> argparse.ArgumentParser:
     add("--shard", metavar="I/N", help="write part I (from 0) of N parts only; any number may run at the same time")
     add("--merge", action="store_true", help="after all parts of --shard: write the lists and meta.json")
     add("--dask", metavar="ADDRESS", help="cut on a dask.distributed cluster that sees the same paths: tcp://…")
-    add("--verify", action="store_true", help="compare the pixels in --out-dir with their digests, and do nothing else")
+    add("--verify", action="store_true", help="compare --out-dir with its digests, and do nothing else")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Read the headers, cut the patches, label and split them, write the outputs, print the summary."""
     if args.verify:
-        print(verify(args.out_dir))
+        print(verify_folder(args.out_dir))
         return
     started = time.perf_counter()
     if not args.data_dir and not args.list:

@@ -99,10 +99,10 @@ def test_sn7_temporal_pairs_count_months_across_years(sn7_prepared, tmp_path):
     table = table[table.aoi == table.aoi[0]]
     table["year"] = 2017 + table.month.to_numpy()  # one mosaic a year
     table["month"] = 6
-    table.to_csv(tmp_path / "all.csv", index=False)
+    table.to_csv(tmp_path / "years.csv", index=False)
     for name in ("patches.npy", "meta.json"):
         (tmp_path / name).symlink_to(sn7_prepared / name)
-    dataset = SN7Patches(tmp_path / "all.csv", "temporal", max_months_apart=12)
+    dataset = SN7Patches(tmp_path / "years.csv", "temporal", max_months_apart=12)
     first = dataset.table.index[dataset.table.year == 2018][0]
     found = {dataset.positive_index(first, sample_seed) for sample_seed in SEEDS}
     assert set(dataset.table.year.iloc[sorted(found)]) == {2019}

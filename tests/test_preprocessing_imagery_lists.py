@@ -196,8 +196,9 @@ def test_lists_and_catalogs_name_addresses_dates_and_vrts(tmp_path):
     assert (named[0] == ground(2, 32, 32)).all()
 
 
-def test_envi_rasters_are_found_by_their_header(tmp_path):
+def test_envi_rasters_are_found_by_their_header(tmp_path, capsys):
     write_raster(tmp_path / "in" / "a.dat", ground(2, 32, 32), driver="ENVI")
     (tmp_path / "in" / "other.dat").write_text("measurements")
     table, packed, _ = prepare(tmp_path / "in", tmp_path / "out", "--patch-size", 32, "--split", "none")
+    assert "2 files in " in capsys.readouterr().out  # the header and the other file
     assert table.image_id.tolist() == ["a.dat"] and (packed[0] == ground(2, 32, 32)).all()

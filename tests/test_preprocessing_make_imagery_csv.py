@@ -149,6 +149,24 @@ def test_bands_are_selected_and_ordered_by_number_or_name(tmp_path):
         prepare(tmp_path / "in", tmp_path / "out", *options, "B11")
 
 
+def test_bands_in_another_order_of_colors_are_listed_and_chosen_by_color(tmp_path, capsys):
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    land = ground(3, 32, 32, dtype=np.uint8, high=250)
+    for name in ("a", "b"):
+        write_raster(tmp_path / "in" / f"{name}.tif", land, photometric="RGB")
+    path = write_raster(tmp_path / "in" / "c.tif", land[::-1].copy())
+    with rasterio.open(path, "r+") as raster:
+        raster.colorinterp = ColorInterp.blue, ColorInterp.green, ColorInterp.red
+    options = "--patch-size", 32, "--split", "none"
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(tmp_path / "in", tmp_path / "out", *options)
+    assert "c.tif: bands blue green red, where others are red green blue" in capsys.readouterr().err
+    _, pixels, meta = prepare(tmp_path / "in", tmp_path / "out", *options, "--bands", "red", "green", "blue")
+    assert (pixels == land).all() and len(pixels) == 3 and meta["bands"] == ["red", "green", "blue"]
+
+
 def test_files_that_do_not_fit_are_listed_with_the_reason(tmp_path, capsys):
     land = ground(4, 64, 64)
     for name in ("a", "b", "c"):
@@ -168,9 +186,10 @@ def test_files_that_do_not_fit_are_listed_with_the_reason(tmp_path, capsys):
     table, pixels, _ = prepare(
         tmp_path / "in", tmp_path / "out", "--patch-size", 32, "--on-error", "skip", "--buffer", 0
     )
-    shown = capsys.readouterr().err
+    out, shown = capsys.readouterr()
+    assert "1 files in " in out and "link.tif" in out  # a link to nothing is no file
     for name, reason in {
-        "empty": "empty file", "text": "cannot be read", "link": "cannot be read", "three": "3 bands of uint16, where",
+        "empty": "empty file", "text": "cannot be read", "three": "3 bands of uint16, where",
         "float": "4 bands of float32, where", "nowhere": "no georeference", "nir": "marked as alpha and holds other",
         "cut": r"cannot be read \(.*TIFF",
     }.items():  # fmt: skip
@@ -213,7 +232,7 @@ def test_shards_and_merge_give_the_bytes_of_one_process(tmp_path):
     with (tmp_path / "two" / "patches-00004.npy").open("r+b") as file:
         file.seek(5000)
         file.write(b"x")
-    with pytest.raises(ValueError, match="patches-00004.npy has changed"):
+    with pytest.raises(ValueError, match="patches-00004.npy is missing or was changed"):
         make_imagery_csv.main(parse([*words, "--verify"]))
     write_raster(tmp_path / "in" / "2021-07.tif", ground(3, 64, 96))
     make_imagery_csv.main(parse([*words, "--shard", "0/2"]))
@@ -262,7 +281,7 @@ def test_a_killed_job_resumes_without_writing_finished_shards_again(tmp_path, re
 
 
 def test_verify_and_wrong_arguments_end_with_one_line(tmp_path):
-    with pytest.raises(FileNotFoundError, match="not complete"):
+    with pytest.raises(FileNotFoundError, match="no .*meta.json"):
         prepare(tmp_path, tmp_path / "out", "--verify")
     archive(tmp_path / "in")
     for options, message in [

@@ -18,7 +18,9 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.common.logger import log
 from vicreg.data import imagery
+from vicreg.data.sn7_format import verify_folder
 from vicreg.eval import config as eval_config
 from vicreg.eval.transfer import evaluate
 
@@ -35,6 +37,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train on the labeled patches of the training list, evaluate on those of the validation list."""
+    if args.verify_data:
+        log(verify_folder(args.csv_dir))
     train, val = (imagery.ImageryPatches(args.csv_dir / f"{part}.csv", labeled=True) for part in ("train", "val"))
     config = from_args(eval_config.EvaluationConfig, args, in_chans=args.in_chans or train.num_channels)
     device = distributed.init(args.device, args.local_rank, args.timeout_minutes)

@@ -18,7 +18,9 @@ if __name__ == "__main__":  # import from the repository root, from any working 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vicreg.common import cli
+from vicreg.common.logger import log
 from vicreg.data import imagery
+from vicreg.data.sn7_format import verify_folder
 from vicreg.engine import pretrain_config
 from vicreg.engine.parallel import init_device
 from vicreg.engine.pretrain import pretrain
@@ -51,6 +53,8 @@ def main(args: argparse.Namespace) -> None:
             patch_size=args.patch_size, positives=args.positives, max_days_apart=args.max_days_apart,
         )  # fmt: skip
     else:
+        if args.verify_data:
+            log(verify_folder(args.csv_dir))
         dataset = imagery.ImageryPatches(args.csv_dir / "train.csv", args.positives, args.max_days_apart)
         positives = dataset.positives
         probe_sets = imagery.labeled_sets(args.csv_dir) if config.probe_every else None

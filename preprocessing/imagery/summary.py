@@ -1,7 +1,5 @@
-"""What make_imagery_csv.py prints, and the check of a prepared folder."""
+"""What make_imagery_csv.py prints."""
 
-import hashlib
-import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -67,24 +65,3 @@ def summary(
         f"written to {out_dir} in {seconds:.1f} s; next:",
         f"  python vicreg/main_vicreg_imagery.py --csv-dir {quoted} --exp-dir exp/imagery --arch resnet18",
     ])  # fmt: skip
-
-
-def verify(out_dir: Path) -> str:
-    """Compare the shards of a prepared folder with their digests.
-
-    Raises:
-        FileNotFoundError: The folder is not complete.
-        ValueError: A shard has changed.
-    """
-    if not (out_dir / "meta.json").is_file():
-        raise FileNotFoundError(f"no {out_dir / 'meta.json'}: the folder is not complete")
-    shards = json.loads((out_dir / "meta.json").read_text())["shards"]
-    for shard in shards:
-        digest = hashlib.blake2b(digest_size=16)
-        with (out_dir / shard["file"]).open("rb") as file:
-            file.seek(128)
-            while block := file.read(2**22):
-                digest.update(block)
-        if digest.hexdigest() != shard["digest"]:
-            raise ValueError(f"{out_dir / shard['file']} has changed since it was written; prepare the folder again")
-    return f"{len(shards)} shards in {out_dir} are unchanged"

@@ -24,7 +24,7 @@ from vicreg.data.raster_pack.lists import COLUMNS
 from vicreg.data.raster_pack.prepare import prepare_folder
 from vicreg.data.raster_pack.scenes import PILLOW_SUFFIXES
 from vicreg.data.sn7 import SN7Patches
-from vicreg.data.sn7_format import read_meta
+from vicreg.data.sn7_format import add_verify_argument, read_meta
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
 HOW_TO_PREPARE = "python preprocessing/make_imagery_csv.py --data-dir SCENES --out-dir"
@@ -113,7 +113,7 @@ class ImageryPatches(SN7Patches):
         if meta["dtype"] != "uint8" or meta["scale"]:  # for readers of other files; one pair for all bands, or unknown
             self.levels = tuple(scale[0]) if all(pair == scale[0] for pair in scale) else None
         self._path, self._shards = csv_path.parent, meta["shards"]
-        digests = "".join(shard["digest"] for shard in self._shards)
+        digests = "".join(shard["sha256"] for shard in self._shards)
         self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
         self._rows, self._on_device = self.table.row.to_numpy(), None
         self._store, self.in_memory = self._open_store(), True
@@ -155,6 +155,7 @@ def add_arguments(parser: argparse.ArgumentParser, csv_dir: Path) -> argparse._A
     """Add the options of prepared imagery, and return their group."""
     data = parser.add_argument_group("imagery")
     data.add_argument("--csv-dir", type=Path, default=csv_dir, help="folder written by make_imagery_csv.py")
+    add_verify_argument(data)
     return data
 
 

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from vicreg.common import files
+from vicreg.data.image_io import decoding
 from vicreg.data.rasters import NO_DATA, ImageReader, open_raster
 from vicreg.inference.cog import write_cog
 
@@ -99,5 +100,5 @@ def read_labels(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
     Returns:
         uint8 array of this shape, the nearest labels.
     """
-    with open_raster(path) as raster:
+    with decoding(path), open_raster(path) as raster:
         return raster.read(1, out_shape=shape)

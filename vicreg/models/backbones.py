@@ -1,6 +1,5 @@
 """Backbones by timm name: create them, and load them from files of weights."""
 
-import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from torch import nn
 
 from vicreg.common.random_streams import stream_seed
 from vicreg.models.baselines import ChannelStatistics, PooledPixels
-from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, format_keys, match_state_dict, read_weights
+from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, check_arch, match_state_dict, read_weights
+from vicreg.models.weight_files import format_keys as format_keys
 
 __all__ = [
     "BASELINES", "IMAGENET_MEAN", "IMAGENET_STD", "PARAMETER_FREE", "BackboneInfo", "check_channels",
@@ -60,11 +60,7 @@ def create_backbone(arch: str, in_chans: int = 3, pretrained: bool = False) -> n
     Raises:
         ValueError: timm does not know the name; the message lists the nearest ones.
     """
-    if not timm.is_model(arch):
-        names = timm.list_models()
-        longer = sorted((name for name in names if arch and name.startswith(arch)), key=len)[:4]
-        nearest = longer or difflib.get_close_matches(arch, names, n=4) or ["resnet18", "resnet50"]
-        raise ValueError(f"no backbone named {arch!r} in timm; nearest: {', '.join(nearest)}")
+    check_arch(arch)
     make = functools.partial(timm.create_model, arch, num_classes=0, in_chans=in_chans, pretrained=pretrained)
     try:
         backbone = make(**_ANY_SIZE)

@@ -1,11 +1,14 @@
 """Files of backbone weights: the layouts of this project, torchvision, timm and safetensors."""
 
+import difflib
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 from vicreg.common import checkpoint_io
@@ -16,6 +19,19 @@ _COUNTER = "num_batches_tracked"  # of BatchNorm; not in torchvision's older Ima
 _RUN_PREFIXES = ("module.backbone.", "backbone.")
 
 StateDict = dict[str, torch.Tensor]
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
+
+
+_IS_VALID: dict[str, Callable[[Any], bool]] = {
+    "arch": lambda value: isinstance(value, str),
+    "in_chans": lambda value: isinstance(value, int) and 0 < value <= 2**12,
+    "mean": _is_numbers,
+    "std": lambda value: _is_numbers(value) and all(x > 0 for x in value),
+    "levels": lambda value: _is_numbers(value) and len(value) == 2,
+}
 
 
 def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
@@ -38,6 +54,8 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         state, record = _read_safetensors(path)
     else:
         state, record = _parse(path, checkpoint_io.load(path))
+        if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
+            raise ValueError(f"{path}: not a state dict of tensors")
         largest = max((value.numel() * value.element_size() for value in state.values()), default=0)
         if largest > path.stat().st_size:  # such as one number that is expanded to any shape
             raise ValueError(f"{path}: a tensor of {largest / 1e6:.0f} MB in a smaller file; save it anew")
@@ -45,9 +63,20 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if "arch" not in record and sidecar.is_file():
         record = _read_sidecar(sidecar)
     record = {key: value for key, value in record.items() if value is not None}
+    if wrong := [key for key, value in record.items() if key in _IS_VALID and not _IS_VALID[key](value)]:
+        raise ValueError(f"{path}: {wrong[0]} is {str(record[wrong[0]])[:100]!r}; the file is damaged")
     if "mean" in record:
         record.setdefault("normalization", f"stored in {path.name}")
     return state, record
+
+
+def check_arch(arch: str) -> None:
+    """Raise ValueError, with the nearest names, unless timm knows a backbone of this name."""
+    if not timm.is_model(arch):
+        names = timm.list_models()
+        longer = sorted((name for name in names if arch and name.startswith(arch)), key=len)[:4]
+        nearest = longer or difflib.get_close_matches(arch, names, n=4) or ["resnet18", "resnet50"]
+        raise ValueError(f"no backbone named {arch!r} in timm; nearest: {', '.join(nearest)}")
 
 
 def recorded_arch(path: str | Path) -> str | None:
@@ -82,6 +111,9 @@ def _parse(path: Path, payload: Any) -> tuple[StateDict, dict[str, Any]]:
     """Take the backbone's state dict and its record out of a loaded PyTorch file."""
     if not isinstance(payload, dict):
         raise ValueError(f"{path}: a dict of weights expected, got {type(payload).__name__}")
+    weights = payload.get("state_dict", {})
+    if not isinstance(weights, dict) or not isinstance(payload.get("backbone", {}), dict):
+        raise ValueError(f"{path}: a dict of weights expected, got {type(weights).__name__}")
     if "state_dict" in payload and "arch" in payload:
         return payload["state_dict"], {key: payload.get(key) for key in RECORDED}
     if isinstance(payload.get("model"), dict):

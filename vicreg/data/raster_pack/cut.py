@@ -135,7 +135,7 @@ def cut_window(reader: SceneReader, place: Placement, window: Window, options: C
         patches *= mask[tuple(kept.T)][:, None]
     used = counts[tuple(kept.T)]
     means, squares = _moments(patches, used)
-    digests = np.array([hashlib.blake2b(patch.data, digest_size=16).digest() for patch in patches], "V16")
+    digests = np.array([hashlib.sha256(patch.data).digest()[:16] for patch in patches], "V16")
     return Patches(patches, left + kept[:, 1] * size, top + kept[:, 0] * size, used, means, squares, digests,
                    down * across - len(kept), clipped)  # fmt: skip
 

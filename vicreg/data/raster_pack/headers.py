@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vicreg.data.image_listing import image_paths
+from vicreg.common.logger import log
+from vicreg.data.image_listing import image_paths, log_skipped
 from vicreg.data.raster_pack.dates import date_finder
 from vicreg.data.raster_pack.grids import resample
 from vicreg.data.raster_pack.scenes import (
+    COLORS,
     FileProblem,
     Scene,
     is_scene_name,
@@ -76,7 +78,7 @@ class PackOptions:
 
 
 def list_sources(folder: str | Path) -> list[Source]:
-    """List the rasters and images below a folder, at any depth; a file is itself.
+    """List the rasters and images below a folder, at any depth; a file is itself. Other files are counted in the log.
 
     Raises:
         FileNotFoundError: There is no such folder or file.
@@ -86,7 +88,10 @@ def list_sources(folder: str | Path) -> list[Source]:
         return [Source(str(folder), folder.name)]
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    paths = [path for path in image_paths(folder, accept=is_scene_name) if not is_without_header(path)]
+    skipped: list[str] = []
+    found = image_paths(folder, skipped=skipped, accept=is_scene_name)
+    paths = [path for path in found if not is_without_header(path)]
+    log_skipped(folder, sorted(skipped + list(set(found) - set(paths))))
     return [Source(path, Path(path).relative_to(folder).as_posix()) for path in paths]
 
 
@@ -139,6 +144,8 @@ def _split_masks(sources: Sequence[Source], pattern: str | None) -> tuple[list[S
     if not masks:
         raise ValueError(f"--cloud-mask {pattern!r}: no scene has such a file beside it")
     chosen = set(masks.values())
+    if without := len(sources) - len(chosen) - len(masks):
+        log(f"note: {without} of {len(sources) - len(chosen)} scenes have no cloud mask")
     return [source for source in sources if source.path not in chosen], masks
 
 
@@ -147,13 +154,18 @@ def _check_alike(scenes: list[Scene], options: PackOptions) -> tuple[list[Scene]
     by_name = options.bands is not None and not all(band.isdigit() for band in options.bands)
     keys = [(0 if by_name else scene.count, scene.dtype) for scene in scenes]
     usual, number = Counter(keys).most_common(1)[0] if keys else ((0, ""), 0)
+    colors = [tuple(name for name in scene.band_names if name in COLORS) for scene in scenes]
+    usual_colors = Counter(filter(None, colors)).most_common(1)
     has_crs = any(scene.crs for scene in scenes)
     alike, problems = [], []
-    for scene, key in zip(scenes, keys, strict=True):
+    for scene, key, order in zip(scenes, keys, colors, strict=True):
         if key != usual:
             bands = "" if by_name else f"{scene.count} bands of "
             others = "" if by_name else f"{usual[0]} bands of "
             message = f"{bands}{scene.dtype}, where {number} files have {others}{usual[1]}"
+            problems.append(FileProblem("other bands", Path(scene.path), message))
+        elif order and order != usual_colors[0][0]:
+            message = f"bands {' '.join(order)}, where others are {' '.join(usual_colors[0][0])}; choose with --bands"
             problems.append(FileProblem("other bands", Path(scene.path), message))
         elif has_crs and not scene.crs:
             message = "no georeference with a CRS, where others have one"

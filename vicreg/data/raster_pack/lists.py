@@ -25,7 +25,7 @@ class Result(NamedTuple):
         records: Paths of the records, one for each shard.
         problems: Scenes that could not be read; they have no rows.
         counts: Plain values for ``meta.json``.
-        shards: File, number of rows and digest of each shard.
+        shards: File, number of rows and SHA-256 of each shard.
     """
 
     table: pd.DataFrame
@@ -51,7 +51,7 @@ def collect(plan: Plan, records: list[Path]) -> Result:
         info, arrays = read_record(path)
         bad |= {int(index): message for index, message in info["problems"].items()}
         dropped, clipped = dropped + info["dropped"], clipped + info["clipped"]
-        shards.append({"file": shard_name(number), "rows": info["rows"], "digest": info["digest"]})
+        shards.append({"file": shard_name(number), "rows": info["rows"], "sha256": info["sha256"]})
         if info["rows"]:
             part = {"row": start + np.arange(info["rows"]), "digest": arrays["digests"].view("S16").astype(object)}
             parts.append(pd.DataFrame(part | {name: arrays[name] for name in ("scene", "columns", "rows", "valid")}))
@@ -138,7 +138,9 @@ def publish(work: Path, out_dir: Path, table: pd.DataFrame, meta: dict[str, Any]
     for name, part in (("all", table), *table.groupby("split")):
         if name != "unused":
             part[COLUMNS].to_csv(work / f"{name}.csv", index=False)
-    files.write_json(work / "meta.json", meta)
+    lists = {path.name: files.file_digest(path) for path in sorted(work.glob("*.csv"))}
+    shards = {shard["file"]: shard["sha256"] for shard in meta["shards"]}
+    files.write_json(work / "meta.json", meta | {"sha256": lists | shards})
     old = [path.name for path in out_dir.glob("patches*.npy")]
     names = dict.fromkeys([*(shard["file"] for shard in meta["shards"]), *old, "all.csv", "train.csv", "val.csv"])
     files.publish(work, out_dir, [*names, "meta.json"])

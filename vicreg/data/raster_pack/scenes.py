@@ -16,6 +16,7 @@ DRIVERS: dict[str, list[str]] = {
     ".tif": ["GTiff"], ".tiff": ["GTiff"], ".jp2": ["JP2OpenJPEG"], ".img": ["HFA", "ENVI"], ".dat": ["ENVI"],
     ".bsq": ["ENVI"], ".bil": ["ENVI"], ".bip": ["ENVI"], ".png": ["PNG"], ".vrt": ["VRT"],
 }  # fmt: skip
+COLORS = ("red", "green", "blue")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
 _NEEDS_HEADER = (".dat", ".bsq", ".bil", ".bip")  # ENVI, if a .hdr file lies beside it
 _PILLOW_MODES = {"L": 1, "1": 1, "LA": 1, "La": 1}  # data bands; the other 8-bit modes become RGB
@@ -43,7 +44,7 @@ class Scene:
         block: Rows and columns of a block of the file.
         count: Number of bands without alpha.
         bands: Numbers of the bands to read, from 1.
-        band_names: Descriptions of these bands, or their numbers.
+        band_names: Descriptions of these bands, or their colors, or their numbers.
         dtype: Type of the pixels.
         crs: Coordinate reference system as WKT; "" for none.
         transform: (x of the left edge, pixel width, y of the top edge, pixel height), or None.
@@ -150,9 +151,10 @@ def _read_pillow_header(path: str, name: str, bands: Sequence[str] | None, versi
             raise ValueError(f"pixels of mode {image.mode}; store them as TIFF")
         width, height = image.size if exif_orientation(image) < 5 else image.size[::-1]
         count = _PILLOW_MODES.get(image.mode, 3)
-    chosen = choose_bands(bands, [""] * count)
-    return Scene(path, name, True, width, height, (1, width), count, chosen, tuple(map(str, chosen)), "uint8", "",
-                 version=version)  # fmt: skip
+    descriptions = list(COLORS) if count == 3 else [""]
+    chosen = choose_bands(bands, descriptions)
+    names = tuple(descriptions[number - 1] or str(number) for number in chosen)
+    return Scene(path, name, True, width, height, (1, width), count, chosen, names, "uint8", version=version)
 
 
 def _read_gdal_header(
@@ -175,7 +177,8 @@ def _read_gdal_header(
         numbers = " ".join(map(str, range(1, raster.count + 1)))
         raise ValueError(f"band {kinds.index(ColorInterp.alpha) + 1} is marked as alpha and holds other values than 0 "
                          f"and 255; choose the bands, such as --bands {numbers}")  # fmt: skip
-    descriptions = [text or "" for text in raster.descriptions]
+    colors = [kind.name if kind.name in COLORS else "" for kind in kinds]
+    descriptions = [text or color for text, color in zip(raster.descriptions, colors, strict=True)]
     chosen = choose_bands(bands, descriptions) if bands else tuple(data)
     dtypes = {raster.dtypes[number - 1] for number in chosen}
     if len(dtypes) > 1 or "complex" in "".join(dtypes):

@@ -5,7 +5,6 @@ bytes whichever process writes it, and a killed job resumes with the shards that
 """
 
 import functools
-import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vicreg.common.files import atomic_write
+from vicreg.common.files import atomic_write, file_digest
 from vicreg.data.raster_pack.cut import CutOptions, Patches, Window, cut_window
 from vicreg.data.raster_pack.grids import Placement
 from vicreg.data.raster_pack.reader import SceneReader
@@ -76,7 +75,7 @@ def _write(
     parts: list[Patches] = []
     owners: list[int] = []
     problems: dict[int, str] = {}
-    digest, rows = hashlib.blake2b(digest_size=16), 0
+    rows = 0
     with path.open("wb") as file:
         file.write(_header(options.dtype, (0, channels, size, size)))
         for window, result in cut:
@@ -84,7 +83,6 @@ def _write(
                 problems[window.scene] = str(result)
                 continue
             file.write(result.pixels.data)
-            digest.update(result.pixels.data)
             rows += len(result.pixels)
             parts.append(result._replace(pixels=np.empty(0)))
             owners.append(window.scene)
@@ -95,7 +93,7 @@ def _write(
     if parts:
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
         arrays["scene"] = np.repeat(owners, [len(part.valid) for part in parts])
-    counts = {"rows": rows, "digest": digest.hexdigest(), "problems": problems}
+    counts = {"rows": rows, "sha256": file_digest(path), "problems": problems}
     counts |= {"dropped": sum(part.dropped for part in parts), "scale": options.scale}
     counts["clipped"] = np.sum([part.clipped for part in parts], axis=0).tolist() if parts else [0, 0]
     return {"info": np.array(json.dumps(counts)), **arrays}
