@@ -34,7 +34,10 @@ def train(config: FloodConfig) -> None:
     device = init_single_device(config, TASK)
     folder = RunFolder(config, TASK, device)
     model, backbone_info = build_model(config, folder.checkpoint)
-    bands, levels = resolve_bands(config.bands, backbone_info["in_chans"]), config.levels or backbone_info.get("levels")
+    bands, levels = (
+        resolve_bands(config.bands, backbone_info.get("in_chans", 3)),
+        config.levels or backbone_info.get("levels"),
+    )
     data, side, digests = prepare_data(config, bands, levels)
     folder.check_data(digests)
     crops = RandomCrops(data["train"], side, config.repeats)  # augmented while loading

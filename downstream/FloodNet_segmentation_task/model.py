@@ -83,7 +83,12 @@ def build_model(config: FloodConfig, checkpoint: dict[str, Any]) -> tuple[Segmen
         info = saved["backbone"]
         about = saved["task"]
         model = Segmenter(
-            info["arch"], config.decoder, len(config.classes.names), about["mean"], about["std"], info["in_chans"]
+            info["arch"],
+            config.decoder,
+            len(config.classes.names),
+            about["mean"],
+            about["std"],
+            info.get("in_chans", 3),
         )
         model.load_state_dict(weights)
         log(f"{config.decoder} over {info['arch']} from {config.init_from}: all {len(weights)} tensors")
@@ -140,8 +145,10 @@ def load_segmenter(path: str | Path, device: torch.device) -> tuple[Segmenter, d
     """
     weights, about = load_task(path, TASK, device)
     task, info = about["task"], about["backbone"]
-    model = Segmenter(info["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"], info["in_chans"])
-    task["channels"] = info["in_chans"]
+    model = Segmenter(
+        info["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"], info.get("in_chans", 3)
+    )
+    task["channels"] = info.get("in_chans", 3)
     model.load_state_dict(weights)
     return model.to(device), task
 
