@@ -81,15 +81,8 @@ def build_model(config: FloodConfig, checkpoint: dict[str, Any]) -> tuple[Segmen
     if config.init_from and not checkpoint:
         weights, saved = load_task(config.init_from, TASK)
         info = saved["backbone"]
-        about = saved["task"]
-        model = Segmenter(
-            info["arch"],
-            config.decoder,
-            len(config.classes.names),
-            about["mean"],
-            about["std"],
-            info.get("in_chans", 3),
-        )
+        about, count = saved["task"], len(config.classes.names)
+        model = Segmenter(info["arch"], config.decoder, count, about["mean"], about["std"], info.get("in_chans", 3))
         model.load_state_dict(weights)
         log(f"{config.decoder} over {info['arch']} from {config.init_from}: all {len(weights)} tensors")
         return model, info
