@@ -38,6 +38,7 @@ VALID = {
     "--device cpu --map-samples 0 --resamples 2 --image-size 16 --lr 0.1 --knn 5",
     "vicreg/main_vicreg_imagery.py": f"{PRETRAIN} --csv-dir {{imagery}}",
     "vicreg/evaluate_imagery.py": f"{EVALUATE} --csv-dir {{imagery}}",
+    "vicreg/embed.py": "--pretrained {backbone.pth} --csv-dir {sn7} --image-size 16 --device cpu --out {out.parquet}",
     "vicreg/export.py": "--pretrained {backbone.pth} --to timm --out {out.pth}",
     "supervised/main_supervised_sn7.py": f"{TOY} --csv-dir {{sn7}} --max-steps 1",
     "preprocessing/audit_split.py": "{sn7} --no-turns --no-shifts --workers 1",
@@ -82,6 +83,10 @@ MORE = {
         "--data-dir {sn7_tree} --csv-dir {sn7_unpacked}",
         "--test-csv {sn7_unpacked} --test-data-dir {sn7_tree}",
     ],
+    "vicreg/embed.py": [
+        "= --pretrained {backbone.pth} --data-dir {images/val} --image-size 16 --device cpu --out {out.parquet}",
+        "= --pretrained {backbone.pth} --image {image.tif} --patch-size 16 --device cpu --components 1 --out {out.tif}",
+    ],
     "supervised/main_supervised_sn7.py": [
         "--init-from {backbone.pth}", "--csv-dir {sn7_unpacked} --data-dir {sn7_tree}",
     ],
@@ -122,6 +127,10 @@ CONTRADICTIONS = {
                                       ("--pretrained random", "--arch")],
     "vicreg/main_vicreg_imagery.py": [("--data-dir {eurosat}", "--csv-dir"), ("--batch-size 1", "batch")],
     "vicreg/evaluate_imagery.py": FINETUNE,
+    "vicreg/embed.py": [
+        ("--out {out.csv}", "--out"), ("--stride 300", "--stride"), ("--data-dir {images}", "--data-dir"), LEVELS,
+        ("--bands 1 2", "--bands"),
+    ],
     "vicreg/export.py": [("--image-size 64", "--image-size"), ("--pretrained stats", "stats"), ("--to onnx", ".onnx"),
                          ("--to torchvision", "torchvision"), ("--out {backbone.pth}", "--out")],
     "supervised/main_supervised_sn7.py": [

@@ -82,6 +82,7 @@ class ImageryPatches(SN7Patches):
         table: The patch list.
         labels: int64 tensor (n,); -1 without a label.
         positives: "same" or "temporal".
+        levels: Values of the source files that became 0 and the maximum; None for 8 bits, or if the bands differ.
 
     Raises:
         FileNotFoundError: The list, ``meta.json`` or a shard is missing.
@@ -110,6 +111,9 @@ class ImageryPatches(SN7Patches):
         meta = read_meta(csv_path.parent)
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes, self.mean, self.std = meta["classes"], meta["mean"], meta["std"]
+        scale = meta["scale"] or [(0, 65535)]
+        if meta["dtype"] != "uint8" or meta["scale"]:  # for readers of other files; one pair for all bands, or unknown
+            self.levels = tuple(scale[0]) if all(pair == scale[0] for pair in scale) else None
         self._path, self._shards = csv_path.parent, meta["shards"]
         digests = "".join(shard["sha256"] for shard in self._shards)
         self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
