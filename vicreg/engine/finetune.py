@@ -15,7 +15,7 @@ from vicreg.data.images import check_levels
 from vicreg.engine.arguments import add_alias, add_run_arguments
 from vicreg.engine.config import RunConfig
 from vicreg.engine.parallel import init_device
-from vicreg.eval.config import add_normalization_arguments
+from vicreg.eval.config import add_normalization_arguments, add_weight_bands_argument
 from vicreg.models.backbones import PARAMETER_FREE, create_backbone, format_normalization, load_backbone
 
 CHANNELS = 3  # of the images of all downstream tasks
@@ -30,6 +30,7 @@ class FinetuneConfig(RunConfig):
         arch: Backbone by timm name, if the file does not record it.
         mean: Mean of each channel of pixels in [0, 1], if the file does not record it.
         std: Standard deviation of each channel, likewise.
+        weight_bands: Input channels of the file to select, counted from 1.
         levels: Values (low, high) of black and white of image files deeper than 8 bits.
     """
 
@@ -37,6 +38,7 @@ class FinetuneConfig(RunConfig):
     arch: str | None = setting(None, compare="must_match")
     mean: Sequence[float] | None = setting(None, compare="must_match")
     std: Sequence[float] | None = setting(None, compare="must_match")
+    weight_bands: Sequence[int] | None = setting(None, compare="must_match")
     levels: tuple[float, float] | None = setting(None, compare="must_match")
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ def add_arguments(
     )  # fmt: skip
     backbone.add_argument("--arch", help="backbone by timm name, if the file does not record it: resnet18, resnet50")
     add_normalization_arguments(backbone)
+    add_weight_bands_argument(backbone)
     optim = parser.add_argument_group("optimization")
     optim.add_argument("--epochs", type=int, default=epochs, help="passes over the training samples")
     optim.add_argument("--batch-size", type=int, default=batch_size, help="samples per step")
@@ -123,9 +126,14 @@ def build_backbone(config: FinetuneConfig, checkpoint: dict[str, Any]) -> tuple[
         return create_backbone(info["arch"], info["in_chans"]), info
     if config.pretrained is None or config.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {config.pretrained} has no weights; a file, 'random' or 'imagenet' is needed")
-    backbone, loaded = load_backbone(config.pretrained, config.arch, CHANNELS, config.seed, config.mean, config.std)
+    backbone, loaded = load_backbone(
+        config.pretrained, config.arch, None, config.seed, config.mean, config.std, config.weight_bands
+    )
     if loaded["in_chans"] != CHANNELS:
-        raise ValueError(f"{config.pretrained} takes {loaded['in_chans']} channels; these images have {CHANNELS}")
+        raise ValueError(
+            f"{config.pretrained} takes {loaded['in_chans']} channels; these images have {CHANNELS}; select channels "
+            "of the weights with --weight-bands"
+        )
     log(loaded["report"])
     if loaded["mean"] and loaded["std"]:
         log(format_normalization(loaded["mean"], loaded["std"], loaded["normalization"] or "of the weights"))

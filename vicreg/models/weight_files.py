@@ -1,4 +1,4 @@
-"""Files of backbone weights: the layouts of this project, torchvision, timm and safetensors."""
+"""Files of backbone weights: read them, with what they record, and compare them with a network."""
 
 import json
 import re
@@ -6,33 +6,37 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
-from vicreg.common import checkpoint_io
+from vicreg.common import checkpoint_io, files
+from vicreg.models.checkpoint_layouts import COUNTER, Found, StateDict, format_counts, group, unwrap
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 RECORDED = ("arch", "in_chans", "mean", "std", "source", "levels")  # what trained_model.pth and exported files record
-_COUNTER = "num_batches_tracked"  # of BatchNorm; not in torchvision's older ImageNet files
-_RUN_PREFIXES = ("module.backbone.", "backbone.")
-
-StateDict = dict[str, torch.Tensor]
+DIGEST = "content_sha256"  # in the metadata of .safetensors files
+_HUB = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
 
 
 def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     """Read the weights of a backbone and what the file records about them.
 
     Args:
-        path: ``trained_model.pth``, a run's ``model.pth``, a state dict (also under ``state_dict``), or a
-            ``.safetensors`` file. ``<path>.json``, as written by ``export.py``, is read too.
+        path: ``trained_model.pth``, a run's ``model.pth``, a checkpoint or state dict of another library, a
+            ``.safetensors`` file, or ``hf-hub:<repository>`` or ``local-dir:<folder>``, which timm reads.
+            ``<path>.json``, as written by ``export.py``, is read too.
 
     Returns:
         State dict, and a dict of those of ``arch``, ``in_chans``, ``mean``, ``std``, ``source`` and ``levels`` that are
-        known, with ``normalization``: where mean and std come from.
+        known, with ``normalization``: where mean and std come from; and ``containers``: the names of the dicts around
+        the tensors in a file of another library.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file holds something else.
     """
+    if is_hub_name(path):
+        return _read_with_timm(str(path))
     path = Path(path)
     if path.suffix == ".safetensors" and path.is_file():
         state, record = _read_safetensors(path)
@@ -43,11 +47,21 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
             raise ValueError(f"{path}: a tensor of {largest / 1e6:.0f} MB in a smaller file; save it anew")
     sidecar = path.with_name(f"{path.name}.json")
     if "arch" not in record and sidecar.is_file():
-        record = _read_sidecar(sidecar)
+        record = {"containers": record.get("containers"), **_read_sidecar(sidecar)}
     record = {key: value for key, value in record.items() if value is not None}
     if "mean" in record:
         record.setdefault("normalization", f"stored in {path.name}")
     return state, record
+
+
+def is_hub_name(path: str | Path) -> bool:
+    """Return whether timm reads these weights: ``hf-hub:<repository>`` or ``local-dir:<folder>``."""
+    return bool(_HUB.match(str(path)))
+
+
+def weights_digest(path: str | Path) -> str:
+    """Return the sha256 of a file, or of the tensors that timm reads."""
+    return checkpoint_io.content_digest(read_weights(path)[0]) if is_hub_name(path) else files.file_digest(path)
 
 
 def recorded_arch(path: str | Path) -> str | None:
@@ -79,25 +93,68 @@ def recorded_levels(paths: Iterable[str | Path]) -> tuple[float, float] | None:
 
 
 def _parse(path: Path, payload: Any) -> tuple[StateDict, dict[str, Any]]:
-    """Take the backbone's state dict and its record out of a loaded PyTorch file."""
+    """Take the tensors and their record out of a loaded PyTorch file."""
     if not isinstance(payload, dict):
         raise ValueError(f"{path}: a dict of weights expected, got {type(payload).__name__}")
-    if "state_dict" in payload and "arch" in payload:
+    if isinstance(payload.get("state_dict"), dict) and {"arch", "in_chans"} <= payload.keys():
         return payload["state_dict"], {key: payload.get(key) for key in RECORDED}
-    if isinstance(payload.get("model"), dict):
-        weights = payload["model"]
-        for prefix in _RUN_PREFIXES:
-            state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-            if state:
-                return state, {key: payload.get("backbone", {}).get(key) for key in RECORDED}
-        raise ValueError(f"{path}: no {_RUN_PREFIXES[0]}* weights in it; is it a checkpoint of a training run?")
-    state = payload.get("state_dict", payload)
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    state, containers = unwrap(payload)
+    if not state:
         raise ValueError(f"{path}: neither a trained_model.pth, nor a model.pth, nor a state dict of tensors")
-    if "conv1.weight" in state and "fc.weight" in state:
+    record: dict[str, Any] = {"containers": containers}
+    about = payload.get("backbone")
+    if isinstance(about, dict) and "arch" in about:  # a run of this project
+        return state, record | {key: about.get(key) for key in RECORDED}
+    if (arch := _foreign_arch(payload)) and timm.is_model(arch):
+        record["arch"] = arch
+    if arch == "vit_small" and any(key.startswith("base_encoder.") for key in state):
+        raise ValueError(
+            f"{path}: the vit_small of MoCo v3 has 12 attention heads, and timm's has 6; no timm name fits"
+        )
+    if "conv1.weight" in state and "fc.weight" in state and not containers and state["conv1.weight"].shape[1] == 3:
         assumed = "ImageNet's, assumed for a torchvision classifier"
-        return state, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "normalization": assumed}
-    return state, {}
+        record |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "normalization": assumed}
+    return state, record
+
+
+def _foreign_arch(payload: Mapping[str, Any]) -> str | None:
+    """Return the architecture that a file of another library names: on its own or among its settings."""
+    for settings in (payload, payload.get("args"), payload.get("hyper_parameters")):
+        values = settings if isinstance(settings, Mapping) else getattr(settings, "__dict__", {})
+        for key in ("arch", "backbone", "model", "base_encoder"):
+            value = values.get(key)
+            value = value.get("name") if isinstance(value, Mapping) else value
+            if isinstance(value, str):
+                return value
+    return None
+
+
+def _read_with_timm(name: str) -> tuple[StateDict, dict[str, Any]]:
+    """Read weights through timm, and compare them with the architecture that the configuration names."""
+    try:
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0).eval()
+    except Exception as error:  # timm and huggingface_hub raise exceptions of many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{name}: timm cannot load it ({reason}); hf-hub: needs the network or the cache of an earlier download, "
+            "local-dir: a folder with config.json and model.safetensors"
+        ) from error
+    config, state = model.pretrained_cfg, model.state_dict()
+    arch, size = config["architecture"], config["input_size"]
+    plain: Any = timm.create_model(arch, num_classes=0, in_chans=size[0]).eval()
+    try:
+        plain.load_state_dict(state)
+        images = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            same = torch.allclose(model(images), plain(images), atol=1e-4)
+    except RuntimeError:
+        same = False
+    if not same:
+        raise ValueError(f"{name}: its configuration changes {arch}; only architectures as timm names them are known")
+    record = {"arch": arch, "in_chans": size[0], "source": name}
+    if len(config["mean"]) == len(config["std"]) == size[0]:
+        record |= {"mean": list(config["mean"]), "std": list(config["std"]), "normalization": "of timm's configuration"}
+    return state, record
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:
@@ -113,7 +170,17 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:
         record |= {key: json.loads(metadata[key]) for key in ("in_chans", "mean", "std", "levels") if key in metadata}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-    return state, record
+    if DIGEST in metadata and metadata[DIGEST] != tensors_digest(state, metadata):
+        raise ValueError(f"{path}: the content differs from its digest; the file is damaged or was changed")
+    if "arch" not in metadata:
+        state, record["containers"] = unwrap(state)
+    return state, {key: value for key, value in record.items() if value is not None}
+
+
+def tensors_digest(state: StateDict, metadata: Mapping[str, str]) -> str:
+    """Return the digest of a ``.safetensors`` file, which does not depend on the order of its entries."""
+    said = {key: value for key, value in sorted(metadata.items()) if key != DIGEST}
+    return checkpoint_io.content_digest([said, dict(sorted(state.items()))])
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
@@ -124,29 +191,31 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a JSON object as export.py writes it ({error})") from error
 
 
-def match_state_dict(state: StateDict, expected: StateDict, arch: str, path: str | Path) -> tuple[StateDict, list[str]]:
+def check_fit(found: Found, expected: StateDict, arch: str, path: str | Path) -> str:
     """Compare the weights of a file with those that a backbone needs.
 
     Args:
-        state: Weights of the file. A prefix such as ``encoder.``, as in files of other libraries, is removed.
+        found: Backbone in the file.
         expected: State dict of the backbone.
         arch: Architecture, for messages.
         path: The file, for messages.
 
     Returns:
-        The state dict under the backbone's names, and its keys that the backbone does not use.
+        Numbers of tensors that were matched and left out, and the layout of the file.
 
     Raises:
         ValueError: Tensors are missing, of another shape, of a network of another depth, or not finite.
     """
-    state = _strip_prefix(state, expected, path)
-    missing = [key for key in expected if key not in state and not key.endswith(_COUNTER)]
+    state = found.state
+    missing = [key for key in expected if key not in state and not key.endswith(COUNTER)]
     unused = [key for key in state if key not in expected]
     wrong = [key for key in expected if key in state and expected[key].shape != state[key].shape]
     if missing or wrong:
+        prefixes = format_counts(found.outside + group(state))
         raise ValueError(
             f"{path} does not fit {arch}: {len(missing)} of {len(expected)} tensors missing{format_keys(missing)}, "
-            f"{len(wrong)} of another shape{format_keys(wrong)}, {len(unused)} unused{format_keys(unused)}"
+            f"{len(wrong)} of another shape{format_keys(wrong)}, {len(unused)} unused{format_keys(unused)}; the names "
+            f"in the file begin with{prefixes}"
         )
     patterns = {re.sub(r"\d+", "#", key) for key in expected}
     deeper = [key for key in unused if re.sub(r"\d+", "#", key) in patterns]
@@ -158,22 +227,9 @@ def match_state_dict(state: StateDict, expected: StateDict, arch: str, path: str
     bad = [key for key in expected if key in state and not state[key].isfinite().all()]
     if bad:
         raise ValueError(f"{path}: {len(bad)} tensors are NaN or infinite{format_keys(bad)}; did the run diverge?")
-    return state, unused
-
-
-def _strip_prefix(state: StateDict, expected: StateDict, path: str | Path) -> StateDict:
-    required = [key for key in expected if not key.endswith(_COUNTER)]
-    if all(key in state for key in required):
-        return state
-    candidates = {key.removesuffix(required[0]) for key in state if key.endswith(f".{required[0]}")}
-    prefixes = sorted(prefix for prefix in candidates if all(f"{prefix}{key}" in state for key in required))
-    if len(prefixes) > 1:
-        raise ValueError(f"{path} holds {len(prefixes)} backbones ({', '.join(prefixes)}); save one as a state dict")
-    if not prefixes:
-        return state
-    prefix = prefixes[0]
-    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return inside | {key: value for key, value in state.items() if not key.startswith(prefix) and key not in inside}
+    left_out = found.outside + group(unused)
+    matched = f"{len(state) - len(unused)} tensors matched, 0 missing, {left_out.total()} unused"
+    return matched + format_counts(left_out) + (f"; recognized: {found.label}" if found.label else "")
 
 
 def format_keys(keys: list[str], max_items: int = 3) -> str:
