@@ -11,15 +11,10 @@ import torch
 from torch import nn
 
 from vicreg.common.random_streams import stream_seed
+from vicreg.models import input_channels
 from vicreg.models.baselines import ChannelStatistics, PooledPixels
 from vicreg.models.checkpoint_layouts import find_backbone
-from vicreg.models.input_channels import (
-    adapt_channels,
-    adapt_normalization,
-    check_bands,
-    check_channels,
-    other_channels,
-)
+from vicreg.models.input_channels import check_channels
 from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, check_fit, read_weights
 
 __all__ = [
@@ -153,19 +148,19 @@ def _load_file(
         backbone = create_backbone(info["arch"], info["in_chans"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    found = find_backbone(state, backbone.state_dict(), containers, path)
-    if "in_chans" not in record and (channels := other_channels(found.state, backbone.state_dict())):
+    stored = find_backbone(state, backbone.state_dict(), containers, path)
+    if "in_chans" not in record and (channels := input_channels.other_channels(stored.state, backbone.state_dict())):
         backbone, info["in_chans"] = create_backbone(info["arch"], channels), channels
     expected, channels = backbone.state_dict(), info["in_chans"]
-    info["report"] = f"{info['arch']} from {path}: {check_fit(found, expected, info['arch'], path)}"
-    weights = {key: found.state.get(key, value) for key, value in expected.items()}
+    info["report"] = f"{info['arch']} from {path}: {check_fit(stored, expected, info['arch'], path)}"
+    weights = {key: stored.state.get(key, value) for key, value in expected.items()}
     if bands or in_chans not in (None, channels):
         if bands:
-            check_bands(bands, channels, in_chans, path)
+            input_channels.check_bands(bands, channels, in_chans, path)
         info["in_chans"] = len(bands) if bands else int(in_chans or channels)
         backbone = create_backbone(info["arch"], info["in_chans"])
-        weights, note = adapt_channels(weights, backbone.state_dict(), bands, path)
-        adapt_normalization(info, channels, bands)  # type: ignore[arg-type]
+        weights, note = input_channels.adapt_channels(weights, backbone.state_dict(), bands, path)
+        input_channels.adapt_normalization(info, channels, bands)  # type: ignore[arg-type]
         info["report"] += note
     backbone.load_state_dict(weights)
     return backbone
@@ -255,8 +250,7 @@ def _create_baseline(name: str, info: BackboneInfo, seed: int) -> nn.Module:
     config: Any = backbone.pretrained_cfg
     info["report"] = f"{arch} with timm's ImageNet weights"
     if len(config["mean"]) == in_chans:
-        info["mean"], info["std"] = list(config["mean"]), list(config["std"])
-        info["normalization"] = "of timm's weights"
+        info.update(mean=list(config["mean"]), std=list(config["std"]), normalization="of timm's weights")
     else:
-        info["report"] += f"; its first convolution is adapted from {len(config['mean'])} to {in_chans} channels"
+        info["report"] += f", first convolution adapted from {len(config['mean'])} to {in_chans} channels"
     return backbone

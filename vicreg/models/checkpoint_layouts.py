@@ -32,8 +32,8 @@ _NAMES = (
 )
 
 
-class Found(NamedTuple):
-    """A backbone in a checkpoint.
+class BackboneWeights(NamedTuple):
+    """The weights of a backbone in a checkpoint.
 
     Attributes:
         state: Tensors under the names of the backbone, those of its head included.
@@ -74,7 +74,7 @@ def _tensors(payload: Mapping[str, Any]) -> StateDict:
     return {key: value for key, value in payload.items() if isinstance(value, torch.Tensor) and isinstance(key, str)}
 
 
-def find_backbone(state: StateDict, expected: StateDict, containers: str, path: Any) -> Found:
+def find_backbone(state: StateDict, expected: StateDict, containers: str, path: Any) -> BackboneWeights:
     """Find the tensors of a backbone, under any prefix.
 
     Args:
@@ -104,7 +104,11 @@ def find_backbone(state: StateDict, expected: StateDict, containers: str, path: 
             return _take(state, online[0], aliases, containers)
         best = max([best, *((count, prefix, aliases) for prefix, count in counts.items())], key=lambda entry: entry[0])
     count, prefix, aliases = best
-    return _take(state, prefix, aliases, containers) if 2 * count > len(expected) else Found(state, Counter(), "")
+    return (
+        _take(state, prefix, aliases, containers)
+        if 2 * count > len(expected)
+        else BackboneWeights(state, Counter(), "")
+    )
 
 
 def _prefixes(key: str, required: set[str]) -> Iterable[str]:
@@ -120,18 +124,20 @@ def _rename(key: str, names: Mapping[str, str]) -> str:
     return f"{names.get(first, first)}{dot}{rest}"
 
 
-def _take(state: StateDict, prefix: str, aliases: Mapping[str, str], containers: str) -> Found:
+def _take(state: StateDict, prefix: str, aliases: Mapping[str, str], containers: str) -> BackboneWeights:
     """Take the tensors of a prefix under the backbone's names, and name the layout."""
     names = {number: name for name, number in aliases.items()}
     inside = {_rename(key.removeprefix(prefix), names): value for key, value in state.items() if key.startswith(prefix)}
     outside = group(key for key in state if not key.startswith(prefix))
     if not prefix and not aliases and not containers:
-        return Found(inside, outside, "")
+        return BackboneWeights(inside, outside, "")
     address = f"{containers or '/'}{prefix}{'[0]' if aliases else ''}"
     signature = f"{address} {' '.join(sorted({*outside, *group(inside)}))}"
     name = next((name for pattern, name in _NAMES if re.search(pattern, signature)), "")
     where = " ".join(filter(None, (containers.strip("/").replace("/", " "), prefix.rstrip("."))))
-    return Found(inside, outside, f"{name} checkpoint, {where}" if name else f"checkpoint, {where or 'nn.Sequential'}")
+    return BackboneWeights(
+        inside, outside, f"{name} checkpoint, {where}" if name else f"checkpoint, {where or 'nn.Sequential'}"
+    )
 
 
 def group(keys: Iterable[str]) -> Counter:

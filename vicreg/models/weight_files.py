@@ -10,7 +10,7 @@ import timm
 import torch
 
 from vicreg.common import checkpoint_io, files
-from vicreg.models.checkpoint_layouts import COUNTER, Found, StateDict, format_counts, group, unwrap
+from vicreg.models.checkpoint_layouts import COUNTER, BackboneWeights, StateDict, format_counts, group, unwrap
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 RECORDED = ("arch", "in_chans", "mean", "std", "source", "levels")  # what trained_model.pth and exported files record
@@ -154,6 +154,9 @@ def _read_with_timm(name: str) -> tuple[StateDict, dict[str, Any]]:
     record = {"arch": arch, "in_chans": size[0], "source": name}
     if len(config["mean"]) == len(config["std"]) == size[0]:
         record |= {"mean": list(config["mean"]), "std": list(config["std"]), "normalization": "of timm's configuration"}
+    path = Path(name.partition(":")[2]) / "model.safetensors"
+    if name.startswith("local-dir:") and path.is_file():  # also records levels and a digest if this project wrote it
+        record |= {key: value for key, value in _read_safetensors(path)[1].items() if key in RECORDED}
     return state, record
 
 
@@ -191,11 +194,11 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a JSON object as export.py writes it ({error})") from error
 
 
-def check_fit(found: Found, expected: StateDict, arch: str, path: str | Path) -> str:
+def check_fit(weights: BackboneWeights, expected: StateDict, arch: str, path: str | Path) -> str:
     """Compare the weights of a file with those that a backbone needs.
 
     Args:
-        found: Backbone in the file.
+        weights: Backbone in the file.
         expected: State dict of the backbone.
         arch: Architecture, for messages.
         path: The file, for messages.
@@ -206,12 +209,12 @@ def check_fit(found: Found, expected: StateDict, arch: str, path: str | Path) ->
     Raises:
         ValueError: Tensors are missing, of another shape, of a network of another depth, or not finite.
     """
-    state = found.state
+    state = weights.state
     missing = [key for key in expected if key not in state and not key.endswith(COUNTER)]
     unused = [key for key in state if key not in expected]
     wrong = [key for key in expected if key in state and expected[key].shape != state[key].shape]
     if missing or wrong:
-        prefixes = format_counts(found.outside + group(state))
+        prefixes = format_counts(weights.outside + group(state))
         raise ValueError(
             f"{path} does not fit {arch}: {len(missing)} of {len(expected)} tensors missing{format_keys(missing)}, "
             f"{len(wrong)} of another shape{format_keys(wrong)}, {len(unused)} unused{format_keys(unused)}; the names "
@@ -227,9 +230,9 @@ def check_fit(found: Found, expected: StateDict, arch: str, path: str | Path) ->
     bad = [key for key in expected if key in state and not state[key].isfinite().all()]
     if bad:
         raise ValueError(f"{path}: {len(bad)} tensors are NaN or infinite{format_keys(bad)}; did the run diverge?")
-    left_out = found.outside + group(unused)
+    left_out = weights.outside + group(unused)
     matched = f"{len(state) - len(unused)} tensors matched, 0 missing, {left_out.total()} unused"
-    return matched + format_counts(left_out) + (f"; recognized: {found.label}" if found.label else "")
+    return matched + format_counts(left_out) + (f"; recognized: {weights.label}" if weights.label else "")
 
 
 def format_keys(keys: list[str], max_items: int = 3) -> str:
