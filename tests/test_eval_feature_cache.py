@@ -128,3 +128,21 @@ def test_damaged_features_are_extracted_again(tmp_path, capsys, dtype):
     record = file.with_suffix(".json")
     record.write_text("{}")  # of an older version
     assert torch.equal(cache.get(source, Toy()), first) and "cached features read" in capsys.readouterr().out
+
+
+def test_bands_are_selected_only_of_files_with_other_channels_than_the_images(tmp_path):
+    for channels in (3, 5):
+        state = create_backbone("test_resnet", channels).state_dict()
+        torch.save({"arch": "test_resnet", "state_dict": state}, tmp_path / f"{channels}.pth")
+    paths = [str(tmp_path / name) for name in ("3.pth", "5.pth")]
+    specs = feature_cache.resolve_backbones([*paths, "stats"], bands=[5, 1, 2])
+    assert specs[1].digest != feature_cache.resolve_backbones(paths, bands=[1, 2, 3])[1].digest
+    cache = feature_cache.FeatureCache(tmp_path, Toy(), CPU, 8, bands=[5, 1, 2])
+    features = [cache.get(spec, Toy()) for spec in specs]
+    images = (Toy().pixels / 255 - 0.5) / 0.2
+    for path, bands, found in zip(paths, (None, [5, 1, 2]), features[:2], strict=True):
+        with torch.no_grad():
+            expected = load_backbone(path, bands=bands)[0].eval()(images)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="5 channels, but these images have 3; .*--in-chans 3 and --weight-bands"):
+        feature_cache.FeatureCache(tmp_path, Toy(), CPU, 8).get(feature_cache.resolve_backbones(paths)[1], Toy())

@@ -125,7 +125,7 @@ class FeatureCache:
         seed: Seed of ``random``.
         mean: Mean of each channel, for weights that do not record it.
         std: Standard deviation of each channel, likewise.
-        bands: Input channels of files to select.
+        bands: Input channels to select of files with other channels than the images.
     """
 
     def __init__(
@@ -194,7 +194,10 @@ class FeatureCache:
 
     def _extract(self, spec: BackboneSpec, dataset: LabeledDataset) -> torch.Tensor:
         if self._backbone is None or self._backbone[0] != spec.digest:
-            backbone, info = load_backbone(spec.pretrained, spec.arch, self._in_chans, self._seed, bands=self._bands)
+            is_file = spec.pretrained not in BASELINES
+            backbone, info = load_backbone(spec.pretrained, spec.arch, None if is_file else self._in_chans, self._seed)
+            if is_file and info["in_chans"] != dataset.num_channels and (self._in_chans or self._bands):
+                backbone, info = load_backbone(spec.pretrained, spec.arch, self._in_chans, bands=self._bands)
             if (self._mean or self._std) and not records_normalization(info):
                 set_normalization(info, self._mean, self._std)
             # convolutions on a CPU and bf16 ones on a GPU are faster with the channels last
