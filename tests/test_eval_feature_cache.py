@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from vicreg.common.random_streams import torch_rng
-from vicreg.data.base import BaseDataset
+from vicreg.data.base import BaseDataset, InputSpec
 from vicreg.engine import checkpoint
 from vicreg.eval import feature_cache
+from vicreg.eval.features import extract_features
 from vicreg.models.backbones import create_backbone, load_backbone
 
 CPU = torch.device("cpu")
@@ -139,10 +140,9 @@ def test_bands_are_selected_only_of_files_with_other_channels_than_the_images(tm
     assert specs[1].digest != feature_cache.resolve_backbones(paths, bands=[1, 2, 3])[1].digest
     cache = feature_cache.FeatureCache(tmp_path, Toy(), CPU, 8, bands=[5, 1, 2])
     features = [cache.get(spec, Toy()) for spec in specs]
-    images = (Toy().pixels / 255 - 0.5) / 0.2
-    for path, bands, found in zip(paths, (None, [5, 1, 2]), features[:2], strict=True):
-        with torch.no_grad():
-            expected = load_backbone(path, bands=bands)[0].eval()(images)
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    spec = InputSpec(8, [0.5] * 3, [0.2] * 3)
+    for path, bands, actual in zip(paths, (None, [5, 1, 2]), features[:2], strict=True):
+        expected = extract_features(load_backbone(path, bands=bands)[0], Toy(), spec, CPU)
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="5 channels, but these images have 3; .*--in-chans 3 and --weight-bands"):
         feature_cache.FeatureCache(tmp_path, Toy(), CPU, 8).get(feature_cache.resolve_backbones(paths)[1], Toy())

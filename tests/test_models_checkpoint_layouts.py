@@ -36,8 +36,8 @@ def resnet(seed=0, channels=3):
     return randomized(model, seed)
 
 
-def vit(seed=0):
-    return randomized(timm.create_model("test_vit", num_classes=0), seed)
+def vit(seed=0, channels=3):
+    return randomized(timm.create_model("test_vit", num_classes=0, in_chans=channels), seed)
 
 
 @torch.no_grad()
@@ -222,11 +222,15 @@ def test_what_does_not_fit_is_refused_in_one_line(name, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [13, 2])
-@pytest.mark.parametrize("wrap", [lambda m: m.state_dict(), moco_v2], ids=["plain", "MoCo"])
-def test_ssl4eo_weights_tell_their_channels(channels, wrap, tmp_path):
-    source = resnet(0, channels)
+@pytest.mark.parametrize(
+    ("wrap", "network"),
+    [(lambda m: m.state_dict(), resnet), (moco_v2, resnet), (dino, vit), (mae, vit)],
+    ids=["plain", "MoCo", "DINO", "MAE"],
+)
+def test_ssl4eo_weights_tell_their_channels(channels, wrap, network, tmp_path):
+    source = network(0, channels)
     torch.save(wrap(source), tmp_path / "ssl4eo.pth")
-    backbone, info = load_backbone(tmp_path / "ssl4eo.pth", "resnet18")
+    backbone, info = load_backbone(tmp_path / "ssl4eo.pth", "resnet18" if network is resnet else "test_vit")
     assert info["in_chans"] == channels and info["mean"] is None
     assert torch.equal(features(backbone, channels), features(source, channels))
 
