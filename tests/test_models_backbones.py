@@ -321,6 +321,8 @@ def test_imagenet_weights_come_with_their_normalization(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda arch, pretrained, **more: real(arch, pretrained=False, **more))
     info = load_backbone("imagenet", arch="resnet18")[1]
     assert (info["mean"], info["std"]) == (IMAGENET_MEAN, IMAGENET_STD)
+    info = load_backbone("imagenet", arch="resnet18", in_chans=4)[1]
+    assert info["mean"] is None and "first convolution adapted from 3 to 4 channels" in info["report"]
 
 
 def test_a_run_may_begin_with_a_files_weights_and_inflates_the_first_convolution(tmp_path):
