@@ -250,7 +250,7 @@ def _create_baseline(name: str, info: BackboneInfo, seed: int) -> nn.Module:
     config: Any = backbone.pretrained_cfg
     info["report"] = f"{arch} with timm's ImageNet weights"
     if len(config["mean"]) == in_chans:
-        info.update(mean=list(config["mean"]), std=list(config["std"]), normalization="of timm's weights")
+        info["mean"], info["std"], info["normalization"] = [*config["mean"]], [*config["std"]], "of timm's weights"
     else:
         info["report"] += f", first convolution adapted from {len(config['mean'])} to {in_chans} channels"
     return backbone
