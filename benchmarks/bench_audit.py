@@ -130,8 +130,10 @@ def print_table(rows: dict[str, list[float]], thresholds: list[int]) -> None:
 def main(args: argparse.Namespace) -> None:
     """Print a table for each data set, and the fractions as a JSON line."""
     cli.check_positive(args, "planted", "workers")
+    cli.check_not_negative(args, "max_bits", "min_contrast")
     if not (args.sn7 or args.eurosat):
         raise ValueError("name data with --sn7, --eurosat or both")
+    listing = list_images(args.eurosat) if args.eurosat else None
     rng, results = np.random.default_rng(0), {}
     with tempfile.TemporaryDirectory() as folder:
         if args.sn7:
@@ -139,8 +141,7 @@ def main(args: argparse.Namespace) -> None:
             chosen = np.sort(rng.permutation(len(train))[: args.planted]).tolist()
             images = [np.ascontiguousarray(image) for image in train.images(chosen).numpy().transpose(0, 2, 3, 1)]
             results["SN7"] = measure_planted(images, args) | {"unrelated": measure_unrelated([args.sn7], args)}
-        if args.eurosat:
-            listing = list_images(args.eurosat)
+        if listing:
             order = rng.permutation(len(listing.paths))
             table = pd.DataFrame({"path": [os.path.abspath(listing.paths[n]) for n in order], "location": order})
             val_rows = max(1, len(table) // 5)
@@ -155,4 +156,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

@@ -15,23 +15,22 @@ recipes, and prints pairs per second and the ratios:
 """
 
 import argparse
-import collections
-import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.step_profile import Profile, cpu_name
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.augmentations.presets import PRESETS, get_augmentation
 from vicreg.common import cli
@@ -153,39 +152,6 @@ def _autocast(args: argparse.Namespace, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
 
-class Profile:
-    """Measure the parts of a step: wall time, user time, system time and minor page faults of each."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-        self.restart()
-
-    def _now(self) -> np.ndarray:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return np.array([time.perf_counter(), usage.ru_utime, usage.ru_stime, usage.ru_minflt])
-
-    def restart(self) -> None:
-        """Begin a step."""
-        self._last = self._now()
-
-    def __call__(self, name: str) -> None:
-        """End a part of the step."""
-        now = self._now()
-        self.parts[name].append(now - self._last)
-        self._last = now
-
-    def table(self) -> str:
-        """Format the medians over the steps."""
-        rows = {name: np.median(values, 0) for name, values in self.parts.items()}
-        rows["whole step"] = np.sum(list(rows.values()), 0)
-        lines = [f"{'':14}{'wall s':>9}{'user s':>9}{'system s':>10}{'page faults':>13}"]
-        lines += [f"{name:14}{w:9.3f}{u:9.3f}{s:10.3f}{f:13,.0f}" for name, (w, u, s, f) in rows.items()]
-        return "\n".join(lines)
-
-
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,9 +183,7 @@ def main(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (args.batch_size, 3, args.image_size, args.image_size)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    name = (
-        torch.cuda.get_device_name() if args.device == "cuda" else f"{_cpu_name()}, {torch.get_num_threads()} threads"
-    )
+    name = torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
     print(
         f"{args.arch}, {args.image_size} px, batch {args.batch_size}, expander {args.mlp}, {args.precision}, "
         f"{name}, torch {torch.__version__}",
@@ -228,7 +192,7 @@ def main(args: argparse.Namespace) -> None:
     if args.profile:
         _profile(args, images, device)
         return
-    recipes = args.recipes or [recipe for recipe in RECIPES if recipe != "lightly" or _is_installed("lightly")]
+    recipes = args.recipes or [recipe for recipe in RECIPES if recipe != "lightly" or find_spec("lightly")]
     builders = {"ours": our_step, "network": network_step, "lightly": lightly_step}
     try:
         steps = {recipe: builders[recipe](args, images, device, lambda part: None) for recipe in recipes}
@@ -265,21 +229,5 @@ def _profile(args: argparse.Namespace, images: torch.Tensor, device: torch.devic
     print(f"peak memory of the process {peak:.1f} GiB")
 
 
-def _is_installed(package: str) -> bool:
-    try:
-        __import__(package)
-    except ImportError:
-        return False
-    return True
-
-
-def _cpu_name() -> str:
-    """Return the processor's model name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

@@ -59,6 +59,9 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 def main(args: argparse.Namespace) -> None:
     """Print and write the table."""
     results = read_results(args.folder)
+    given = [] if args.columns is COLUMNS else args.columns
+    if missing := [name for name in given if not any(name in result for result in results.values())]:
+        raise ValueError(f"--columns {' '.join(missing)}: no result in {args.folder} has such a metric")
     rows = {name: {key: result.get(key) for key in (*args.columns, "intervals")} for name, result in results.items()}
     table = tables.as_markdown(rows)
     files.write_text(args.folder / "splits.md", table + "\n")
@@ -66,4 +69,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

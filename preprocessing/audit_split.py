@@ -23,7 +23,7 @@ if __name__ == "__main__":  # scripts run from a bare clone
 from tqdm import tqdm
 
 from preprocessing.audit import compare, phash, samples, text_report
-from vicreg.common import files
+from vicreg.common import cli, files
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -81,6 +81,8 @@ def open_subsets(args: argparse.Namespace) -> list[samples.Subset]:
 
 def main(args: argparse.Namespace) -> int:
     """Audit the split, print the report, and return the exit code."""
+    for path in filter(None, (args.picture, args.json if args.json != "-" else None)):
+        files.check_writable(path)
     train, val = open_subsets(args)
     shifts = (0,) if args.no_shifts else phash.SHIFTS
 
@@ -107,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     the_parser = get_parser()
-    the_args = the_parser.parse_args()
+    the_args = cli.parse(the_parser)
     check(the_parser, the_args)
     try:
         sys.exit(main(the_args))

@@ -50,6 +50,8 @@ def main(args: argparse.Namespace) -> None:
     subsets.check_fraction(args.val_fraction)
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed}: must be 0 or more")
+    if args.location_pattern and args.split != "location":
+        raise ValueError(f"--location-pattern is for --split location, not --split {args.split}")
     if not args.data_dir.is_dir():
         raise FileNotFoundError(f"no folder {args.data_dir}")
     listing = list_images(args.data_dir)
@@ -84,4 +86,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

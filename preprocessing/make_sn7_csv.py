@@ -98,4 +98,4 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("make_sn7_csv: ended by SIGTERM"))  # removes partial files
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

@@ -43,6 +43,8 @@ class SupervisedConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("image_size", "gamma")
+        if self.weight_bands and not self.init_from:
+            raise ValueError("--weight-bands selects channels of the weights of --init-from, which is missing")
         check_percent(self.train_percent)
         for name in ("label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as reference
 
-from vicreg.augmentations import presets
-from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params
+from vicreg.augmentations import functional, presets
+from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params, seed_step
 from vicreg.augmentations.presets import PLAIN, PRESETS, PROBE_VIEW, Augmentation, get_augmentation
 from vicreg.common.random_streams import torch_rng
 
@@ -348,3 +348,34 @@ def test_normalize_subtracts_mean_and_divides_by_std_per_channel():
     images = torch.tensor([0.5, 1.0])[None, :, None, None].expand(2, 2, 3, 3)
     made = normalize(images, [0.25, 0.5], [0.5, 0.25])
     assert torch.equal(made, torch.tensor([0.5, 2.0])[None, :, None, None].expand(2, 2, 3, 3))
+
+
+def test_apply_blurs_with_the_views_kernel_and_solarizes_the_blurred_image():
+    view = dataclasses.replace(PLAIN, blur_kernel=3)
+    images = torch.randint(256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    params = sample_params(view, 2, 16, 16, torch_rng(0, "augmentation"))
+    plain = apply(images, params, 16, view)
+    everyone = torch.ones(2, dtype=torch.bool)
+    params |= {"blurred": everyone, "solarized": everyone, "sigma": torch.tensor([0.7, 2.0])}
+    expected = functional.solarize(functional.gaussian_blur(plain, params["sigma"], 3))
+    assert torch.equal(apply(images, params, 16, view), expected)
+
+
+def test_augment_pair_samples_each_view_and_each_step_anew():
+    augmentations = get_augmentation("vicreg", [])
+    images = torch.randint(256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    same = (augmentations[0], augmentations[0])
+    augment = functools.partial(
+        augment_pair, images, images, same, 16, batch_size=1, rank=0, device=torch.device("cpu")
+    )
+    (first, second), (again, _) = augment(seed=3, step=5), augment(seed=3, step=6)
+    assert not torch.equal(first, second) and not torch.equal(first, again)
+
+
+def test_seed_step_depends_on_the_step_and_the_micro_batch():
+    def numbers(*counters):
+        seed_step(*counters)
+        return torch.rand(1).item()
+
+    assert numbers(3, 5) == numbers(3, 5)
+    assert len({numbers(3, 5), numbers(4, 5), numbers(3, 6), numbers(3, 5, 1)}) == 4

@@ -23,7 +23,7 @@ def assert_equal_per_sample(found, expected):
     assert (found - torch.stack(expected)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("size", [5, 8, 20], ids="to {}".format)
+@pytest.mark.parametrize("size", [5, 8, 20, 40], ids="to {}".format)
 @pytest.mark.parametrize("channels", [1, 3, 4], ids="{} channels".format)
 def test_crop_resize_equals_torchvisions_antialiased_bicubic(channels, size):
     images = random_images(6, channels, 16, 13)
@@ -46,13 +46,15 @@ def test_crop_resize_clips_bicubic_overshoot():
     assert found.min() == 0 and found.max() == 1
 
 
-def test_crop_resize_flips_each_sample_by_its_own_flags():
+@pytest.mark.parametrize("size", [7, 40])
+def test_crop_resize_flips_each_sample_by_its_own_flags(size):
     images, boxes = random_images(4, height=9), torch.tensor([[1.0, 2, 6, 4]]).repeat(4, 1)
     horizontal, vertical = torch.tensor([False, True, False, True]), torch.tensor([False, False, True, True])
-    found = functional.crop_resize(images, boxes, 7, horizontal, vertical)
+    found = functional.crop_resize(images, boxes, size, horizontal, vertical)
     expected = []
     for image, across, down in zip(images, horizontal, vertical, strict=True):
-        view = reference.resized_crop(image, 1, 2, 6, 4, [7, 7], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        view = reference.resized_crop(image, 1, 2, 6, 4, [size] * 2, InterpolationMode.BICUBIC, antialias=True)
+        view = view.clamp(0, 1)
         view = reference.horizontal_flip(view) if across else view
         expected.append(reference.vertical_flip(view) if down else view)
     assert_equal_per_sample(found, expected)
@@ -69,15 +71,17 @@ def test_crop_resize_without_resizing_returns_the_pixels():
     assert torch.equal(flipped, images.flip(3))
 
 
-def test_gaussian_blur_with_three_taps_equals_torchvisions():
-    images, sigma = random_images(4), torch.tensor([0.1, 0.5, 1.3, 2.0])
+@pytest.mark.parametrize("side", [12, 40])
+def test_gaussian_blur_with_three_taps_equals_torchvisions(side):
+    images, sigma = random_images(4, height=side), torch.tensor([0.1, 0.5, 1.3, 2.0])
     expected = [reference.gaussian_blur(x, [3, 3], [s, s]) for x, s in zip(images, sigma.tolist(), strict=True)]
     assert_equal_per_sample(functional.gaussian_blur(images, sigma, 3), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4], ids="{} channels".format)
-def test_gaussian_blur_equals_torchvisions_with_four_sigma_to_each_side(channels):
-    images, sigma = random_images(4, channels, 20), torch.tensor([0.1, 0.7, 1.1, 2.0])
+@pytest.mark.parametrize("side", [20, 40])
+def test_gaussian_blur_equals_torchvisions_with_four_sigma_to_each_side(channels, side):
+    images, sigma = random_images(4, channels, side), torch.tensor([0.1, 0.7, 1.1, 2.0])
     taps = [2 * math.ceil(4 * s) + 1 for s in sigma.tolist()]
     expected = [
         reference.gaussian_blur(x, [k, k], [s, s]) for x, k, s in zip(images, taps, sigma.tolist(), strict=True)

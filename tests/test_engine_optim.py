@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vicreg.engine.optim import LARS, cosine_lr, warmup_epochs
+from vicreg.engine.optim import LARS, build_optimizer, cosine_lr, one_cycle_lr, warmup_epochs
 
 SHAPES = {"matrix": (3, 4), "kernel": (2, 3, 2, 2), "column": (3, 1), "vector": (5,), "scalar": ()}
 SETTINGS = {"weight_decay": 0.01, "momentum": 0.9, "eta": 0.02}  # eta larger than usual, so that weights move
@@ -224,3 +224,30 @@ def test_rate_of_a_run_that_is_all_warm_up_or_over_stays_finite():
 @pytest.mark.parametrize(("epochs", "warmup"), [(1000, 10), (101, 10), (100, 10), (99, 9.9), (50, 5), (5, 0.5)])
 def test_warm_up_is_ten_epochs_or_a_tenth_of_a_shorter_run(epochs, warmup):
     assert warmup_epochs(epochs) == pytest.approx(warmup)
+
+
+@pytest.mark.parametrize(("steps", "rise"), [(100, 0.3), (7, 0.5), (20, 0.25)])
+def test_one_cycle_is_torchs(steps, rise):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.3, total_steps=steps, pct_start=rise, cycle_momentum=False
+    )
+    for step in range(steps):
+        assert one_cycle_lr(step, steps, 0.3, rise) == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        schedule.step() if step + 1 < steps else None
+
+
+def test_one_cycle_begins_at_the_peak_if_the_way_up_is_one_step():
+    assert [one_cycle_lr(step, 4, 0.3, rise=0.25) for step in (0, 3)] == pytest.approx([0.3, 0.3 * 4e-6])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_build_optimizer_decays_matrices_only_and_waits_for_a_learning_rate(name):
+    model = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(name, model, weight_decay=0.1)
+    groups = [
+        (group["weight_decay"], group["lr"], [p.ndim for p in group["params"]]) for group in optimizer.param_groups
+    ]
+    assert groups == [(0.1, 0.0, [2]), (0.0, 0.0, [1])]
+    assert name != "sgd" or optimizer.param_groups[0]["momentum"] == 0.9

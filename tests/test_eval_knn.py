@@ -74,3 +74,8 @@ def test_the_nearest_come_first_with_their_cosines():
     cosine, found = nearest_neighbors(train, query, 9)
     assert found.tolist() == [[1, 2, 0]]
     torch.testing.assert_close(cosine, torch.tensor([[1.0, 0.5**0.5, 0.0]]))
+
+
+def test_weighted_vote_ranks_equal_votes_by_class():
+    ranked = weighted_vote(torch.ones(1, 500), torch.randperm(500)[None], num_classes=500)
+    assert ranked[0].tolist() == list(range(500))

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from vicreg.common.random_streams import torch_rng
-from vicreg.eval import metrics
+from vicreg.eval import clustering, metrics
 from vicreg.eval.classification import per_class_metrics
+from vicreg.eval.clustering import clustering_metrics, kmeans
 from vicreg.eval.metrics import accuracy, effective_rank
 
 
@@ -102,3 +103,14 @@ def test_macro_f1_is_scikit_learns_if_classes_are_absent():
     result = per_class_metrics(torch.eye(10)[predicted], labels, classes)
     assert result["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-6) == 0.8
     assert result["per_class"]["9"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
+def test_kmeans_takes_the_best_of_ten_initializations_and_depends_on_the_seed(monkeypatch):
+    centers = np.linalg.qr(np.random.default_rng(0).normal(size=(24, 24)))[0]
+    labels = np.repeat(np.arange(24), 8)
+    features = centers[labels] + 0.12 * np.random.default_rng(1).normal(size=(len(labels), 24))
+    clusters = [kmeans(features, 24, seed) for seed in range(4)]
+    assert [clustering_metrics(found, labels)["ari"] for found in clusters] == [1.0] * 4
+    assert not np.array_equal(clusters[0], clusters[1])
+    monkeypatch.setattr(clustering, "_MINI_BATCH_ABOVE", 0)
+    assert not np.array_equal(kmeans(features, 24, 0), kmeans(features, 24, 1))

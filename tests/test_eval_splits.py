@@ -74,3 +74,8 @@ def test_half_a_second_protocol_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match="--seen and --unseen together"):
             retrieval_split(**given)
+
+
+def test_retrieval_split_takes_a_folder_alone(sn7_prepared):
+    found, expected = retrieval_split(sn7_prepared), aoi_retrieval_split(sn7_prepared)
+    assert found is not None and (found.classes, found.description) == (expected.classes, expected.description)

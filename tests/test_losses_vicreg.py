@@ -1,11 +1,15 @@
 """The VICReg loss is the paper's formula, in value and gradient, with no D x D matrix where the batch is smaller."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vicreg.losses.vicreg import loss_lower_bound, vicreg_loss
+from vicreg.losses import LOSSES
+from vicreg.losses.barlow_twins import BarlowTwinsLoss
+from vicreg.losses.vicreg import VICRegLoss, loss_lower_bound, vicreg_loss
 
 TERMS = ("loss", "repr_loss", "std_loss", "cov_loss")
 SHAPES = [(5, 12), (12, 5), (7, 7), (8, 7), (3, 9)]  # narrower, wider, N = D, N = D + 1, a tiny batch
@@ -187,3 +191,25 @@ def test_gradient_descent_on_the_embeddings_reaches_the_floor_and_never_goes_bel
         reached.append(loss.item())
     assert min(reached) >= least * (1 - 1e-6)
     assert reached[-1] <= least * (1 + 1e-4)
+
+
+def test_covariance_term_of_a_small_batch_is_summed_in_float64():
+    # whole numbers: the entries of the Gram matrix and their squares are exact in float32, their sums are not
+    pairs = [np.roll([88, -88, 0, 0, 0], shift) for shift in range(5)]
+    pairs += [np.roll([2, -2, 0, 0, 0], shift) for shift in range(3)]
+    z = np.stack(pairs + [np.zeros(5, int)] * 56, axis=1)
+    products = z.T @ z
+    off_diagonal = (products**2).sum() - (products.diagonal() ** 2).sum()
+    embedding = torch.tensor(z, dtype=torch.float32)
+    assert vicreg_loss(embedding, embedding)["cov_loss"].item() == 2 * off_diagonal / 4**2 / 64
+
+
+def test_weights_come_from_the_command_line():
+    parser = argparse.ArgumentParser()
+    for module in LOSSES.values():
+        module.add_arguments(parser)
+    words = "--sim-coeff 1 --std-coeff 2 --cov-coeff 3 --redundancy-coeff 4".split()
+    built = {name: module.build(parser.parse_args(words)) for name, module in LOSSES.items()}
+    assert built == {"vicreg": VICRegLoss(1, 2, 3), "barlow_twins": BarlowTwinsLoss(4)}
+    defaults = {name: module.build(parser.parse_args([])) for name, module in LOSSES.items()}
+    assert defaults == {"vicreg": VICRegLoss(25, 25, 1), "barlow_twins": BarlowTwinsLoss(0.0051)}

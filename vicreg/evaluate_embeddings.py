@@ -101,12 +101,12 @@ def _percent(text: str) -> float:
 
 def main(args: argparse.Namespace) -> None:
     """Read the lists, check the backbones, compare them."""
-    cli.check_positive(args, "image_size", "feature_batch")
+    cli.check_positive(args, "image_size", "feature_batch", "in_chans", "std", "bands")
     if not 0 < args.val_fraction < 1:
         raise ValueError(f"--val-fraction {args.val_fraction:g}: above 0 and below 1 is needed")
     config = from_args(BenchmarkConfig, args)
     backbones = resolve_backbones(args.pretrained, args.arch, args.in_chans, args.seed, args.weight_bands)
-    device = distributed.init(args.device, args.local_rank)
+    device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
     train: LabeledDataset
     val: LabeledDataset
     if args.verify_data and args.csv_dir:
@@ -132,4 +132,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

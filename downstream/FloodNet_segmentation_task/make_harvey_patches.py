@@ -148,4 +148,4 @@ def count_parts(parts: dict[str, list[Tile]], tiles: dict[str, dict[str, int]]) 
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

@@ -92,5 +92,5 @@ def _merge_opts(cfg, opts, fixed):
 def _merge(source, merge):
     try:
         merge()
-    except (KeyError, ValueError, AssertionError, TypeError, yaml.YAMLError) as error:
+    except (KeyError, ValueError, AssertionError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{source}: Detectron2 refuses a setting: {error}") from error

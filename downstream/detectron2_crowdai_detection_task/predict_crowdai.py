@@ -51,6 +51,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Process the images one after the other."""
     cli.check_positive(args, "window")
+    if not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold {args.threshold:g}: 0 to 1 is needed")
     if not 0 <= args.overlap <= 0.9:
         raise ValueError(f"--overlap {args.overlap:g}: 0 to 0.9 is needed")
     if args.levels and args.levels[0] >= args.levels[1]:
@@ -103,4 +105,4 @@ def draw(path, reader, detections):
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

@@ -59,6 +59,9 @@ def main(args: argparse.Namespace) -> None:
 
     from downstream.detectron2_crowdai_detection_task import experiment
 
+    cli.check_positive(args, "num_gpus", "num_machines")
+    if args.dist_url != "auto" and not args.dist_url.startswith(("tcp://", "file://", "env://")):
+        raise ValueError(f"--dist-url {args.dist_url}: tcp://first-machine:port is needed")
     device = detectron2_setup.choose_device(args.device)
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("several machines need --dist-url tcp://first-machine:port, the same on all")
@@ -153,4 +156,4 @@ def train(args, cfg, splits, run):
 
 
 if __name__ == "__main__":
-    cli.run(lambda _: main(get_parser().parse_args()), None)
+    cli.run(lambda _: main(cli.parse(get_parser())), None)

@@ -16,7 +16,7 @@ from vicreg.data.image_listing import image_paths
 from vicreg.data.images import load_rgb
 from vicreg.data.leakage import location_keys
 from vicreg.data.rasters import open_raster
-from vicreg.data.sn7_format import cut_patches, read_mosaic, read_patch_list
+from vicreg.data.sn7_format import cut_patches, open_pack, read_mosaic, read_patch_list
 
 Position = tuple[float, float]  # longitude, latitude in degrees
 
@@ -123,9 +123,7 @@ def _patch_reader(path: Path, table: pd.DataFrame, source: str | Path | None, gr
     """Return a function index -> pixels of a patch, from patches.npy in the list's folder, or from the mosaics."""
     pack, rows = path.with_name("patches.npy"), table.row.to_numpy()
     if pack.is_file() and (rows >= 0).all():
-        store = np.load(pack, mmap_mode="r")
-        if rows.max() >= len(store):
-            raise ValueError(f"{pack} has {len(store)} rows, {path} needs row {rows.max()}; write both again")
+        store = open_pack(pack, rows)
         return lambda index: np.asarray(store[rows[index]]).transpose(1, 2, 0)
     if not source:
         raise FileNotFoundError(f"no {pack} and no SN7 tree; name the tree with --data-dir, or pass --no-pixels")

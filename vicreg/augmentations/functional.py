@@ -1,14 +1,16 @@
 """Image operations on whole batches, every sample with its own parameters.
 
 Images are float tensors (n, C, H, W) in [0, 1]; C is any number of bands unless a function says RGB. Resized crops and
-blur are matrix products along each axis: exact, differentiable, without custom kernels, and fast on GPUs and CPUs.
-Results equal those of torchvision and PIL up to rounding.
+blur are matrix products along each axis, one call for the whole batch. On CPUs, views of more than ``_SMALL`` pixels
+are resampled one by one and blurred by convolution instead, which takes fewer operations. Results equal those of
+torchvision and PIL up to rounding.
 """
 
 import math
 
 import torch
 
+_SMALL = 32  # side of a view up to which matrix products are faster on CPUs (benchmarks/bench_augment.py)
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as in torchvision and PIL
 
 
@@ -33,10 +35,30 @@ def crop_resize(
     """
     if images.shape[-2:] == (size, size) and bool((boxes == boxes.new_tensor([0, 0, size, size])).all()):
         return _flip(_flip(images, flip_horizontal, 3), flip_vertical, 2).clamp(0, 1)  # cropped and resized before
+    if images.device.type == "cpu" and size > _SMALL:
+        return _crop_resize_each(images, boxes, size, flip_horizontal, flip_vertical)
     top, left, height, width = boxes.unbind(1)
     rows = _resampling_matrix(top, height, images.shape[2], size, flip_vertical, images)
     columns = _resampling_matrix(left, width, images.shape[3], size, flip_horizontal, images)
     return _along_both_axes(images, rows, columns).clamp_(0, 1)
+
+
+def _crop_resize_each(
+    images: torch.Tensor,
+    boxes: torch.Tensor,
+    size: int,
+    flip_horizontal: torch.Tensor | None,
+    flip_vertical: torch.Tensor | None,
+) -> torch.Tensor:
+    """Resample image by image; boxes are in whole pixels."""
+    resized = images.new_empty(*images.shape[:2], size, size)
+    flips = [mask.tolist() if mask is not None else [False] * len(images) for mask in (flip_horizontal, flip_vertical)]
+    for index, (top, left, height, width) in enumerate(boxes.int().tolist()):
+        box = images[index, None, :, top : top + height, left : left + width]
+        view = torch.nn.functional.interpolate(box, (size, size), mode="bicubic", antialias=True)[0]
+        axes = [axis for axis, flip in zip((2, 1), flips, strict=True) if flip[index]]
+        resized[index] = view.flip(axes) if axes else view
+    return resized.clamp_(0, 1)
 
 
 def _flip(images: torch.Tensor, mask: torch.Tensor | None, axis: int) -> torch.Tensor:
@@ -94,11 +116,24 @@ def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, kernel_size: int | 
     if not kernel_size:  # the radius of the largest sigma must not change the other images
         weights = torch.where(taps.abs() <= (4 * sigma).ceil(), weights, 0.0)
     weights = weights / weights.sum(1, keepdim=True)
+    if images.device.type == "cpu" and side > _SMALL:
+        return _convolve_both_axes(images, weights, radius)
     source = (torch.arange(side, device=images.device)[None] + taps[:, None]).abs()
     source = torch.where(source > side - 1, 2 * (side - 1) - source, source)
     placement = torch.nn.functional.one_hot(source, side).to(images)  # (taps, S, S): which pixel each tap reads
     matrix = (weights @ placement.flatten(1)).reshape(-1, side, side)
     return _along_both_axes(images, matrix, matrix)
+
+
+def _convolve_both_axes(images: torch.Tensor, weights: torch.Tensor, radius: int) -> torch.Tensor:
+    """Convolve each image (n, C, S, S) with its weights (n, 2 * radius + 1) along both axes, with reflected borders."""
+    n, channels, side, _ = images.shape
+    kernels = weights.repeat_interleave(channels, 0)[:, None, None]  # each channel of each image is a group
+    x = images.reshape(1, n * channels, side, side)
+    for padding, kernel in (((radius, radius, 0, 0), kernels), ((0, 0, radius, radius), kernels.transpose(2, 3))):
+        padded = torch.nn.functional.pad(x, padding, mode="reflect")
+        x = torch.nn.functional.conv2d(padded, kernel, groups=n * channels)
+    return x.reshape(n, channels, side, side)
 
 
 def grayscale(images: torch.Tensor) -> torch.Tensor:
@@ -178,17 +213,20 @@ def rotate_quarters(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 def shift_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Shift the hue of RGB images (n, 3, H, W) by a fraction ``shift`` (n,) of the color circle, in HSV."""
-    value, brightest = images.max(1)
-    chroma = value - images.min(1).values
     red, green, blue = images.unbind(1)
-    numerator = torch.where(brightest == 0, green - blue, torch.where(brightest == 1, blue - red, red - green))
-    hue = numerator / chroma.clamp(min=1e-12) + 2 * brightest  # in sixths of the circle
-    hue = hue + 6 * shift[:, None, None]
-    channels = []
-    for offset in (5, 3, 1):
-        position = (offset + hue) % 6
-        channels.append(value - chroma * torch.minimum(position, 4 - position).clamp_(0, 1))
-    return torch.stack(channels, 1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    is_red, is_green = value == red, value == green
+    numerator = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    hue = numerator.div_(chroma.clamp(min=1e-12))  # in sixths of the circle
+    hue += torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0)) + 6 * shift[:, None, None]
+    hue -= 6 * (hue / 6).floor_()  # in [0, 6]; faster than the remainder
+    shifted = torch.empty_like(images)
+    # How much of the chroma each channel lacks, from 1 to 0: piecewise linear around the channel's own hue.
+    for channel, (center, slope, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
+        lack = (hue - center).abs_().mul_(slope).add_(offset).clamp_(0, 1).sub_(1)
+        torch.addcmul(value, chroma, lack, out=shifted[:, channel])
+    return shifted
 
 
 def solarize(images: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:

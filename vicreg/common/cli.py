@@ -1,7 +1,9 @@
 """Run a script's ``main`` and end it with one line, not a traceback, on a mistake of the user."""
 
+import argparse
 import errno
 import io
+import math
 import os
 import re
 import select
@@ -11,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -36,6 +38,38 @@ _MEMORY_ADVICE = {  # options that lower the memory of a step, by the argument t
     "image_size": "a smaller --image-size",
     "cache_on_device": "no --cache-on-device",
 }
+_MAX_INT = 2**31 - 1
+_MAX_WORKERS = 1024
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; refuse numbers with which no option works: NaN, infinite, negative or huge ones.
+
+    Options of ``type=int`` take 0 to 2**31 - 1, those of ``type=float`` any finite number. ``--workers`` is limited to
+    1024, since every worker is a process or a thread.
+
+    Args:
+        parser: Parser of the script.
+        arguments: Words of the command line, by default those of the process.
+    """
+    parser.register("type", int, _whole_number)
+    parser.register("type", float, _finite_number)
+    namespace = parser.parse_args(arguments)
+    if getattr(namespace, "workers", 0) > _MAX_WORKERS:
+        parser.error(f"argument --workers: {namespace.workers}: must be {_MAX_WORKERS} or less")
+    return namespace
+
+
+def _whole_number(text: str) -> int:
+    if not 0 <= int(text) <= _MAX_INT:
+        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more and at most {_MAX_INT}")
+    return int(text)
+
+
+def _finite_number(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise argparse.ArgumentTypeError(f"{text}: must be finite")
+    return float(text)
 
 
 def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
@@ -184,12 +218,21 @@ def check_positive(namespace: Any, *names: str) -> None:
         *names: Attributes of it.
 
     Raises:
-        ValueError: A number is zero, negative or NaN.
+        ValueError: A number is zero, negative, infinite or NaN.
     """
+    _check(namespace, names, lambda number: 0 < number < math.inf, "must be positive")
+
+
+def check_not_negative(namespace: Any, *names: str) -> None:
+    """Check that numbers are 0 or more and finite, as ``check_positive`` does."""
+    _check(namespace, names, lambda number: 0 <= number < math.inf, "must be 0 or more")
+
+
+def _check(namespace: Any, names: Sequence[str], is_valid: Callable[[float], bool], rule: str) -> None:
     for name in names:
         value = getattr(namespace, name)
-        if value is not None and not all(number > 0 for number in (value if isinstance(value, list) else [value])):
-            raise ValueError(f"--{name.replace('_', '-')} {value}: must be positive")
+        if value is not None and not all(map(is_valid, value if isinstance(value, list) else [value])):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: {rule}")
 
 
 def to_serializable(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,9 @@ import pandas as pd
 
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.pairs import month_number
+from vicreg.data.tables import check_ranges, read_meta_file, read_table
 
+INTEGERS = ["k", "year", "month", "label"]
 COLUMNS = ["path", "class", "location", "k", "year", "month", "label", "split"]
 UNKNOWN = 0  # year and month of an image without a timestamp
 _NAME = r"(?P<class_name>.+)_(?P<location>\d+)_(?P<k>\d+)_rgb\.jpe?g"
@@ -86,12 +88,13 @@ def read_image_list(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             raise FileNotFoundError(
                 f"no {file}; write it with preprocessing/make_fmow_csv.py --data-dir FMOW --out-dir {path.parent}"
             )
-    table = pd.read_csv(path, keep_default_na=False)
+    table = read_table(path, INTEGERS)
     missing = [column for column in COLUMNS if column not in table]
     if missing or table.empty:
         reason = f"columns missing: {', '.join(missing)}" if missing else "no rows"
         raise ValueError(f"{path}: {reason}; write it again with preprocessing/make_fmow_csv.py")
-    meta = json.loads(path.with_name("meta.json").read_text(encoding="utf-8"))
+    check_ranges(path, table, k=(0, 2**31), year=(0, 9999), month=(0, 12), label=(0, 2**20))
+    meta = read_meta_file(path.with_name("meta.json"))
     if not {"classes", "mean", "std", "source"} <= meta.keys():
         raise ValueError(
             f"{path.with_name('meta.json')} was not written by make_fmow_csv.py; write the folder again with it"

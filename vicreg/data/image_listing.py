@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +137,11 @@ def _has_images(folder: Path) -> bool:
 
 
 def image_paths(
-    folder: str | Path, skip: Iterable[tuple[int, int]] = (), skipped: list[str] | None = None, recursive: bool = True
+    folder: str | Path,
+    skip: Iterable[tuple[int, int]] = (),
+    skipped: list[str] | None = None,
+    recursive: bool = True,
+    accept: Callable[[str], bool] = is_image_name,
 ) -> list[str]:
     """List the images below a folder, sorted by folder and name. Hidden files and folders are skipped.
 
@@ -149,27 +153,30 @@ def image_paths(
         skip: (device, inode) of folders not to enter through links.
         skipped: Receives the paths of files without an image suffix, and of what is not a regular file.
         recursive: Whether to search folders in it.
+        accept: Which file names are images.
     """
     folder = Path(folder)
     entered = {_inode(path) for path in (folder, *folder.absolute().parents, *folder.resolve().parents)} | set(skip)
-    return list(_walk(str(folder), entered, [] if skipped is None else skipped, recursive))
+    return list(_walk(str(folder), entered, [] if skipped is None else skipped, recursive, accept))
 
 
-def _walk(folder: str, entered: set[tuple[int, int]], skipped: list[str], recursive: bool) -> Iterator[str]:
+def _walk(
+    folder: str, entered: set[tuple[int, int]], skipped: list[str], recursive: bool, accept: Callable[[str], bool]
+) -> Iterator[str]:
     with os.scandir(folder) as entries:
         visible = sorted((entry for entry in entries if _is_visible(entry)), key=lambda entry: entry.name)
     inside = []
     for entry in visible:
         if entry.is_dir():
             inside.append(entry.path)
-        elif is_image_name(entry.name) and entry.is_file():
+        elif accept(entry.name) and entry.is_file():
             yield entry.path
         elif entry.name.lower() not in _SYSTEM:
             skipped.append(entry.path)
     for path in inside if recursive else ():
         if (inode := _inode(path)) not in entered:
             entered.add(inode)
-            yield from _walk(path, entered, skipped, recursive)
+            yield from _walk(path, entered, skipped, recursive, accept)
 
 
 def log_skipped(folder: str | Path, skipped: Sequence[str]) -> None:

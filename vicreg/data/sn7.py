@@ -9,7 +9,7 @@ import torch
 
 from vicreg.data.base import BaseDataset
 from vicreg.data.pairs import SpatialNeighborPairs, TemporalPairs, build_pairs, month_number
-from vicreg.data.sn7_format import CHANNELS, check_rows, cut_patches, read_meta, read_mosaic, read_patch_list
+from vicreg.data.sn7_format import CHANNELS, check_rows, cut_patches, open_pack, read_meta, read_mosaic, read_patch_list
 
 # Of the 1,423 training mosaics, for lists without a meta.json.
 TRAIN_MEAN = [121.8 / 255, 106.5 / 255, 78.4 / 255]
@@ -76,9 +76,8 @@ class SN7Patches(BaseDataset):
             if not self._source:
                 raise FileNotFoundError(f"no {self._path} and no SN7 tree; pass --data-dir or run make_sn7_csv.py")
             return None
-        store = np.asarray(np.load(self._path, mmap_mode="r"))  # indexing a plain array is twice as fast as a memmap
-        if (last := self._rows.max()) >= len(store):
-            raise ValueError(f"{self._path} has {len(store)} rows, the list needs row {last}; write both again")
+        # indexing a plain array is twice as fast as a memmap
+        store = np.asarray(open_pack(self._path, self._rows))
         side = self._meta.get("patch_size", store.shape[-1])
         if store.shape != (expected := (self._meta.get("rows", len(store)), CHANNELS, side, side)):
             raise ValueError(f"{self._path} is {store.shape}, meta.json says {expected}; write the folder again")

@@ -5,7 +5,6 @@ does not need it.
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from vicreg.common.files import file_digest
+from vicreg.common.files import file_digest, read_text
+from vicreg.data.tables import check_ranges, read_meta_file, read_table
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
+INTEGERS = ["row", "patch", "year", "month", "label"]
+LIMITS = {"row": (-1, 2**40), "patch": (0, 2**20), "year": (0, 9999), "month": (1, 12), "label": (0, 2**20)}
 FIRST_VERSION_COLUMNS = ["image_id", "city", "state", "label"]  # "patch!mosaic", no header
 CHANNELS = 3
 FORMAT = 1  # of meta.json
@@ -124,28 +126,50 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no patch list at {path}; write one with preprocessing/make_sn7_csv.py")
-    with path.open() as file:
-        first_line = file.readline().strip()
+    first_line = read_text(path).partition("\n")[0].strip()
     if first_line.split(",")[:2] == COLUMNS[:2]:
-        table = pd.read_csv(path, keep_default_na=False)
+        table = read_table(path, INTEGERS)
         missing = [column for column in COLUMNS if column not in table]
         if missing:
             raise ValueError(f"{path}: columns missing: {', '.join(missing)}; write it again with make_sn7_csv.py")
+        check_ranges(path, table, **LIMITS)
         return table[COLUMNS]
     if "!" not in first_line:
         raise ValueError(f"{path}: not a patch list; its first line is neither a header nor 'patch!mosaic,…'")
-    table = pd.read_csv(path, header=None, names=FIRST_VERSION_COLUMNS, keep_default_na=False)
+    table = read_table(path, ["label"], header=None, names=FIRST_VERSION_COLUMNS)
     try:
         patch, mosaic = zip(*(entry.split("!", 1) for entry in table.image_id), strict=True)
         names = [parse_mosaic_name(name) for name in mosaic]
         table = table.assign(row=-1, patch=[int(k) for k in patch], image_id=mosaic, country="", split=path.stem)
-        table["label"] = table.label.astype(int)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     table["aoi"] = [name.aoi for name in names]
     table["year"] = [name.year for name in names]
     table["month"] = [name.month for name in names]
+    check_ranges(path, table, **LIMITS)
     return table[COLUMNS]
+
+
+def open_pack(path: str | Path, rows: np.ndarray) -> np.ndarray:
+    """Map the patches of a prepared folder into memory.
+
+    Args:
+        path: ``patches.npy``.
+        rows: Rows that a patch list names.
+
+    Returns:
+        uint8 (rows, channels, P, P), read-only.
+
+    Raises:
+        ValueError: The file is damaged or has too few rows.
+    """
+    try:
+        store = np.load(path, mmap_mode="r")
+    except Exception as error:  # numpy raises EOFError, SyntaxError and tokenize.TokenError on damaged headers
+        raise ValueError(f"{path}: damaged ({error}); write it again with make_sn7_csv.py") from error
+    if rows.max() >= len(store):
+        raise ValueError(f"{path} has {len(store)} rows, the list needs row {rows.max()}; write both again")
+    return store
 
 
 def check_rows(path: Path, rows: int, meta: dict[str, Any]) -> None:
@@ -168,12 +192,8 @@ def read_meta(csv_dir: str | Path) -> dict[str, Any]:
     path = Path(csv_dir) / "meta.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; prepare the folder with preprocessing/make_sn7_csv.py --out-dir {csv_dir}")
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8-sig"))
-        version = meta.get("format", FORMAT)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); write the folder again with make_sn7_csv.py") from error
-    if version != FORMAT:
+    meta = read_meta_file(path)
+    if (version := meta.get("format", FORMAT)) != FORMAT:
         raise ValueError(f"{path} has format {version!r}, this version reads {FORMAT}; write the folder again")
     return meta
 

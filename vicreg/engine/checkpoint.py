@@ -102,7 +102,7 @@ def upgrade(state: dict[str, Any]) -> dict[str, Any]:
     """
     if "config" in state:
         return state
-    if not {"model", "args"} <= state.keys():
+    if "model" not in state or not isinstance(state.get("args"), dict):
         return {}
     config = {_OLD_NAMES.get(key, key): value for key, value in state["args"].items()}
     config = {key: _OLD_VALUES.get(value, value) if isinstance(value, str) else value for key, value in config.items()}
@@ -190,8 +190,8 @@ def load_task(
     """
     payload = checkpoint_io.load(path, device)
     payload = upgrade(payload) if isinstance(payload, dict) else {}
-    found = payload.get("task")
-    if not isinstance(found, dict) or "model" not in payload:
+    found, model = payload.get("task"), payload.get("model")
+    if not isinstance(found, dict) or not isinstance(model, dict):
         raise ValueError(
             f"{path} is no checkpoint of {task}: a backbone or a pretraining run perhaps; give the {BEST_FILE} or "
             f"{MODEL_FILE} that training on {task} wrote"

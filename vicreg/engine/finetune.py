@@ -44,6 +44,8 @@ class FinetuneConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_levels(self.levels)
+        if self.weight_bands and self.pretrained is None:
+            raise ValueError("--weight-bands selects channels of the weights of --pretrained, which is missing")
 
 
 def add_arguments(

@@ -40,6 +40,7 @@ class PretrainConfig(RunConfig):
         image_size: Side of the views in pixels; None is 7/8 of the patch size.
         positives: ``"same"``, ``"temporal"`` or ``"neighbor"``.
         max_months_apart: Limit for temporal positives.
+        max_days_apart: Limit for temporal positives of imagery with dates.
         accumulate: Micro-batches per step.
         optimizer: ``"lars"`` or ``"adamw"``.
         probe_every: Epochs between kNN probes; 0 does not probe.
@@ -59,6 +60,7 @@ class PretrainConfig(RunConfig):
     image_size: int | None = setting(None)
     positives: str = setting("same")
     max_months_apart: int | None = setting(None)
+    max_days_apart: int | None = setting(None)
     accumulate: int = setting(1)
     optimizer: str = setting("lars", compare="must_match")
     probe_every: int = setting(10, compare="ignore")
@@ -70,6 +72,8 @@ class PretrainConfig(RunConfig):
         super().__post_init__()
         self.check_positive("image_size", "accumulate")
         self.check_not_negative("probe_every")
+        if self.weight_bands and not self.init_from:
+            raise ValueError("--weight-bands selects channels of the weights of --init-from, which is missing")
         parse_mlp(self.mlp)
         presets.get_augmentation(self.augment, self.aug_override)
 

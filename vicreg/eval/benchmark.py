@@ -61,8 +61,7 @@ class BenchmarkConfig:
         cli.check_positive(self, "knn", "lr", "epochs", "batch_size", "seeds", "resamples")
         for percent in self.train_percent:
             check_percent(percent)
-        if self.map_samples < 0 or not self.weight_decay >= 0:
-            raise ValueError("--map-samples and --weight-decay must be 0 or more")
+        cli.check_not_negative(self, "map_samples", "weight_decay")
 
 
 def compare(

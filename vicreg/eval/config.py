@@ -40,13 +40,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         cli.check_positive(self, "image_size", "in_chans", "epochs", "batch_size", "lr_head", "knn", "seeds", "std")
-        for flag, value in (
-            ("views", self.views),
-            ("weight-decay", self.weight_decay),
-            ("lr-backbone", self.lr_backbone),
-        ):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"--{flag} {value}: 0 or more is needed")
+        cli.check_not_negative(self, "views", "weight_decay", "lr_backbone")
         if not self.frozen and (len(set(self.lr_head)) > 1 or self.views):
             raise ValueError("--weights finetune takes one --lr-head and no --views, since the features change")
         if not self.frozen and self.pretrained in PARAMETER_FREE:

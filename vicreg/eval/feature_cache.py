@@ -25,6 +25,7 @@ from vicreg.models.backbones import (
     set_normalization,
 )
 from vicreg.models.input_size import check_input_size
+from vicreg.models.timm_weights import check_arch
 from vicreg.models.weight_files import recorded_arch, weights_digest
 
 DTYPES = ("float32", "float16")
@@ -69,6 +70,8 @@ def resolve_backbones(
         FileNotFoundError: There is no such file.
         ValueError: A file holds no weights, a name is given twice, or an architecture is not known.
     """
+    if arch is not None:
+        check_arch(arch)
     paths = [str(name) for name in pretrained]
     if duplicates := {name for name in paths if paths.count(name) > 1}:
         raise ValueError(f"--pretrained names {', '.join(sorted(duplicates))} twice")
@@ -219,7 +222,7 @@ def _read(path: Path, rows: int, dtype: str) -> np.ndarray | None:
         return None
     try:
         features = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy raises SyntaxError and tokenize.TokenError too on damaged headers
         log(f"  {path} cannot be read ({error}); extracting again")
         return None
     if features.ndim != 2 or len(features) != rows or features.dtype != dtype:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vicreg.common import files
+from vicreg.data.image_io import decoding
 from vicreg.data.rasters import NO_DATA, ImageReader, coarser, open_raster, quiet_georeference
 
 Block = tuple[int, int, np.ndarray]  # top, left, labels
@@ -88,5 +89,5 @@ def read_labels(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
     Returns:
         uint8 array of this shape, the nearest labels.
     """
-    with open_raster(path) as raster:
+    with decoding(path), open_raster(path) as raster:
         return raster.read(1, out_shape=shape)

@@ -9,6 +9,7 @@ import dataclasses
 
 import torch
 
+from vicreg.common import cli
 from vicreg.common.config import from_args, setting
 from vicreg.distributed.process_group import all_gather_cat, rank, world_size
 
@@ -31,9 +32,15 @@ class BarlowTwinsLoss:
 
     Attributes:
         redundancy_coeff: Weight lambda of the redundancy reduction term.
+
+    Raises:
+        ValueError: The weight is negative, infinite or NaN.
     """
 
     redundancy_coeff: float = setting(0.0051)
+
+    def __post_init__(self) -> None:
+        cli.check_not_negative(self, "redundancy_coeff")
 
     def __call__(self, z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the loss and its terms; see ``barlow_twins_loss``."""

@@ -11,6 +11,7 @@ import dataclasses
 import torch
 from torch.nn.functional import mse_loss
 
+from vicreg.common import cli
 from vicreg.common.config import from_args, setting
 from vicreg.distributed.process_group import all_gather_cat, all_reduce, world_size
 
@@ -37,11 +38,17 @@ class VICRegLoss:
         sim_coeff: Weight of the invariance term.
         std_coeff: Weight of the variance term.
         cov_coeff: Weight of the covariance term.
+
+    Raises:
+        ValueError: A weight is negative, infinite or NaN.
     """
 
     sim_coeff: float = setting(25.0)
     std_coeff: float = setting(25.0)
     cov_coeff: float = setting(1.0)
+
+    def __post_init__(self) -> None:
+        cli.check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
 
     def __call__(self, z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the loss and its terms; see ``vicreg_loss``."""

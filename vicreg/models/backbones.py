@@ -1,6 +1,5 @@
 """Backbones by timm name: create them, and load them from files of weights."""
 
-import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from vicreg.models import input_channels
 from vicreg.models.baselines import ChannelStatistics, PooledPixels
 from vicreg.models.checkpoint_layouts import find_backbone
 from vicreg.models.input_channels import check_channels
+from vicreg.models.timm_weights import check_arch
 from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, check_fit, read_weights
 
 __all__ = [
@@ -62,11 +62,7 @@ def create_backbone(arch: str, in_chans: int = 3, pretrained: bool = False) -> n
     Raises:
         ValueError: timm does not know the name; the message lists the nearest ones.
     """
-    if not timm.is_model(arch):
-        names = timm.list_models()
-        longer = sorted((name for name in names if arch and name.startswith(arch)), key=len)[:4]
-        nearest = longer or difflib.get_close_matches(arch, names, n=4) or ["resnet18", "resnet50"]
-        raise ValueError(f"no backbone named {arch!r} in timm; nearest: {', '.join(nearest)}")
+    check_arch(arch)
     make = functools.partial(timm.create_model, arch, num_classes=0, in_chans=in_chans, pretrained=pretrained)
     try:
         backbone = make(**_ANY_SIZE)

@@ -1,8 +1,9 @@
 """Files of backbone weights: read them, with what they record, and compare them with a network."""
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,24 @@ import torch
 
 from vicreg.common import checkpoint_io, files
 from vicreg.models.checkpoint_layouts import COUNTER, BackboneWeights, StateDict, format_counts, group, unwrap
+from vicreg.models.timm_weights import is_hub_name, read_with_timm
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 RECORDED = ("arch", "in_chans", "mean", "std", "source", "levels")  # what trained_model.pth and exported files record
 DIGEST = "content_sha256"  # in the metadata of .safetensors files
-_HUB = re.compile(r"(hf[-_]hub|local-dir):", re.IGNORECASE)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
+
+
+_IS_VALID: dict[str, Callable[[Any], bool]] = {
+    "arch": lambda value: isinstance(value, str),
+    "in_chans": lambda value: isinstance(value, int) and 0 < value <= 2**12,
+    "mean": _is_numbers,
+    "std": lambda value: _is_numbers(value) and all(x > 0 for x in value),
+    "levels": lambda value: _is_numbers(value) and len(value) == 2,
+}
 
 
 def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
@@ -36,12 +50,18 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         ValueError: The file holds something else.
     """
     if is_hub_name(path):
-        return _read_with_timm(str(path))
+        state, record = read_with_timm(str(path))
+        weights = Path(str(path).partition(":")[2]) / "model.safetensors"
+        if weights.is_file():  # of local-dir:; it also records levels and a digest if this project wrote it
+            record |= {key: value for key, value in _read_safetensors(weights)[1].items() if key in RECORDED}
+        return state, record
     path = Path(path)
     if path.suffix == ".safetensors" and path.is_file():
         state, record = _read_safetensors(path)
     else:
         state, record = _parse(path, checkpoint_io.load(path))
+        if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
+            raise ValueError(f"{path}: not a state dict of tensors")
         largest = max((value.numel() * value.element_size() for value in state.values()), default=0)
         if largest > path.stat().st_size:  # such as one number that is expanded to any shape
             raise ValueError(f"{path}: a tensor of {largest / 1e6:.0f} MB in a smaller file; save it anew")
@@ -49,14 +69,11 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if "arch" not in record and sidecar.is_file():
         record = {"containers": record.get("containers"), **_read_sidecar(sidecar)}
     record = {key: value for key, value in record.items() if value is not None}
+    if wrong := [key for key, value in record.items() if key in _IS_VALID and not _IS_VALID[key](value)]:
+        raise ValueError(f"{path}: {wrong[0]} is {str(record[wrong[0]])[:100]!r}; the file is damaged")
     if "mean" in record:
         record.setdefault("normalization", f"stored in {path.name}")
     return state, record
-
-
-def is_hub_name(path: str | Path) -> bool:
-    """Return whether timm reads these weights: ``hf-hub:<repository>`` or ``local-dir:<folder>``."""
-    return bool(_HUB.match(str(path)))
 
 
 def weights_digest(path: str | Path) -> str:
@@ -127,37 +144,6 @@ def _foreign_arch(payload: Mapping[str, Any]) -> str | None:
             if isinstance(value, str):
                 return value
     return None
-
-
-def _read_with_timm(name: str) -> tuple[StateDict, dict[str, Any]]:
-    """Read weights through timm, and compare them with the architecture that the configuration names."""
-    try:
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0).eval()
-    except Exception as error:  # timm and huggingface_hub raise exceptions of many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{name}: timm cannot load it ({reason}); hf-hub: needs the network or the cache of an earlier download, "
-            "local-dir: a folder with config.json and model.safetensors"
-        ) from error
-    config, state = model.pretrained_cfg, model.state_dict()
-    arch, size = config["architecture"], config["input_size"]
-    plain: Any = timm.create_model(arch, num_classes=0, in_chans=size[0]).eval()
-    try:
-        plain.load_state_dict(state)
-        images = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            same = torch.allclose(model(images), plain(images), atol=1e-4)
-    except RuntimeError:
-        same = False
-    if not same:
-        raise ValueError(f"{name}: its configuration changes {arch}; only architectures as timm names them are known")
-    record = {"arch": arch, "in_chans": size[0], "source": name}
-    if len(config["mean"]) == len(config["std"]) == size[0]:
-        record |= {"mean": list(config["mean"]), "std": list(config["std"]), "normalization": "of timm's configuration"}
-    path = Path(name.partition(":")[2]) / "model.safetensors"
-    if name.startswith("local-dir:") and path.is_file():  # also records levels and a digest if this project wrote it
-        record |= {key: value for key, value in _read_safetensors(path)[1].items() if key in RECORDED}
-    return state, record
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:

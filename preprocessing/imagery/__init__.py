@@ -1,0 +1,1 @@
+"""Sources, labels, splits and summary of make_imagery_csv.py."""

@@ -1,0 +1,90 @@
+"""Split rules of imagery: which patches are held out for validation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vicreg.data.subsets import check_fraction, held_out_groups
+
+RULES = ("block", "location", "image", "folders", "none")
+BLOCK_CELLS = 8  # side of a block; smaller if that gives too few blocks
+
+
+def split_table(
+    table: pd.DataFrame, labels: np.ndarray, rule: str, fraction: float, seed: int, buffer: int, patch_size: int,
+    parts_of_files: Sequence[str] | None = None,
+) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
+    """Apply a split rule.
+
+    Args:
+        table: Patch list with the columns image_id, site, grid, column and line.
+        labels: Label of each patch, -1 for none.
+        rule: "block" holds out square blocks of cells of each site in all scenes, with ``buffer`` cells around them in
+            neither part; "location" whole sites; "image" whole files, in each class; "folders" as ``parts_of_files``
+            says; "none" nothing.
+        fraction: Fraction to hold out.
+        seed: Seed of the choice.
+        buffer: Cells left out around the blocks.
+        patch_size: Side of a cell in pixels.
+        parts_of_files: Part of each patch, for "folders".
+
+    Returns:
+        Part of each patch, "train", "val" or "unused", and a record of plain values.
+
+    Raises:
+        ValueError: The rule leaves nothing to hold out or to train on.
+    """
+    parts = np.full(len(table), "train", dtype="U6")
+    record: dict[str, Any] = {"rule": rule}
+    if rule == "none":
+        return parts, record
+    if rule == "folders":
+        assert parts_of_files is not None
+        parts[:] = ["unused" if part == "test" else part for part in parts_of_files]
+        if "val" not in parts:
+            parts[np.array(parts_of_files) == "test"] = "val"
+    else:
+        check_fraction(fraction)
+        record |= {"val_fraction": fraction, "seed": seed}
+        if rule == "block":
+            parts, side = _blocks(table, fraction, seed, buffer, patch_size)
+            record |= {"block_cells": side, "buffer": buffer}
+        elif rule == "location":
+            parts[held_out_groups(table.site, fraction, seed)] = "val"
+        else:
+            parts[held_out_groups(table.image_id, fraction, seed, labels)] = "val"
+    for part in ("train", "val"):
+        if part not in parts:
+            advice = {"location": "there is one site only; use --split block or image",
+                      "image": "there is one file only in each class; use --split block",
+                      "block": "too few cells; use a smaller --buffer, --split image or none"}  # fmt: skip
+            raise ValueError(f"--split {rule} leaves no patch in {part}: {advice.get(rule, 'see the folders')}. The "
+                             "patches are kept, so the next call takes seconds")  # fmt: skip
+    record["achieved"] = float((parts == "val").sum() / np.isin(parts, ("train", "val")).sum())
+    return parts, record
+
+
+def _blocks(table: pd.DataFrame, fraction: float, seed: int, buffer: int, patch_size: int) -> tuple[np.ndarray, int]:
+    """Hold out whole blocks; return the part of each patch and the side of the blocks in cells."""
+    first = table.groupby("site")[["column", "line"]].transform("min")
+    column, line = ((table[key] - first[key]).to_numpy() // patch_size for key in ("column", "line"))
+    side = BLOCK_CELLS
+    while True:
+        blocks = table.site + ":" + (column // side).astype(str) + ":" + (line // side).astype(str)
+        if side == 1 or blocks.nunique() * min(fraction, 1 - fraction) >= 2:
+            break
+        side //= 2
+    parts = np.full(len(table), "train", dtype="U6")
+    held_out = held_out_groups(blocks, fraction, seed)
+    parts[held_out] = "val"
+    if buffer:
+        near: set[tuple[str, int, int]] = set()
+        cells = set(zip(table.site[held_out], column[held_out], line[held_out], strict=True))
+        steps = range(-buffer, buffer + 1)
+        for site, x, y in cells:
+            near.update((site, x + right, y + down) for right in steps for down in steps)
+        touches = [cell in near for cell in zip(table.site, column, line, strict=True)]
+        parts[np.array(touches) & ~held_out] = "unused"
+    return parts, side

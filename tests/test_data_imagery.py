@@ -1,0 +1,188 @@
+"""Imagery from two commands to a backbone and a probe, and the data set in between."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.imagery_fixtures import ground, prepare, write_raster
+from vicreg import evaluate_imagery, main_vicreg_imagery
+from vicreg.augmentations.batch import apply, sample_params
+from vicreg.augmentations.presets import PRESETS
+from vicreg.data.imagery import ImageryPatches
+
+TOY = "--arch test_resnet --mlp 16-16 --batch-size 8 --workers 0 --device cpu --epochs 2 --lr 0.1".split()
+CLASSES = {"dry": 1000, "wet": 3000}
+
+
+def pretrain(*words):
+    main_vicreg_imagery.main(main_vicreg_imagery.get_parser().parse_args([*TOY, *map(str, words)]))
+
+
+def write_archive(folder, dtype):
+    """Write 13-band scenes of two classes in two CRSs at five dates, with overlaps, other extents and nodata.
+
+    In each CRS the ground has 8 x 4 cells of 16 pixels, the western half of class dry, the eastern of class wet; wet
+    ground is brighter. The scenes of the second date are one row and two columns of cells shorter, those of the third
+    lack the northern row (nodata), those of the fourth are two scenes that overlap by two columns.
+    """
+    import geopandas
+    import shapely
+
+    polygons = []
+    for number, crs in enumerate(("EPSG:32633", "EPSG:32634")):
+        level = np.repeat([CLASSES["dry"], CLASSES["wet"]], 64)
+        for date, (rows, columns) in {
+            "20210101": (slice(0, 64), slice(0, 128)), "20210201": (slice(0, 48), slice(0, 96)),
+            "20210301": (slice(0, 64), slice(0, 128)), "20210401": (slice(0, 64), slice(0, 80)),
+            "20210401_B": (slice(0, 64), slice(48, 128)), "20210501": (slice(16, 64), slice(3, 128)),
+        }.items():  # fmt: skip
+            noise = np.random.default_rng([number, int(date[4:8])]).integers(-200, 200, (13, 64, 128))
+            pixels = (level + noise).astype(np.uint16)
+            if date == "20210301":
+                pixels[:, :16] = 0
+            pixels = pixels[:, rows, columns]
+            values, nodata = (pixels, 0) if dtype == "uint16" else (pixels / np.float32(10000), 0)
+            name = folder / crs[-5:] / f"S2A_{date[:8]}T100031{date[8:]}.tif"
+            write_raster(name, values.astype(dtype), columns.start, rows.start, crs, nodata=nodata)
+        left, top = {"EPSG:32633": (500000, 5600000), "EPSG:32634": (420000, 5500000)}[crs]
+        boxes = [shapely.box(left + 640 * k, top - 640, left + 640 * (k + 1), top) for k in range(2)]
+        polygons.append(geopandas.GeoDataFrame({"kind": list(CLASSES)}, geometry=boxes, crs=crs).to_crs(4326))
+    import pandas as pd
+
+    path = folder.parent / "areas.gpkg"
+    pd.concat(polygons, ignore_index=True).to_file(path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_an_archive_of_13_bands_gives_a_backbone_and_a_probe_in_two_commands(tmp_path, dtype):
+    areas = write_archive(tmp_path / "in", dtype)
+    options = ["--patch-size", 16, "--labels", areas, "--label-column", "kind", "--buffer", 0]
+    options += ["--scale", 0, 1] if dtype == "float32" else []
+    table, pixels, meta = prepare(tmp_path / "in", tmp_path / "csv", *options)
+    assert len(meta["grids"]) == 2 and meta["dtype"] == "uint16" and pixels.shape[1:] == (13, 16, 16)
+    assert table.location.nunique() == 2 * 32
+    expected = {"2021-01-01": 32, "2021-02-01": 18, "2021-03-01": 24, "2021-04-01": 40, "2021-05-01": 21}
+    assert table.groupby("date").size().to_dict() == {date: 2 * count for date, count in expected.items()}
+    first = table.groupby("grid")[["column", "line"]].transform("min")
+    east = (table.column - first.column) >= 64
+    assert (table.label == east.astype(int)).all() and meta["classes"] == ["dry", "wet"]
+    scale = 1 if dtype == "uint16" else 65535 / 10000
+    for row in table[table.date == "2021-04-01"].itertuples():
+        assert pixels[row.row].mean() == pytest.approx(CLASSES[meta["classes"][row.label]] * scale, rel=0.05)
+    assert set(table[table.split == "train"].location).isdisjoint(table[table.split == "val"].location)
+    train = pixels[table[table.split == "train"].row] / 65535
+    np.testing.assert_allclose(meta["mean"], train.mean((0, 2, 3)))
+    np.testing.assert_allclose(meta["std"], train.std((0, 2, 3)))
+    pretrain("--csv-dir", tmp_path / "csv", "--exp-dir", tmp_path / "exp", "--probe-every", 1)
+    saved = torch.load(tmp_path / "exp" / "trained_model.pth", weights_only=True)
+    assert saved["in_chans"] == 13 and saved["mean"] == meta["mean"]
+    config = json.loads((tmp_path / "exp" / "config.json").read_text())
+    assert "temporal" in json.dumps(config) and "knn20_top1" in (tmp_path / "exp" / "stats.txt").read_text()
+    words = ["--csv-dir", tmp_path / "csv", "--exp-dir", tmp_path / "eval", "--epochs", 20, "--workers", 0, "--lr-head"]
+    words += [
+        1,
+        "--views",
+        1,
+        "--batch-size",
+        16,
+        "--device",
+        "cpu",
+        "--pretrained",
+        tmp_path / "exp/trained_model.pth",
+    ]
+    evaluate_imagery.main(evaluate_imagery.get_parser().parse_args(list(map(str, words))))
+    result = json.loads((tmp_path / "eval" / "freeze_100" / "result.json").read_text())
+    assert result["classes"] == 2 and result["overlap"]["location_overlap"] == 0 and result["top1"] == 1.0
+
+
+def test_data_dir_takes_a_flat_folder_of_unlabeled_images(tmp_path, capsys):
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    for number in range(9):
+        pixels = ground(3, 40, 48, number, np.uint8, 255).transpose(1, 2, 0)
+        Image.fromarray(pixels).save(tmp_path / "in" / ("more" if number % 2 else ".") / f"{number}.png")
+    (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG")
+    pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "exp", "--image-size", 16)
+    shown = capsys.readouterr().out
+    assert "1 files are left out:" in shown and "broken.png" in shown and "9 samples" in shown
+    assert torch.load(tmp_path / "exp" / "trained_model.pth", weights_only=True)["in_chans"] == 3
+    with pytest.raises(ValueError, match="--positives temporal: the images in .* have no locations"):
+        pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "t", "--positives", "temporal")
+
+
+def test_data_dir_cuts_rasters_once_and_uses_all_of_them(tmp_path, capsys):
+    for month in (1, 2):
+        write_raster(tmp_path / "in" / "deep" / f"2021-0{month}-01.tif", ground(5, 64, 64, month))
+    words = ["--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "exp", "--patch-size", 16]
+    pretrain(*words)
+    shown = capsys.readouterr().out
+    assert "32 patches of 16 locations from 2 rasters" in shown and "temporal positives" in shown
+    shard = tmp_path / "exp" / "patches" / "patches-00000.npy"
+    assert torch.load(tmp_path / "exp" / "trained_model.pth", weights_only=True)["in_chans"] == 5
+    written = shard.stat().st_mtime_ns
+    pretrain(*words)
+    assert shard.stat().st_mtime_ns == written and "nothing left to do" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        pretrain("--data-dir", tmp_path / "nowhere", "--exp-dir", tmp_path / "e")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no images or rasters"):
+        pretrain("--data-dir", tmp_path / "empty", "--exp-dir", tmp_path / "e")
+
+
+@pytest.fixture
+def dated(tmp_path):
+    """Folder of 4 locations at days 0, 10 and 100, in several shards."""
+    for date in ("2021-01-01", "2021-01-11", "2021-04-11"):
+        write_raster(tmp_path / "in" / f"{date}.tif", ground(3, 32, 32, int(date[5:7] + date[8:])))
+    prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 16, "--split", "none", "--shard-size", 0.005)
+    return tmp_path / "csv"
+
+
+def test_max_days_apart_limits_temporal_positives(dated):
+    dataset = ImageryPatches(dated / "train.csv", None, max_days_apart=30)
+    assert dataset.positives == "temporal" and len(dataset) == 12
+    for index in range(12):
+        row = dataset.table.iloc[index]
+        chosen = {dataset.positive_index(index, seed) for seed in range(20)}
+        dates = set(dataset.table.date[list(chosen)])
+        assert set(dataset.table.location[list(chosen)]) == {row.location} and index not in chosen
+        nearest = {"2021-01-01": {"2021-01-11"}, "2021-01-11": {"2021-01-01"}}
+        assert dates == nearest.get(row.date, {"2021-01-11"})
+    with pytest.raises(ValueError, match="--max-days-apart 5 is for temporal positives"):
+        ImageryPatches(dated / "train.csv", "same", max_days_apart=5)
+    with pytest.raises(ValueError, match="0 days or more"):
+        ImageryPatches(dated / "train.csv", None, max_days_apart=-1)
+
+
+def test_patches_come_from_all_shards_also_in_loader_processes(dated):
+    import pickle
+
+    meta = json.loads((dated / "meta.json").read_text())
+    assert len(meta["shards"]) > 2
+    dataset = pickle.loads(pickle.dumps(ImageryPatches(dated / "train.csv")))
+    stored = np.concatenate([np.load(dated / shard["file"]) for shard in meta["shards"]])
+    order = [11, 0, 5, 5, 3]
+    assert torch.equal(dataset.images(order), torch.from_numpy(stored[order]))
+    on_device = ImageryPatches(dated / "train.csv")
+    on_device.to_device(torch.device("cpu"))
+    assert torch.equal(on_device.images(order), dataset.images(order))
+    (dated / "patches-00001.npy").unlink()
+    with pytest.raises(FileNotFoundError):
+        ImageryPatches(dated / "train.csv")
+
+
+def test_unlabeled_folders_are_refused_for_evaluation(dated, tmp_path):
+    with pytest.raises(ValueError, match="no rows with a label; prepare the folder with --labels"):
+        ImageryPatches(dated / "train.csv", labeled=True)
+    with pytest.raises(FileNotFoundError, match="make_imagery_csv.py"):
+        ImageryPatches(tmp_path / "nowhere" / "train.csv")
+
+
+def test_uint16_reaches_the_network_as_fractions_of_its_maximum():
+    images = torch.from_numpy(ground(5, 16, 16, high=65536)[None])
+    view = PRESETS["none"][0]
+    params = sample_params(view, 1, 16, 16, torch.Generator().manual_seed(0))
+    assert torch.equal(apply(images, params, 14, view), images.float()[..., 1:15, 1:15] / 65535)

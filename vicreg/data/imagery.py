@@ -1,0 +1,225 @@
+"""Patches of the user's own imagery, prepared by ``make_imagery_csv.py``, or images of a folder, as a data set."""
+
+import argparse
+import functools
+import hashlib
+import os
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from vicreg.common.logger import log
+from vicreg.data.base import BaseDataset
+from vicreg.data.broken_files import find_broken
+from vicreg.data.image_dataset import ImageDataset, decode_size
+from vicreg.data.image_listing import Listing
+from vicreg.data.pairs import TemporalPairs
+from vicreg.data.raster_pack.headers import PackOptions, list_sources
+from vicreg.data.raster_pack.lists import COLUMNS
+from vicreg.data.raster_pack.prepare import prepare_folder
+from vicreg.data.raster_pack.scenes import PILLOW_SUFFIXES
+from vicreg.data.sn7 import SN7Patches
+from vicreg.data.sn7_format import add_verify_argument, read_meta
+from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
+
+HOW_TO_PREPARE = "python preprocessing/make_imagery_csv.py --data-dir SCENES --out-dir"
+MAX_LISTED = 5  # files left out, in the message
+
+
+class PatchShards:
+    """The shards ``patches-*.npy`` of a prepared folder as one array (rows, C, P, P), memory-mapped.
+
+    Args:
+        folder: The folder.
+        shards: File and number of rows of each shard, from ``meta.json``.
+
+    Raises:
+        FileNotFoundError: A shard is missing.
+        ValueError: A shard has another number of rows.
+    """
+
+    def __init__(self, folder: Path, shards: Sequence[dict[str, Any]]):
+        self._arrays = []
+        for shard in shards:
+            array = np.asarray(np.load(folder / shard["file"], mmap_mode="r"))
+            if len(array) != shard["rows"]:
+                raise ValueError(f"{folder / shard['file']} has {len(array)} rows, not {shard['rows']}; prepare the "
+                                 "folder again")  # fmt: skip
+            self._arrays.append(array)
+        self._stops = np.cumsum([len(array) for array in self._arrays])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
+        if len(self._arrays) == 1:
+            return self._arrays[0][rows]
+        numbers = np.searchsorted(self._stops, rows, side="right")
+        result = np.empty((len(rows), *self._arrays[0].shape[1:]), self._arrays[0].dtype)
+        for number in np.unique(numbers):
+            inside = numbers == number
+            first = self._stops[number] - len(self._arrays[number])
+            result[inside] = self._arrays[number][rows[inside] - first]
+        return result
+
+
+class ImageryPatches(SN7Patches):
+    """The patches of one list of a prepared folder, of any band count, uint8 or uint16.
+
+    Args:
+        csv_path: ``train.csv``, ``val.csv`` or ``all.csv``.
+        positives: Second image of a pair: "same", "temporal" (the same location in another scene, if there is one), or
+            None for "temporal" where a location has two dates, else "same".
+        max_days_apart: Maximum distance of temporal pairs in days; None for any.
+        labeled: Leave out patches without a label.
+
+    Attributes:
+        table: The patch list.
+        labels: int64 tensor (n,); -1 without a label.
+        positives: "same" or "temporal".
+
+    Raises:
+        FileNotFoundError: The list, ``meta.json`` or a shard is missing.
+        ValueError: The list is empty or has no labels, or an option does not fit.
+    """
+
+    def __init__(
+        self,
+        csv_path: str | Path,
+        positives: str | None = "same",
+        max_days_apart: int | None = None,
+        labeled: bool = False,
+    ):
+        csv_path = Path(csv_path)
+        for path in (csv_path, csv_path.with_name("meta.json")):
+            if not path.is_file():
+                raise FileNotFoundError(f"no {path}; prepare the folder with\n  {HOW_TO_PREPARE} {path.parent}")
+        self.table = pd.read_csv(csv_path, keep_default_na=False, dtype={"date": str, "image_id": str, "site": str})
+        if missing := [column for column in COLUMNS if column not in self.table]:
+            raise ValueError(f"{csv_path}: columns missing: {', '.join(missing)}; write it with make_imagery_csv.py")
+        if labeled:
+            self.table = self.table[self.table.label >= 0].reset_index(drop=True)
+        if self.table.empty:
+            advice = " with a label; prepare the folder with --labels" if labeled else ""
+            raise ValueError(f"{csv_path}: no rows{advice}")
+        meta = read_meta(csv_path.parent)
+        self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
+        self.classes, self.mean, self.std = meta["classes"], meta["mean"], meta["std"]
+        self._path, self._shards = csv_path.parent, meta["shards"]
+        digests = "".join(shard["sha256"] for shard in self._shards)
+        self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
+        self._rows, self._on_device = self.table.row.to_numpy(), None
+        self._store, self.in_memory = self._open_store(), True
+        self.location_ids = self.table.groupby("location", sort=False).ngroup().to_numpy()
+        self.positives = positives or self._default_positives()
+        self._pairs = None
+        if self.positives == "temporal":
+            self._pairs = TemporalPairs(self.location_ids, self._days(max_days_apart), max_days_apart)
+        elif max_days_apart is not None:
+            raise ValueError(f"--max-days-apart {max_days_apart} is for temporal positives: add --positives temporal")
+
+    def _open_store(self) -> Any:
+        return PatchShards(self._path, self._shards)
+
+    def _default_positives(self) -> str:
+        dated = self.table[self.table.date != ""]
+        return "temporal" if (dated.groupby("location").date.nunique() > 1).any() else "same"
+
+    def _days(self, max_days_apart: int | None) -> np.ndarray | None:
+        """Return the day of each patch, if a limit needs it."""
+        if max_days_apart is None:
+            return None
+        if max_days_apart < 0:
+            raise ValueError(f"--max-days-apart {max_days_apart}: 0 days or more are needed")
+        if undated := int((self.table.date == "").sum()):
+            raise ValueError(f"--max-days-apart needs the date of every patch, and {undated} of {len(self)} have none")
+        return self.table.date.to_numpy("datetime64[D]").astype(np.int64)
+
+    def names(self) -> list[str]:
+        """Return file and location of each patch."""
+        return [f"{row.image_id}!{row.location}" for row in self.table.itertuples()]
+
+    def location_keys(self) -> list[Hashable]:
+        """Return the location of each patch."""
+        return list(self.table.location)
+
+
+def add_arguments(parser: argparse.ArgumentParser, csv_dir: Path) -> argparse._ArgumentGroup:
+    """Add the options of prepared imagery, and return their group."""
+    data = parser.add_argument_group("imagery")
+    data.add_argument("--csv-dir", type=Path, default=csv_dir, help="folder written by make_imagery_csv.py")
+    add_verify_argument(data)
+    return data
+
+
+def labeled_sets(csv_dir: Path) -> tuple[ImageryPatches, ImageryPatches] | None:
+    """Return the labeled patches of the training and the validation list; None if one of them has none."""
+    meta = read_meta(csv_dir)
+    if not meta["classes"] or not (csv_dir / "val.csv").is_file():
+        return None
+    train, val = (pd.read_csv(csv_dir / f"{part}.csv", usecols=["label"]).label for part in ("train", "val"))
+    if (train < 0).all() or (val < 0).all():
+        return None
+    return ImageryPatches(csv_dir / "train.csv", labeled=True), ImageryPatches(csv_dir / "val.csv", labeled=True)
+
+
+def load_data_dir(
+    data_dir: Path,
+    cache: Path,
+    device: torch.device,
+    *,
+    image_size: int | None = None,
+    patch_size: int | None = None,
+    positives: str | None = None,
+    max_days_apart: int | None = None,
+) -> tuple[BaseDataset, str]:
+    """Return a folder of images or rasters as a data set to pretrain on, without labels and with all of its files.
+
+    8-bit images are decoded while training. A folder with rasters is first cut into patches in ``cache``, without a
+    change of their values, by the main process; a second call uses what is there.
+
+    Args:
+        data_dir: Folder, searched at any depth.
+        cache: Folder for the patches of rasters.
+        device: Device of this process.
+        image_size: Side of the views in pixels, of images.
+        patch_size: Side of the patches in pixels, of rasters; default 256.
+        positives: See ``ImageryPatches``.
+        max_days_apart: See ``ImageryPatches``.
+
+    Returns:
+        The data set, and its positives.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds nothing that can be used.
+    """
+    sources = list_sources(data_dir)
+    if not sources:
+        raise ValueError(f"no images or rasters in {data_dir}")
+    assert_equal_across_ranks(len(sources), "files", device)
+    bar = functools.partial(tqdm, leave=False, disable=None if is_main() else True)
+    if all(source.path.lower().endswith(PILLOW_SUFFIXES) for source in sources):
+        if positives == "temporal":
+            raise ValueError(f"--positives temporal: the images in {data_dir} have no locations; prepare them with "
+                             "make_imagery_csv.py --location-pattern")  # fmt: skip
+        paths = [source.path for source in sources]
+        broken = find_broken(paths, min(16, 4 * (os.cpu_count() or 1)), bar)
+        _log_left_out([f"{paths[index]}: {reason}" for index, reason in broken.items()])
+        listing = Listing(paths, np.zeros(len(paths), np.int64), ["image"]).without(broken)[0]
+        return ImageDataset(listing.paths, listing.labels, listing.classes, side=decode_size(image_size)), "same"
+    meta, problems = prepare_folder(data_dir, sources, cache, PackOptions(patch_size or 256), bar, is_main())
+    _log_left_out([f"{problem.path}: {problem.message}" for problem in problems])
+    counts = meta["counts"]
+    log(f"{counts['patches']} patches of {counts['locations']} locations from {counts['scenes']} rasters in {cache}")
+    dataset = ImageryPatches(cache / "train.csv", positives, max_days_apart)
+    return dataset, dataset.positives
+
+
+def _log_left_out(lines: Sequence[str]) -> None:
+    if lines:
+        more = [f"… and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
+        log("\n  ".join([f"{len(lines)} files are left out:", *lines[:MAX_LISTED], *more]))

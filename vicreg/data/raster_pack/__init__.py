@@ -1,0 +1,1 @@
+"""Cut rasters and images of any band count into packed patches on fixed grids."""

@@ -1,0 +1,175 @@
+"""Place scenes on grids: one for each coordinate reference system, resolution and alignment.
+
+A grid numbers its pixels from the origin of the coordinate system. Scenes that overlap, directly or through others, are
+a site. The patches of a site, its cells, start at the corner that most of its scenes share, so that scenes of one
+extent, such as the tiles of a series, are cut without loss; a cell is a location, whatever scene it is read from.
+"""
+
+import dataclasses
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vicreg.data.raster_pack.scenes import Scene
+
+_SHRINK = 0.25  # pixels: scenes that only touch do not overlap
+
+
+class Grid(NamedTuple):
+    """A lattice of pixels: x = x0 + column * xres, y = y0 - row * yres."""
+
+    crs: str
+    xres: float
+    yres: float
+    x0: float
+    y0: float
+
+
+class Placement(NamedTuple):
+    """Position of a scene.
+
+    Attributes:
+        grid: Number of the grid; -1 without a georeference.
+        site: Name of the site.
+        column: First column of the scene in the grid.
+        row: First row.
+        anchor: Column and row where a cell of the site starts.
+    """
+
+    grid: int
+    site: str
+    column: int
+    row: int
+    anchor: tuple[int, int]
+
+
+def resample(scene: Scene, crs: str | None, resolution: float) -> Scene:
+    """Describe a scene resampled to pixels of ``resolution`` at multiples of it; unchanged if it is there already.
+
+    Raises:
+        ValueError: The scene has no georeference, or it cannot be transformed to ``crs``.
+    """
+    from rasterio.crs import CRS
+    from rasterio.warp import transform_bounds
+
+    if scene.transform is None or not scene.crs:
+        raise ValueError("no georeference, so it cannot be resampled with --resolution")
+    left, xres, top, yres = scene.transform
+    source, target = CRS.from_wkt(scene.crs), CRS.from_user_input(crs or scene.crs)
+    on_grid = Grid(scene.crs, resolution, resolution, 0.0, 0.0)
+    if source == target and _position(scene, on_grid, 1e-3) is not None:
+        return scene
+    bounds = (left, top - scene.height * yres, left + scene.width * xres, top)
+    try:
+        west, south, east, north = transform_bounds(source, target, *bounds)
+    except Exception as error:  # errors of GDAL and PROJ have no public base class
+        raise ValueError(f"cannot be transformed to {crs} ({error})") from error
+    if not all(map(math.isfinite, (west, south, east, north))):
+        raise ValueError(f"lies outside of {crs}")
+    columns = math.floor(west / resolution + 1e-6), math.ceil(east / resolution - 1e-6)
+    rows = math.floor(south / resolution + 1e-6), math.ceil(north / resolution - 1e-6)
+    west, north = columns[0] * resolution, rows[1] * resolution
+    width, height = columns[1] - columns[0], rows[1] - rows[0]
+    warp = (target.to_wkt(), (resolution, 0.0, west, 0.0, -resolution, north), width, height)
+    transform = (west, resolution, north, resolution)
+    return dataclasses.replace(scene, crs=target.to_wkt(), transform=transform, warp=warp, width=width, height=height)
+
+
+def place_scenes(
+    scenes: Sequence[Scene], tolerance: float, patch_size: int, locations: Sequence[str] | None = None
+) -> tuple[list[Grid], list[Placement]]:
+    """Place scenes on grids and group them to sites.
+
+    Args:
+        scenes: Scenes. Those without a transform are sites of their own, or those of ``locations``.
+        tolerance: Maximum distance of the pixels of a scene from those of its grid, in pixels.
+        patch_size: Side of a cell in pixels.
+        locations: Site of each scene without a georeference; default: its name.
+
+    Returns:
+        Grids, and the placement of each scene.
+    """
+    grids: list[Grid] = []
+    positions: list[tuple[int, int, int]] = []
+    by_crs: dict[str, list[int]] = defaultdict(list)
+    arrays: dict[str, np.ndarray] = {}
+    for scene in scenes:
+        if scene.transform is None:
+            positions.append((-1, 0, 0))
+            continue
+        numbers = by_crs[scene.crs]
+        found = _find_grid(scene, arrays[scene.crs], tolerance) if numbers else None
+        if found is None:
+            left, xres, top, yres = scene.transform
+            grids.append(Grid(scene.crs, xres, yres, left - round(left / xres) * xres, top - round(top / yres) * yres))
+            numbers.append(len(grids) - 1)
+            arrays[scene.crs] = np.array([grids[number][1:] for number in numbers])
+            found = len(numbers) - 1
+        number = numbers[found]
+        column, row = _corner(scene, grids[number])
+        positions.append((number, round(column), round(row)))
+    return grids, _find_sites(scenes, positions, patch_size, locations)
+
+
+def _corner(scene: Scene, grid: Grid) -> tuple[float, float]:
+    assert scene.transform is not None
+    left, _, top, _ = scene.transform
+    return (left - grid.x0) / grid.xres, (grid.y0 - top) / grid.yres
+
+
+def _position(scene: Scene, grid: Grid, tolerance: float) -> tuple[int, int] | None:
+    """Return the column and row of a scene in a grid, or None if its pixels are not those of the grid."""
+    if _find_grid(scene, np.array([grid[1:]]), tolerance) is None:
+        return None
+    column, row = _corner(scene, grid)
+    return round(column), round(row)
+
+
+def _find_grid(scene: Scene, grids: np.ndarray, tolerance: float) -> int | None:
+    """Return the index of the first grid, a row (xres, yres, x0, y0), whose pixels both corners of a scene fit."""
+    assert scene.transform is not None
+    left, xres, top, yres = scene.transform
+    fits = np.ones(len(grids), bool)
+    for start, size, step, resolution, origin in (
+        (left, scene.width, xres, grids[:, 0], grids[:, 2]), (-top, scene.height, yres, grids[:, 1], -grids[:, 3]),
+    ):  # fmt: skip
+        first, last = (start - origin) / resolution, (start + size * step - origin) / resolution
+        fits &= (np.abs(first - first.round()) <= tolerance) & (np.abs(last - last.round()) <= tolerance)
+        fits &= last.round() - first.round() == size
+    return int(np.argmax(fits)) if fits.any() else None
+
+
+def _find_sites(
+    scenes: Sequence[Scene], positions: list[tuple[int, int, int]], patch_size: int, locations: Sequence[str] | None
+) -> list[Placement]:
+    """Group scenes that overlap, and choose where the cells of each group start."""
+    import shapely
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    sites = [locations[index] if locations else scene.name for index, scene in enumerate(scenes)]
+    anchors: list[tuple[int, int]] = [(0, 0)] * len(scenes)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, (grid, _, _) in enumerate(positions):
+        if grid >= 0:
+            members[grid].append(index)
+    for grid, indices in members.items():
+        corners = np.array([positions[index][1:] for index in indices])
+        sizes = np.array([(scenes[index].width, scenes[index].height) for index in indices])
+        boxes, inverse = np.unique(np.hstack([corners, corners + sizes]), axis=0, return_inverse=True)
+        inverse = inverse.ravel()
+        shapes = shapely.box(*(boxes + np.array([1, 1, -1, -1]) * _SHRINK).T)
+        pairs = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+        graph = coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), shape=(len(boxes),) * 2)
+        component = connected_components(graph, directed=False)[1][inverse]
+        for number in np.unique(component):
+            inside = np.flatnonzero(component == number)
+            counts = Counter(map(tuple, corners[inside].tolist()))
+            anchor = min(counts, key=lambda corner: (-counts[corner], corner))
+            for position in inside:
+                sites[indices[position]], anchors[indices[position]] = f"{grid}-{number}", anchor
+    return [Placement(*position[:1], site, *position[1:], (anchor[0] % patch_size, anchor[1] % patch_size))
+            for position, site, anchor in zip(positions, sites, anchors, strict=True)]  # fmt: skip

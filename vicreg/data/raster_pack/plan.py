@@ -1,0 +1,70 @@
+"""What a job cuts, and the folder of its unfinished work."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vicreg.common import files
+from vicreg.data.raster_pack.cut import CutOptions, Window, plan_windows
+from vicreg.data.raster_pack.grids import Grid, Placement, place_scenes
+from vicreg.data.raster_pack.headers import PackOptions
+from vicreg.data.raster_pack.scale import cut_options
+from vicreg.data.raster_pack.scenes import Scene
+
+FORMAT = 1
+WORK_FOLDER = ".imagery-work"  # in the output folder, until everything is ready
+
+
+class Plan(NamedTuple):
+    """What is to be cut: the same for all processes of a job."""
+
+    scenes: list[Scene]
+    grids: list[Grid]
+    placements: list[Placement]
+    shards: list[list[Window]]
+    cut: CutOptions
+    fingerprint: str
+
+
+def make_plan(scenes: list[Scene], options: PackOptions, locations: Sequence[str] | None = None) -> Plan:
+    """Place the scenes on grids and divide their cells into shards.
+
+    Args:
+        scenes: Scenes of ``read_scenes``.
+        options: Options.
+        locations: Site of each scene, for scenes without a georeference.
+    """
+    cut = cut_options(scenes, options)
+    grid_list, placements = place_scenes(scenes, options.snap_tolerance, options.patch_size, locations)
+    content = json.dumps([FORMAT, list(map(dataclasses.astuple, scenes)), placements, dataclasses.astuple(cut)])
+    fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return Plan(scenes, grid_list, placements, plan_windows(scenes, placements, cut), cut, fingerprint)
+
+
+def work_folder(out_dir: Path, plan: Plan, shared: bool) -> Path:
+    """Return the folder of unfinished work; what another plan has left there is removed.
+
+    Args:
+        out_dir: Output folder.
+        plan: The plan.
+        shared: Whether other processes write shards of this plan to the same folder.
+
+    Raises:
+        ValueError: With ``shared``: the folder holds work of another plan.
+    """
+    folder = out_dir / WORK_FOLDER
+    stamp = folder / "plan.txt"
+    if stamp.is_file() and stamp.read_text() != plan.fingerprint:
+        if shared:
+            raise ValueError(f"{folder} holds shards of other files or options; remove it, then start all parts again")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not shared:
+        files.remove_partial_files(folder)
+    if not stamp.is_file():
+        files.write_text(stamp, plan.fingerprint)
+    return folder

@@ -1,0 +1,119 @@
+"""Windows of a scene: pixels of its bands and where they hold data."""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from vicreg.data.image_io import exif_orientation, open_image
+from vicreg.data.raster_pack.scenes import Scene, open_gdal, root_reason
+
+
+class SceneReader:
+    """Windows of a scene, for several threads.
+
+    Args:
+        scene: The scene. The file is opened with the first window.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.lock = scene, threading.Lock()
+        self._source: Any = None
+        self._opened: list[Any] = []
+
+    def read(self, left: int, top: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window inside the scene.
+
+        Returns:
+            Pixels (bands, height, width) of the file's type, and where they hold data, bool (height, width).
+
+        Raises:
+            ValueError: The file cannot be read.
+        """
+        import rasterio
+        from rasterio.windows import Window
+
+        try:
+            with self.lock:
+                if self._source is None:
+                    self._open()
+                if self.scene.pillow:
+                    rows, columns = slice(top, top + height), slice(left, left + width)
+                    pixels, valid = (array[..., rows, columns] for array in self._source)
+                    mask_window = None
+                else:
+                    mask_window = Window(left, top, width, height)
+                    pixels = self._source.read(list(self.scene.bands), window=mask_window)
+                    valid = self._valid(pixels, mask_window)
+                if self.scene.mask:
+                    valid = valid & ~self._clouds(left, top, width, height)
+        except (OSError, SyntaxError, rasterio.errors.RasterioError) as error:
+            raise ValueError(f"cannot be read ({root_reason(error, self.scene.path)})") from error
+        if pixels.dtype.kind == "f":
+            valid = valid & np.isfinite(pixels).all(0)
+        return pixels, valid
+
+    def _open(self) -> None:
+        if self.scene.pillow:
+            self._source = _decode(self.scene)
+        else:
+            self._source = self._warped(open_gdal(self.scene.path))
+        if self.scene.mask:
+            self._mask = self._warped(open_gdal(self.scene.mask))
+
+    def _warped(self, source: Any) -> Any:
+        """Return a raster resampled to the grid of the scene: bilinear, masks by the nearest pixel."""
+        from rasterio import Affine
+        from rasterio.enums import MaskFlags, Resampling
+        from rasterio.vrt import WarpedVRT
+
+        self._opened.append(source)
+        if self.scene.warp is None:
+            return source
+        crs, coefficients, width, height = self.scene.warp
+        is_mask = source.name == self.scene.mask
+        method = Resampling.nearest if is_mask else Resampling.bilinear
+        add_alpha = not is_mask and source.mask_flag_enums[0] == [MaskFlags.all_valid]
+        warped = WarpedVRT(source, crs=crs, transform=Affine(*coefficients), width=width, height=height,
+                           resampling=method, add_alpha=add_alpha)  # fmt: skip
+        self._opened.append(warped)
+        return warped
+
+    def _valid(self, pixels: np.ndarray, window: Any) -> np.ndarray:
+        from rasterio.enums import MaskFlags
+
+        flags = self._source.mask_flag_enums[self.scene.bands[0] - 1]
+        if MaskFlags.per_dataset in flags or MaskFlags.alpha in flags:
+            return self._source.read_masks(self.scene.bands[0], window=window) > 0
+        if MaskFlags.nodata in flags:
+            nodata = [self._source.nodatavals[number - 1] for number in self.scene.bands]
+            values = np.array([np.nan if value is None else value for value in nodata])
+            return (pixels != values[:, None, None]).any(0)
+        return np.ones(pixels.shape[1:], bool)
+
+    def _clouds(self, left: int, top: int, width: int, height: int) -> np.ndarray:
+        from rasterio.windows import Window
+
+        across, down = self._mask.width / self.scene.width, self._mask.height / self.scene.height
+        window = Window(left * across, top * down, width * across, height * down)
+        return self._mask.read(1, window=window, out_shape=(height, width)) != 0
+
+    def close(self) -> None:
+        """Close the files."""
+        for source in reversed(self._opened):
+            source.close()
+        self._source, self._opened = None, []
+
+
+def _decode(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Decode an image with Pillow, upright: pixels (bands, height, width) and where they are opaque."""
+    from PIL import ImageOps
+
+    with open_image(scene.path) as image:
+        upright = ImageOps.exif_transpose(image) if exif_orientation(image) > 1 else image
+        base = "L" if scene.count == 1 else "RGB"
+        has_alpha = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info
+        array = np.asarray(upright.convert(f"{base}A" if has_alpha else base))
+    array = array.reshape(*array.shape[:2], -1).transpose(2, 0, 1)
+    valid = array[-1] > 0 if has_alpha else np.ones(array.shape[1:], bool)
+    return array[[number - 1 for number in scene.bands]], valid

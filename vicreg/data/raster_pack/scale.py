@@ -1,0 +1,75 @@
+"""The stored type of pixels, and the values that become its limits."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from vicreg.common.random_streams import rng
+from vicreg.data.raster_pack.cut import CutOptions
+from vicreg.data.raster_pack.headers import PackOptions
+from vicreg.data.raster_pack.reader import SceneReader
+from vicreg.data.raster_pack.scenes import Scene
+from vicreg.data.rasters import quiet_georeference
+
+_STORED = ("uint8", "uint16")
+_SAMPLE_SCENES, _SAMPLE_SIDE = 64, 256  # sample that --scale p2,p98 is estimated on
+
+
+def cut_options(scenes: Sequence[Scene], options: PackOptions) -> CutOptions:
+    """Determine the stored type and the scale.
+
+    Raises:
+        ValueError: The type of the pixels needs ``--scale``, or the scale is malformed.
+    """
+    dtype = scenes[0].dtype
+    if options.scale is None and dtype not in _STORED:
+        raise ValueError(f"{scenes[0].path} and the others hold {dtype}; give make_imagery_csv.py the values that "
+                         "become 0 and the maximum of 16 bits: --scale LOW HIGH (reflectance: --scale 0 1), or --scale "
+                         "p2,p98")  # fmt: skip
+    scale = None if options.scale is None else _read_scale(options.scale, scenes, options.seed)
+    cut = CutOptions(options.patch_size, options.max_nodata, options.dtype if scale else dtype, scale)
+    return dataclasses.replace(cut, shard_bytes=int(options.shard_size * 2**20))
+
+
+def _read_scale(values_given: Sequence[str], scenes: Sequence[Scene], seed: int) -> tuple[tuple[float, float], ...]:
+    text = f"--scale {' '.join(values_given)}"
+    try:
+        values = [float(value.lstrip("p")) for word in values_given for value in word.split(",")]
+        low, high = values
+    except ValueError:
+        raise ValueError(f"{text}: two numbers are needed, or two percentiles such as p2,p98") from None
+    if not low < high or not np.isfinite(values).all():
+        raise ValueError(f"{text}: the lower value comes first")
+    if not all(value.startswith("p") for word in values_given for value in word.split(",")):
+        return ((low, high),) * len(scenes[0].bands)
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"{text}: percentiles are from 0 to 100")
+    return _percentiles(scenes, low, high, seed)
+
+
+def _percentiles(scenes: Sequence[Scene], low: float, high: float, seed: int) -> tuple[tuple[float, float], ...]:
+    """Estimate percentiles of each band on one window of each of some scenes."""
+    random = rng(seed, "scale_sample")
+    chosen = np.sort(random.permutation(len(scenes))[:_SAMPLE_SCENES])
+    samples = []
+    with quiet_georeference():
+        for index in chosen:
+            scene = scenes[index]
+            width, height = min(scene.width, _SAMPLE_SIDE), min(scene.height, _SAMPLE_SIDE)
+            left, top = random.integers(scene.width - width + 1), random.integers(scene.height - height + 1)
+            reader = SceneReader(scene)
+            try:
+                pixels, valid = reader.read(int(left), int(top), width, height)
+            except ValueError:
+                continue  # reported when it is cut
+            finally:
+                reader.close()
+            samples.append(pixels[:, valid])
+    values = np.concatenate(samples, axis=1) if samples else np.empty((0, 0))
+    if not values.size:
+        raise ValueError("--scale: the sampled windows hold no data; give two numbers")
+    limits = np.percentile(values, [low, high], axis=1).T
+    if (limits[:, 0] >= limits[:, 1]).any():
+        raise ValueError(f"--scale: the percentiles of a band are equal ({limits.tolist()}); give two numbers")
+    return tuple((float(lower), float(upper)) for lower, upper in limits)

@@ -1,0 +1,77 @@
+"""Files of a prepared folder: lists of samples as CSV files, and ``meta.json``."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vicreg.common import files
+
+
+def read_table(path: str | Path, integers: Sequence[str], **options: Any) -> pd.DataFrame:
+    """Read a CSV file in UTF-8; a byte order mark is dropped.
+
+    Args:
+        path: The file.
+        integers: Columns of whole numbers. All others are text.
+        **options: Further options of ``pandas.read_csv``.
+
+    Raises:
+        ValueError: The file cannot be read as a table, or a column of ``integers`` has other values.
+    """
+    types = {column: "int64" for column in integers}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            names = options.get("names") or pd.read_csv(file, nrows=0).columns
+            file.seek(0)
+            kinds = {name: types.get(name, "str") for name in names}
+            return pd.read_csv(file, keep_default_na=False, dtype=kinds, index_col=False, **options)
+    except (ValueError, OverflowError) as error:  # pandas' errors are ValueErrors without the file's name
+        raise ValueError(f"{path}: not a table of samples ({error}); write it again") from error
+
+
+def check_ranges(path: str | Path, table: pd.DataFrame, **limits: tuple[int, int]) -> None:
+    """Raise ValueError unless the columns named by ``limits`` are within (lowest, highest)."""
+    for column, (low, high) in limits.items():
+        outside = table[column][(table[column] < low) | (table[column] > high)]
+        if len(outside):
+            raise ValueError(f"{path}: {column} {outside.iloc[0]} is not in {low} to {high}; write it again")
+
+
+def read_meta_file(path: str | Path) -> dict[str, Any]:
+    """Read a ``meta.json`` and check the values that data sets use, where it has them.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+
+    def numbers(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(item, (int, float)) and math.isfinite(item) for item in value)
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+    is_valid: dict[str, Callable[[Any], bool]] = {
+        "classes": lambda value: texts(value) and len(value) > 0,
+        "splits": lambda value: isinstance(value, (dict, list)) and texts(list(value)),
+        "mean": lambda value: numbers(value) and len(value) > 0,
+        "std": lambda value: numbers(value) and len(value) > 0 and min(value) > 0,
+        "rows": lambda value: isinstance(value, int),
+        "patch_size": lambda value: isinstance(value, int) and value > 0,
+        "counts": lambda value: isinstance(value, dict),
+        "sha256": lambda value: isinstance(value, dict),
+        "grid": lambda value: isinstance(value, int) and 0 < value <= 2**10,
+        "source": lambda value: isinstance(value, str) and "\0" not in value,
+    }
+    try:
+        meta = json.loads(files.read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); write the folder again") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} is damaged (not a JSON object); write the folder again")
+    if wrong := [key for key, valid in is_valid.items() if key in meta and not valid(meta[key])]:
+        raise ValueError(f"{path} is damaged ({wrong[0]}: {str(meta[wrong[0]])[:100]}); write the folder again")
+    return meta
