@@ -128,7 +128,7 @@ def _parse(path: Path, payload: Any) -> tuple[StateDict, dict[str, Any]]:
         raise ValueError(
             f"{path}: the vit_small of MoCo v3 has 12 attention heads, and timm's has 6; no timm name fits"
         )
-    if "conv1.weight" in state and "fc.weight" in state and not containers and state["conv1.weight"].shape[1] == 3:
+    if "conv1.weight" in state and "fc.weight" in state and not containers and state["conv1.weight"].shape[1:2] == (3,):
         assumed = "ImageNet's, assumed for a torchvision classifier"
         record |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "normalization": assumed}
     return state, record
