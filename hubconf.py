@@ -12,13 +12,15 @@ import torch
 dependencies = ["torch", "timm"]
 
 
-def backbone(checkpoint: str | os.PathLike[str], arch: str | None = None, in_chans: int = 3) -> torch.nn.Module:
+def backbone(
+    checkpoint: str | os.PathLike[str], arch: str | None = None, in_chans: int | None = None
+) -> torch.nn.Module:
     """Load a pretrained backbone in eval mode.
 
     Args:
         checkpoint: ``trained_model.pth``, or any other file that ``vicreg.models.backbones.load_backbone`` reads.
         arch: timm name; required if the file does not record it.
-        in_chans: Number of input channels, if the file does not record it.
+        in_chans: Number of input channels, to which the first convolution is adapted (default: that of the file).
 
     Returns:
         Module from images (n, C, H, W) to features (n, num_features). Its attributes ``mean`` and ``std`` are buffers

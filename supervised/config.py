@@ -8,7 +8,13 @@ from vicreg import distributed
 from vicreg.augmentations import presets
 from vicreg.common.config import setting
 from vicreg.data.subsets import check_percent
-from vicreg.engine.arguments import add_aug_override, add_data_arguments, add_optimization_arguments, add_run_arguments
+from vicreg.engine.arguments import (
+    add_aug_override,
+    add_data_arguments,
+    add_init_arguments,
+    add_optimization_arguments,
+    add_run_arguments,
+)
 from vicreg.engine.config import RunConfig, RunPlan
 from vicreg.engine.optim import cosine_lr
 
@@ -20,6 +26,7 @@ class SupervisedConfig(RunConfig):
     arch: str = setting("resnet18", compare="must_match")
     in_chans: int = setting(3, compare="must_match")
     init_from: str | None = setting(None)
+    weight_bands: Sequence[int] | None = setting(None)
     label_smoothing: float = setting(0.0)
     class_weights: str = setting("none")
     train_percent: int = setting(100)
@@ -36,6 +43,8 @@ class SupervisedConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("image_size", "gamma")
+        if self.weight_bands and not self.init_from:
+            raise ValueError("--weight-bands selects channels of the weights of --init-from, which is missing")
         check_percent(self.train_percent)
         for name in ("label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:
@@ -73,7 +82,7 @@ def get_parser(description: str) -> argparse.ArgumentParser:
     add_run_arguments(parser, "weights, subset, order and augmentation")
     model = parser.add_argument_group("model")
     model.add_argument("--arch", default="resnet18", help="backbone, any timm name")
-    model.add_argument("--init-from", help="initial weights: a file that --pretrained takes, or imagenet")
+    add_init_arguments(model)
     loss = parser.add_argument_group("loss")
     loss.add_argument("--label-smoothing", type=float, default=0.0, help="target probability spread over all classes")
     loss.add_argument(

@@ -98,7 +98,7 @@ def start_run(
     torch.manual_seed(stream_seed(config.seed, "initialization"))
     backbone: Any = create_backbone(config.arch, config.in_chans)
     if config.init_from and not folder.checkpoint:
-        log(init_backbone(backbone, config.init_from, config.arch, config.in_chans))
+        log(init_backbone(backbone, config.init_from, config.arch, config.in_chans, config.weight_bands))
     check_input_size(backbone, config.in_chans, config.view_size(dataset.patch_size), config.arch)
     heads = LinearHeads(1, backbone.num_features, len(dataset.classes))
     model = Classifier(backbone, heads, frozen=False)

@@ -86,6 +86,13 @@ def test_load_reads_namespaces_paths_and_numpy_values_of_files_without_a_digest(
     assert str(loaded["to"]) == "c:\\x" and torch.equal(loaded["w"], torch.ones(2))
 
 
+def test_load_reads_settings_of_omegaconf_without_its_classes(tmp_path):
+    settings = pytest.importorskip("omegaconf").OmegaConf.create({"arch": "resnet18", "sizes": [1, 2.5, "x", None]})
+    torch.save({"cfg": settings, "w": torch.ones(2)}, tmp_path / "a.pth")
+    loaded = checkpoint_io.load(tmp_path / "a.pth")
+    assert torch.equal(loaded["w"], torch.ones(2)) and type(loaded["cfg"]).__module__ == checkpoint_io.__name__
+
+
 def test_load_names_the_type_that_it_refuses_and_a_way_out(tmp_path):
     torch.save({"w": torch.ones(2), "extra": Custom()}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=rf"\(a {__name__}\.Custom\).*torch\.save\(model\.state_dict"):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from vicreg.common.random_streams import torch_rng
-from vicreg.data.base import BaseDataset
+from vicreg.data.base import BaseDataset, InputSpec
 from vicreg.engine import checkpoint
 from vicreg.eval import feature_cache
+from vicreg.eval.features import extract_features
 from vicreg.models.backbones import create_backbone, load_backbone
 
 CPU = torch.device("cpu")
@@ -128,3 +129,20 @@ def test_damaged_features_are_extracted_again(tmp_path, capsys, dtype):
     record = file.with_suffix(".json")
     record.write_text("{}")  # of an older version
     assert torch.equal(cache.get(source, Toy()), first) and "cached features read" in capsys.readouterr().out
+
+
+def test_bands_are_selected_only_of_files_with_other_channels_than_the_images(tmp_path):
+    for channels in (3, 5):
+        state = create_backbone("test_resnet", channels).state_dict()
+        torch.save({"arch": "test_resnet", "state_dict": state}, tmp_path / f"{channels}.pth")
+    paths = [str(tmp_path / name) for name in ("3.pth", "5.pth")]
+    specs = feature_cache.resolve_backbones([*paths, "stats"], bands=[5, 1, 2])
+    assert specs[1].digest != feature_cache.resolve_backbones(paths, bands=[1, 2, 3])[1].digest
+    cache = feature_cache.FeatureCache(tmp_path, Toy(), CPU, 8, bands=[5, 1, 2])
+    features = [cache.get(spec, Toy()) for spec in specs]
+    spec = InputSpec(8, [0.5] * 3, [0.2] * 3)
+    for path, bands, actual in zip(paths, (None, [5, 1, 2]), features[:2], strict=True):
+        expected = extract_features(load_backbone(path, bands=bands)[0], Toy(), spec, CPU)
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="5 channels, but these images have 3; .*--in-chans 3 and --weight-bands"):
+        feature_cache.FeatureCache(tmp_path, Toy(), CPU, 8).get(feature_cache.resolve_backbones(paths)[1], Toy())

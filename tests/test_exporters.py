@@ -14,7 +14,7 @@ from vicreg import export
 from vicreg.common import checkpoint_io
 from vicreg.engine import checkpoint
 from vicreg.exporters import detectron2 as detectron2_exporter
-from vicreg.exporters import formats, verify
+from vicreg.exporters import formats, safetensors_file, verify
 from vicreg.exporters import onnx as onnx_exporter
 from vicreg.models.backbones import create_backbone, load_backbone
 
@@ -240,7 +240,7 @@ def test_a_file_that_gives_other_features_is_removed_and_the_old_one_stays(to, t
         real = detectron2_exporter.convert
         monkeypatch.setattr(detectron2_exporter, "convert", lambda _, info: real(changed, info))
     else:
-        monkeypatch.setattr(formats, "_state", lambda *_: changed.state_dict())
+        monkeypatch.setattr(safetensors_file, "state_of", lambda *_: changed.state_dict())
     with pytest.raises(ValueError, match=r"computes other features.*largest difference .*0\.0001 allowed"):
         formats.export(to, out, backbone, info)
     assert out.read_bytes() == b"old" and list(tmp_path.iterdir()) == [out]

@@ -96,7 +96,7 @@ def test_torchvision_state_dict_loads_with_equal_features(theirs, tmp_path, coun
     backbone, info = load_backbone(path, arch="resnet18")
     assert (features(backbone) - features(without_classifier(theirs))).abs().max() <= 1e-5
     assert (info["mean"], info["std"], info["source"]) == (IMAGENET_MEAN, IMAGENET_STD, str(path))
-    assert info["report"].endswith(f"{120 if counters else 100} tensors matched, 0 missing, 2 unused")
+    assert info["report"].endswith(f"{120 if counters else 100} tensors matched, 0 missing, 2 unused (fc 2)")
 
 
 def test_full_checkpoint_of_pretraining_gives_its_backbone(ours, tmp_path):
@@ -123,7 +123,8 @@ REFUSALS = {  # what the file holds, given torchvision's state dict; --arch; wor
     "list": (lambda state: [torch.zeros(1)], "resnet18", "dict of weights expected, got list"),
     "no weights": (lambda state: {"epoch": 3}, "resnet18", "nor a state dict of tensors"),
     "empty": (lambda state: {}, "resnet18", "nor a state dict of tensors"),
-    "other run": (lambda state: {"model": state}, None, "no module.backbone.* weights"),
+    "other run": (lambda state: {"model": state}, None, "does not name its architecture; say it with --arch"),
+    "prefixes": (lambda state: {"net.bn1.bias": state["bn1.bias"]}, "resnet18", "names in the file begin with (net 1)"),
 }
 
 
@@ -182,10 +183,10 @@ def test_load_backbone_removes_the_prefix_of_another_library(tmp_path, outer):
     checkpoint_io.save({outer: state, "epoch": 3} if outer else state, tmp_path / "theirs.pth")
     loaded, info = load_backbone(tmp_path / "theirs.pth", "test_resnet")
     assert torch.equal(features(loaded), features(backbone))
-    assert info["report"].endswith("0 missing, 1 unused (module.projector.weight)")
-    state |= {key.replace("encoder", "momentum"): value for key, value in state.items()}
+    assert "0 missing, 1 unused (projector 1); recognized: " in info["report"]
+    state |= {key.replace("encoder", "radar"): value for key, value in state.items()}
     checkpoint_io.save(state, tmp_path / "two.pth")
-    with pytest.raises(ValueError, match=r"two.pth holds 2 backbones \(module.encoder., module.momentum.\)"):
+    with pytest.raises(ValueError, match=r"two.pth holds 2 backbones \(encoder., radar.\)"):
         load_backbone(tmp_path / "two.pth", "test_resnet")
 
 
@@ -320,6 +321,8 @@ def test_imagenet_weights_come_with_their_normalization(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda arch, pretrained, **more: real(arch, pretrained=False, **more))
     info = load_backbone("imagenet", arch="resnet18")[1]
     assert (info["mean"], info["std"]) == (IMAGENET_MEAN, IMAGENET_STD)
+    info = load_backbone("imagenet", arch="resnet18", in_chans=4)[1]
+    assert info["mean"] is None and "first convolution adapted from 3 to 4 channels" in info["report"]
 
 
 def test_a_run_may_begin_with_a_files_weights_and_inflates_the_first_convolution(tmp_path):

@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
     if not 0 < args.val_fraction < 1:
         raise ValueError(f"--val-fraction {args.val_fraction:g}: above 0 and below 1 is needed")
     config = from_args(BenchmarkConfig, args)
-    backbones = resolve_backbones(args.pretrained, args.arch, args.in_chans, args.seed)
+    backbones = resolve_backbones(args.pretrained, args.arch, args.in_chans, args.seed, args.weight_bands)
     device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
     train: LabeledDataset
     val: LabeledDataset
@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
     )
     cache = FeatureCache(
         args.exp_dir / "features", train, device, args.image_size, args.feature_batch, args.dtype, args.in_chans,
-        args.seed, args.mean, args.std,
+        args.seed, args.mean, args.std, args.weight_bands,
     )  # fmt: skip
     compare(config, backbones, protocols, cache, cli.to_serializable(vars(args)))
 

@@ -5,6 +5,7 @@ older versions or other libraries, are checked by the checksums of their records
 """
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import pathlib
@@ -24,11 +25,34 @@ BACKBONE_FILE = "trained_model.pth"  # the backbone alone
 
 
 _DIGEST = "content_sha256"
+
+
+class _Settings(dict):
+    """Stands for OmegaConf's classes: holds their settings and runs nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        self.update(state if isinstance(state, dict) else {})
+
+
+_ATTRIBUTE_DICTS = (
+    "lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict", "pytorch_lightning.utilities.parsing.AttributeDict",
+)  # fmt: skip
+_SETTINGS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig", "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata",
+    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean")), "typing.Any",
+)  # fmt: skip
 # Plain values in checkpoints of other projects, by the names under which they are pickled. None of them runs code.
 _NUMPY: Any = np
 _MULTIARRAY = (_NUMPY.core if np.lib.NumpyVersion(np.__version__) < "2.0.0" else _NUMPY._core).multiarray
 _PLAIN_TYPES: list[Any] = [
-    argparse.Namespace, np.dtype, np.ndarray, *{type(np.dtype(name)) for name in np.sctypeDict},
+    argparse.Namespace, dict, list, str, int, collections.defaultdict,
+    *((collections.OrderedDict, name) for name in _ATTRIBUTE_DICTS), *((_Settings, name) for name in _SETTINGS),
+    np.dtype, np.ndarray, *{type(np.dtype(name)) for name in np.sctypeDict},
     *((_MULTIARRAY.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_MULTIARRAY._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *(

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from vicreg.eval.config import add_weight_bands_argument
+
 
 def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse._ArgumentGroup:
     """Add the arguments of every run that can be resumed.
@@ -30,6 +32,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse.
 def add_alias(parser: argparse._ActionsContainer, flag: str, dest: str, type: type = str) -> None:
     """Accept a former spelling of an option, without a mention in the help text."""
     parser.add_argument(flag, dest=dest, type=type, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def add_init_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the arguments of initial weights."""
+    group.add_argument("--init-from", help="initial weights: a file that --pretrained takes, or imagenet")
+    add_weight_bands_argument(group, "--init-from")
 
 
 def add_data_arguments(group: argparse._ArgumentGroup) -> None:

@@ -148,7 +148,7 @@ def start_run(
     torch.manual_seed(stream_seed(config.seed, "initialization"))
     model = VICReg(create_backbone(config.arch, config.in_chans), config.widths)
     if config.init_from and not folder.checkpoint:
-        log(init_backbone(model.backbone, config.init_from, config.arch, config.in_chans))
+        log(init_backbone(model.backbone, config.init_from, config.arch, config.in_chans, config.weight_bands))
     if config.cache_on_device:
         dataset.to_device(device)
     size = config.view_size(dataset.patch_size)

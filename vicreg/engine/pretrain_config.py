@@ -12,6 +12,7 @@ from vicreg.engine.arguments import (
     add_alias,
     add_aug_override,
     add_data_arguments,
+    add_init_arguments,
     add_optimization_arguments,
     add_run_arguments,
 )
@@ -31,6 +32,7 @@ class PretrainConfig(RunConfig):
         in_chans: Channels of the images.
         mlp: Widths of the expander, joined by hyphens.
         init_from: Initial backbone weights, a file or ``"imagenet"``.
+        weight_bands: Input channels of ``init_from`` to select, counted from 1.
         loss: Name of the loss, a key of ``vicreg.losses.LOSSES``.
         criterion: The loss, a dataclass that maps two embedding batches to a dict with ``loss`` and its terms.
         augment: Augmentation preset.
@@ -50,6 +52,7 @@ class PretrainConfig(RunConfig):
     in_chans: int = setting(3, compare="must_match")
     mlp: str = setting("8192-8192-8192", compare="must_match")
     init_from: str | None = setting(None)
+    weight_bands: Sequence[int] | None = setting(None)
     loss: str = setting("vicreg", compare="must_match")
     criterion: Any = setting(VICRegLoss())
     augment: str = setting("vicreg")
@@ -69,6 +72,8 @@ class PretrainConfig(RunConfig):
         super().__post_init__()
         self.check_positive("image_size", "accumulate")
         self.check_not_negative("probe_every")
+        if self.weight_bands and not self.init_from:
+            raise ValueError("--weight-bands selects channels of the weights of --init-from, which is missing")
         parse_mlp(self.mlp)
         presets.get_augmentation(self.augment, self.aug_override)
 
@@ -107,7 +112,7 @@ def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentPa
     model = parser.add_argument_group("model")
     model.add_argument("--arch", default="resnet50", help="backbone, any timm name")
     model.add_argument("--in-chans", type=int, default=3, help="channels of the images")
-    model.add_argument("--init-from", help="initial weights: a file that --pretrained takes, or imagenet")
+    add_init_arguments(model)
     model.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander")
     loss = parser.add_argument_group("loss")
     loss.add_argument("--loss", choices=list(LOSSES), default="vicreg", help="loss of the embeddings")

@@ -20,7 +20,8 @@ class EvaluationConfig:
     exp_dir: Path
     pretrained: str
     arch: str | None = None
-    in_chans: int = 3
+    in_chans: int | None = None
+    weight_bands: list[int] | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
     weights: str = "freeze"
@@ -59,8 +60,20 @@ class EvaluationConfig:
 def add_backbone_arguments(group: argparse._ArgumentGroup) -> None:
     """Add the options that complete ``--pretrained``, the same for all evaluation scripts and ``export.py``."""
     group.add_argument("--arch", help="backbone by timm name, if the file does not record it")
-    group.add_argument("--in-chans", type=int, default=3, help="input channels of baselines")
+    group.add_argument(
+        "--in-chans", type=int, metavar="N",
+        help="input channels; the first convolution of a file is adapted to them. None: those of the file, 3 of others",
+    )  # fmt: skip
+    add_weight_bands_argument(group)
     add_normalization_arguments(group)
+
+
+def add_weight_bands_argument(group: argparse._ActionsContainer, of: str = "--pretrained") -> None:
+    """Add ``--weight-bands``, which selects input channels of a file of weights."""
+    group.add_argument(
+        "--weight-bands", type=int, nargs="+", metavar="BAND",
+        help=f"input channels of {of} to select, counted from 1: 4 3 2 are red, green, blue of Sentinel-2's 13",
+    )  # fmt: skip
 
 
 def add_normalization_arguments(group: argparse._ActionsContainer) -> None:
@@ -83,7 +96,8 @@ def get_parser(description: str) -> argparse.ArgumentParser:
     backbone = parser.add_argument_group("backbone")
     backbone.add_argument(
         "--pretrained", required=True,
-        help="trained_model.pth, model.pth, a state dict, or a baseline: random, imagenet, stats, pixels",
+        help="trained_model.pth, model.pth, a checkpoint of another library, hf-hub:<repository>, local-dir:<folder>, "
+        "or a baseline: random, imagenet, stats, pixels",
     )  # fmt: skip
     add_backbone_arguments(backbone)
     data = parser.add_argument_group("data")

@@ -25,7 +25,8 @@ from vicreg.models.backbones import (
     set_normalization,
 )
 from vicreg.models.input_size import check_input_size
-from vicreg.models.weight_files import check_arch, recorded_arch
+from vicreg.models.timm_weights import check_arch
+from vicreg.models.weight_files import recorded_arch, weights_digest
 
 DTYPES = ("float32", "float16")
 # runs use these file names, so that their folder's name says more
@@ -49,7 +50,11 @@ class BackboneSpec(NamedTuple):
 
 
 def resolve_backbones(
-    pretrained: Sequence[str | Path], arch: str | None = None, in_chans: int = 3, seed: int = 0
+    pretrained: Sequence[str | Path],
+    arch: str | None = None,
+    in_chans: int | None = None,
+    seed: int = 0,
+    bands: Sequence[int] | None = None,
 ) -> list[BackboneSpec]:
     """Check several checkpoints and baselines before the work starts.
 
@@ -57,8 +62,9 @@ def resolve_backbones(
         pretrained: Paths and names of ``BASELINES``.
         arch: Architecture of files that do not record it and of ``random`` and ``imagenet``; if it is None, these
             take that of the first file.
-        in_chans: Number of input channels of baselines.
+        in_chans: Number of input channels; see ``load_backbone``.
         seed: Seed of ``random``.
+        bands: Input channels of files to select.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -76,7 +82,11 @@ def resolve_backbones(
         resolved = recorded.get(name, None if name in PARAMETER_FREE else default)
         if resolved is None and name not in PARAMETER_FREE:
             raise ValueError(f"nothing names the architecture of {name}; say it with --arch, such as --arch resnet18")
-        key = f"{name} {resolved} {in_chans} {seed}" if name in BASELINES else f"{files.file_digest(name)} {resolved}"
+        if name in BASELINES:
+            key = f"{name} {resolved} {in_chans or 3} {seed}"
+        else:
+            adapted = f" {in_chans} {bands}" if in_chans or bands else ""
+            key = f"{weights_digest(name)} {resolved}{adapted}"
         specs.append(BackboneSpec(short_name, name, resolved, hashlib.sha256(key.encode()).hexdigest()))
     return specs
 
@@ -114,19 +124,21 @@ class FeatureCache:
         image_size: Side of the input in pixels (default: 7/8 of the training images').
         batch_size: Number of images at a time.
         dtype: Floating-point type of the files.
-        in_chans: Number of input channels of baselines.
+        in_chans: Number of input channels; see ``load_backbone``.
         seed: Seed of ``random``.
         mean: Mean of each channel, for weights that do not record it.
         std: Standard deviation of each channel, likewise.
+        bands: Input channels to select of files with other channels than the images.
     """
 
     def __init__(
         self, folder: Path, train: LabeledDataset, device: torch.device, image_size: int | None = None,
-        batch_size: int = 256, dtype: str = "float32", in_chans: int = 3, seed: int = 0,
-        mean: list[float] | None = None, std: list[float] | None = None,
+        batch_size: int = 256, dtype: str = "float32", in_chans: int | None = None, seed: int = 0,
+        mean: list[float] | None = None, std: list[float] | None = None, bands: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.device, self.batch_size, self.dtype = Path(folder), device, batch_size, dtype
         self._train, self._in_chans, self._seed, self._mean, self._std = train, in_chans, seed, mean, std
+        self._bands = bands
         no_info: Any = {"mean": mean, "std": std}
         self._default_spec = build_input_spec(no_info, train, image_size)
         self._backbone: tuple[str, nn.Module, BackboneInfo] | None = None
@@ -185,7 +197,10 @@ class FeatureCache:
 
     def _extract(self, spec: BackboneSpec, dataset: LabeledDataset) -> torch.Tensor:
         if self._backbone is None or self._backbone[0] != spec.digest:
-            backbone, info = load_backbone(spec.pretrained, spec.arch, self._in_chans, self._seed)
+            is_file = spec.pretrained not in BASELINES
+            backbone, info = load_backbone(spec.pretrained, spec.arch, None if is_file else self._in_chans, self._seed)
+            if is_file and info["in_chans"] != dataset.num_channels and (self._in_chans or self._bands):
+                backbone, info = load_backbone(spec.pretrained, spec.arch, self._in_chans, bands=self._bands)
             if (self._mean or self._std) and not records_normalization(info):
                 set_normalization(info, self._mean, self._std)
             # convolutions on a CPU and bf16 ones on a GPU are faster with the channels last

@@ -67,7 +67,7 @@ def evaluate(
     distributed.check_same_across_ranks(by_flag(config, skip=OF_ONE_RANK))
     distributed.check_same_across_ranks({"training": train.digests(), "validation": val.digests()}, "data")
     backbone, info = load_backbone(
-        config.pretrained, config.arch, config.in_chans, config.seed, config.mean, config.std
+        config.pretrained, config.arch, config.in_chans, config.seed, config.mean, config.std, config.weight_bands
     )
     check_channels(info["in_chans"], train, f"--pretrained {config.pretrained}")
     check_labels(train, val)

@@ -1,7 +1,6 @@
 """Backbones in the formats of other libraries, each verified by its library before the file gets its name."""
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,8 @@ from torch import nn
 from vicreg.common import files
 from vicreg.common.files import write_json
 from vicreg.exporters import detectron2 as detectron2_exporter
+from vicreg.exporters import hugging_face, safetensors_file, verify
 from vicreg.exporters import onnx as onnx_exporter
-from vicreg.exporters import verify
 from vicreg.exporters.detectron2 import Info, plain_name
 from vicreg.models.weight_files import record_of
 
@@ -48,16 +47,17 @@ class Target(NamedTuple):
 
 
 def export(
-    to: str, path: str | Path, backbone: nn.Module, info: Info, image_size: int | None = None
+    to: str, path: str | Path, backbone: nn.Module, info: Info, image_size: int | None = None, card: str = ""
 ) -> tuple[str, list[str]]:
     """Write a backbone for another library, and verify the file with that library if it is installed.
 
     Args:
         to: One of ``NAMES``.
-        path: The file; replaced if it exists.
+        path: The file, or the folder of ``hf``; replaced if it exists.
         backbone: First value of ``load_backbone``.
         info: Second value of ``load_backbone``.
         image_size: For ONNX: side of the images, None for any.
+        card: For ``hf``: the model card; see ``hugging_face.model_card``.
 
     Returns:
         One line on what was verified, and lines of Python that load the file.
@@ -68,6 +68,8 @@ def export(
     """
     if to == "detectron2":
         return detectron2_exporter.save(path, backbone, info), detectron2_exporter.recipe(path)
+    if to == "hf":
+        return hugging_face.save(path, backbone, info, card), hugging_face.recipe(path)
     if to == "onnx":
         return _export_onnx(path, backbone, info, image_size)
     target = TARGETS[to]
@@ -88,7 +90,7 @@ def export(
 
 def _export_onnx(path: str | Path, backbone: nn.Module, info: Info, image_size: int | None) -> tuple[str, list[str]]:
     path = files.check_writable(path, (".onnx",))
-    content = onnx_exporter.encode(backbone, info["in_chans"], _as_strings(info), image_size)
+    content = onnx_exporter.encode(backbone, info["in_chans"], safetensors_file.metadata_of(info), image_size)
     batches = onnx_exporter.sample_batches(info["in_chans"], image_size, verify.natural_size(backbone))
     expected = [verify.pooled(backbone, images)[0] for images in batches]
 
@@ -103,18 +105,9 @@ def _export_onnx(path: str | Path, backbone: nn.Module, info: Info, image_size: 
         raise ValueError(f"with images of any size: {error}; name one size with --image-size") from error
 
 
-def _as_strings(info: Info) -> dict[str, str]:
-    record = record_of(info).items()
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in record}
-
-
-def _state(backbone: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
-    return {f"{prefix}{key}": value.detach().cpu().clone() for key, value in backbone.state_dict().items()}
-
-
 def _encode(backbone: nn.Module, info: Info, prefix: str = "") -> bytes:
     buffer = io.BytesIO()
-    torch.save(_state(backbone, prefix), buffer)
+    torch.save(safetensors_file.state_of(backbone, prefix), buffer)
     return buffer.getvalue()
 
 
@@ -162,15 +155,6 @@ def _timm_recipe(path: str | Path, info: Info) -> list[str]:
         "import timm",
         f'model = timm.create_model("{info["arch"]}", num_classes=0{channels}, checkpoint_path="{path}")',
     ]
-
-
-def _encode_safetensors(backbone: nn.Module, info: Info) -> bytes:
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise ValueError(f"this format needs the package safetensors ({error}): pip install safetensors") from error
-    state = {key: value.contiguous() for key, value in _state(backbone).items()}
-    return save(state, metadata={"format": "pt", **_as_strings(info)})
 
 
 def _safetensors_recipe(path: str | Path, info: Info) -> list[str]:
@@ -229,7 +213,7 @@ TARGETS = {
     "timm": Target("timm", _PTH, _any, _encode, verify.pooled, _read_timm, _timm_recipe),
     "smp": Target("segmentation_models_pytorch", _PTH, _check_smp, _encode_smp, _smp_features, _read_smp, _smp_recipe),
     "safetensors": Target(
-        "timm", (".safetensors",), _any, _encode_safetensors, verify.pooled, _read_timm, _safetensors_recipe, False
+        "timm", (".safetensors",), _any, safetensors_file.encode, verify.pooled, _read_timm, _safetensors_recipe, False
     ),
 }
-NAMES = ("torchvision", "timm", "detectron2", "smp", "safetensors", "onnx")
+NAMES = ("torchvision", "timm", "detectron2", "smp", "safetensors", "onnx", "hf")

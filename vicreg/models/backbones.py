@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 from vicreg.common.random_streams import stream_seed
+from vicreg.models import input_channels
 from vicreg.models.baselines import ChannelStatistics, PooledPixels
-from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, check_arch, match_state_dict, read_weights
-from vicreg.models.weight_files import format_keys as format_keys
+from vicreg.models.checkpoint_layouts import find_backbone
+from vicreg.models.input_channels import check_channels
+from vicreg.models.timm_weights import check_arch
+from vicreg.models.weight_files import IMAGENET_MEAN, IMAGENET_STD, check_fit, read_weights
 
 __all__ = [
     "BASELINES", "IMAGENET_MEAN", "IMAGENET_STD", "PARAMETER_FREE", "BackboneInfo", "check_channels",
@@ -22,7 +25,6 @@ __all__ = [
 
 BASELINES = ("random", "imagenet", "stats", "pixels")
 PARAMETER_FREE = ("stats", "pixels")
-_HEADS = ("fc.", "head.", "classifier.")  # classifiers in files of other libraries
 # timm's vision transformers resample their position embeddings to any size with these; other families lack them
 _ANY_SIZE: dict[str, Any] = {"dynamic_img_size": True, "dynamic_img_pad": True}
 
@@ -80,25 +82,30 @@ def feature_dim(backbone: nn.Module) -> int:
 def load_backbone(
     path_or_name: str | Path,
     arch: str | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     seed: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    bands: Sequence[int] | None = None,
 ) -> tuple[nn.Module, BackboneInfo]:
     """Load a backbone from a file, or create a baseline by name.
 
-    Missing weights, weights of another depth and weights that are not finite are errors. Other unused tensors, such as
-    those of a classifier, are counted in the report.
+    Missing weights, weights of another depth and weights that are not finite are errors. The report names the layout of
+    a checkpoint of another library (see ``vicreg.models.checkpoint_layouts``) and counts the tensors left out, such as
+    those of a classifier.
 
     Args:
-        path_or_name: ``trained_model.pth``, a ``model.pth`` of a run, a state dict of torchvision or timm, a
-            ``.safetensors`` file, or one of ``random``, ``imagenet`` (timm's weights), ``stats`` (mean and standard
-            deviation of each channel) and ``pixels`` (the image pooled to 8 x 8).
+        path_or_name: ``trained_model.pth``, a ``model.pth`` of a run, a checkpoint or state dict of another library, a
+            ``.safetensors`` file, ``hf-hub:<repository>`` or ``local-dir:<folder>`` in timm's format, or one of
+            ``random``, ``imagenet`` (timm's weights), ``stats`` (mean and standard deviation of each channel) and
+            ``pixels`` (the image pooled to 8 x 8).
         arch: timm name; required if the file does not record it, and must agree if it does.
-        in_chans: Number of input channels of baselines, and of files that do not record it.
+        in_chans: Number of input channels; the first convolution of a file with another number is adapted (see
+            ``vicreg.models.input_channels``). Default: that of the file; 3 for baselines.
         seed: Seed of ``random``.
         mean: Mean of each channel of pixels in [0, 1], for files that do not store it.
         std: Standard deviation of each channel; given together with ``mean``.
+        bands: Input channels of the file to select, in this order, counted from 1.
 
     Returns:
         The backbone, and what is known about it, with ``levels`` if the file records them.
@@ -108,21 +115,27 @@ def load_backbone(
         ValueError: The file or an argument does not fit; the message says what to do.
     """
     info = BackboneInfo(
-        arch=arch or "", in_chans=in_chans, mean=None, std=None, normalization=None, source=str(path_or_name), report=""
-    )
+        arch=arch or "", in_chans=in_chans or 3, mean=None, std=None, normalization=None, source=str(path_or_name),
+        report="",
+    )  # fmt: skip
     if path_or_name in BASELINES:
+        if bands:
+            raise ValueError(f"--weight-bands selects channels of a file; {path_or_name} takes any number: --in-chans")
         backbone = _create_baseline(str(path_or_name), info, seed)
     else:
-        backbone = _load_file(path_or_name, arch, info)
+        backbone = _load_file(path_or_name, arch, info, in_chans, bands)
     if mean is not None or std is not None:
         set_normalization(info, mean, std)
     return backbone, info
 
 
-def _load_file(path: str | Path, arch: str | None, info: BackboneInfo) -> nn.Module:
+def _load_file(
+    path: str | Path, arch: str | None, info: BackboneInfo, in_chans: int | None, bands: Sequence[int] | None
+) -> nn.Module:
     """Create a backbone with the weights of a file, and complete ``info``."""
     state, record = read_weights(path)
-    info.update(record)  # type: ignore[typeddict-item]
+    containers = record.pop("containers", "")
+    info.update({"in_chans": 3, **record})  # type: ignore[typeddict-item]
     if arch is not None and info["arch"] != arch:
         raise ValueError(f"{path} holds a {info['arch']}, --arch says {arch}; leave --arch out")
     if not info["arch"]:
@@ -131,14 +144,21 @@ def _load_file(path: str | Path, arch: str | None, info: BackboneInfo) -> nn.Mod
         backbone = create_backbone(info["arch"], info["in_chans"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    expected = backbone.state_dict()
-    state, unused = match_state_dict(state, expected, info["arch"], path)
-    backbone.load_state_dict({key: state.get(key, value) for key, value in expected.items()})
-    other = [key for key in unused if not key.startswith(_HEADS)]
-    matched = len(state) - len(unused)
-    info["report"] = (
-        f"{info['arch']} from {path}: {matched} tensors matched, 0 missing, {len(unused)} unused{format_keys(other)}"
-    )
+    stored = find_backbone(state, backbone.state_dict(), containers, path)
+    if "in_chans" not in record and (channels := input_channels.other_channels(stored.state, backbone.state_dict())):
+        backbone, info["in_chans"] = create_backbone(info["arch"], channels), channels
+    expected, channels = backbone.state_dict(), info["in_chans"]
+    info["report"] = f"{info['arch']} from {path}: {check_fit(stored, expected, info['arch'], path)}"
+    weights = {key: stored.state.get(key, value) for key, value in expected.items()}
+    if bands or in_chans not in (None, channels):
+        if bands:
+            input_channels.check_bands(bands, channels, in_chans, path)
+        info["in_chans"] = len(bands) if bands else int(in_chans or channels)
+        backbone = create_backbone(info["arch"], info["in_chans"])
+        weights, note = input_channels.adapt_channels(weights, backbone.state_dict(), bands, path)
+        input_channels.adapt_normalization(info, channels, bands)  # type: ignore[arg-type]
+        info["report"] += note
+    backbone.load_state_dict(weights)
     return backbone
 
 
@@ -173,44 +193,30 @@ def format_normalization(mean: list[float], std: list[float], normalization: str
     return f"mean {means}, std {stds} ({normalization})"
 
 
-def init_backbone(backbone: nn.Module, init_from: str | Path, arch: str, in_chans: int) -> str:
+def init_backbone(
+    backbone: nn.Module, init_from: str | Path, arch: str, in_chans: int, bands: Sequence[int] | None = None
+) -> str:
     """Initialize a new backbone with the weights of another one.
-
-    If the weights have another number of input channels, their first convolution is inflated: its channels are
-    repeated and scaled by old / new, which preserves the magnitude of the output.
 
     Args:
         backbone: Backbone from ``create_backbone(arch, in_chans)``, changed in place.
         init_from: ``imagenet``, or a file as for ``load_backbone``.
         arch: timm name.
-        in_chans: Number of input channels of ``backbone``.
+        in_chans: Number of input channels of ``backbone``, to which the weights are adapted.
+        bands: Input channels of the weights to select, counted from 1.
 
     Returns:
         One line on what was loaded.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: As for ``load_backbone``; or the first layer is not a convolution.
+        ValueError: As for ``load_backbone``.
     """
     if init_from in ("random", *PARAMETER_FREE):
         raise ValueError(f"--init-from {init_from}: a file of weights or 'imagenet' expected")
-    if init_from == "imagenet":
-        pretrained, info = load_backbone(init_from, arch, in_chans)  # timm inflates by itself
-        backbone.load_state_dict(pretrained.state_dict())
-        return info["report"]
-    pretrained, info = load_backbone(init_from, arch)
-    state, report = pretrained.state_dict(), info["report"]
-    for key, target in backbone.state_dict().items():
-        weight = state[key]
-        if weight.shape != target.shape:
-            if weight.dim() != 4 or weight.shape[:1] + weight.shape[2:] != target.shape[:1] + target.shape[2:]:
-                raise ValueError(f"{init_from}: {key} is {tuple(weight.shape)}, {tuple(target.shape)} expected")
-            repeats = -(-target.shape[1] // weight.shape[1])
-            inflated = weight.repeat(1, repeats, 1, 1)[:, : target.shape[1]]
-            state[key] = inflated * (weight.shape[1] / target.shape[1])
-            report += f"; {key} inflated from {weight.shape[1]} to {target.shape[1]} channels"
-    backbone.load_state_dict(state)
-    return report
+    pretrained, info = load_backbone(init_from, arch, in_chans, bands=bands)  # timm inflates ImageNet's by itself
+    backbone.load_state_dict(pretrained.state_dict())
+    return info["report"]
 
 
 def _create_baseline(name: str, info: BackboneInfo, seed: int) -> nn.Module:
@@ -238,18 +244,9 @@ def _create_baseline(name: str, info: BackboneInfo, seed: int) -> nn.Module:
             f"(~/.cache/huggingface): {type(error).__name__}: {error}"
         ) from error
     config: Any = backbone.pretrained_cfg
-    info["mean"], info["std"], info["normalization"] = list(config["mean"]), list(config["std"]), "of timm's weights"
     info["report"] = f"{arch} with timm's ImageNet weights"
+    if len(config["mean"]) == in_chans:
+        info["mean"], info["std"], info["normalization"] = [*config["mean"]], [*config["std"]], "of timm's weights"
+    else:
+        info["report"] += f", first convolution adapted from {len(config['mean'])} to {in_chans} channels"
     return backbone
-
-
-def check_channels(in_chans: int, dataset: Any, source: str) -> None:
-    """Raise ValueError if a network takes images of another number of channels than a data set has.
-
-    Args:
-        in_chans: Input channels of the network.
-        dataset: Data set with the attribute ``num_channels``.
-        source: Option that chose the network, for the message.
-    """
-    if dataset.num_channels != in_chans:
-        raise ValueError(f"{source}: {in_chans} channels, but these images have {dataset.num_channels}")

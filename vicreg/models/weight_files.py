@@ -1,6 +1,5 @@
-"""Files of backbone weights: the layouts of this project, torchvision, timm and safetensors."""
+"""Files of backbone weights: read them, with what they record, and compare them with a network."""
 
-import difflib
 import json
 import math
 import re
@@ -11,14 +10,13 @@ from typing import Any
 import timm
 import torch
 
-from vicreg.common import checkpoint_io
+from vicreg.common import checkpoint_io, files
+from vicreg.models.checkpoint_layouts import COUNTER, BackboneWeights, StateDict, format_counts, group, unwrap
+from vicreg.models.timm_weights import is_hub_name, read_with_timm
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 RECORDED = ("arch", "in_chans", "mean", "std", "source", "levels")  # what trained_model.pth and exported files record
-_COUNTER = "num_batches_tracked"  # of BatchNorm; not in torchvision's older ImageNet files
-_RUN_PREFIXES = ("module.backbone.", "backbone.")
-
-StateDict = dict[str, torch.Tensor]
+DIGEST = "content_sha256"  # in the metadata of .safetensors files
 
 
 def _is_numbers(value: Any) -> bool:
@@ -38,17 +36,25 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     """Read the weights of a backbone and what the file records about them.
 
     Args:
-        path: ``trained_model.pth``, a run's ``model.pth``, a state dict (also under ``state_dict``), or a
-            ``.safetensors`` file. ``<path>.json``, as written by ``export.py``, is read too.
+        path: ``trained_model.pth``, a run's ``model.pth``, a checkpoint or state dict of another library, a
+            ``.safetensors`` file, or ``hf-hub:<repository>`` or ``local-dir:<folder>``, which timm reads.
+            ``<path>.json``, as written by ``export.py``, is read too.
 
     Returns:
         State dict, and a dict of those of ``arch``, ``in_chans``, ``mean``, ``std``, ``source`` and ``levels`` that are
-        known, with ``normalization``: where mean and std come from.
+        known, with ``normalization``: where mean and std come from; and ``containers``: the names of the dicts around
+        the tensors in a file of another library.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file holds something else.
     """
+    if is_hub_name(path):
+        state, record = read_with_timm(str(path))
+        weights = Path(str(path).partition(":")[2]) / "model.safetensors"
+        if weights.is_file():  # of local-dir:; it also records levels and a digest if this project wrote it
+            record |= {key: value for key, value in _read_safetensors(weights)[1].items() if key in RECORDED}
+        return state, record
     path = Path(path)
     if path.suffix == ".safetensors" and path.is_file():
         state, record = _read_safetensors(path)
@@ -61,7 +67,7 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
             raise ValueError(f"{path}: a tensor of {largest / 1e6:.0f} MB in a smaller file; save it anew")
     sidecar = path.with_name(f"{path.name}.json")
     if "arch" not in record and sidecar.is_file():
-        record = _read_sidecar(sidecar)
+        record = {"containers": record.get("containers"), **_read_sidecar(sidecar)}
     record = {key: value for key, value in record.items() if value is not None}
     if wrong := [key for key, value in record.items() if key in _IS_VALID and not _IS_VALID[key](value)]:
         raise ValueError(f"{path}: {wrong[0]} is {str(record[wrong[0]])[:100]!r}; the file is damaged")
@@ -70,13 +76,9 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     return state, record
 
 
-def check_arch(arch: str) -> None:
-    """Raise ValueError, with the nearest names, unless timm knows a backbone of this name."""
-    if not timm.is_model(arch):
-        names = timm.list_models()
-        longer = sorted((name for name in names if arch and name.startswith(arch)), key=len)[:4]
-        nearest = longer or difflib.get_close_matches(arch, names, n=4) or ["resnet18", "resnet50"]
-        raise ValueError(f"no backbone named {arch!r} in timm; nearest: {', '.join(nearest)}")
+def weights_digest(path: str | Path) -> str:
+    """Return the sha256 of a file, or of the tensors that timm reads."""
+    return checkpoint_io.content_digest(read_weights(path)[0]) if is_hub_name(path) else files.file_digest(path)
 
 
 def recorded_arch(path: str | Path) -> str | None:
@@ -108,28 +110,40 @@ def recorded_levels(paths: Iterable[str | Path]) -> tuple[float, float] | None:
 
 
 def _parse(path: Path, payload: Any) -> tuple[StateDict, dict[str, Any]]:
-    """Take the backbone's state dict and its record out of a loaded PyTorch file."""
+    """Take the tensors and their record out of a loaded PyTorch file."""
     if not isinstance(payload, dict):
         raise ValueError(f"{path}: a dict of weights expected, got {type(payload).__name__}")
-    weights = payload.get("state_dict", {})
-    if not isinstance(weights, dict) or not isinstance(payload.get("backbone", {}), dict):
-        raise ValueError(f"{path}: a dict of weights expected, got {type(weights).__name__}")
-    if "state_dict" in payload and "arch" in payload:
+    if isinstance(payload.get("state_dict"), dict) and {"arch", "in_chans"} <= payload.keys():
         return payload["state_dict"], {key: payload.get(key) for key in RECORDED}
-    if isinstance(payload.get("model"), dict):
-        weights = payload["model"]
-        for prefix in _RUN_PREFIXES:
-            state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-            if state:
-                return state, {key: payload.get("backbone", {}).get(key) for key in RECORDED}
-        raise ValueError(f"{path}: no {_RUN_PREFIXES[0]}* weights in it; is it a checkpoint of a training run?")
-    state = payload.get("state_dict", payload)
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    state, containers = unwrap(payload)
+    if not state:
         raise ValueError(f"{path}: neither a trained_model.pth, nor a model.pth, nor a state dict of tensors")
-    if "conv1.weight" in state and "fc.weight" in state:
+    record: dict[str, Any] = {"containers": containers}
+    about = payload.get("backbone")
+    if isinstance(about, dict) and "arch" in about:  # a run of this project
+        return state, record | {key: about.get(key) for key in RECORDED}
+    if (arch := _foreign_arch(payload)) and timm.is_model(arch):
+        record["arch"] = arch
+    if arch == "vit_small" and any(key.startswith("base_encoder.") for key in state):
+        raise ValueError(
+            f"{path}: the vit_small of MoCo v3 has 12 attention heads, and timm's has 6; no timm name fits"
+        )
+    if "conv1.weight" in state and "fc.weight" in state and not containers and state["conv1.weight"].shape[1:2] == (3,):
         assumed = "ImageNet's, assumed for a torchvision classifier"
-        return state, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "normalization": assumed}
-    return state, {}
+        record |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "normalization": assumed}
+    return state, record
+
+
+def _foreign_arch(payload: Mapping[str, Any]) -> str | None:
+    """Return the architecture that a file of another library names: on its own or among its settings."""
+    for settings in (payload, payload.get("args"), payload.get("hyper_parameters")):
+        values = settings if isinstance(settings, Mapping) else getattr(settings, "__dict__", {})
+        for key in ("arch", "backbone", "model", "base_encoder"):
+            value = values.get(key)
+            value = value.get("name") if isinstance(value, Mapping) else value
+            if isinstance(value, str):
+                return value
+    return None
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:
@@ -145,7 +159,17 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, Any]]:
         record |= {key: json.loads(metadata[key]) for key in ("in_chans", "mean", "std", "levels") if key in metadata}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-    return state, record
+    if DIGEST in metadata and metadata[DIGEST] != tensors_digest(state, metadata):
+        raise ValueError(f"{path}: the content differs from its digest; the file is damaged or was changed")
+    if "arch" not in metadata:
+        state, record["containers"] = unwrap(state)
+    return state, {key: value for key, value in record.items() if value is not None}
+
+
+def tensors_digest(state: StateDict, metadata: Mapping[str, str]) -> str:
+    """Return the digest of a ``.safetensors`` file, which does not depend on the order of its entries."""
+    said = {key: value for key, value in sorted(metadata.items()) if key != DIGEST}
+    return checkpoint_io.content_digest([said, dict(sorted(state.items()))])
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
@@ -156,29 +180,31 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a JSON object as export.py writes it ({error})") from error
 
 
-def match_state_dict(state: StateDict, expected: StateDict, arch: str, path: str | Path) -> tuple[StateDict, list[str]]:
+def check_fit(weights: BackboneWeights, expected: StateDict, arch: str, path: str | Path) -> str:
     """Compare the weights of a file with those that a backbone needs.
 
     Args:
-        state: Weights of the file. A prefix such as ``encoder.``, as in files of other libraries, is removed.
+        weights: Backbone in the file.
         expected: State dict of the backbone.
         arch: Architecture, for messages.
         path: The file, for messages.
 
     Returns:
-        The state dict under the backbone's names, and its keys that the backbone does not use.
+        Numbers of tensors that were matched and left out, and the layout of the file.
 
     Raises:
         ValueError: Tensors are missing, of another shape, of a network of another depth, or not finite.
     """
-    state = _strip_prefix(state, expected, path)
-    missing = [key for key in expected if key not in state and not key.endswith(_COUNTER)]
+    state = weights.state
+    missing = [key for key in expected if key not in state and not key.endswith(COUNTER)]
     unused = [key for key in state if key not in expected]
     wrong = [key for key in expected if key in state and expected[key].shape != state[key].shape]
     if missing or wrong:
+        prefixes = format_counts(weights.outside + group(state))
         raise ValueError(
             f"{path} does not fit {arch}: {len(missing)} of {len(expected)} tensors missing{format_keys(missing)}, "
-            f"{len(wrong)} of another shape{format_keys(wrong)}, {len(unused)} unused{format_keys(unused)}"
+            f"{len(wrong)} of another shape{format_keys(wrong)}, {len(unused)} unused{format_keys(unused)}; the names "
+            f"in the file begin with{prefixes}"
         )
     patterns = {re.sub(r"\d+", "#", key) for key in expected}
     deeper = [key for key in unused if re.sub(r"\d+", "#", key) in patterns]
@@ -190,22 +216,9 @@ def match_state_dict(state: StateDict, expected: StateDict, arch: str, path: str
     bad = [key for key in expected if key in state and not state[key].isfinite().all()]
     if bad:
         raise ValueError(f"{path}: {len(bad)} tensors are NaN or infinite{format_keys(bad)}; did the run diverge?")
-    return state, unused
-
-
-def _strip_prefix(state: StateDict, expected: StateDict, path: str | Path) -> StateDict:
-    required = [key for key in expected if not key.endswith(_COUNTER)]
-    if all(key in state for key in required):
-        return state
-    candidates = {key.removesuffix(required[0]) for key in state if key.endswith(f".{required[0]}")}
-    prefixes = sorted(prefix for prefix in candidates if all(f"{prefix}{key}" in state for key in required))
-    if len(prefixes) > 1:
-        raise ValueError(f"{path} holds {len(prefixes)} backbones ({', '.join(prefixes)}); save one as a state dict")
-    if not prefixes:
-        return state
-    prefix = prefixes[0]
-    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return inside | {key: value for key, value in state.items() if not key.startswith(prefix) and key not in inside}
+    left_out = weights.outside + group(unused)
+    matched = f"{len(state) - len(unused)} tensors matched, 0 missing, {left_out.total()} unused"
+    return matched + format_counts(left_out) + (f"; recognized: {weights.label}" if weights.label else "")
 
 
 def format_keys(keys: list[str], max_items: int = 3) -> str:
