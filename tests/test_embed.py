@@ -21,10 +21,11 @@ from vicreg.data.images import open_reader
 from vicreg.data.rasters import ImageReader
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import parse_aoi_name
+from vicreg.engine.checkpoint import save_backbone
 from vicreg.eval.features import embed_images, extract_features
 from vicreg.inference.embeddings import nearest, write_table
 from vicreg.inference.feature_map import fit_pca, write_feature_map
-from vicreg.models.backbones import load_backbone
+from vicreg.models.backbones import create_backbone, load_backbone
 
 CPU = torch.device("cpu")
 NORMAL = ["--mean", *["0.1"] * 13, "--std", *["0.1"] * 13]
@@ -227,6 +228,19 @@ def test_mistakes_are_named(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(*words.split())
+
+
+def test_channels_of_the_weights_can_be_selected(folder, tmp_path):
+    path = tmp_path / "five.pth"
+    network = create_backbone("test_resnet", 5)
+    save_backbone(path, network, "test_resnet", 5, [0.5] * 5, [0.2] * 5, "a test")
+    (folder / "a" / "4.png").unlink()
+    words = ["--pretrained", path, "--data-dir", folder, "--image-size", "16", "--device", "cpu"]
+    run(*words, "--weight-bands", "3", "2", "1", "--out", tmp_path / "a.parquet")
+    record = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"vicreg"])
+    assert len(record["mean"]) == 3 and record["bands"] is None
+    with pytest.raises(ValueError, match=r"4 of 4 images|none of 4 images can be read"):
+        run(*words, "--out", tmp_path / "b.parquet")
 
 
 def test_feature_map_does_not_replace_its_image(tmp_path):

@@ -30,7 +30,8 @@ class EmbeddingConfig:
     out: Path
     pretrained: str
     arch: str | None = None
-    in_chans: int = 3
+    in_chans: int | None = None
+    weight_bands: Sequence[int] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     image_size: int | None = None
@@ -74,7 +75,7 @@ class EmbeddingJob:
     def __init__(self, config: EmbeddingConfig, device: torch.device):
         self.config, self.device = config, device
         backbone, self.info = load_backbone(
-            config.pretrained, config.arch, config.in_chans, config.seed, mean=config.mean, std=config.std
+            config.pretrained, config.arch, config.in_chans, config.seed, config.mean, config.std, config.weight_bands
         )
         log(self.info["report"])
         self.backbone = backbone.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
