@@ -36,10 +36,14 @@ VALID = {
     "vicreg/evaluate_fmow.py": f"{EVALUATE} --csv-dir {{fmow}} --data-dir {{fmow_tree}}",
     "vicreg/evaluate_embeddings.py": "--pretrained {backbone.pth} --csv-dir {sn7} --exp-dir {out} --epochs 1 "
     "--device cpu --map-samples 0 --resamples 2 --image-size 16 --lr 0.1 --knn 5",
+    "vicreg/main_vicreg_imagery.py": f"{PRETRAIN} --csv-dir {{imagery}}",
+    "vicreg/evaluate_imagery.py": f"{EVALUATE} --csv-dir {{imagery}}",
+    "vicreg/embed.py": "--pretrained {backbone.pth} --csv-dir {sn7} --image-size 16 --device cpu --out {out.parquet}",
     "vicreg/export.py": "--pretrained {backbone.pth} --to timm --out {out.pth}",
     "supervised/main_supervised_sn7.py": f"{TOY} --csv-dir {{sn7}} --max-steps 1",
     "preprocessing/audit_split.py": "{sn7} --no-turns --no-shifts --workers 1",
     "preprocessing/make_fmow_csv.py": "--data-dir {fmow_tree} --out-dir {out} --workers 1",
+    "preprocessing/make_imagery_csv.py": "--data-dir {eurosat} --out-dir {out} --patch-size 24 --workers 1",
     "preprocessing/make_folder_split.py": "--data-dir {eurosat} --out-dir {out}",
     "preprocessing/make_sn7_csv.py": "--data-dir {sn7_tree} --out-dir {out} --workers 1",
     "preprocessing/make_sn7_sample.py": "--out {out} --aois 4 --months 2 --size 32",
@@ -58,6 +62,7 @@ VALID = {
     "exp/report.py": "{run}",
     "exp/split_table.py": "{splits}",
     "benchmarks/bench_audit.py": "--sn7 {sn7} --planted 2 --workers 1 --max-bits 24",
+    "benchmarks/bench_augment.py": "--sizes 16 --images 2 --repeats 1",
     "benchmarks/bench_loss.py": "--samples 4 --dim 8 --repeats 1 --device cpu",
     "benchmarks/bench_pairs.py": "--aois 2 --months 3 --samples 2 --repeats 1",
     "benchmarks/bench_pretrain.py": "--arch test_resnet --image-size 16 --batch-size 4 --mlp 8-8 --steps 1 "
@@ -70,12 +75,17 @@ MORE = {
     "vicreg/main_vicreg_sn7.py": ["--init-from {backbone.pth}", "--csv-dir {sn7_unpacked} --data-dir {sn7_tree}"],
     "vicreg/main_vicreg_fmow.py": ["--init-from {backbone.pth}"],
     "vicreg/main_vicreg_unchanged.py": ["--init-from {backbone.pth}"],
+    "vicreg/main_vicreg_imagery.py": ["--init-from {backbone.pth}", "--data-dir {eurosat}"],
     "vicreg/evaluate.py": ["--train-files {list.txt}"],
     "vicreg/evaluate_sn7.py": ["--csv-dir {sn7_unpacked} --data-dir {sn7_tree}"],
     "vicreg/evaluate_embeddings.py": [
         "--test-csv {sn7}", "--seen {sn7/train.csv} --unseen {sn7/val.csv}",
         "--data-dir {sn7_tree} --csv-dir {sn7_unpacked}",
         "--test-csv {sn7_unpacked} --test-data-dir {sn7_tree}",
+    ],
+    "vicreg/embed.py": [
+        "= --pretrained {backbone.pth} --data-dir {images/val} --image-size 16 --device cpu --out {out.parquet}",
+        "= --pretrained {backbone.pth} --image {image.tif} --patch-size 16 --device cpu --components 1 --out {out.tif}",
     ],
     "supervised/main_supervised_sn7.py": [
         "--init-from {backbone.pth}", "--csv-dir {sn7_unpacked} --data-dir {sn7_tree}",
@@ -87,6 +97,7 @@ MORE = {
 
         "= --coco {list.json} {list2.json} --coco-images {crowdai/train/images} {crowdai/val/images} --no-turns",
     ],
+    "preprocessing/make_imagery_csv.py": ["--data-dir {sn7_tree}", "= --list {paths.txt} --out-dir {out}"],
     "preprocessing/make_sn7_csv.py": ["--labels-override {labels.csv}"],
     f"{EUROSAT}/train_eurosat.py": ["--pretrained {backbone.pth}", "--train-list {list.txt} --val-list {list2.txt}"],
     f"{EUROSAT}/predict_eurosat.py": ["--image {image.tif}", "--image {images/val/Forest}"],
@@ -114,6 +125,12 @@ CONTRADICTIONS = {
     "vicreg/evaluate_fmow.py": FINETUNE,
     "vicreg/evaluate_embeddings.py": [("--seen {sn7/val.csv}", "--unseen"), ("--pretrained random random", "twice"),
                                       ("--pretrained random", "--arch")],
+    "vicreg/main_vicreg_imagery.py": [("--data-dir {eurosat}", "--csv-dir"), ("--batch-size 1", "batch")],
+    "vicreg/evaluate_imagery.py": FINETUNE,
+    "vicreg/embed.py": [
+        ("--out {out.csv}", "--out"), ("--stride 300", "--stride"), ("--data-dir {images}", "--data-dir"), LEVELS,
+        ("--bands 1 2", "--bands"),
+    ],
     "vicreg/export.py": [("--image-size 64", "--image-size"), ("--pretrained stats", "stats"), ("--to onnx", ".onnx"),
                          ("--to torchvision", "torchvision"), ("--out {backbone.pth}", "--out")],
     "supervised/main_supervised_sn7.py": [
@@ -129,6 +146,10 @@ CONTRADICTIONS = {
     "preprocessing/make_folder_split.py": [
         ("--split location", "--location-pattern"), ("--location-pattern x", "--split location"),
         ("--split block", "--split block"), ("--val-fraction 1", "--val-fraction"),
+    ],
+    "preprocessing/make_imagery_csv.py": [
+        ("--scale 1", "--scale"), ("--shard 2/2", "--shard"), ("--label-column name", "--label"),
+        ("--val-fraction 1", "--val-fraction"), ("--crs nonsense", "--crs"),
     ],
     "preprocessing/make_sn7_csv.py": [
         ("--grid 1", "--grid"), ("--grid 99", "--grid"), ("--val-fraction 1", "--val-fraction"),
@@ -173,7 +194,7 @@ CONTRADICTIONS = {
 
 def write_inputs(folder):
     """Write every input that the command lines name; their names are in the braces of ``VALID`` and ``MORE``."""
-    from preprocessing import make_fmow_csv, make_sn7_csv
+    from preprocessing import make_fmow_csv, make_imagery_csv, make_sn7_csv
     from tests.test_data_fmow import write_image
     from vicreg.common import checkpoint_io
     from vicreg.models.backbones import create_backbone
@@ -195,6 +216,7 @@ def write_inputs(folder):
             for number in range(count):
                 pixels = random.integers(256, size=(24, 24, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / part / kind / f"{kind}_{number}.jpg")
+    prepare(make_imagery_csv, "--data-dir", folder / "eurosat", "--out-dir", folder / "imagery", "--patch-size", 24)
     pixels = random.integers(256, size=(3, 48, 64), dtype=np.uint8)
     Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / "image.jpg")
     write_tif(folder / "image.tif", pixels, (500000, 6000000 - 480, 500640, 6000000))
@@ -224,6 +246,7 @@ def write_checkpoints(folder):
 def write_texts(folder):
     """Write lists, labels and the folders of finished runs."""
     (folder / "list.txt").write_text("Forest/Forest_0.jpg\nSeaLake/SeaLake_1.jpg\n")
+    (folder / "paths.txt").write_text("\n".join(map(str, sorted((folder / "eurosat").glob("*/*.jpg")))))
     (folder / "list2.txt").write_text("Forest/Forest_2.jpg\nSeaLake/SeaLake_3.jpg\n")
     pd.DataFrame(
         {"aoi": ["L15-0331E-1257N_1327_3160_13"], "city": ["Oakley"], "state": ["California"], "country": ["US"]}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 LAYERS = {"vicreg": 0, "preprocessing": 1, "supervised": 1, "downstream": 1, "exp": 1, "benchmarks": 1}
-SCRIPT = re.compile(r"main_|train_|evaluate|make_|predict_|convert_|audit_|bench_|export$|report$")
+SCRIPT = re.compile(r"main_|train_|evaluate|make_|predict_|convert_|audit_|bench_|export$|embed$|report$")
 HEAVY = {"rasterio", "geopandas", "detectron2", "segmentation_models_pytorch", "matplotlib", "onnx"}
 
 
@@ -61,7 +61,8 @@ def test_weights_are_only_ever_read_with_weights_only(repo_root):
 @pytest.mark.parametrize(
     "script",
     [f"vicreg.{kind}" for kind in ("main_vicreg_sn7", "evaluate_sn7", "main_vicreg_unchanged", "evaluate")]
-    + ["vicreg.main_vicreg_fmow", "vicreg.evaluate_fmow", "vicreg.evaluate_embeddings", "vicreg.export"],
+    + ["vicreg.main_vicreg_fmow", "vicreg.evaluate_fmow", "vicreg.evaluate_embeddings"]
+    + ["vicreg.export", "vicreg.embed"],
 )
 def test_pretraining_and_probing_need_no_geodata_libraries(repo_root, script):
     code = f"import sys, timm, torchvision; theirs = set(sys.modules); import {script}; "  # some of theirs import onnx

@@ -31,7 +31,7 @@ ZERO = {
     "--redundancy-coeff", "--max-months-apart", "--momentum", "--warmup-epochs", "--overlap", "--examples",
     "--cross-entropy",
     "--max-bits", "--min-contrast", "--max-overlap", "--map-samples", "--machine-rank", "--threshold", "--mean",
-    "--levels",
+    "--levels", "--components",
 }  # fmt: skip
 NEGATIVE = {"--mean", "--levels"}
 TEXTS = {  # wrong values of options that take text, besides paths
@@ -41,7 +41,7 @@ TEXTS = {  # wrong values of options that take text, besides paths
     "--augment-set": ["nonsense=1"], "--splits": ["nonsense", "train train"], "--parts": ["train nonsense"],
     "--columns": ["nonsense"], "--location-pattern": ["("], "--dist-url": ["nonsense --num-machines 2"],
     "--store": ["nonsense"], "--init-from": [], "--pretrained": ["nonsense"], "--json": [], "--config-file": [],
-    "--train-json": [], "--val-json": [],
+    "--train-json": [], "--val-json": [], "--knn": ["nonsense", "-1"],
 }  # fmt: skip
 CONTEXT = {"--redundancy-coeff": ["--loss", "barlow_twins"]}  # words with which an option has an effect
 LONGEST = 500  # characters of a message

@@ -7,7 +7,7 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
-from vicreg.data import rasters
+from vicreg.data import raster_bands
 from vicreg.data.image_crops import read_square
 from vicreg.data.images import image_size, load_rgb, open_reader
 from vicreg.data.rasters import NO_DATA, ImageReader, RasterReader, coarser, quiet_georeference
@@ -120,7 +120,7 @@ def test_bands_follow_the_color_interpretation(tmp_path):
 
 
 def test_bands_that_are_not_used_are_noted_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(rasters, "_noted", set())
+    monkeypatch.setattr(raster_bands, "_noted", set())
     pixels = noise(4, 8, 8)
     for name in ("a.tif", "b.tif"):
         path = write_tiff(tmp_path / name, pixels, ["undefined"] * 4, photometric="MINISBLACK")

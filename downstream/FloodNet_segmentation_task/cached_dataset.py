@@ -15,6 +15,7 @@ from downstream.FloodNet_segmentation_task.floodnet import Pair, label_map
 from downstream.FloodNet_segmentation_task.image_mask_io import read_pair, working_scale
 from vicreg.common import files
 from vicreg.data.images import image_size as size_of
+from vicreg.data.raster_bands import Bands
 
 _FORMAT = 2  # of the cached files
 _ZOOM = (0.75, 4 / 3)  # of the crops
@@ -31,14 +32,17 @@ class CachedPairs:
     Args:
         pairs: Image and mask files.
         folder: Folder of the cache, created if needed.
-        task: A key of ``floodnet.TASKS``.
+        task: See ``floodnet.label_map``.
         image_size: See ``image_mask_io.read_pair``.
         scale: See ``image_mask_io.read_pair``.
         workers: Threads.
         name: Label of the progress bar.
         levels: See ``image_mask_io.read_pair``.
+        bands: See ``image_mask_io.read_pair``.
 
     Attributes:
+        levels: As given, as a list.
+        bands: As given, as a list or number.
         sizes: (height, width) of each cached image.
         scale: Median of the factors by which the images were reduced.
 
@@ -56,16 +60,22 @@ class CachedPairs:
         workers: int = 1,
         name: str = "pairs",
         levels: tuple[float, float] | None = None,
+        bands: Bands = None,
     ):
         self.pairs, folder = list(pairs), Path(folder)
+        self.levels = levels and list(levels)
+        self.bands = list(bands) if isinstance(bands, tuple) else bands
         folder.mkdir(parents=True, exist_ok=True)
         self._maps = [label_map(task, pair.classes) for pair in self.pairs]
         size = [image_size, None if image_size else scale]
-        self.files = [folder / f"{pair.image.stem}-{_digest(pair, [*size, levels])}.npy" for pair in self.pairs]
+        self.files = [
+            folder / f"{pair.image.stem}-{_digest(pair, [*size, levels, *([bands] if bands else [])])}.npy"
+            for pair in self.pairs
+        ]
 
         def cache(pair: Pair, file: Path) -> None:
             if not _is_complete(file):
-                array = read_pair(pair, image_size, scale, levels)
+                array = read_pair(pair, image_size, scale, levels, bands)
                 files.atomic_write(file, lambda tmp_path: np.save(tmp_path, array))
 
         with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -82,23 +92,24 @@ class CachedPairs:
         return len(self.files)
 
     def image(self, index: int) -> np.ndarray:
-        """Return an image, uint8 array (3, height, width), read as it is used."""
-        return np.load(self.files[index], mmap_mode="r")[:3]
+        """Return an image, uint8 or uint16 array (C, height, width), read as it is used."""
+        return np.load(self.files[index], mmap_mode="r")[:-1]
 
     def labels(self, index: int) -> np.ndarray:
         """Return the labels of the task, uint8 array (height, width)."""
-        return self._maps[index][np.load(self.files[index], mmap_mode="r")[3]]
+        return self._maps[index][np.load(self.files[index], mmap_mode="r")[-1]]
 
     def crop(self, index: int, top: int, left: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a square part of an image and its labels: uint8 tensors (3, side, side) and (side, side)."""
+        """Return a square part of an image and its labels: tensors (C, side, side) and uint8 (side, side)."""
         part = np.load(self.files[index], mmap_mode="r")[:, top : top + side, left : left + side]
-        return torch.from_numpy(np.array(part[:3])), torch.from_numpy(self._maps[index][part[3]])
+        return torch.from_numpy(np.array(part[:-1])), torch.from_numpy(self._maps[index][part[-1]])
 
 
 class RandomCrops(torch.utils.data.Dataset):
     """Random augmented crops, one of each image per epoch: ``[(index, sample_seed), …]`` -> images and labels.
 
-    Zoom, position, flips, quarter turns and a light color jitter depend on ``sample_seed`` alone.
+    Zoom, position, flips, quarter turns and a light color jitter depend on ``sample_seed`` alone. Images of chosen
+    bands become float32 in [0, 1], with a jitter of brightness in place of color.
 
     Args:
         pairs: Images and masks.
@@ -108,12 +119,13 @@ class RandomCrops(torch.utils.data.Dataset):
 
     def __init__(self, pairs: CachedPairs, side: int, repeats: int = 1):
         self.pairs, self.side, self.repeats = pairs, side, repeats
+        jitter = [] if pairs.bands else [v2.ColorJitter(**COLOR_JITTER)]
         self._augment = v2.Compose([
             v2.Resize((side, side), antialias=True),  # masks take the nearest value
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
             v2.RandomChoice([v2.RandomRotation((turn, turn)) for turn in (0, 90)]),  # with the flips, all eight
-            v2.ColorJitter(**COLOR_JITTER),
+            *jitter,
         ])  # fmt: skip
 
     def __len__(self) -> int:
@@ -130,6 +142,9 @@ class RandomCrops(torch.utils.data.Dataset):
         side = max(1, min(round(self.side / zoom), height, width))
         top, left = (int(rng.integers(extent - side + 1)) for extent in (height, width))
         image, labels = self.pairs.crop(index, top, left, side)
+        if self.pairs.bands:
+            gain = rng.uniform(1 - COLOR_JITTER["brightness"], 1 + COLOR_JITTER["brightness"])
+            image = (image.float() * (gain / torch.iinfo(image.dtype).max)).clamp(max=1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(sample_seed)
             image, labels = self._augment(tv_tensors.Image(image), tv_tensors.Mask(labels))
@@ -151,6 +166,6 @@ def _digest(pair: Pair, settings: list) -> str:
 
 def _is_complete(file: Path) -> bool:
     try:
-        return np.load(file, mmap_mode="r").shape[0] == 4
+        return np.load(file, mmap_mode="r").ndim == 3
     except (OSError, ValueError, EOFError):  # missing, or damaged by something else
         return False

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from downstream.FloodNet_segmentation_task.floodnet import TASKS
+from downstream.FloodNet_segmentation_task.segmentation_folder import Classes, task_classes
 from vicreg.common.config import setting
 from vicreg.engine.checkpoint import load_task
 from vicreg.engine.config import RunPlan
@@ -50,9 +50,9 @@ class FloodConfig(FinetuneConfig):
             raise ValueError("--decoder deeplabv3plus normalizes over the batch; --batch-size 2 or more is needed")
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names of the task."""
-        return TASKS[self.task]
+    def classes(self) -> Classes:
+        """Names and colors of the task's classes."""
+        return task_classes(self.task, self.data_dir)
 
     @property
     def copies_dir(self) -> Path:
@@ -64,11 +64,14 @@ class FloodConfig(FinetuneConfig):
         return plan.peak_lr if self.schedule == "constant" else cosine_lr(step, plan.steps, 0, plan.peak_lr)
 
 
-def resolve_defaults(task: str, init_from: str | None, arch: str | None, decoder: str | None) -> dict[str, Any]:
+def resolve_defaults(
+    task: str, num_classes: int, init_from: str | None, arch: str | None, decoder: str | None
+) -> dict[str, Any]:
     """Return the decoder and the cross-entropy weight that follow from other settings.
 
     Args:
-        task: A key of ``TASKS``.
+        task: ``--task``.
+        num_classes: Number of its classes.
         init_from: ``best_model.pth`` of a run whose weights are the initial ones.
         arch: ``--arch``, if given.
         decoder: ``--decoder``, if given.
@@ -77,16 +80,16 @@ def resolve_defaults(task: str, init_from: str | None, arch: str | None, decoder
         FileNotFoundError: ``init_from`` does not exist.
         ValueError: It is not a checkpoint of this task, or has another shape.
     """
-    defaults = {"decoder": decoder or "unet", "cross_entropy": float(task == "floodnet")}
+    defaults = {"decoder": decoder or "unet", "cross_entropy": float(num_classes > 2)}
     if init_from:
         saved = load_task(init_from, TASK)[1]
         kept, kept_arch = saved["task"], saved["backbone"]["arch"]
         defaults["decoder"] = decoder or kept["decoder"]
         if arch not in (None, kept_arch):
             raise ValueError(f"{init_from} is a network over {kept_arch}, not {arch}; leave --arch out")
-        if defaults["decoder"] != kept["decoder"] or len(kept["classes"]) != len(TASKS[task]):
+        if defaults["decoder"] != kept["decoder"] or len(kept["classes"]) != num_classes:
             raise ValueError(
                 f"{init_from} is a {kept['decoder']} of {len(kept['classes'])} classes ({kept['kind']}); it cannot "
-                f"initialize a {defaults['decoder']} of {len(TASKS[task])} (--task {task})"
+                f"initialize a {defaults['decoder']} of {num_classes} (--task {task})"
             )
     return defaults

@@ -11,7 +11,9 @@ from downstream.FloodNet_segmentation_task.floodnet import find_parts
 from downstream.FloodNet_segmentation_task.metrics import evaluate_segmentation
 from downstream.FloodNet_segmentation_task.model import SegmentationLoss, Segmenter, build_model, predictor
 from downstream.FloodNet_segmentation_task.results import write_results
+from downstream.FloodNet_segmentation_task.segmentation_folder import FOLDER, find_folder_parts
 from vicreg.common.logger import log
+from vicreg.data.raster_bands import Bands, resolve_bands
 from vicreg.engine.checkpoint import files_digest, samples_digest
 from vicreg.engine.config import plan_run
 from vicreg.engine.finetune import init_single_device
@@ -31,12 +33,16 @@ def train(config: FloodConfig) -> None:
     """
     device = init_single_device(config, TASK)
     folder = RunFolder(config, TASK, device)
-    data, side, digests = prepare_data(config)
-    folder.check_data(digests)
     model, backbone_info = build_model(config, folder.checkpoint)
+    bands, levels = (
+        resolve_bands(config.bands, backbone_info.get("in_chans", 3)),
+        config.levels or backbone_info.get("levels"),
+    )
+    data, side, digests = prepare_data(config, bands, levels)
+    folder.check_data(digests)
     crops = RandomCrops(data["train"], side, config.repeats)  # augmented while loading
     run = start_run(config, folder, model, backbone_info, data, len(crops), side, digests, device)
-    criterion = SegmentationLoss(len(config.classes), config.cross_entropy)
+    criterion = SegmentationLoss(len(config.classes.names), config.cross_entropy)
     for _, (images, labels) in run.steps(run.loader(crops)):
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with run.autocast():
@@ -54,11 +60,17 @@ def start_run(
 ) -> TrainingRun:  # fmt: skip
     """Build the optimizer, and start or resume the run; see ``train``."""
     plan = plan_run(config, samples, device, folder.batch_size)
-    task = {"name": TASK, "kind": config.task, "classes": list(config.classes), "decoder": config.decoder}
+    task = {"name": TASK, "kind": config.task, "classes": list(config.classes.names), "decoder": config.decoder}
+    task |= {"colors": config.classes.palette.tolist(), "bands": data["train"].bands}
     task |= {"side": side, "mean": model.mean, "std": model.std, "image_size": config.image_size}
-    task |= {"scale": data["train"].scale, "levels": config.levels and list(config.levels)} | digests
+    task |= {"scale": data["train"].scale, "levels": data["train"].levels} | digests
     validate = functools.partial(
-        evaluate_segmentation, predictor(model, device, plan.bf16), data["val"], config.classes, side, config.overlap
+        evaluate_segmentation,
+        predictor(model, device, plan.bf16),
+        data["val"],
+        config.classes.names,
+        side,
+        config.overlap,
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return TrainingRun(
@@ -67,8 +79,15 @@ def start_run(
     )  # fmt: skip
 
 
-def prepare_data(config: FloodConfig) -> tuple[dict[str, CachedPairs], int, dict[str, str]]:
+def prepare_data(
+    config: FloodConfig, bands: Bands = None, levels: tuple[float, float] | None = None
+) -> tuple[dict[str, CachedPairs], int, dict[str, str]]:
     """Find the pairs of each part and reduce them.
+
+    Args:
+        config: Settings of the run.
+        bands: See ``image_mask_io.read_pair``.
+        levels: See ``image_mask_io.read_pair``.
 
     Returns:
         Images and masks of each part, the side of the crops in pixels, and digests of the split and its files.
@@ -77,11 +96,14 @@ def prepare_data(config: FloodConfig) -> tuple[dict[str, CachedPairs], int, dict
         FileNotFoundError: There is no such folder.
         ValueError: Images or masks cannot be used, or are smaller than the crops.
     """
-    parts, description = find_parts(config.data_dir, config.task, config.val_fraction, config.seed)
+    if config.task == FOLDER:
+        parts, description = find_folder_parts(config.data_dir, config.val_fraction, config.seed)
+    else:
+        parts, description = find_parts(config.data_dir, config.task, config.val_fraction, config.seed)
     log(description)
     options = (config.image_size, config.scale, config.workers)
     data = {
-        part: CachedPairs(pairs, config.copies_dir, config.task, *options, part, config.levels)
+        part: CachedPairs(pairs, config.copies_dir, config.task, *options, part, levels, bands)
         for part, pairs in parts.items()
     }
     smallest = min(map(min, data["train"].sizes))

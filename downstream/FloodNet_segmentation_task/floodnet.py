@@ -39,17 +39,19 @@ class Pair(NamedTuple):
         mask: Mask file.
         group: Group by which a split is stratified.
         classes: Number of values of the mask.
+        is_patch: Whether the image is a patch of a tile, ``<tile>__<position>``.
     """
 
     image: Path
     mask: Path
     group: str
     classes: int
+    is_patch: bool = False
 
     @property
     def tile(self) -> Any:
         """What a split keeps together: the tile of a patch (its name without the position), else the image itself."""
-        return self.image.stem.rpartition("__")[0] if self.classes == 2 else self.image
+        return self.image.stem.rpartition("__")[0] if self.is_patch else self.image
 
 
 def add_val_fraction(group: argparse._ActionsContainer, help: str) -> None:
@@ -67,10 +69,11 @@ def label_map(task: str, classes: int) -> np.ndarray:
     """Return the task's class for each value of a mask: uint8 array (classes,).
 
     Args:
-        task: A key of ``TASKS``.
+        task: A key of ``TASKS``, or another name for classes that are the values.
         classes: Number of values of the mask.
     """
-    return np.array(_FROM_FLOODNET[task] if classes == len(FLOODNET) else range(classes), np.uint8)
+    known = _FROM_FLOODNET.get(task) if classes == len(FLOODNET) else None
+    return np.array(known or range(classes), np.uint8)
 
 
 def find_parts(
@@ -146,7 +149,7 @@ def split_pairs(pairs: Sequence[Pair], val_fraction: float, seed: int) -> tuple[
     return train, val
 
 
-def match(images: Path, masks: Path, group: str, classes: int = 10) -> list[Pair]:
+def match(images: Path, masks: Path, group: str, classes: int = 10, is_patch: bool = False) -> list[Pair]:
     """Pair the files of two folders: ``<name>.jpg`` with ``<name>_lab.png`` or ``<name>.png``.
 
     Args:
@@ -154,6 +157,7 @@ def match(images: Path, masks: Path, group: str, classes: int = 10) -> list[Pair
         masks: Folder of masks.
         group: Group of the pairs.
         classes: Number of values of the masks.
+        is_patch: See ``Pair``.
 
     Returns:
         Pairs in the order of their names.
@@ -174,7 +178,7 @@ def match(images: Path, masks: Path, group: str, classes: int = 10) -> list[Pair
             raise ValueError(
                 f"{folder}: {len(unmatched)} of {len(files)} files have no {missing}: {names}; complete or remove"
             )
-    return [Pair(image_files[name], mask_files[name], group, classes) for name in sorted(image_files)]
+    return [Pair(image_files[name], mask_files[name], group, classes, is_patch) for name in sorted(image_files)]
 
 
 def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
@@ -216,4 +220,4 @@ def _patches(data_dir: Path, task: str) -> dict[str, list[Pair]]:
     if task == "floodnet":
         raise ValueError(f"{data_dir} holds Harvey patches, which have --task building and --task flooded only")
     folders = [part for part in PARTS[:2] if (data_dir / part).is_dir()]
-    return {part: match(data_dir / part / "image", data_dir / part / task, part, classes=2) for part in folders}
+    return {part: match(data_dir / part / "image", data_dir / part / task, part, 2, is_patch=True) for part in folders}

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vicreg.data.images import image_size as size_of
-from vicreg.data.images import load_mask, load_rgb
+from vicreg.data.images import load_mask, load_rgb, open_reader
+from vicreg.data.raster_bands import Bands
+from vicreg.data.rasters import resize, widen
 
 if TYPE_CHECKING:
     from downstream.FloodNet_segmentation_task.floodnet import Pair
@@ -22,7 +24,11 @@ class ShapeError(ValueError):
 
 
 def read_pair(
-    pair: "Pair", image_size: int | None = None, scale: float = 1.0, levels: tuple[float, float] | None = None
+    pair: "Pair",
+    image_size: int | None = None,
+    scale: float = 1.0,
+    levels: tuple[float, float] | None = None,
+    bands: Bands = None,
 ) -> np.ndarray:
     """Read an image and its mask at their working size, both upright.
 
@@ -33,9 +39,10 @@ def read_pair(
         image_size: Long side of the result in pixels; smaller images keep their size.
         scale: Factor in (0, 1] if there is no ``image_size``.
         levels: Values of black and white of images deeper than 8 bits.
+        bands: See ``vicreg.data.raster_bands.choose_bands``; None for red, green and blue.
 
     Returns:
-        uint8 array (4, height, width): red, green, blue, and the mask's values.
+        Array (C + 1, height, width): the channels, and the mask's values; uint8, or uint16 if there are ``bands``.
 
     Raises:
         ValueError: A file cannot be read, the mask holds values that are not classes, or the shapes do not fit.
@@ -48,10 +55,16 @@ def read_pair(
     part = covered_part(size, mask.size, pair)
     scale = working_scale(size, image_size, scale)
     width, height = (max(1, round(side * scale)) for side in part)
+    labels = Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
+    if bands is not None:
+        with open_reader(pair.image, bands=bands, levels=levels, deep=True) as reader:
+            pixels, valid = reader.read(0, 0, reader.height, reader.width)
+        channels = resize(pixels * valid, (height, width), (0, 0, *part))
+        channels = widen(channels) if channels.dtype == np.uint8 else channels
+        return np.concatenate([channels, np.asarray(labels)[None].astype(np.uint16)])
     image = load_rgb(pair.image, min_size=tuple(2 * side * scale for side in size), levels=levels)
     box = (0, 0, part[0] * image.width / size[0], part[1] * image.height / size[1])
     colors = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    labels = Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
     return np.concatenate([np.asarray(colors).transpose(2, 0, 1), np.asarray(labels)[None]])
 
 

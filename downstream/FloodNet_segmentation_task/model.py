@@ -23,7 +23,7 @@ ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # the
 
 
 class Segmenter(nn.Module):
-    """Segmentation network with normalization: uint8 images -> logits.
+    """Segmentation network with normalization: images -> logits.
 
     Args:
         arch: Encoder, one of ``ENCODERS``.
@@ -31,9 +31,10 @@ class Segmenter(nn.Module):
         num_classes: Number of classes; two classes have one logit.
         mean: Mean of each channel, of pixels in [0, 1]; None for ImageNet's.
         std: Standard deviation of each channel; None for ImageNet's.
+        in_chans: Number of channels.
 
     Raises:
-        ValueError: The encoder is not one of ``ENCODERS``.
+        ValueError: The encoder is not one of ``ENCODERS``, or the normalization of many channels is unknown.
     """
 
     def __init__(
@@ -43,17 +44,23 @@ class Segmenter(nn.Module):
         num_classes: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        in_chans: int = 3,
     ):
         super().__init__()
         if arch not in ENCODERS:
             raise ValueError(f"no U-Net over {arch}; backbones for segmentation are {', '.join(ENCODERS)}")
+        if mean is None and in_chans != 3:
+            raise ValueError(
+                f"the weights of {in_chans} channels record no mean and std; name them with --mean and --std"
+            )
         outputs = 1 if num_classes == 2 else num_classes
-        self.network = DECODERS[decoder](arch, encoder_weights=None, in_channels=3, classes=outputs)
+        self.network = DECODERS[decoder](arch, encoder_weights=None, in_channels=in_chans, classes=outputs)
         self.mean, self.std = list(mean or IMAGENET_MEAN), list(std or IMAGENET_STD)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map uint8 images (n, 3, H, W), sides multiples of 32, to logits (n, outputs, H, W)."""
-        images = normalize(images.float() / 255, self.mean, self.std)
+        """Map images (n, C, H, W), sides multiples of 32, to logits (n, outputs, H, W); floats are in [0, 1]."""
+        white = 1 if images.is_floating_point() else torch.iinfo(images.dtype).max
+        images = normalize(images.float() / white, self.mean, self.std)
         return self.network(images.contiguous(memory_format=torch.channels_last))
 
 
@@ -74,15 +81,16 @@ def build_model(config: FloodConfig, checkpoint: dict[str, Any]) -> tuple[Segmen
     if config.init_from and not checkpoint:
         weights, saved = load_task(config.init_from, TASK)
         info = saved["backbone"]
-        model = Segmenter(
-            info["arch"], config.decoder, len(config.classes), saved["task"]["mean"], saved["task"]["std"]
-        )
+        about, count = saved["task"], len(config.classes.names)
+        model = Segmenter(info["arch"], config.decoder, count, about["mean"], about["std"], info.get("in_chans", 3))
         model.load_state_dict(weights)
         log(f"{config.decoder} over {info['arch']} from {config.init_from}: all {len(weights)} tensors")
         return model, info
     backbone, info = build_backbone(config, checkpoint)
     torch.manual_seed(stream_seed(config.seed, "initialization"))
-    model = Segmenter(info["arch"], config.decoder, len(config.classes), info["mean"], info["std"])
+    model = Segmenter(
+        info["arch"], config.decoder, len(config.classes.names), info["mean"], info["std"], info["in_chans"]
+    )
     if not checkpoint:
         log(load_encoder(model, backbone))
     return model, info
@@ -122,15 +130,18 @@ def load_segmenter(path: str | Path, device: torch.device) -> tuple[Segmenter, d
         device: Device of the model.
 
     Returns:
-        The network, and the dict ``task`` of the checkpoint.
+        The network, and the dict ``task`` of the checkpoint, with the number of ``channels``.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is not a checkpoint of train_floodnet.py.
     """
     weights, about = load_task(path, TASK, device)
-    task = about["task"]
-    model = Segmenter(about["backbone"]["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"])
+    task, info = about["task"], about["backbone"]
+    model = Segmenter(
+        info["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"], info.get("in_chans", 3)
+    )
+    task["channels"] = info.get("in_chans", 3)
     model.load_state_dict(weights)
     return model.to(device), task
 
@@ -165,7 +176,7 @@ class SegmentationLoss(nn.Module):
 
 
 def predictor(model: nn.Module, device: torch.device, bf16: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function from uint8 images (n, 3, S, S) to probabilities (n, classes, S, S), in eval mode.
+    """Return a function from images (n, C, S, S) to probabilities (n, classes, S, S), in eval mode.
 
     Args:
         model: Network.

@@ -21,14 +21,18 @@ from pathlib import Path
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from downstream.FloodNet_segmentation_task.floodnet import palette
 from downstream.FloodNet_segmentation_task.image_mask_io import working_scale
 from downstream.FloodNet_segmentation_task.labeling import label_files, label_image_file
 from downstream.FloodNet_segmentation_task.model import load_segmenter, predictor
+from downstream.FloodNet_segmentation_task.segmentation_folder import Classes
 from vicreg import distributed
 from vicreg.common import cli
-from vicreg.data.images import add_levels_argument, check_levels, open_reader
+from vicreg.data.images import check_levels, open_reader
+from vicreg.data.raster_bands import resolve_bands
 from vicreg.data.rasters import TIFF
 from vicreg.engine.config import use_bf16
+from vicreg.engine.finetune import add_pixel_arguments
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 
 
@@ -44,7 +48,7 @@ def get_parser() -> argparse.ArgumentParser:
     size.add_argument("--image-size", type=int, help="reduce to this long side in pixels; None: as in training")
     size.add_argument("--scale", type=float, help="or by this factor; TIFFs without it: as in training")
     parser.add_argument("--overlap", type=float, default=0.5, help="overlap of neighboring windows, 0 to 0.9")
-    add_levels_argument(parser, "default: as in training")
+    add_pixel_arguments(parser, "as in training")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
     return parser
@@ -58,6 +62,8 @@ def main(args: argparse.Namespace) -> None:
     check_levels(args.levels)
     device = distributed.init(args.device)
     model, task = load_segmenter(args.checkpoint, device)
+    bands = resolve_bands(args.bands, task["channels"]) if args.bands else task.get("bands")
+    classes = Classes(task["classes"], task.get("colors") or palette(task["classes"]).tolist())
     predict = predictor(model, device, use_bf16(args.precision, device))
     images = find_images([args.image], args.out)
     check_outputs(images, lambda path: label_files(args.out, path))
@@ -70,8 +76,8 @@ def main(args: argparse.Namespace) -> None:
                 return args.scale or task["scale"]
             return working_scale(size, args.image_size or task["image_size"], task["scale"])
 
-        with open_reader(path, scale, levels=args.levels or task.get("levels")) as reader:
-            label_image_file(args.out, reader, predict, task["classes"], task["side"], args.overlap)
+        with open_reader(path, scale, bands, args.levels or task.get("levels"), deep=bands is not None) as reader:
+            label_image_file(args.out, reader, predict, classes, task["side"], args.overlap)
 
     failures = process_images(images, label)[1]
     distributed.destroy()

@@ -15,6 +15,7 @@ from vicreg.common.config import to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.data.leakage import format_overlap, overlap_of_images
+from vicreg.data.rasters import display_rgb
 from vicreg.engine.checkpoint import BEST_FILE, strip_module_prefix
 from vicreg.engine.run import TrainingRun
 from vicreg.inference.sliding_window import label_image
@@ -34,7 +35,7 @@ def write_results(
         side: Side of the windows in pixels.
         backbone_info: ``arch`` and ``source`` of the backbone.
     """
-    folder, classes, best = Path(config.exp_dir), config.classes, run.best
+    folder, classes, best = Path(config.exp_dir), config.classes.names, run.best
     weights = checkpoint_io.load(folder / BEST_FILE, run.device)["model"]
     run.module.load_state_dict(strip_module_prefix(weights))
     predict = predictor(run.module, run.device, run.plan.bf16)
@@ -69,7 +70,7 @@ def plot_examples(config: FloodConfig, predict: Any, pairs: CachedPairs, side: i
     rows = []
     for n in range(0, len(pairs), max(1, len(pairs) // max(1, config.examples)))[: config.examples]:
         predicted = label_image(pairs.image(n), predict, side, config.overlap)
-        rows.append((pairs.pairs[n].image.name, pairs.image(n), pairs.labels(n), predicted))
+        rows.append((pairs.pairs[n].image.name, display_rgb(pairs.image(n)), pairs.labels(n), predicted))
     if rows:
         path = Path(config.exp_dir) / "examples.png"
         save_examples(path, rows, config.classes, f"validation images, epoch {epoch}")

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-r"""Train a U-Net whose encoder is our backbone, on FloodNet's ten classes or on buildings in two stages.
+r"""Train a U-Net whose encoder is our backbone: FloodNet's ten classes, buildings in two stages, or your own classes.
 
     python downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir FloodNet --task floodnet \
         --pretrained exp/sn7/trained_model.pth --image-size 1000 --exp-dir exp/floodnet
     python downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir data/harvey_512 --task building \
         --pretrained exp/sn7/trained_model.pth --exp-dir exp/harvey_building
+    python downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir data/fields --task folder \
+        --pretrained exp/mine/trained_model.pth --exp-dir exp/fields
     python downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir data/harvey_512 --task flooded \
         --init-from exp/harvey_building/best_model.pth --exp-dir exp/harvey_flooded
 
@@ -25,10 +27,10 @@ from downstream.FloodNet_segmentation_task import experiment
 from downstream.FloodNet_segmentation_task.config import FloodConfig, resolve_defaults
 from downstream.FloodNet_segmentation_task.floodnet import TASKS, add_val_fraction
 from downstream.FloodNet_segmentation_task.model import DECODERS
+from downstream.FloodNet_segmentation_task.segmentation_folder import FOLDER, task_classes
 from vicreg.common import cli
 from vicreg.common.config import from_args
-from vicreg.data.images import add_levels_argument
-from vicreg.engine.finetune import add_arguments
+from vicreg.engine.finetune import add_arguments, add_pixel_arguments
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -45,16 +47,18 @@ def get_parser() -> argparse.ArgumentParser:
     optim = groups["optim"]
     optim.add_argument("--schedule", choices=["constant", "cosine"], default="constant", help="of the learning rate")
     optim.add_argument(
-        "--cross-entropy", type=float, help="weight of cross-entropy; Dice has 1. None: 1 for ten classes, 0 for two"
+        "--cross-entropy", type=float, help="weight of cross-entropy; Dice has 1. None: 0 for two classes, 1 for more"
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--data-dir", type=Path, required=True, help="FloodNet, or a folder of make_harvey_patches.py")
-    data.add_argument("--task", choices=list(TASKS), required=True, help="ten classes, buildings, or flooded buildings")
+    data.add_argument("--data-dir", type=Path, required=True, help="FloodNet, a folder of make_harvey_patches.py, or "
+                      "images/, masks/ and classes.json")  # fmt: skip
+    data.add_argument("--task", choices=[*TASKS, FOLDER], required=True,
+                      help="ten classes, buildings, flooded buildings, or the classes of classes.json")  # fmt: skip
     add_val_fraction(data, "fraction held out if the data has no val")
     size = data.add_mutually_exclusive_group()
     size.add_argument("--image-size", type=int, help="reduce images to this long side in pixels")
     size.add_argument("--scale", type=float, default=1.0, help="or by this factor, 1 or less")
-    add_levels_argument(data, "default: such files are refused")
+    add_pixel_arguments(data)
     data.add_argument("--crop", type=int, help="side of the crops, a multiple of 32; None: what fits, 512 at most")
     data.add_argument("--repeats", type=int, default=1, help="crops of each image per epoch")
     data.add_argument("--overlap", type=float, default=0.5, help="overlap of windows in evaluation, 0 to 0.9")
@@ -65,7 +69,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prepare data and network, train, evaluate."""
-    defaults = resolve_defaults(args.task, args.init_from, args.arch, args.decoder)
+    num_classes = len(task_classes(args.task, args.data_dir).names)
+    defaults = resolve_defaults(args.task, num_classes, args.init_from, args.arch, args.decoder)
     if args.cross_entropy is not None:
         defaults["cross_entropy"] = args.cross_entropy
     experiment.train(from_args(FloodConfig, args, **defaults))

@@ -45,7 +45,7 @@ def write_class_map(
     Args:
         out_dir: Folder of the two files, see ``map_files``.
         reader: Raster.
-        classify: Function of uint8 arrays (n, 3, window, window) -> class numbers (n,).
+        classify: Function of arrays (n, C, window, window) -> class numbers (n,).
         classes: Class names.
         window: Side of the windows in pixels.
         stride: Side of the cells in pixels, a pixel of the map.

@@ -29,7 +29,6 @@ class EurosatConfig(FinetuneConfig):
     train_list: Path | None = setting(None, compare="ignore")
     val_list: Path | None = setting(None, compare="ignore")
     train_percent: int = setting(100, compare="ignore")
-    bands: Sequence[int] | None = setting(None, compare="must_match")
     image_size: int | None = setting(None)
     augment: str = setting("turns")
     aug_override: Sequence[str] = setting(())
@@ -42,8 +41,6 @@ class EurosatConfig(FinetuneConfig):
         check_percent(self.train_percent)
         if not all(lr > 0 for lr in self.lr_head):
             raise ValueError(f"--lr-head {' '.join(map(str, self.lr_head))}: must be positive")
-        if self.bands and min(self.bands) < 1:
-            raise ValueError(f"--bands {' '.join(map(str, self.bands))}: bands are counted from 1")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label-smoothing {self.label_smoothing}: must be 0 or more and below 1")
         if self.frozen and self.max_steps:

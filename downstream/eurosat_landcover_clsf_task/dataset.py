@@ -17,6 +17,8 @@ from vicreg.data.base import BaseDataset
 from vicreg.data.image_crops import read_square
 from vicreg.data.image_listing import Listing, choose_files, format_names, list_images, split_folders
 from vicreg.data.images import image_size
+from vicreg.data.raster_bands import Bands
+from vicreg.data.rasters import display_rgb, widen
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import files_digest, samples_digest
 
@@ -27,7 +29,7 @@ class Scenes(BaseDataset):
     """Images of one size in memory, with their classes.
 
     Args:
-        pixels: uint8 tensor (n, 3, S, S).
+        pixels: uint8 or uint16 tensor (n, C, S, S).
         labels: int64 tensor (n,).
         classes: Class names.
     """
@@ -42,8 +44,12 @@ class Scenes(BaseDataset):
         return len(self.labels)
 
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """Return images: uint8 tensor (n, 3, S, S)."""
+        """Return images: uint8 or uint16 tensor (n, C, S, S)."""
         return self.pixels[torch.as_tensor(indices)]
+
+    def display_rgb(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Return images to look at: uint8 tensor (n, 3, S, S); see ``vicreg.data.rasters.display_rgb``."""
+        return torch.from_numpy(display_rgb(self.images(indices).numpy()))
 
     def rotated(self, quarter_turns: int) -> "Scenes":
         """Return the same scenes, rotated by quarter turns."""
@@ -51,16 +57,18 @@ class Scenes(BaseDataset):
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Compute mean and standard deviation of each channel, of pixels in [0, 1]; black ones hold no data."""
-        counts = np.zeros((3, 256))
+        channels, steps = self.pixels.shape[1], torch.iinfo(self.pixels.dtype).max + 1
+        counts = np.zeros((channels, steps))
         for part in self.pixels.split(1024):
-            pixels = part.numpy().swapaxes(0, 1).reshape(3, -1)
-            counts += [np.bincount(channel, minlength=256) for channel in pixels[:, pixels.any(0)]]
+            pixels = part.numpy().swapaxes(0, 1).reshape(channels, -1)
+            counts += [np.bincount(channel, minlength=steps) for channel in pixels[:, pixels.any(0)]]
         if not counts.any():
             raise ValueError("all training images are black")
-        levels, fractions = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+        levels, fractions = np.arange(steps) / (steps - 1), counts / counts.sum(1, keepdims=True)
         mean = fractions @ levels
         std = np.sqrt(fractions @ levels**2 - mean**2).clip(min=1e-3)
-        return mean.round(4).tolist(), std.round(4).tolist()
+        digits = 4 if steps == 256 else 6
+        return mean.round(digits).tolist(), std.round(digits).tolist()
 
 
 class EurosatSplit(NamedTuple):
@@ -81,8 +89,16 @@ class EurosatSplit(NamedTuple):
     file_size: int
 
 
-def load_split(config: EurosatConfig) -> EurosatSplit:
+def load_split(
+    config: EurosatConfig, channels: int = 3, bands: Bands = None, levels: tuple[float, float] | None = None
+) -> EurosatSplit:
     """List, split and decode the images of a run.
+
+    Args:
+        config: Settings of the run.
+        channels: Input channels of the network.
+        bands: See ``vicreg.data.raster_bands.choose_bands``.
+        levels: See ``vicreg.data.images.open_reader``.
 
     Raises:
         FileNotFoundError: There is no such folder or list.
@@ -95,8 +111,7 @@ def load_split(config: EurosatConfig) -> EurosatSplit:
     names = [[f"{path.parent.name}/{path.name}" for path in map(Path, part.paths)] for part in (train, val)]
     file_size = common_size(train.paths, config.workers)
     size = min(file_size, config.image_size or file_size)
-    options = {"bands": config.bands, "levels": config.levels}
-    scenes = [decode(part, size, config.workers, **options) for part in (train, val)]
+    scenes = [decode(part, size, config.workers, channels, bands, levels) for part in (train, val)]
     digests = {"samples": samples_digest(*names), "files": files_digest([*train.paths, *val.paths])}
     return EurosatSplit(*scenes, description, digests, file_size)
 
@@ -187,20 +202,23 @@ def common_size(paths: Sequence[str], workers: int) -> int:
     return size
 
 
-def decode(listing: Listing, size: int, workers: int, bands: Sequence[int] | None = None, levels: Any = None) -> Scenes:
+def decode(
+    listing: Listing, size: int, workers: int, channels: int = 3, bands: Bands = None, levels: Any = None
+) -> Scenes:
     """Decode images, each the largest centered square.
 
     Args:
         listing: Image files.
         size: Side of the results in pixels.
         workers: Threads.
+        channels: Number of channels.
         bands: See ``vicreg.data.images.open_reader``.
         levels: See ``vicreg.data.images.open_reader``.
 
     Raises:
         ValueError: Images cannot be read, with the names of the first ones, or do not fit into memory.
     """
-    if (needed := len(listing.paths) * 3 * size**2) > MAX_BYTES:
+    if (needed := len(listing.paths) * channels * size**2) > MAX_BYTES:
         raise ValueError(
             f"{len(listing.paths)} images of {size} x {size} pixels take {needed / 1e9:.0f} GB of memory, "
             f"{MAX_BYTES / 1e9:.0f} GB are allowed; lower --image-size"
@@ -208,19 +226,21 @@ def decode(listing: Listing, size: int, workers: int, bands: Sequence[int] | Non
 
     def read(path: str) -> np.ndarray | str:
         try:
-            return read_square(path, size, bands, levels)
+            return read_square(path, size, bands, levels, deep=True)
         except ValueError as error:
             return str(error)
 
-    pixels = np.empty((len(listing.paths), 3, size, size), np.uint8)
+    pixels: np.ndarray = np.empty((len(listing.paths), channels, size, size), np.uint8)
     failures: dict[str, list[str]] = {}  # files by reason
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
         images = tqdm(pool.map(read, listing.paths), "decoding", len(listing.paths), leave=False, disable=None)
         for row, image in enumerate(images):
             if isinstance(image, str):
                 failures.setdefault(image.removeprefix(listing.paths[row]), []).append(listing.paths[row])
-            else:
-                pixels[row] = image
+                continue
+            if image.dtype != pixels.dtype and pixels.dtype == np.uint8:
+                pixels = widen(pixels)
+            pixels[row] = image if image.dtype == pixels.dtype else widen(image)
     if failures:
         reasons = [f"{', '.join(paths[:3])}{', …' * (len(paths) > 3)}{text}" for text, paths in failures.items()]
         count, more = sum(map(len, failures.values())), "; …" * (len(reasons) > 3)

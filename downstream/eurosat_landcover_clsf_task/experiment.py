@@ -1,6 +1,7 @@
 """A run on EuroSAT from its settings to its results."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from vicreg.common.files import check_outside
 from vicreg.common.logger import log
 from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec
+from vicreg.data.raster_bands import resolve_bands
 from vicreg.engine.config import plan_run
 from vicreg.engine.finetune import build_backbone, init_single_device
 from vicreg.engine.run_folder import RunFolder
@@ -35,23 +37,24 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
     """
     started = time.perf_counter() if started is None else started
     check_outside(config.exp_dir, config.data_dir)
-    split = load_split(config)
     device = init_single_device(config, TASK)
-    folder = RunFolder(config, TASK, device)
+    folder = RunFolder(config, TASK, device) if Path(config.exp_dir).exists() else None  # else once the data is known
+    backbone, info = build_backbone(config, folder.checkpoint if folder else {})
+    bands = resolve_bands(config.bands, info["in_chans"])
+    levels = config.levels or info.get("levels")
+    split = load_split(config, info["in_chans"], bands, levels)
+    folder = folder or RunFolder(config, TASK, device)
     folder.check_data(split.digests)
     if folder.checkpoint and folder.checkpoint["task"]["classes"] != split.train.classes:
         raise ValueError(f"{config.exp_dir} holds a run with other classes; choose another --exp-dir or its --data-dir")
-    backbone, info = build_backbone(config, folder.checkpoint)
     if info["mean"] is None:
         info["mean"], info["std"] = split.train.statistics()
     spec = InputSpec(config.image_size or split.train.patch_size, info["mean"], info["std"])
     check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     task = {"name": TASK, "classes": split.train.classes, "image_size": spec.size, "window": split.file_size}
     task |= {"patch_size": split.train.patch_size, "mean": info["mean"], "std": info["std"]}
-    task |= split.digests | {
-        "bands": config.bands and list(config.bands),
-        "levels": config.levels and list(config.levels),
-    }
+    task["bands"] = list(bands) if isinstance(bands, tuple) else bands
+    task |= split.digests | {"levels": levels and list(levels)}
 
     def describe(step: int) -> dict[str, Any]:
         return {"backbone": info, "task": task}

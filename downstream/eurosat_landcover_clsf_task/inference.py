@@ -10,7 +10,6 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import TASK
 from downstream.eurosat_landcover_clsf_task.dataset import Scenes
 from downstream.eurosat_landcover_clsf_task.transforms import WHOLE_VIEW
-from vicreg.augmentations import batch
 from vicreg.augmentations.presets import Augmentation
 from vicreg.common.logger import log
 from vicreg.data.base import InputSpec
@@ -56,7 +55,7 @@ def predict_proba(
 
     Args:
         model: Classifier in eval mode.
-        images: uint8 tensor (n, 3, S, S).
+        images: uint8 or uint16 tensor (n, C, S, S).
         spec: Input of the network.
         bf16: Whether to run under bfloat16 autocast.
         tta: Average over ``dihedral_views`` (test-time augmentation).
@@ -68,10 +67,8 @@ def predict_proba(
     images = images.to(device)
     if tta:
         return torch.stack([predict_proba(model, view, spec, bf16) for view in dihedral_views(images)]).mean(0)
-    params = batch.sample_params(WHOLE_VIEW, len(images), *images.shape[-2:], torch.Generator().manual_seed(0))
-    inputs = batch.normalize(batch.apply(images, params, spec.size, WHOLE_VIEW), spec.mean, spec.std)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        extracted = model.backbone(inputs)
+        extracted = features.embed_images(model.backbone, images, spec, device)
     return model.heads(extracted.float())[:, 0].softmax(1).cpu()
 
 
@@ -93,7 +90,7 @@ def load_classifier(path: str | Path, device: torch.device) -> tuple[Classifier,
         device: Device of the model.
 
     Returns:
-        The classifier in eval mode, and the dict ``task`` of the checkpoint.
+        The classifier in eval mode, and the dict ``task`` of the checkpoint, with the number of ``channels``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -104,4 +101,5 @@ def load_classifier(path: str | Path, device: torch.device) -> tuple[Classifier,
     model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(task["classes"])), frozen=True)
     model.load_state_dict(weights)
     log(f"{about['backbone']['arch']} from {path}: {len(task['classes'])} classes, {task['image_size']} px")
+    task["channels"] = about["backbone"]["in_chans"]
     return model.eval().to(device, memory_format=torch.channels_last), task

@@ -24,9 +24,11 @@ from vicreg.common import cli
 from vicreg.common.logger import log
 from vicreg.data.base import InputSpec
 from vicreg.data.image_crops import read_square
-from vicreg.data.images import add_levels_argument, check_levels, open_reader
+from vicreg.data.images import check_levels, open_reader
+from vicreg.data.raster_bands import resolve_bands
 from vicreg.data.rasters import resize
 from vicreg.engine.config import use_bf16
+from vicreg.engine.finetune import add_pixel_arguments
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 
 
@@ -51,24 +53,21 @@ def get_parser() -> argparse.ArgumentParser:
     )
     rasters.add_argument("--window", type=int, help="side of the windows in pixels; None: the training images'")
     rasters.add_argument("--stride", type=int, help="pixels between windows, a cell of the map; None: --window")
-    rasters.add_argument(
-        "--bands", type=int, nargs=3, metavar="BAND",
-        help="red, green and blue band, counted from 1; None: as in training",
-    )  # fmt: skip
-    add_levels_argument(rasters, "default: as in training")
+    add_pixel_arguments(rasters, "as in training")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Map the large TIFFs, then classify the other images."""
-    cli.check_positive(args, "batch_size", "window", "stride", "bands")
+    cli.check_positive(args, "batch_size", "window", "stride")
     check_levels(args.levels)
     device = distributed.init(args.device)
     model, task = inference.load_classifier(args.checkpoint, device)
     spec = InputSpec(task["image_size"], task["mean"], task["std"])
     bf16, size = use_bf16(args.precision, device), task["patch_size"]
     window = args.window or task.get("window", size)
-    bands, levels = args.bands or task.get("bands"), args.levels or task.get("levels")
+    bands = resolve_bands(args.bands, task["channels"]) if args.bands else task.get("bands")
+    levels = args.levels or task.get("levels")
     images = find_images(args.image, args.out, recursive=True)
     maps = [
         path
@@ -85,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
         return predict(np.stack([resize(pixels, (size, size)) for pixels in windows])).argmax(1).numpy()
 
     def write_map(path: Path) -> None:
-        with open_reader(path, bands=bands, levels=levels) as reader:
+        with open_reader(path, bands=bands, levels=levels, deep=True) as reader:
             fractions = class_map.write_class_map(
                 args.out, reader, classify, task["classes"], window, args.stride or window, args.batch_size
             )
@@ -96,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
     failures = process_images(maps, write_map, "maps")[1]
     if loose := [path for path in images if path not in maps]:
         readable, probabilities, unreadable = predictions.classify_files(
-            loose, predict, lambda path: read_square(path, size, bands, levels), args.batch_size
+            loose, predict, lambda path: read_square(path, size, bands, levels, deep=True), args.batch_size
         )
         failures += unreadable
         if readable:

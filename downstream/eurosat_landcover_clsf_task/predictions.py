@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from vicreg.common import files
 from vicreg.common.logger import log
+from vicreg.data.rasters import stack_images
 
 MAX_LOGGED = 20  # images
 
@@ -25,8 +26,8 @@ def classify_files(
 
     Args:
         paths: Image files.
-        predict: Function of uint8 arrays (n, 3, S, S) -> probabilities (n, classes).
-        read: Function (path) -> uint8 array (3, S, S); raises ValueError for a file that cannot be read.
+        predict: Function of arrays (n, C, S, S) -> probabilities (n, classes).
+        read: Function (path) -> array (C, S, S); raises ValueError for a file that cannot be read.
         batch_size: Files in a batch.
 
     Returns:
@@ -42,7 +43,7 @@ def classify_files(
             except ValueError as error:
                 failures.append(str(error))
         if images:
-            parts.append(predict(np.stack(images)))
+            parts.append(predict(stack_images(images)))
     return readable, torch.cat(parts) if parts else torch.empty(0, 0), failures
 
 

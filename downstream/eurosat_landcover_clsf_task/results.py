@@ -90,4 +90,4 @@ def plot_examples(path: Path, scenes: Scenes, probabilities: torch.Tensor, seed:
     names = [[scenes.classes[label] for label in labels[chosen]] for labels in (scenes.labels, predicted)]
     count = min(EXAMPLES, len(scenes))
     title = f"{count} random validation images, then the most confident mistakes ({len(wrong)} shown)"
-    save_predictions(path, scenes.images(chosen), *names, confidence[chosen].tolist(), title)
+    save_predictions(path, scenes.display_rgb(chosen), *names, confidence[chosen].tolist(), title)

@@ -21,9 +21,8 @@ from downstream.eurosat_landcover_clsf_task import experiment, transforms
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common import cli
 from vicreg.common.config import from_args
-from vicreg.data.images import add_levels_argument
 from vicreg.engine.arguments import add_alias, add_aug_override
-from vicreg.engine.finetune import add_arguments
+from vicreg.engine.finetune import add_arguments, add_pixel_arguments
 from vicreg.eval.lr_sweep import DEFAULT_LRS
 
 DEFAULTS = {"finetune": {"epochs": 10, "weight_decay": 1e-4}, "freeze": {"epochs": 100, "weight_decay": 1e-6}}
@@ -59,8 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
     data.add_argument("--train-list", type=Path, help="text file with one image per line, in place of a random split")
     data.add_argument("--val-list", type=Path, help="the same for validation; suffixes need not agree")
     data.add_argument("--train-percent", type=int, default=100, help="percentage of each class's labels, 1 to 100")
-    data.add_argument("--bands", type=int, nargs=3, metavar="BAND", help="red, green, blue of TIFFs, counted from 1")
-    add_levels_argument(data, "default: such files are refused")
+    add_pixel_arguments(data)
     data.add_argument("--image-size", type=int, help="side of the views in pixels; None: the images'")
     data.add_argument(
         "--augment", choices=transforms.VIEWS, default="turns", help="turns: flips and quarter turns; or a preset"

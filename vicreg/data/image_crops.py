@@ -10,6 +10,7 @@ import numpy as np
 from vicreg.augmentations.presets import Augmentation
 from vicreg.data.image_io import WHOLE, check_pixels, decoding, exif_orientation, open_image, sample_crop_box
 from vicreg.data.images import as_rgb, is_raster, needs_rasterio, open_upright
+from vicreg.data.raster_bands import Bands
 from vicreg.data.rasters import RasterReader, resize
 
 _MIN_REDUCTION = 2  # decode a JPEG at a fraction of its size only if this many pixels remain per pixel of the result
@@ -23,8 +24,9 @@ def read_crops(
     path: str | Path,
     crops: Sequence[tuple[Augmentation, int | Sequence[int]]],
     size: int,
-    bands: Sequence[int] | None = None,
+    bands: Bands = None,
     levels: tuple[float, float] | None = None,
+    deep: bool = False,
 ) -> list[np.ndarray]:
     """Decode an image once, as ``open_reader`` does, and cut crops from it; pixels without data are black.
 
@@ -36,9 +38,10 @@ def read_crops(
         size: Side of the results in pixels.
         bands: See ``open_reader``.
         levels: See ``open_reader``.
+        deep: See ``open_reader``.
 
     Returns:
-        uint8 arrays (3, size, size), resized with PIL's antialiased bicubic filter.
+        Arrays (C, size, size), resized with PIL's antialiased bicubic filter.
 
     Raises:
         ImageError: As ``open_reader``.
@@ -48,7 +51,7 @@ def read_crops(
             with open_image(path) as image:
                 if not needs_rasterio(image):
                     return _crop_image(image, crops, size)
-        with open_upright(Path(path), 1.0, bands, levels) as reader:
+        with open_upright(Path(path), 1.0, bands, levels, deep) as reader:
             results = []
             for view, seed in crops:
                 box = sample_crop_box(view, reader.height, reader.width, np.random.default_rng(seed))
@@ -87,16 +90,15 @@ def _crop_image(opened: Any, crops: Sequence[tuple[Augmentation, int | Sequence[
 def read_square(
     path: str | Path,
     size: int,
-    bands: Sequence[int] | None = None,
+    bands: Bands = None,
     levels: tuple[float, float] | None = None,
+    deep: bool = False,
 ) -> np.ndarray:
-    """Read the largest centered square of an image file: uint8 array (3, size, size); see ``read_crops``."""
-    return read_crops(path, [(WHOLE, 0)], size, bands, levels)[0]
+    """Read the largest centered square of an image file: uint8 or uint16 (C, size, size); see ``read_crops``."""
+    return read_crops(path, [(WHOLE, 0)], size, bands, levels, deep)[0]
 
 
-def check_image(
-    path: str | Path, bands: Sequence[int] | None = None, levels: tuple[float, float] | None = None
-) -> None:
+def check_image(path: str | Path, bands: Bands = None, levels: tuple[float, float] | None = None) -> None:
     """Check that ``read_crops`` can decode an image, JPEG and PNG files completely, others as far as headers show.
 
     Raises:

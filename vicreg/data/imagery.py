@@ -25,8 +25,10 @@ from vicreg.data.raster_pack.prepare import prepare_folder
 from vicreg.data.raster_pack.scenes import PILLOW_SUFFIXES
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import add_verify_argument, read_meta
+from vicreg.data.tables import read_table
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
+INTEGERS = ["row", "label"]
 HOW_TO_PREPARE = "python preprocessing/make_imagery_csv.py --data-dir SCENES --out-dir"
 MAX_LISTED = 5  # files left out, in the message
 
@@ -80,6 +82,7 @@ class ImageryPatches(SN7Patches):
         table: The patch list.
         labels: int64 tensor (n,); -1 without a label.
         positives: "same" or "temporal".
+        levels: Values of the source files that became 0 and the maximum; None for 8 bits, or if the bands differ.
 
     Raises:
         FileNotFoundError: The list, ``meta.json`` or a shard is missing.
@@ -97,7 +100,7 @@ class ImageryPatches(SN7Patches):
         for path in (csv_path, csv_path.with_name("meta.json")):
             if not path.is_file():
                 raise FileNotFoundError(f"no {path}; prepare the folder with\n  {HOW_TO_PREPARE} {path.parent}")
-        self.table = pd.read_csv(csv_path, keep_default_na=False, dtype={"date": str, "image_id": str, "site": str})
+        self.table = read_table(csv_path, INTEGERS)
         if missing := [column for column in COLUMNS if column not in self.table]:
             raise ValueError(f"{csv_path}: columns missing: {', '.join(missing)}; write it with make_imagery_csv.py")
         if labeled:
@@ -108,6 +111,9 @@ class ImageryPatches(SN7Patches):
         meta = read_meta(csv_path.parent)
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes, self.mean, self.std = meta["classes"], meta["mean"], meta["std"]
+        scale = meta["scale"] or [(0, 65535)]
+        if meta["dtype"] != "uint8" or meta["scale"]:  # for readers of other files; one pair for all bands, or unknown
+            self.levels = tuple(scale[0]) if all(pair == scale[0] for pair in scale) else None
         self._path, self._shards = csv_path.parent, meta["shards"]
         digests = "".join(shard["sha256"] for shard in self._shards)
         self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()

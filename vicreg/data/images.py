@@ -1,8 +1,7 @@
-"""Decode image files as 8-bit RGB: one rule for orientation, depth and bands in training and prediction."""
+"""Decode image files: one rule for orientation, depth and bands in training and prediction."""
 
 import argparse
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ from vicreg.data.image_io import (
     open_image,
     tiff_orientation,
 )
+from vicreg.data.raster_bands import Bands
 from vicreg.data.rasters import TIFF, ImageReader, RasterReader, Scale, open_raster
 
 
 def open_reader(
     path: str | Path,
     scale: Scale = 1.0,
-    bands: Sequence[int] | None = None,
+    bands: Bands = None,
     levels: tuple[float, float] | None = None,
+    deep: bool = False,
 ) -> ImageReader:
     """Open an image file of any size; TIFFs and files deeper than 8 bits stay on disk, others are decoded.
 
@@ -31,9 +32,9 @@ def open_reader(
     Args:
         path: Image file.
         scale: Working pixels for each pixel of the file, or a function of its (width, height).
-        bands: Red, green and blue band, counted from 1. Default: by the file's color interpretation, else 1, 2, 3; a
-            single gray band is repeated.
+        bands: See ``raster_bands.choose_bands``. Default: red, green and blue; a single gray band is repeated.
         levels: (low, high) of deeper files.
+        deep: Return deeper files as uint16, ``high`` as 65535, instead of uint8.
 
     Raises:
         ImageError: The file cannot be read; UnsupportedImage if it lacks these bands, or is deeper than 8 bits and
@@ -43,7 +44,7 @@ def open_reader(
 
     path = Path(path)
     if is_raster(path) or bands is not None:
-        return open_upright(path, scale, bands, levels)
+        return open_upright(path, scale, bands, levels, deep)
     with decoding(path), open_image(path) as image:
         if not needs_rasterio(image):
             image = _upright(image)
@@ -54,19 +55,19 @@ def open_reader(
             if "A" in image.getbands():
                 valid = np.asarray(image.getchannel("A").resize(size, Image.Resampling.NEAREST)) > 0
             return ImageReader(pixels, valid, path, image.size)
-    return open_upright(path, scale, bands, levels)
+    return open_upright(path, scale, bands, levels, deep)
 
 
 def open_upright(
-    path: Path, scale: Scale, bands: Sequence[int] | None, levels: tuple[float, float] | None
+    path: Path, scale: Scale, bands: Bands, levels: tuple[float, float] | None, deep: bool = False
 ) -> ImageReader:
     """Open a file with rasterio; if it has to be turned upright, hold it in memory. See ``open_reader``."""
-    reader = RasterReader(path, scale, bands, levels)
+    reader = RasterReader(path, scale, bands, levels, deep)
     orientation = _orientation(path)
     if orientation == 1 or reader.transform is not None or reader.gcps is not None:
         return reader
     reader.close()
-    with RasterReader(path, 1.0, bands, levels) as stored:
+    with RasterReader(path, 1.0, bands, levels, deep) as stored:
         pixels, valid = (_turn(part, orientation) for part in stored.read(0, 0, stored.height, stored.width))
     height, width = valid.shape
     factor = scale((width, height)) if callable(scale) else scale

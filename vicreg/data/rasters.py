@@ -1,4 +1,4 @@
-"""Read windows of images and rasters as 8-bit RGB, with their valid pixels and their georeference."""
+"""Read windows of images and rasters, with their valid pixels and their georeference."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vicreg.common.files import printable
 from vicreg.common.logger import log
-from vicreg.data.image_io import UnsupportedImage, check_pixels, check_regular, decoding
+from vicreg.data.image_io import check_pixels, check_regular, decoding
+from vicreg.data.raster_bands import Bands, check_depth, choose_bands, note
 
 TIFF = (".tif", ".tiff")
 NO_DATA = 255  # in label rasters
@@ -28,7 +28,7 @@ class ImageReader:
     """An image held in memory, of which windows are read at a working size.
 
     Args:
-        pixels: uint8 array (3, height, width) at the working size.
+        pixels: uint8 or uint16 array (C, height, width) at the working size.
         valid: Bool array (height, width), False where there is no data. Default: all valid.
         path: File it comes from, for messages.
         source_size: (width, height) of the file.
@@ -70,7 +70,7 @@ class ImageReader:
             out_shape: (rows, columns) of the result, if it is to be smaller than the window.
 
         Returns:
-            Pixels, uint8 (3, rows, columns), and where they hold data, bool (rows, columns).
+            Pixels, uint8 or uint16 (C, rows, columns), and where they hold data, bool (rows, columns).
 
         Raises:
             ValueError: The file cannot be read.
@@ -83,9 +83,10 @@ class ImageReader:
         return resize(pixels, out_shape), valid[rows[:, None], columns]
 
     def preview(self, max_size: int = 1600) -> np.ndarray:
-        """Read the whole image, no larger than ``max_size`` on the longer side: uint8 (3, rows, columns)."""
+        """Read the whole image, at most ``max_size`` on the longer side: uint8 (3, rows, columns), its first bands."""
         shape = preview_shape((self.height, self.width), max_size)
-        return self.read(0, 0, self.height, self.width, shape)[0]
+        pixels = self.read(0, 0, self.height, self.width, shape)[0]
+        return display_rgb(pixels)
 
     def close(self) -> None:
         """Close the file."""
@@ -108,14 +109,15 @@ class RasterReader(ImageReader):
         self,
         path: str | Path,
         scale: Scale = 1.0,
-        bands: Sequence[int] | None = None,
+        bands: Bands = None,
         levels: tuple[float, float] | None = None,
+        deep: bool = False,
     ):
-        self.path, self._levels = Path(path), levels
+        self.path, self._levels, self._dtype = Path(path), levels, np.dtype(np.uint16 if deep else np.uint8)
         self._source = source = open_raster(path)
         try:
-            self._bands = _choose_bands(source, self.path, bands)
-            _check_depth(source, self.path, self._bands, levels)
+            self._bands = choose_bands(source, self.path, bands)
+            check_depth(source, self.path, self._bands, levels)
         except ValueError:
             source.close()
             raise
@@ -133,7 +135,7 @@ class RasterReader(ImageReader):
         self, top: int, left: int, height: int, width: int, out_shape: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read a window; see ``ImageReader.read``."""
-        from rasterio.enums import Resampling
+        from rasterio.enums import ColorInterp, Resampling
         from rasterio.windows import Window
 
         x, y = self.source_size[0] / self.width, self.source_size[1] / self.height
@@ -142,22 +144,35 @@ class RasterReader(ImageReader):
         method = Resampling.average if height * y > shape[0] else Resampling.nearest
         with decoding(self.path):
             check_pixels(*shape)
-            pixels = self._source.read(list(self._bands), window=window, out_shape=(3, *shape), resampling=method)
-            mask = self._source.dataset_mask(window=window, out_shape=shape)
+            bands, shape3 = list(self._bands), (len(self._bands), *shape)
+            pixels = self._source.read(bands, window=window, out_shape=shape3, resampling=method)
+            if any(self._source.colorinterp[band - 1] == ColorInterp.alpha for band in bands):  # it is no mask
+                mask = np.where((pixels == self._source.nodata).all(0), 0, NO_DATA)
+            else:
+                mask = self._source.dataset_mask(window=window, out_shape=shape)
         valid = mask > 0
         if (valid & (mask < NO_DATA)).mean() > _MAX_PARTIAL_ALPHA:
-            _note(self.path, "has a band that is tagged as alpha and is no mask; it is not used as a color")
+            note(self.path, "has a band that is tagged as alpha and is no mask; it is not used as a color")
         if pixels.dtype == np.uint8:
             return pixels, valid
         valid &= np.isfinite(pixels).all(0)
         assert self._levels is not None  # checked when the file was opened
-        low, high = self._levels
-        scaled = (np.where(valid, pixels, low).astype(np.float32) - low) * (255 / (high - low))
-        return scaled.clip(0, 255).round().astype(np.uint8), valid
+        (low, high), top = self._levels, np.iinfo(self._dtype).max
+        scaled = (np.where(valid, pixels, low).astype(np.float32) - low) * (top / (high - low))
+        return scaled.clip(0, top).round().astype(self._dtype), valid
 
     def close(self) -> None:
         """Close the file."""
         self._source.close()
+
+
+def display_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (..., C, H, W) to look at: uint8 (..., 3, H, W), the first bands; 16 bits up to percentile 98."""
+    pixels = pixels[..., :3, :, :] if pixels.shape[-3] >= 3 else pixels[..., [0, 0, 0], :, :]
+    if pixels.dtype == np.uint8:
+        return pixels
+    white = max(1.0, float(np.percentile(pixels, 98)))
+    return (pixels * (255 / white)).clip(max=255).astype(np.uint8)
 
 
 def preview_shape(shape: tuple[int, int], max_size: int = 1600) -> tuple[int, int]:
@@ -182,14 +197,38 @@ def coarser(transform: Any, across: float, down: float) -> Any:
     return type(transform)(a * across, b * down, left, d * across, e * down, top)
 
 
-def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 (3, H, W) to (3, *shape) with PIL's antialiased bicubic filter."""
+def resize(
+    pixels: np.ndarray, shape: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """Resize (C, H, W) to (C, *shape) with PIL's antialiased bicubic filter.
+
+    Args:
+        pixels: uint8 or uint16 array.
+        shape: (rows, columns) of the result.
+        box: (left, top, right, bottom) of the part to use.
+    """
     from PIL import Image
 
-    if pixels.shape[1:] == tuple(shape):
+    if pixels.shape[1:] == tuple(shape) and box is None:
         return pixels
-    image = Image.fromarray(pixels.transpose(1, 2, 0)).resize(shape[::-1], Image.Resampling.BICUBIC)
-    return np.asarray(image).transpose(2, 0, 1)
+    if len(pixels) == 3 and pixels.dtype == np.uint8:
+        image = Image.fromarray(pixels.transpose(1, 2, 0)).resize(shape[::-1], Image.Resampling.BICUBIC, box)
+        return np.asarray(image).transpose(2, 0, 1)
+    bands = [Image.fromarray(band.astype(np.float32)) for band in pixels]
+    resized = np.stack([np.asarray(band.resize(shape[::-1], Image.Resampling.BICUBIC, box)) for band in bands])
+    return resized.round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+
+
+def stack_images(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack images (C, H, W); uint8 ones become uint16 if there are others of that type, 255 as 65535."""
+    if len({image.dtype for image in images}) > 1:
+        images = [image if image.dtype == np.uint16 else widen(image) for image in images]
+    return np.stack(images)
+
+
+def widen(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 pixels as uint16, 255 as 65535."""
+    return pixels.astype(np.uint16) * 257
 
 
 def open_raster(path: str | Path) -> Any:
@@ -208,52 +247,3 @@ def open_raster(path: str | Path) -> Any:
             first = file.read(8)
         driver = next((name for begin, name in _DRIVERS.items() if first.startswith(begin)), "GTiff")
         return rasterio.open(path, driver=driver)
-
-
-def _check_depth(source: Any, path: Path, bands: Sequence[int], levels: tuple[float, float] | None) -> None:
-    dtype = source.dtypes[bands[0] - 1]
-    if dtype == "uint8" or levels is not None:
-        return
-    shape = tuple(min(side, 256) for side in source.shape)
-    with decoding(path):
-        values = source.read(sorted(set(bands)), out_shape=(len(set(bands)), *shape)).astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, [1, 99]) if finite.size else (0, 0)
-    raise UnsupportedImage(
-        f"{printable(path, '')} holds {dtype}, not 8-bit colors; give the values of black and white with --levels LOW "
-        f"HIGH, the same for all images (98 % of the values of this one are from {low:.4g} to {high:.4g}; Sentinel-2 "
-        "reflectances: --levels 0 2750)"
-    )
-
-
-def _choose_bands(source: Any, path: Path, bands: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the numbers of the red, green and blue band."""
-    from rasterio.enums import ColorInterp
-
-    name = printable(path, "")
-    if bands is not None:
-        if max(bands) > source.count:
-            raise UnsupportedImage(f"{name} has {source.count} band(s); there are no bands {' '.join(map(str, bands))}")
-        return tuple(bands)
-    kinds = dict(reversed([(kind, number) for number, kind in enumerate(source.colorinterp, 1)]))  # the first of each
-    if ColorInterp.palette in kinds:
-        raise UnsupportedImage(f"{name} has a color table, not colors; convert it with gdal_translate -expand rgb")
-    usable = [number for number, kind in enumerate(source.colorinterp, 1) if kind != ColorInterp.alpha]
-    rgb = [kinds[kind] for kind in (ColorInterp.red, ColorInterp.green, ColorInterp.blue) if kind in kinds]
-    chosen = tuple(rgb if len(rgb) == 3 else usable[:3] if len(usable) >= 3 else usable * 3)
-    if len(chosen) != 3:
-        raise UnsupportedImage(f"{name} has {len(usable)} bands; one (gray) or three (red, green, blue) are needed")
-    if len(usable) > len(set(chosen)):
-        numbers = " ".join(map(str, chosen))
-        _note(path, f"has {len(usable)} bands; {numbers} are used as red, green, blue", "; choose others with --bands")
-    return chosen
-
-
-_noted: set[str] = set()
-
-
-def _note(path: Path, text: str, advice: str = "") -> None:
-    """Log a note about a file, once for all files that it holds for."""
-    if text not in _noted:
-        _noted.add(text)
-        log(f"note: {printable(path, '')} {text}{advice}")

@@ -55,7 +55,7 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
     is_valid: dict[str, Callable[[Any], bool]] = {
-        "classes": lambda value: texts(value) and len(value) > 0,
+        "classes": lambda value: texts(value) and (len(value) > 0 or "shards" in meta),  # imagery may have no labels
         "splits": lambda value: isinstance(value, (dict, list)) and texts(list(value)),
         "mean": lambda value: numbers(value) and len(value) > 0,
         "std": lambda value: numbers(value) and len(value) > 0 and min(value) > 0,
@@ -64,7 +64,9 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
         "counts": lambda value: isinstance(value, dict),
         "sha256": lambda value: isinstance(value, dict),
         "grid": lambda value: isinstance(value, int) and 0 < value <= 2**10,
-        "source": lambda value: isinstance(value, str) and "\0" not in value,
+        "source": lambda value: (
+            texts(sources := [value] if isinstance(value, str) else value) and not any("\0" in text for text in sources)
+        ),
     }
     try:
         meta = json.loads(files.read_text(path))

@@ -190,12 +190,11 @@ def load_task(
     """
     payload = checkpoint_io.load(path, device)
     payload = upgrade(payload) if isinstance(payload, dict) else {}
-    found, model = payload.get("task"), payload.get("model")
-    if not isinstance(found, dict) or not isinstance(model, dict):
+    if not all(isinstance(payload.get(key), dict) for key in ("task", "model", "backbone", "config")):
         raise ValueError(
             f"{path} is no checkpoint of {task}: a backbone or a pretraining run perhaps; give the {BEST_FILE} or "
             f"{MODEL_FILE} that training on {task} wrote"
         )
-    if found.get("name") != task:
-        raise ValueError(f"{path} is a checkpoint of {found.get('name')}, not of {task}")
+    if (found := payload["task"].get("name")) != task:
+        raise ValueError(f"{path} is a checkpoint of {found}, not of {task}")
     return strip_module_prefix(payload["model"]), {key: payload[key] for key in ("task", "backbone", "config")}

@@ -11,14 +11,19 @@ from torch import nn
 from vicreg import distributed
 from vicreg.common.config import setting
 from vicreg.common.logger import log
-from vicreg.data.images import check_levels
+from vicreg.data.images import add_levels_argument, check_levels
+from vicreg.data.raster_bands import resolve_bands
 from vicreg.engine.arguments import add_alias, add_run_arguments
 from vicreg.engine.config import RunConfig
 from vicreg.engine.parallel import init_device
 from vicreg.eval.config import add_normalization_arguments, add_weight_bands_argument
-from vicreg.models.backbones import PARAMETER_FREE, create_backbone, format_normalization, load_backbone
-
-CHANNELS = 3  # of the images of all downstream tasks
+from vicreg.models.backbones import (
+    BASELINES,
+    PARAMETER_FREE,
+    create_backbone,
+    format_normalization,
+    load_backbone,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,7 @@ class FinetuneConfig(RunConfig):
         mean: Mean of each channel of pixels in [0, 1], if the file does not record it.
         std: Standard deviation of each channel, likewise.
         weight_bands: Input channels of the file to select, counted from 1.
+        bands: Numbers from 1 of the bands of image files, one for each channel of the network.
         levels: Values (low, high) of black and white of image files deeper than 8 bits.
     """
 
@@ -39,6 +45,7 @@ class FinetuneConfig(RunConfig):
     mean: Sequence[float] | None = setting(None, compare="must_match")
     std: Sequence[float] | None = setting(None, compare="must_match")
     weight_bands: Sequence[int] | None = setting(None, compare="must_match")
+    bands: Sequence[int] | None = setting(None, compare="must_match")
     levels: tuple[float, float] | None = setting(None, compare="must_match")
 
     def __post_init__(self) -> None:
@@ -96,6 +103,15 @@ def add_arguments(
     return {"run": run, "backbone": backbone, "optim": optim}
 
 
+def add_pixel_arguments(group: argparse._ActionsContainer, default: str = "those of --pretrained") -> None:
+    """Add ``--bands`` and ``--levels``; ``default`` says what holds without them."""
+    group.add_argument(
+        "--bands", type=int, nargs="+", metavar="BAND",
+        help="bands of the channels, counted from 1; None: RGB, or all bands of a network for more",
+    )  # fmt: skip
+    add_levels_argument(group, f"default: {default}")
+
+
 def init_single_device(config: FinetuneConfig, task: str) -> torch.device:
     """Choose the device of a task that is trained by one process.
 
@@ -116,29 +132,28 @@ def build_backbone(config: FinetuneConfig, checkpoint: dict[str, Any]) -> tuple[
         checkpoint: Checkpoint to resume from; empty for a new run.
 
     Returns:
-        The backbone, and its ``arch``, ``in_chans``, ``mean``, ``std`` and ``source`` for checkpoints. Mean and
-        standard deviation are None if the weights do not ask for a normalization.
+        The backbone, and its ``arch``, ``in_chans``, ``mean``, ``std``, ``source`` and perhaps ``levels`` for
+        checkpoints. Mean and standard deviation are None if the weights do not ask for a normalization.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no backbone, or not one of images with three channels.
+        ValueError: It is no backbone, or ``config.bands`` are not as many as its channels.
     """
     if checkpoint:
         info = dict(checkpoint["backbone"])
         return create_backbone(info["arch"], info["in_chans"]), info
     if config.pretrained is None or config.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {config.pretrained} has no weights; a file, 'random' or 'imagenet' is needed")
+    channels = len(config.bands) if config.bands else 3  # of baselines; a file has its own
     backbone, loaded = load_backbone(
-        config.pretrained, config.arch, None, config.seed, config.mean, config.std, config.weight_bands
-    )
-    if loaded["in_chans"] != CHANNELS:
-        raise ValueError(
-            f"{config.pretrained} takes {loaded['in_chans']} channels; these images have {CHANNELS}; select channels "
-            "of the weights with --weight-bands"
-        )
+        config.pretrained, config.arch, channels if config.pretrained in BASELINES else None, config.seed, config.mean,
+        config.std, config.weight_bands,
+    )  # fmt: skip
+    resolve_bands(config.bands, loaded["in_chans"])
     log(loaded["report"])
     if loaded["mean"] and loaded["std"]:
         log(format_normalization(loaded["mean"], loaded["std"], loaded["normalization"] or "of the weights"))
     else:
         log("the weights record no mean and std: those of the training images, or ImageNet's, are used")
-    return backbone, {key: loaded[key] for key in ("arch", "in_chans", "mean", "std", "source")}
+    kept = ("arch", "in_chans", "mean", "std", "source", *(["levels"] if loaded.get("levels") else []))
+    return backbone, {key: loaded[key] for key in kept}  # type: ignore[literal-required]

@@ -1,5 +1,6 @@
 """Extract the features of a labeled data set with a backbone."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import torch
@@ -11,6 +12,8 @@ from vicreg.augmentations.presets import PLAIN, Augmentation, without_crop
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.distributed.process_group import all_gather_cat, is_main, rank, world_size
 from vicreg.models.backbones import BackboneInfo, feature_dim, format_normalization
+
+_WHOLE = dataclasses.replace(PLAIN, fraction=1.0)
 
 
 def center_crop_size(patch_size: int) -> int:
@@ -90,3 +93,22 @@ def extract_features(
         features.append(backbone(normalize(views, spec.mean, spec.std)).float())
     backbone.train(was_training)
     return all_gather_cat(torch.cat(features))
+
+
+@torch.no_grad()
+def embed_images(backbone: nn.Module, images: torch.Tensor, spec: InputSpec, device: torch.device) -> torch.Tensor:
+    """Compute the features of whole images of one size.
+
+    Args:
+        backbone: Module from images (n, C, size, size) to features (n, F), in eval mode.
+        images: uint8 or uint16 tensor (n, C, S, S); the whole image is resized to the input.
+        spec: Size and normalization of the input.
+        device: Device of the backbone.
+
+    Returns:
+        Tensor (n, F) on the device.
+    """
+    images = images.to(device)
+    channels, height, width = images.shape[1:]
+    params = sample_params(_WHOLE, len(images), height, width, torch.Generator().manual_seed(0), channels)
+    return backbone(normalize(apply(images, params, spec.size, _WHOLE), spec.mean, spec.std))

@@ -1,16 +1,20 @@
-"""Write class numbers as GeoTIFFs on the grid of their source, or as palette PNGs."""
+"""Write class numbers as Cloud Optimized GeoTIFFs on the grid of their source, or as palette PNGs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from vicreg.common import files
 from vicreg.data.image_io import decoding
-from vicreg.data.rasters import NO_DATA, ImageReader, coarser, open_raster, quiet_georeference
+from vicreg.data.rasters import NO_DATA, ImageReader, open_raster
+from vicreg.inference.cog import write_cog
 
 Block = tuple[int, int, np.ndarray]  # top, left, labels
+# columns of the attribute table: name, GDALRATFieldType, GDALRATFieldUsage
+_FIELDS = [("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8)]
 
 
 def write_label_raster(
@@ -22,10 +26,10 @@ def write_label_raster(
     classes: Sequence[str],
     palette: np.ndarray,
 ) -> None:
-    """Write labels as a one-band GeoTIFF with a color table, class names and nodata ``NO_DATA``.
+    """Write labels as a one-band COG with a color table and nodata ``NO_DATA``; see ``write_cog``.
 
-    The georeference of the source is scaled: its geotransform, or its ground control points. A source without either
-    gives a raster without a CRS. The file appears when all blocks are written.
+    The class names are tags of the band, and category names and an attribute table in ``<name>.aux.xml``, which GDAL
+    and QGIS read beside the raster.
 
     Args:
         path: File to write.
@@ -36,30 +40,37 @@ def write_label_raster(
         classes: Class names.
         palette: uint8 array (classes, 3).
     """
-    import rasterio
-    from rasterio.control import GroundControlPoint as Gcp
     from rasterio.windows import Window
 
-    down, across = step
-    profile = {"driver": "GTiff", "height": shape[0], "width": shape[1], "count": 1, "dtype": "uint8"}
-    profile |= {"nodata": NO_DATA, "compress": "deflate", "bigtiff": "if_safer"}
-    if min(shape) >= 256:
-        profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
-    if reader.transform is not None:
-        profile |= {"crs": reader.crs, "transform": coarser(reader.transform, across, down)}
-    elif reader.gcps is not None:
-        points, crs = reader.gcps
-        profile |= {"crs": crs, "gcps": [Gcp(p.row / down, p.col / across, p.x, p.y, p.z) for p in points]}
+    def fill(out: Any) -> None:
+        out.write_colormap(1, {number: (*map(int, color), 255) for number, color in enumerate(palette)})
+        out.update_tags(CLASSES=",".join(classes))
+        out.update_tags(1, **{f"class_{number}": name for number, name in enumerate(classes)})
+        for top, left, labels in blocks:
+            out.write(labels, 1, window=Window(left, top, labels.shape[1], labels.shape[0]))
 
-    def save(tmp_path: Path) -> None:
-        with quiet_georeference(), rasterio.open(tmp_path, "w", **profile) as out:
-            out.write_colormap(1, {number: (*map(int, color), 255) for number, color in enumerate(palette)})
-            out.update_tags(CLASSES=",".join(classes))
-            out.update_tags(1, **{f"class_{number}": name for number, name in enumerate(classes)})
-            for top, left, labels in blocks:
-                out.write(labels, 1, window=Window(left, top, labels.shape[1], labels.shape[0]))
+    path = Path(path)
+    write_cog(path, reader, shape, step, {"count": 1, "dtype": "uint8", "nodata": NO_DATA}, fill)
+    names = path.with_name(f"{path.name}.aux.xml")
+    files.atomic_write(names, lambda tmp_path: _write_class_names(tmp_path, classes, palette))
 
-    files.atomic_write(path, save)
+
+def _write_class_names(path: Path, classes: Sequence[str], palette: np.ndarray) -> None:
+    """Write GDAL's file of category names and attribute table, which it reads beside a raster."""
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    categories = ElementTree.SubElement(band, "CategoryNames")
+    table = ElementTree.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    for index, (name, kind, usage) in enumerate(_FIELDS):
+        field = ElementTree.SubElement(table, "FieldDefn", index=str(index))
+        for tag, value in (("Name", name), ("Type", kind), ("Usage", usage)):
+            ElementTree.SubElement(field, tag).text = str(value)
+    for number, (name, color) in enumerate(zip(classes, palette.tolist(), strict=True)):
+        ElementTree.SubElement(categories, "Category").text = name
+        row = ElementTree.SubElement(table, "Row", index=str(number))
+        for value in (number, name, *color):
+            ElementTree.SubElement(row, "F").text = str(value)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8")
 
 
 def write_label_png(path: str | Path, reader: ImageReader, blocks: Iterable[Block], palette: np.ndarray) -> None:

@@ -21,7 +21,7 @@ class WindowBatch(NamedTuple):
         columns: Indices of the windows in that row.
         top: First pixel row of the windows.
         lefts: First pixel column of each window.
-        images: uint8 (n, 3, side, side).
+        images: uint8 or uint16 (n, C, side, side).
         valid: Bool (n, side, side), False where there is no data and outside the image.
     """
 
@@ -113,7 +113,7 @@ def label_blocks(
 
     Args:
         reader: Image or raster.
-        predict: Function of uint8 tensors (n, 3, side, side) -> probabilities (n, classes, side, side), classes > 1.
+        predict: Function of uint8 tensors (n, C, side, side) -> probabilities (n, classes, side, side), classes > 1.
         side: Side of the windows in pixels; smaller images are padded.
         overlap: Fraction of a window that the next one covers too, below 1.
         batch_size: Windows in a batch.
@@ -153,41 +153,55 @@ def label_blocks(
 def label_image(
     image: np.ndarray, predict: Callable[[torch.Tensor], torch.Tensor], side: int, overlap: float = 0.5
 ) -> np.ndarray:
-    """Predict a label for each pixel of an image in memory: uint8 (3, H, W) -> uint8 (H, W); see ``label_blocks``."""
+    """Predict a label for each pixel of an image in memory: uint8 (C, H, W) -> uint8 (H, W); see ``label_blocks``."""
     labels = np.empty(image.shape[1:], np.uint8)
     for top, left, block in label_blocks(ImageReader(image), predict, side, overlap):
         labels[top : top + block.shape[0], left : left + block.shape[1]] = block
     return labels
 
 
-def classify_cells(
+def compute_cells(
     reader: ImageReader,
-    classify: Callable[[np.ndarray], np.ndarray],
+    compute: Callable[[np.ndarray], np.ndarray],
     side: int,
     stride: int,
     batch_size: int = 256,
     min_valid: float = 0.5,
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Classify the window around each cell of ``stride`` pixels.
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
+    """Apply a function to the window around each cell of ``stride`` pixels.
 
     Args:
         reader: Image or raster, at least as large as a window.
-        classify: Function of uint8 arrays (n, 3, side, side) -> class numbers (n,).
+        compute: Function of arrays (n, C, side, side) -> results (n, ...).
         side: Side of the windows in pixels.
         stride: Side of the cells in pixels.
         batch_size: Windows in a batch.
-        min_valid: Fraction of a window that must hold data, else its cell is ``NO_DATA``.
+        min_valid: Fraction of a window that must hold data.
 
     Yields:
-        (row, column, labels): uint8 (1, cells); the blocks tile the map from top to bottom.
+        (row, column, usable, results): bool (cells), False without enough data, and the results of the usable cells,
+        None if there are none; from top to bottom.
     """
     tops, lefts = (cell_window_starts(length, side, stride) for length in (reader.height, reader.width))
     for batch in read_windows(reader, tops, lefts, side, batch_size):
-        labels = np.full((1, len(batch.columns)), NO_DATA, np.uint8)
-        usable = np.flatnonzero(batch.valid.mean((1, 2)) >= min_valid)
-        if len(usable):
-            labels[0, usable] = classify(batch.images[usable])
-        yield batch.row, batch.columns[0], labels
+        usable = batch.valid.mean((1, 2)) >= min_valid
+        yield batch.row, batch.columns[0], usable, compute(batch.images[usable]) if usable.any() else None
+
+
+def classify_cells(
+    reader: ImageReader, classify: Callable[[np.ndarray], np.ndarray], side: int, stride: int, batch_size: int = 256
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Classify the window around each cell of ``stride`` pixels; see ``compute_cells``.
+
+    Yields:
+        (row, column, labels): uint8 (1, cells), ``NO_DATA`` without enough data; the blocks tile the map from top to
+        bottom.
+    """
+    for row, column, usable, classes in compute_cells(reader, classify, side, stride, batch_size):
+        labels = np.full((1, len(usable)), NO_DATA, np.uint8)
+        if classes is not None:
+            labels[0, usable] = classes
+        yield row, column, labels
 
 
 def _pyramid(side: int) -> np.ndarray:

@@ -1,0 +1,237 @@
+"""embed.py: tables of embeddings with positions, the nearest rows, and feature maps of rasters."""
+
+import json
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import torch
+from PIL import Image
+
+from preprocessing.sn7.geocode import xyz_tile_bounds
+from tests.imagery_fixtures import ground, prepare, write_raster
+from vicreg import embed
+from vicreg.data.base import InputSpec
+from vicreg.data.imagery import ImageryPatches
+from vicreg.data.images import open_reader
+from vicreg.data.rasters import ImageReader
+from vicreg.data.sn7 import SN7Patches
+from vicreg.data.sn7_format import parse_aoi_name
+from vicreg.eval.features import embed_images, extract_features
+from vicreg.inference.embeddings import nearest, write_table
+from vicreg.inference.feature_map import fit_pca, write_feature_map
+from vicreg.models.backbones import load_backbone
+
+CPU = torch.device("cpu")
+NORMAL = ["--mean", *["0.1"] * 13, "--std", *["0.1"] * 13]
+
+
+def run(*words):
+    embed.main(embed.get_parser().parse_args([str(word) for word in words]))
+
+
+def features(out, *words, arch="test_resnet"):
+    run("--pretrained", "random", "--arch", arch, "--device", "cpu", "--out", out, *words)
+
+
+def test_sn7_table_holds_the_features_of_evaluation_with_dates_and_positions(sn7_prepared, tmp_path):
+    features(tmp_path / "a.parquet", "--csv-dir", sn7_prepared, "--image-size", "16")
+    table = geopandas.read_parquet(tmp_path / "a.parquet")
+    dataset = SN7Patches(sn7_prepared / "all.csv")
+    backbone, _ = load_backbone("random", "test_resnet")
+    expected = extract_features(backbone, dataset, InputSpec(16, dataset.mean, dataset.std), CPU)
+    np.testing.assert_allclose(np.stack(table.embedding), expected.numpy(), atol=1e-5)
+    schema = pq.read_schema(tmp_path / "a.parquet")
+    assert schema.field("embedding").type == pa.list_(pa.float32(), expected.shape[1])
+    assert schema.field("date").type == pa.date32()
+    assert str(table.date[0]) == f"{dataset.table.year[0]}-{dataset.table.month[0]:02d}-01"
+    assert table.path[0].startswith(f"{dataset.table.aoi[0]}/images/global_monthly_")
+    points = table.set_crs("EPSG:4326", allow_override=True).to_crs("EPSG:3857").geometry
+    for aoi, patch, point in zip(dataset.table.aoi, dataset.table.patch, points, strict=True):
+        left, _, right, top = xyz_tile_bounds(*parse_aoi_name(aoi))
+        side = (right - left) / 4
+        wanted = left + (patch % 4 + 0.5) * side, top - (patch // 4 + 0.5) * side
+        assert (point.x, point.y) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_prepared_imagery_of_any_depth_gets_the_centers_of_its_cells(tmp_path):
+    for number, date in enumerate(("20210601", "20220601")):
+        write_raster(tmp_path / "scenes" / f"S2_{date}.tif", ground(4, 64, 96, seed=number), column=7, row=5)
+    listed, pixels, meta = prepare(tmp_path / "scenes", tmp_path / "csv", "--patch-size", "32", "--split", "none")
+    features(tmp_path / "a.parquet", "--csv-dir", tmp_path / "csv", "--in-chans", "4", "--image-size", "32")
+    table = geopandas.read_parquet(tmp_path / "a.parquet")
+    assert len(table) == len(pixels) == 12 and pixels.dtype == np.uint16
+    assert sorted(map(str, table.date.unique())) == ["2021-06-01", "2022-06-01"]
+    assert list(table.location) == list(listed.location)
+    points = table.to_crs("EPSG:32633").geometry
+    east = sorted(set(points.x.round().astype(int)))
+    assert east == [500000 + 10 * (7 + 16 + 32 * n) for n in range(3)]
+    backbone, _ = load_backbone("random", "test_resnet", 4)
+    assert ImageryPatches(tmp_path / "csv" / "all.csv").levels == (0, 65535)  # what a checkpoint records for --image
+    images = torch.from_numpy(pixels[listed.row].astype(np.float32) / 65535)
+    mean, std = (torch.tensor(meta[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = backbone.eval()((images[:2] - mean) / std)
+    assert np.stack(table.embedding).shape == (12, expected.shape[1])
+    # the views of evaluation are center crops, so that only the direction is compared
+    assert torch.cosine_similarity(expected, torch.from_numpy(np.stack(table.embedding)[:2])).min() > 0.5
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five PNGs in two folders; a truncated one among them."""
+    random = np.random.default_rng(0)
+    for number in range(5):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return tmp_path / "images"
+
+
+def test_unreadable_files_are_left_out_of_the_table_and_listed(folder, tmp_path):
+    with pytest.raises(ValueError, match="1 of 5 images could not be processed: .*4.png cannot be read"):
+        features(tmp_path / "a.parquet", "--data-dir", folder, "--image-size", "32")
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert list(table.path) == ["a/0.png", "a/2.png", "b/1.png", "b/3.png"]
+    assert "geometry" not in table and np.isfinite(np.stack(table.embedding)).all()
+    record = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"vicreg"])
+    assert record["arch"] == "test_resnet" and record["image_size"] == 32
+
+
+def test_a_folder_of_rasters_gets_positions_where_there_is_a_georeference(tmp_path):
+    write_raster(tmp_path / "in" / "a.tif", ground(13, 32, 32))
+    write_raster(tmp_path / "in" / "b.tif", ground(13, 32, 32, seed=1), crs=None)
+    options = ["--data-dir", tmp_path / "in", "--in-chans", "13", "--image-size", "28", "--levels", "0", "10000"]
+    features(tmp_path / "a.parquet", *options, *NORMAL)
+    table = geopandas.read_parquet(tmp_path / "a.parquet")
+    center = table.to_crs("EPSG:32633").geometry[0]
+    assert (center.x, center.y) == pytest.approx((500160, 5600000 - 160), abs=1e-3)
+    assert table.geometry[1] is None
+    with pytest.raises(ValueError, match="--bands 1 2 3: the network takes 13 channels, so 13 numbers are needed"):
+        features(tmp_path / "a.parquet", *options, *NORMAL, "--bands", "1", "2", "3")
+    with pytest.raises(ValueError, match="random records no mean and std; name them with --mean and --std"):
+        features(tmp_path / "a.parquet", *options)
+
+
+def table_of(path, vectors, names):
+    columns = pd.DataFrame({"path": names, "longitude": np.nan, "latitude": np.nan})
+    write_table(path, columns, [(np.arange(len(vectors)), vectors)], vectors.shape[1], {})
+
+
+def test_knn_lists_the_rows_of_highest_cosine_similarity(tmp_path, capsys):
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    table_of(tmp_path / "a.parquet", vectors, [f"x/{n}.png" for n in range(49)] + ["y/3.png"])
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = unit @ unit[7]
+    found = nearest(tmp_path / "a.parquet", "7.png", 5)
+    assert found.row.tolist() == [row for row in np.argsort(-similarity) if row != 7][:5]
+    np.testing.assert_allclose(found.similarity, similarity[found.row], rtol=1e-5)
+    pd.testing.assert_frame_equal(nearest(tmp_path / "a.parquet", "7", 5), found)
+    run("--knn", "x/7.png", "--k", "2", "--out", tmp_path / "a.parquet")
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 3 and shown[1].split()[0] == str(found.row[0])
+    with pytest.raises(ValueError, match=r"--knn 3.png: 2 rows of .* have this path; name one row: 3, 49"):
+        nearest(tmp_path / "a.parquet", "3.png")
+    with pytest.raises(ValueError, match=r"--knn 50: no such path in .*, and no row number \(0 to 49\)"):
+        nearest(tmp_path / "a.parquet", "50")
+
+
+def test_knn_refuses_other_files(tmp_path):
+    (tmp_path / "a.parquet").write_text("no table")
+    with pytest.raises(ValueError, match="a.parquet cannot be read as Parquet"):
+        nearest(tmp_path / "a.parquet", "0")
+    pd.DataFrame({"path": ["a"]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="b.parquet has no columns path and embedding"):
+        nearest(tmp_path / "b.parquet", "0")
+    with pytest.raises(FileNotFoundError):
+        nearest(tmp_path / "c.parquet", "0")
+
+
+def test_feature_map_lies_on_cells_of_the_stride_and_is_empty_without_data(tmp_path):
+    pixels = ground(13, 80, 100)
+    pixels[:, :, :40] = 0
+    scene = write_raster(tmp_path / "scene.tif", pixels, nodata=0)
+    words = ["--image", scene, "--in-chans", "13", "--patch-size", "16", "--stride", "8", "--levels", "0", "10000"]
+    features(tmp_path / "map.tif", *words, *NORMAL, "--components", "0", "--batch-size", "5")
+    features(tmp_path / "pca.tif", *words, *NORMAL)
+    with rasterio.open(scene) as source, rasterio.open(tmp_path / "map.tif") as found:
+        values = found.read()
+        assert found.shape == (10, 13) and found.crs == source.crs and found.res == (80, 80)
+        assert found.bounds.left == source.bounds.left and found.bounds.top == source.bounds.top
+        assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert found.tags()["pretrained"] == "random" and found.tags()["stride"] == "8"
+    assert np.isnan(values[:, :, :4]).all() and np.isfinite(values[:, :, 6:]).all()
+    backbone, info = load_backbone("random", "test_resnet", 13)
+    with open_reader(scene, bands=13, levels=(0, 10000), deep=True) as reader:
+        window = torch.from_numpy(reader.read(28, 60, 16, 16)[0])  # around the cell of rows 32 to 39, columns 64 to 71
+    assert window.dtype == torch.uint16
+    expected = embed_images(backbone.eval(), window[None], InputSpec(16, [0.1] * 13, [0.1] * 13), CPU)[0]
+    np.testing.assert_allclose(values[:, 4, 8], expected.numpy(), atol=1e-4)
+    with rasterio.open(tmp_path / "pca.tif") as found:
+        components = found.read()
+        explained = json.loads(found.tags()["pca_explained_variance"])
+        assert found.count == 3 and found.descriptions[0] == f"PCA 1 ({explained[0]:.1%})" and np.isnan(found.nodata)
+    cells = np.isfinite(values[0])
+    centered = values[:, cells].T - values[:, cells].T.mean(0)  # all cells are in the sample
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
+    np.testing.assert_allclose(np.abs(components[:, cells].T), np.abs(centered @ axes[:3].T), atol=1e-3)
+
+
+def test_feature_map_reads_a_part_of_the_raster_at_a_time(tmp_path):
+    class Reader(ImageReader):
+        largest = 0
+
+        def read(self, top, left, height, width, out_shape=None):
+            self.largest = max(self.largest, height * width)
+            return super().read(top, left, height, width, out_shape)
+
+    reader = Reader(np.random.default_rng(0).integers(0, 256, (3, 64, 512), dtype=np.uint8))
+    result = write_feature_map(tmp_path / "a.tif", reader, lambda x: x.reshape(len(x), 3, -1).mean(2), 16, 8, 2, 0, 4)
+    assert result["shape"] == (8, 64) and reader.largest == 16 * (16 + 3 * 8)
+    first = (tmp_path / "a.tif").read_bytes()
+    write_feature_map(tmp_path / "a.tif", reader, lambda x: x.reshape(len(x), 3, -1).mean(2), 16, 8, 2, 0, 4)
+    assert (tmp_path / "a.tif").read_bytes() == first
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_pca_has_orthonormal_axes_and_the_variance_of_the_data():
+    data = np.random.default_rng(0).normal(size=(200, 6)) * [5, 3, 1, 1, 1, 1]
+    pca = fit_pca(data, 2)
+    np.testing.assert_allclose(pca.axes.T @ pca.axes, np.eye(2), atol=1e-9)
+    variances = data.var(0, ddof=1).sum()
+    np.testing.assert_allclose(pca.explained, pca.project(data).var(0, ddof=1) / variances, rtol=1e-5)
+    with pytest.raises(ValueError, match="--components 7: 6 at most"):
+        fit_pca(data, 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data-dir . --out a.csv", "--out a.csv: the table ends in .parquet"),
+        ("--image scene.tif --out a.parquet", "--out a.parquet: the feature map ends in .tif"),
+        ("--out a.parquet --pretrained random", "one of --csv-dir, --data-dir and --image are needed"),
+        ("--data-dir . --out a.parquet", "--pretrained and one of"),
+        ("--image a.tif --out b.tif --pretrained stats --stride 300", "--stride 300 leaves gaps"),
+        ("--image a.tif --out b.tif --pretrained stats --components -1", "--components -1: 0 or more"),
+        ("--image no.tif --out a.tif --pretrained stats", "no raster at no.tif"),
+        ("--data-dir nowhere --out a.parquet --pretrained stats", "no folder nowhere"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(*words.split())
+
+
+def test_feature_map_does_not_replace_its_image(tmp_path):
+    scene = write_raster(tmp_path / "scene.tif", ground(3, 32, 32).astype(np.uint8))
+    with pytest.raises(ValueError, match="would replace the image"):
+        features(scene, "--image", scene, "--patch-size", "16")
+    with pytest.raises(ValueError, match="less than one window of 64"):
+        features(tmp_path / "a.tif", "--image", scene, "--patch-size", "64")
