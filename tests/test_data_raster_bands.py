@@ -67,7 +67,7 @@ def test_images_of_both_depths_stack_as_sixteen_bits():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_resizing_many_bands_resizes_each_as_an_image(dtype):
-    pixels = ground(5, 40, 60, high=250).astype(dtype)
+    pixels = (80 + ground(5, 40, 60, high=90)).astype(dtype)  # PIL clips 8 bits after each axis
     for box in (None, (0, 0, 30.5, 20)):
         resized = resize(pixels, (10, 20), box)
         assert resized.dtype == dtype and resized.shape == (5, 10, 20)

@@ -28,7 +28,7 @@ from vicreg.data.sn7_format import add_verify_argument, read_meta
 from vicreg.data.tables import read_table
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
-INTEGERS = ["row", "label"]
+INTEGERS = ["row", "grid", "column", "line", "label"]
 HOW_TO_PREPARE = "python preprocessing/make_imagery_csv.py --data-dir SCENES --out-dir"
 MAX_LISTED = 5  # files left out, in the message
 

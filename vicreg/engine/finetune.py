@@ -17,13 +17,7 @@ from vicreg.engine.arguments import add_alias, add_run_arguments
 from vicreg.engine.config import RunConfig
 from vicreg.engine.parallel import init_device
 from vicreg.eval.config import add_normalization_arguments, add_weight_bands_argument
-from vicreg.models.backbones import (
-    BASELINES,
-    PARAMETER_FREE,
-    create_backbone,
-    format_normalization,
-    load_backbone,
-)
+from vicreg.models.backbones import BASELINES, PARAMETER_FREE, create_backbone, format_normalization, load_backbone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +29,8 @@ class FinetuneConfig(RunConfig):
         arch: Backbone by timm name, if the file does not record it.
         mean: Mean of each channel of pixels in [0, 1], if the file does not record it.
         std: Standard deviation of each channel, likewise.
-        weight_bands: Input channels of the file to select, counted from 1.
         bands: Numbers from 1 of the bands of image files, one for each channel of the network.
+        weight_bands: Input channels of the file to select, counted from 1.
         levels: Values (low, high) of black and white of image files deeper than 8 bits.
     """
 
@@ -44,8 +38,8 @@ class FinetuneConfig(RunConfig):
     arch: str | None = setting(None, compare="must_match")
     mean: Sequence[float] | None = setting(None, compare="must_match")
     std: Sequence[float] | None = setting(None, compare="must_match")
-    weight_bands: Sequence[int] | None = setting(None, compare="must_match")
     bands: Sequence[int] | None = setting(None, compare="must_match")
+    weight_bands: Sequence[int] | None = setting(None, compare="must_match")
     levels: tuple[float, float] | None = setting(None, compare="must_match")
 
     def __post_init__(self) -> None:
@@ -144,11 +138,11 @@ def build_backbone(config: FinetuneConfig, checkpoint: dict[str, Any]) -> tuple[
         return create_backbone(info["arch"], info["in_chans"]), info
     if config.pretrained is None or config.pretrained in PARAMETER_FREE:
         raise ValueError(f"--pretrained {config.pretrained} has no weights; a file, 'random' or 'imagenet' is needed")
-    channels = len(config.bands) if config.bands else 3  # of baselines; a file has its own
+    is_baseline = config.pretrained in BASELINES  # a file has channels of its own
+    channels = (len(config.bands) if config.bands else 3) if is_baseline else None
     backbone, loaded = load_backbone(
-        config.pretrained, config.arch, channels if config.pretrained in BASELINES else None, config.seed, config.mean,
-        config.std, config.weight_bands,
-    )  # fmt: skip
+        config.pretrained, config.arch, channels, config.seed, config.mean, config.std, config.weight_bands
+    )
     resolve_bands(config.bands, loaded["in_chans"])
     log(loaded["report"])
     if loaded["mean"] and loaded["std"]:
