@@ -112,7 +112,6 @@ BAD = {
     "not a list": ("--pretrained stats --csv-dir {csv} --seen {file} --unseen {csv}/all.csv", ["not a patch list"]),
     "no neighbors": ("--pretrained stats --csv-dir {csv} --knn 0", ["--knn [0]"]),
     "no fraction": ("--pretrained stats --data-dir {csv} --val-fraction 20", ["--val-fraction 20"]),
-    "no learning rate": ("--pretrained stats --csv-dir {csv} --lr nan", ["--lr [nan]"]),
 }
 
 
