@@ -118,4 +118,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

@@ -90,6 +90,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Read the headers, cut the patches, label and split them, write the outputs, print the summary."""
+    if args.label_column and not args.labels:
+        raise ValueError(f"--label-column {args.label_column} names a column of --labels, which is missing")
     if args.verify:
         print(verify_folder(args.out_dir))
         return
@@ -158,8 +160,10 @@ def _report(problems: list[FileProblem], args: argparse.Namespace) -> None:
     if problems:
         print(format_problems(problems), file=sys.stderr)
         if args.on_error == "stop":
+            source = "--list" if args.list else "--data-dir"
             raise ValueError(
-                "nothing written: fix the problems listed above, or leave the bad files out with --on-error skip"
+                f"nothing written: fix the problems of {source} listed above, or leave the bad files out with "
+                "--on-error skip"
             )
 
 
@@ -192,4 +196,4 @@ def _dask_executor(address: str | None) -> Any:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

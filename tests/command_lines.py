@@ -75,8 +75,9 @@ MORE = {
     "vicreg/main_vicreg_sn7.py": ["--init-from {backbone.pth}", "--csv-dir {sn7_unpacked} --data-dir {sn7_tree}"],
     "vicreg/main_vicreg_fmow.py": ["--init-from {backbone.pth}"],
     "vicreg/main_vicreg_unchanged.py": ["--init-from {backbone.pth}"],
-    "vicreg/main_vicreg_imagery.py": ["--init-from {backbone.pth}", "--data-dir {eurosat}"],
+    "vicreg/main_vicreg_imagery.py": ["--init-from {backbone.pth}", f"= {PRETRAIN} --data-dir {{eurosat}}"],
     "vicreg/evaluate.py": ["--train-files {list.txt}"],
+    "vicreg/export.py": ["= --pretrained {backbone.pth} --to hf --out {out} --results {run/result.json}"],
     "vicreg/evaluate_sn7.py": ["--csv-dir {sn7_unpacked} --data-dir {sn7_tree}"],
     "vicreg/evaluate_embeddings.py": [
         "--test-csv {sn7}", "--seen {sn7/train.csv} --unseen {sn7/val.csv}",
@@ -216,7 +217,9 @@ def write_inputs(folder):
             for number in range(count):
                 pixels = random.integers(256, size=(24, 24, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / part / kind / f"{kind}_{number}.jpg")
-    prepare(make_imagery_csv, "--data-dir", folder / "eurosat", "--out-dir", folder / "imagery", "--patch-size", 24)
+    prepare(
+        make_imagery_csv, *fill("--data-dir {eurosat} --out-dir {imagery} --patch-size 24 --labels folders", folder, "")
+    )
     pixels = random.integers(256, size=(3, 48, 64), dtype=np.uint8)
     Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / "image.jpg")
     write_tif(folder / "image.tif", pixels, (500000, 6000000 - 480, 500640, 6000000))

@@ -41,7 +41,7 @@ TEXTS = {  # wrong values of options that take text, besides paths
     "--augment-set": ["nonsense=1"], "--splits": ["nonsense", "train train"], "--parts": ["train nonsense"],
     "--columns": ["nonsense"], "--location-pattern": ["("], "--dist-url": ["nonsense --num-machines 2"],
     "--store": ["nonsense"], "--init-from": [], "--pretrained": ["nonsense"], "--json": [], "--config-file": [],
-    "--train-json": [], "--val-json": [], "--knn": ["nonsense", "-1"],
+    "--train-json": [], "--val-json": [], "--license": [], "--push": [], "--knn": ["nonsense", "-1"],
 }  # fmt: skip
 CONTEXT = {"--redundancy-coeff": ["--loss", "barlow_twins"]}  # words with which an option has an effect
 LONGEST = 500  # characters of a message

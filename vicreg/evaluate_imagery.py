@@ -37,6 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train on the labeled patches of the training list, evaluate on those of the validation list."""
+    cli.check_positive(args, "in_chans")
     if args.verify_data:
         log(verify_folder(args.csv_dir))
     train, val = (imagery.ImageryPatches(args.csv_dir / f"{part}.csv", labeled=True) for part in ("train", "val"))
@@ -47,4 +48,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

@@ -47,6 +47,9 @@ def main(args: argparse.Namespace) -> None:
     """Pretrain on the training list; probe on the validation list if it has labels."""
     config = pretrain_config.build_config(argparse.Namespace(**{**vars(args), "augment": args.augment or "overhead"}))
     probe_sets = None
+    cli.check_positive(args, "in_chans", "patch_size")
+    if args.data_dir and args.csv_dir != CSV_DIR:
+        raise ValueError("--csv-dir and --data-dir: give one, a prepared folder or a folder of images")
     if args.data_dir:
         dataset, positives = imagery.load_data_dir(
             args.data_dir, config.exp_dir / "patches", init_device(config), image_size=config.image_size,
@@ -66,4 +69,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, get_parser().parse_args())
+    cli.run(main, cli.parse(get_parser()))

@@ -48,7 +48,12 @@ class PatchShards:
     def __init__(self, folder: Path, shards: Sequence[dict[str, Any]]):
         self._arrays = []
         for shard in shards:
-            array = np.asarray(np.load(folder / shard["file"], mmap_mode="r"))
+            try:
+                array = np.asarray(np.load(folder / shard["file"], mmap_mode="r"))
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # numpy raises EOFError, SyntaxError and others on damaged headers
+                raise ValueError(f"{folder / shard['file']}: damaged ({error}); prepare the folder again") from error
             if len(array) != shard["rows"]:
                 raise ValueError(f"{folder / shard['file']} has {len(array)} rows, not {shard['rows']}; prepare the "
                                  "folder again")  # fmt: skip

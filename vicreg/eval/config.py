@@ -68,10 +68,17 @@ def add_backbone_arguments(group: argparse._ArgumentGroup) -> None:
     add_normalization_arguments(group)
 
 
+def _band_number(text: str) -> int:
+    """Read the number of a band."""
+    if not 1 <= int(text) <= 10**4:
+        raise argparse.ArgumentTypeError(f"{text}: the number of a band is 1 to 10000")
+    return int(text)
+
+
 def add_weight_bands_argument(group: argparse._ActionsContainer, of: str = "--pretrained") -> None:
     """Add ``--weight-bands``, which selects input channels of a file of weights."""
     group.add_argument(
-        "--weight-bands", type=int, nargs="+", metavar="BAND",
+        "--weight-bands", type=_band_number, nargs="+", metavar="BAND",
         help=f"input channels of {of} to select, counted from 1: 4 3 2 are red, green, blue of Sentinel-2's 13",
     )  # fmt: skip
 
