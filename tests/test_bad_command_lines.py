@@ -31,7 +31,7 @@ ZERO = {
     "--redundancy-coeff", "--max-months-apart", "--momentum", "--warmup-epochs", "--overlap", "--examples",
     "--cross-entropy",
     "--max-bits", "--min-contrast", "--max-overlap", "--map-samples", "--machine-rank", "--threshold", "--mean",
-    "--levels", "--components",
+    "--levels", "--components", "--max-nodata", "--snap-tolerance", "--buffer",
 }  # fmt: skip
 NEGATIVE = {"--mean", "--levels"}
 TEXTS = {  # wrong values of options that take text, besides paths
@@ -41,7 +41,10 @@ TEXTS = {  # wrong values of options that take text, besides paths
     "--augment-set": ["nonsense=1"], "--splits": ["nonsense", "train train"], "--parts": ["train nonsense"],
     "--columns": ["nonsense"], "--location-pattern": ["("], "--dist-url": ["nonsense --num-machines 2"],
     "--store": ["nonsense"], "--init-from": [], "--pretrained": ["nonsense"], "--json": [], "--config-file": [],
-    "--train-json": [], "--val-json": [], "--license": [], "--push": [], "--knn": ["nonsense", "-1"],
+    "--train-json": [], "--val-json": [], "--license": [], "--push": [],
+    "--asset": [], "--label-column": [], "--cloud-mask": [], "--labels": ["nonsense"], "--crs": ["nonsense"],
+    "--date-pattern": ["("], "--shard": ["nonsense", "2/2", "-1/2"], "--scale": ["nonsense", "1", "2 1", "nan 1"],
+    "make_imagery_csv --bands": [], "--dask": [], "--knn": ["nonsense", "-1"],
 }  # fmt: skip
 CONTEXT = {"--redundancy-coeff": ["--loss", "barlow_twins"]}  # words with which an option has an effect
 LONGEST = 500  # characters of a message
@@ -64,8 +67,9 @@ def wrong_values(parser):
         if not action.option_strings or action.nargs == 0 or action.type is Path:
             continue
         flag = action.option_strings[0]
-        if flag in TEXTS:
-            for value in TEXTS[flag]:
+        texts = TEXTS.get(f"{parser.prog.removesuffix('.py')} {flag}", TEXTS.get(flag))
+        if texts is not None:
+            for value in texts:
                 yield [flag, *value.split()], [*spellings(parser, action), *value.split()]
         elif action.choices is not None:
             yield [flag, "nonsense"], [flag]
