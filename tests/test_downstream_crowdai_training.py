@@ -161,6 +161,15 @@ def test_resume_without_checkpoint_starts_from_the_backbone(tmp_path, arguments)
     assert read_result(tmp_path)["step"] == 1
 
 
+def test_resume_refuses_other_annotations(trained, arguments):
+    recorded = trained[0] / "ground_truth_train.json"
+    before = recorded.read_text()
+    recorded.write_text(before.replace('"id": 1', '"id": 11', 1))
+    with pytest.raises(ValueError, match=r"--resume: .*annotation.json differs from .*ground_truth_train.json"):
+        run(arguments(trained[0], "--resume"))
+    recorded.write_text(before)
+
+
 def test_resume_refuses_another_backbone_or_model(trained, arguments):
     for old, new, error in (
         ("random", "imagenet", "--pretrained random, not imagenet"),

@@ -40,7 +40,11 @@ class Split(NamedTuple):
 
 
 def prepare_splits(
-    data_dir: Path, annotations: dict[str, str], exp_dir: Path, classes: list[str] | None = None
+    data_dir: Path,
+    annotations: dict[str, str],
+    exp_dir: Path,
+    classes: list[str] | None = None,
+    resume: bool = False,
 ) -> dict[str, Split]:
     """Correct the annotations of each split and write them to ``<exp_dir>/ground_truth_<name>.json``.
 
@@ -49,9 +53,10 @@ def prepare_splits(
         annotations: Name of the JSON file of each split; the classes are those of the first one.
         exp_dir: Run folder.
         classes: Category names of an existing run.
+        resume: Whether that run is to be resumed, on the same annotations.
 
     Raises:
-        ValueError, OSError: As ``coco.load_split``.
+        ValueError, OSError: As ``coco.load_split``; or the annotations differ from those of the run to resume.
     """
     splits = {}
     for name, json_name in annotations.items():
@@ -59,7 +64,13 @@ def prepare_splits(
         classes = corrected.classes
         path = Path(exp_dir).resolve() / f"ground_truth_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, json.dumps(corrected.coco))
+        content = json.dumps(corrected.coco)
+        if resume and path.is_file() and path.read_text(encoding="utf-8") != content:
+            raise ValueError(
+                f"--resume: {data_dir / name / json_name} differs from {path}, on which the run was trained; "
+                "choose another --exp-dir"
+            )
+        files.write_text(path, content)
         image_dir = str((data_dir / name / "images").resolve())
         splits[name] = Split(name, str(path), image_dir, classes, corrected.counts, corrected.image_size)
     return splits

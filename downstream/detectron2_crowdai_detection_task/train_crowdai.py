@@ -77,7 +77,8 @@ def main(args: argparse.Namespace) -> None:
     elif not run and not args.pretrained:
         raise ValueError("--pretrained is missing: trained_model.pth, random, imagenet, or a torchvision file")
     names = {"train": args.train_json, "val": args.val_json}
-    splits = dataset.prepare_splits(args.data_dir, names, args.exp_dir, run and run["classes"])
+    resume = bool(run and args.resume)
+    splits = dataset.prepare_splits(args.data_dir, names, args.exp_dir, run and run["classes"], resume)
     cfg, run = configure(args, splits, run, device)
     run |= dataset.report(splits) | {"args": cli.to_serializable(vars(args))}
     processes = args.num_gpus * args.num_machines
