@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vicreg import distributed
 from vicreg.augmentations import presets
+from vicreg.common import cli
 from vicreg.common.config import setting
 from vicreg.data.subsets import check_percent
 from vicreg.engine.arguments import (
@@ -78,7 +79,7 @@ class SupervisedConfig(RunConfig):
 
 def get_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments of supervised training; scripts add those of their data."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter)
     add_run_arguments(parser, "weights, subset, order and augmentation")
     model = parser.add_argument_group("model")
     model.add_argument("--arch", default="resnet18", help="backbone, any timm name")

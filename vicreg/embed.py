@@ -26,9 +26,7 @@ from vicreg.inference.embeddings import nearest
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of the script."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=cli.HelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="table (.parquet), or feature map (.tif) of --image")
     backbone = parser.add_argument_group("backbone")
     backbone.add_argument("--pretrained", help="trained_model.pth, model.pth, a state dict, or a baseline")

@@ -37,9 +37,7 @@ from vicreg.models.weight_files import recorded_levels
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of the script."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=cli.HelpFormatter)
     run = parser.add_argument_group("run")
     run.add_argument("--exp-dir", type=Path, required=True, help="results: embeddings/, features: features/")
     run.add_argument("--seed", type=int, default=0, help="seed of random weights, clusters, heads, subsets and figures")

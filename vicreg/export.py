@@ -26,9 +26,7 @@ from vicreg.models.backbones import PARAMETER_FREE, feature_dim, format_normaliz
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of the script."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=cli.HelpFormatter)
     weights = parser.add_argument_group("weights")
     weights.add_argument(
         "--pretrained", required=True, metavar="FILE",

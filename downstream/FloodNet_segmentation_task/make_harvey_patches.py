@@ -34,7 +34,7 @@ OUTPUTS = ("train", "val")
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
     parser = argparse.ArgumentParser(
-        description="Cut Hurricane Harvey tiles into patches.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Cut Hurricane Harvey tiles into patches.", formatter_class=cli.HelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="harvey/, which holds <region>/<tile>/vhr.tif")
     parser.add_argument("--out-dir", type=Path, required=True, help="folder to write")

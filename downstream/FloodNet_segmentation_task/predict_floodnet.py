@@ -39,7 +39,7 @@ from vicreg.inference.image_files import check_outputs, find_images, process_ima
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
     parser = argparse.ArgumentParser(
-        description="Label images with a trained network.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Label images with a trained network.", formatter_class=cli.HelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="best_model.pth or model.pth of train_floodnet")
     parser.add_argument("--image", type=Path, required=True, help="an image file, or a folder of them")

@@ -37,7 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
     parser = argparse.ArgumentParser(
         description="Train a segmentation network over a backbone.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=cli.HelpFormatter,
     )
     groups = add_arguments(parser, epochs=40, batch_size=8, lr=1e-4, weight_decay=0.0, pretrained_required=False)
     groups["backbone"].add_argument(

@@ -28,9 +28,7 @@ MAX_SIZE = 4096  # longer side of the written images, pixels
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=cli.HelpFormatter)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="run folder of train_crowdai.py, or a .pth in it"
     )

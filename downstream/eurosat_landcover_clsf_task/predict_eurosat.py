@@ -34,9 +34,7 @@ from vicreg.inference.image_files import check_outputs, find_images, process_ima
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=cli.HelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="best_model.pth or model.pth of train_eurosat")
     parser.add_argument("--image", type=Path, nargs="+", required=True, help="image files, folders of them, GeoTIFFs")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, outside of --image folders")

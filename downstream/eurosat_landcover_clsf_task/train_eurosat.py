@@ -30,9 +30,7 @@ DEFAULTS = {"finetune": {"epochs": 10, "weight_decay": 1e-4}, "freeze": {"epochs
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser: the arguments of downstream training, and those of this task."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=cli.HelpFormatter)
     groups = add_arguments(parser, epochs=None, batch_size=128, lr=0.002, weight_decay=None, grad_clip=0.1)
     groups["backbone"].add_argument(
         "--weights", choices=["finetune", "freeze", "frozen"], default="finetune",

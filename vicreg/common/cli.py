@@ -42,6 +42,16 @@ _MAX_INT = 2**31 - 1
 _MAX_WORKERS = 1024
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Append the default to each help text that does not name it, unless it is None or empty and needs no mention."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        if "default" in text or (action.default in (None, []) and "None" not in text):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; refuse numbers with which no option works: NaN, infinite, negative or huge ones.
 

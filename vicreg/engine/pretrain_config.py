@@ -7,6 +7,7 @@ from typing import Any
 
 from vicreg import distributed
 from vicreg.augmentations import presets
+from vicreg.common import cli
 from vicreg.common.config import from_args, setting
 from vicreg.engine.arguments import (
     add_alias,
@@ -106,7 +107,7 @@ def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentPa
         description: First line of the help text.
         augment: Default of ``--augment``.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter)
     run = add_run_arguments(parser, "weights, order and augmentation")
     run.add_argument("--probe-every", type=int, default=10, help="epochs between kNN probes; 0: none")
     model = parser.add_argument_group("model")

@@ -94,7 +94,7 @@ def add_normalization_arguments(group: argparse._ActionsContainer) -> None:
 
 def get_parser(description: str) -> argparse.ArgumentParser:
     """Build the parser that evaluation scripts share; they add the options of their data."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter)
     run = parser.add_argument_group("run")
     run.add_argument("--exp-dir", type=Path, required=True, help="results go to <exp-dir>/<freeze|finetune>_<percent>/")
     run.add_argument("--seed", type=int, default=0, help="seed of subset, head, order and augmentation")
