@@ -222,4 +222,4 @@ def test_eurosat_refuses_deeper_images_without_levels(tmp_path, dtype, high):
     listing = list_images(tmp_path)
     with pytest.raises(ValueError, match=f"2 of 2 images cannot be used: .*a/0.tif holds {dtype}.*--levels"):
         decode(listing, 4, 1)
-    assert decode(listing, 4, 1, levels=(0, high)).pixels[:, 0, 0, 0].tolist() == [0, 255]
+    assert decode(listing, 4, 1, levels=(0, high)).pixels[:, 0, 0, 0].tolist() == [0, 65535]
