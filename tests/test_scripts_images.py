@@ -233,10 +233,6 @@ BAD = {
         "vicreg/main_vicreg_fmow.py --exp-dir {tmp} --csv-dir {csv} --positives same --max-months-apart 2",
         ["--positives temporal"],
     ),
-    "negative months": (
-        "vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {sn7} --positives temporal --max-months-apart -1",
-        ["--max-months-apart"],
-    ),  # fmt: skip
 }
 
 

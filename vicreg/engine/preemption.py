@@ -22,8 +22,9 @@ MARKER_FILE = "interrupted"  # in the run folder while a preempted run waits for
 class PreemptionGuard:
     """Watch the loss of each step and the signals to save and exit, in agreement of all processes.
 
-    The signals are SIGTERM, SIGUSR1, SIGINT (Ctrl-C) and SIGHUP, unless they are ignored (``nohup``). The end of the
-    torchrun that started this process counts as SIGTERM. A second signal (not SIGUSR1) ends the process at once.
+    The signals are SIGTERM, SIGUSR1, SIGINT (Ctrl-C) and SIGHUP. The latter two stay ignored where they are (``nohup``,
+    jobs in the background); SIGUSR1 does not, since job scripts ignore it for torchrun. The end of the torchrun that
+    started this process counts as SIGTERM. A second signal (not SIGUSR1) ends the process at once.
 
     Values of a step are read before the next step begins, from a copy made during the backward pass, so that reading
     them does not stall a GPU.
@@ -43,7 +44,8 @@ class PreemptionGuard:
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._pending: tuple[int, torch.Tensor] | None = None
         self._copied: torch.cuda.Event | None = None
-        caught = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        may_stay_ignored = (signal.SIGINT, signal.SIGHUP)
+        caught = [n for n in _SIGNALS if n not in may_stay_ignored or signal.getsignal(n) != signal.SIG_IGN]
         self._handlers = {number: signal.signal(number, self._receive) for number in caught}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
