@@ -174,6 +174,17 @@ def test_patches_come_from_all_shards_also_in_loader_processes(dated):
         ImageryPatches(dated / "train.csv")
 
 
+def test_lists_that_do_not_fit_the_stored_patches_are_refused(dated):
+    path = dated / "train.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"train.csv has \d+ rows, meta.json says"):
+        ImageryPatches(path)
+    path.write_text("".join([lines[0], "-1" + lines[1][lines[1].index(",") :], *lines[2:]]))
+    with pytest.raises(ValueError, match="row -1 is not in 0 to"):
+        ImageryPatches(path)
+
+
 def test_unlabeled_folders_are_refused_for_evaluation(dated, tmp_path):
     with pytest.raises(ValueError, match="no rows with a label; prepare the folder with --labels"):
         ImageryPatches(dated / "train.csv", labeled=True)

@@ -147,6 +147,10 @@ def test_labels_of_polygons_are_the_class_that_covers_most_of_a_patch(tmp_path):
     options = "--patch-size", 32, "--labels", tmp_path / "areas.geojson", "--label-column", "kind", "--split", "none"
     table, _, meta = prepare(tmp_path / "in", tmp_path / "out", *options)
     assert meta["classes"] == ["field", "lake"] and table.label.tolist() == [0, 1, -1, -1]
+    frame.loc[1, "kind"] = None  # polygons without a class are no class of their own
+    frame.to_file(tmp_path / "areas.geojson")
+    table, _, meta = prepare(tmp_path / "in", tmp_path / "out", *options)
+    assert meta["classes"] == ["field"] and table.label.tolist() == [0, -1, -1, -1]
 
 
 def test_block_split_shares_no_location_and_leaves_a_buffer():
@@ -189,6 +193,10 @@ def test_lists_and_catalogs_name_addresses_dates_and_vrts(tmp_path):
     (tmp_path / "list.txt").write_text("# scenes\nscene.tif\nhttps://example.org/a/b.tif\n")
     paths = {source.path for source in find_sources([], tmp_path / "list.txt")}
     assert paths == {str(scene), "/vsicurl/https://example.org/a/b.tif"}
+    (tmp_path / "list.txt").write_text("https://example.org/d/train/a.tif\nhttps://example.org/d/val/b.tif\n")
+    assert [s.name for s in find_sources([], tmp_path / "list.txt")] == ["train/a.tif", "val/b.tif"]
+    (tmp_path / "list.txt").write_text("/far/train/a.tif\nnear/b.tif\n")
+    assert [s.name for s in find_sources([], tmp_path / "list.txt")] == ["far/train/a.tif", "near/b.tif"]
     with rasterio.open(scene) as raster, rasterio.vrt.WarpedVRT(raster) as warped:
         rasterio.shutil.copy(warped, tmp_path / "named.vrt", driver="VRT")
     assert "named.vrt" not in {source.name for source in find_sources([tmp_path], None)}

@@ -7,11 +7,15 @@ import time
 
 import numpy as np
 import pytest
+import rasterio
 
 from preprocessing import make_imagery_csv, make_sn7_csv
 from tests.imagery_fixtures import ground, prepare, write_raster
 from vicreg.data.imagery import ImageryPatches
 from vicreg.data.sn7 import SN7Patches
+
+# EPSG:32633 as other software writes it: the same system under another name
+OTHER_TEXT = rasterio.crs.CRS.from_epsg(32633).to_wkt().replace("WGS 84 / UTM zone 33N", "UTM Zone 33, North")
 
 
 def cell(table, pixels, date, location):
@@ -88,6 +92,10 @@ def test_resolution_and_crs_resample_to_one_grid(tmp_path):
     first, second, third = (cell(table, pixels, f"2021-0{month}-01", location)[0] for month in (1, 2, 3))
     assert (first == second + 10).all()  # half a pixel each way on a slope of 10 and 10
     assert np.abs(first.astype(int) - third).max() <= 20
+    with rasterio.open(tmp_path / "in" / "2021-01-01.tif", "r+") as raster:
+        raster.crs = OTHER_TEXT
+    same = prepare(tmp_path / "in", tmp_path / "out", *options)
+    assert len(same[2]["grids"]) == 1 and (same[1] == pixels).all()
     with pytest.raises(ValueError, match="--crs EPSG:32633 resamples, so it needs --resolution"):
         prepare(tmp_path / "in", tmp_path / "out", "--crs", "EPSG:32633")
 
@@ -203,6 +211,9 @@ def test_a_four_band_tiff_marked_as_alpha_is_read_with_all_bands_on_request(tmp_
     write_raster(tmp_path / "in" / "nir.tif", land, photometric="RGB", alpha="YES")
     options = "--patch-size", 32, "--split", "none", "--bands", 1, 2, 3, 4
     assert (prepare(tmp_path / "in", tmp_path / "out", *options)[1][0] == land).all()
+    land[3, :16] = 0  # water in the near infrared, not transparent
+    write_raster(tmp_path / "in" / "nir.tif", land, photometric="RGB", alpha="YES")
+    assert (prepare(tmp_path / "in", tmp_path / "out", *options)[1][0] == land).all()
 
 
 def archive(folder):
@@ -278,6 +289,22 @@ def test_a_killed_job_resumes_without_writing_finished_shards_again(tmp_path, re
     assert 0 < len(written) <= 50 - len(finished)
     prepare(tmp_path / "in", tmp_path / "again", *words[:4])
     assert contents(tmp_path / "out") == contents(tmp_path / "again")
+
+
+def test_shards_that_were_moved_before_a_kill_are_written_again(tmp_path, monkeypatch):
+    from vicreg.data.raster_pack import lists
+
+    archive(tmp_path / "in")
+    options = "--patch-size", 32, "--shard-size", 0.03
+    prepare(tmp_path / "in", tmp_path / "one", *options)
+
+    original = lists.shutil.rmtree
+    monkeypatch.setattr(lists.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path / "in", tmp_path / "two", *options)
+    monkeypatch.setattr(lists.shutil, "rmtree", original)
+    prepare(tmp_path / "in", tmp_path / "two", *options)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
 def test_verify_and_wrong_arguments_end_with_one_line(tmp_path):

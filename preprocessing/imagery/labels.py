@@ -83,6 +83,7 @@ def _from_polygons(table: pd.DataFrame, path: Path, column: str, grids: Sequence
     except Exception as error:  # errors of GDAL have no public base class
         raise ValueError(f"{path}: cannot be read ({one_line(error)})") from error
     _check_column(polygons.columns, column, path)
+    polygons = polygons[polygons[column].notna()]
     if polygons.crs is None:
         raise ValueError(f"{path}: polygons without a coordinate reference system")
     cells = table.drop_duplicates("location").reset_index(drop=True)

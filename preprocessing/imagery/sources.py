@@ -56,7 +56,7 @@ def _to_gdal(address: str, folder: Path) -> str:
 def _read_list(path: Path) -> list[Source]:
     lines = [line.strip() for line in read_text(path).splitlines()]
     addresses = [_to_gdal(line, path.parent) for line in lines if line and not line.startswith("#")]
-    prefix = os.path.commonpath(addresses) if len(addresses) > 1 else os.path.dirname("".join(addresses))
+    prefix = os.path.commonprefix([os.path.dirname(address) + "/" for address in addresses]).rpartition("/")[0]
     return [Source(address, address.removeprefix(prefix).lstrip("/")) for address in addresses]
 
 

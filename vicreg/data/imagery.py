@@ -24,8 +24,8 @@ from vicreg.data.raster_pack.lists import COLUMNS
 from vicreg.data.raster_pack.prepare import prepare_folder
 from vicreg.data.raster_pack.scenes import PILLOW_SUFFIXES
 from vicreg.data.sn7 import SN7Patches
-from vicreg.data.sn7_format import add_verify_argument, read_meta
-from vicreg.data.tables import read_table
+from vicreg.data.sn7_format import add_verify_argument, check_rows, read_meta
+from vicreg.data.tables import check_ranges, read_table
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
 INTEGERS = ["row", "grid", "column", "line", "label"]
@@ -108,12 +108,15 @@ class ImageryPatches(SN7Patches):
         self.table = read_table(csv_path, INTEGERS)
         if missing := [column for column in COLUMNS if column not in self.table]:
             raise ValueError(f"{csv_path}: columns missing: {', '.join(missing)}; write it with make_imagery_csv.py")
+        meta = read_meta(csv_path.parent)
+        check_rows(csv_path, len(self.table), meta)
+        stored = sum(shard["rows"] for shard in meta["shards"])
+        check_ranges(csv_path, self.table, row=(0, stored - 1), label=(-1, len(meta["classes"]) - 1))
         if labeled:
             self.table = self.table[self.table.label >= 0].reset_index(drop=True)
         if self.table.empty:
             advice = " with a label; prepare the folder with --labels" if labeled else ""
             raise ValueError(f"{csv_path}: no rows{advice}")
-        meta = read_meta(csv_path.parent)
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes, self.mean, self.std = meta["classes"], meta["mean"], meta["std"]
         scale = meta["scale"] or [(0, 65535)]

@@ -60,8 +60,8 @@ def resample(scene: Scene, crs: str | None, resolution: float) -> Scene:
     left, xres, top, yres = scene.transform
     source, target = CRS.from_wkt(scene.crs), CRS.from_user_input(crs or scene.crs)
     on_grid = Grid(scene.crs, resolution, resolution, 0.0, 0.0)
-    if source == target and _position(scene, on_grid, 1e-3) is not None:
-        return scene
+    if source == target and _find_grid(scene, np.array([on_grid[1:]]), 1e-3) is not None:
+        return dataclasses.replace(scene, crs=target.to_wkt())  # the same system may have several texts
     bounds = (left, top - scene.height * yres, left + scene.width * xres, top)
     try:
         west, south, east, north = transform_bounds(source, target, *bounds)
@@ -118,14 +118,6 @@ def _corner(scene: Scene, grid: Grid) -> tuple[float, float]:
     assert scene.transform is not None
     left, _, top, _ = scene.transform
     return (left - grid.x0) / grid.xres, (grid.y0 - top) / grid.yres
-
-
-def _position(scene: Scene, grid: Grid, tolerance: float) -> tuple[int, int] | None:
-    """Return the column and row of a scene in a grid, or None if its pixels are not those of the grid."""
-    if _find_grid(scene, np.array([grid[1:]]), tolerance) is None:
-        return None
-    column, row = _corner(scene, grid)
-    return round(column), round(row)
 
 
 def _find_grid(scene: Scene, grids: np.ndarray, tolerance: float) -> int | None:

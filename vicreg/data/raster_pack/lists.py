@@ -135,6 +135,8 @@ def describe(plan: Plan, result: Result, classes: Sequence[str], split: dict[str
 
 def publish(work: Path, out_dir: Path, table: pd.DataFrame, meta: dict[str, Any]) -> None:
     """Write the lists and ``meta.json``, and move them and the shards to the output folder."""
+    for stale in work.glob("*.csv"):  # of a run with another split that was killed
+        stale.unlink()
     for name, part in (("all", table), *table.groupby("split")):
         if name != "unused":
             part[COLUMNS].to_csv(work / f"{name}.csv", index=False)

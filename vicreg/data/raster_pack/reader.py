@@ -80,10 +80,12 @@ class SceneReader:
         return warped
 
     def _valid(self, pixels: np.ndarray, window: Any) -> np.ndarray:
-        from rasterio.enums import MaskFlags
+        from rasterio.enums import ColorInterp, MaskFlags
 
+        chosen = [self._source.colorinterp[number - 1] for number in self.scene.bands]
         flags = self._source.mask_flag_enums[self.scene.bands[0] - 1]
-        if MaskFlags.per_dataset in flags or MaskFlags.alpha in flags:
+        is_masked = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        if is_masked and ColorInterp.alpha not in chosen:  # a band that is chosen holds values, whatever its tag says
             return self._source.read_masks(self.scene.bands[0], window=window) > 0
         if MaskFlags.nodata in flags:
             nodata = [self._source.nodatavals[number - 1] for number in self.scene.bands]

@@ -39,9 +39,12 @@ def _read_scale(values_given: Sequence[str], scenes: Sequence[Scene], seed: int)
         low, high = values
     except ValueError:
         raise ValueError(f"{text}: two numbers are needed, or two percentiles such as p2,p98") from None
+    marked = {value.startswith("p") for word in values_given for value in word.split(",")}
+    if len(marked) > 1:
+        raise ValueError(f"{text}: two numbers are needed, or two percentiles such as p2,p98")
     if not low < high or not np.isfinite(values).all():
         raise ValueError(f"{text}: the lower value comes first")
-    if not all(value.startswith("p") for word in values_given for value in word.split(",")):
+    if marked == {False}:
         return ((low, high),) * len(scenes[0].bands)
     if not 0 <= low < high <= 100:
         raise ValueError(f"{text}: percentiles are from 0 to 100")

@@ -33,7 +33,7 @@ def write_shard(
     folder: Path,
     workers: int,
 ) -> Path:
-    """Write a shard and, last, its record; nothing is done if the record exists.
+    """Write a shard and, last, its record. A complete shard without scenes that could not be read is kept.
 
     Args:
         number: Number of the shard.
@@ -48,11 +48,12 @@ def write_shard(
         Path of the record, see ``read_record``.
     """
     record = record_path(folder, number)
-    if record.exists():
+    shard = folder / shard_name(number)
+    if record.exists() and shard.exists() and not read_record(record)[0]["problems"]:
         return record
     patches = functools.partial(_cut_in_order, windows, scenes, placements, options, workers)
     channels = len(scenes[windows[0].scene].bands)
-    content = atomic_write(folder / shard_name(number), lambda path: _write(path, patches(), channels, options))
+    content = atomic_write(shard, lambda path: _write(path, patches(), channels, options))
     atomic_write(record, lambda path: np.savez(path, **content))  # type: ignore[arg-type]
     return record
 
