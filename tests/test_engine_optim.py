@@ -156,12 +156,13 @@ def test_step_allocates_no_memory_in_the_size_of_the_parameters():
     p = torch.nn.Parameter(torch.ones(1000, 1000))
     optimizer = LARS([p], lr=0.1)
     p.grad = torch.ones(1000, 1000)
-    optimizer.step()  # allocates the momentum
-    p.grad.fill_(2)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        optimizer.step()
-    allocated = [event.cpu_memory_usage for event in profile.events() if event.cpu_memory_usage > 0]
-    assert max(allocated, default=0) < p.numel()
+    largest = []
+    for _ in range(2):
+        p.grad.fill_(2)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            optimizer.step()
+        largest.append(max(event.cpu_memory_usage for event in profile.events()))
+    assert largest[0] >= 4 * p.numel() and largest[1] < p.numel()  # bytes; the first step allocates the momentum
 
 
 def test_step_returns_what_its_closure_returns_and_uses_its_gradient():

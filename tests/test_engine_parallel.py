@@ -49,8 +49,8 @@ def test_freed_memory_is_reused_without_page_faults():
     taken, faults = _page_faults("reuse")
     if taken == "False":
         pytest.skip("not glibc")
-    assert faults < 32
-    assert _page_faults("default")[1] >= 64  # 96 with huge pages of 2 MiB
+    default = _page_faults("default")[1]  # 49,152, or 96 with huge pages of 2 MiB
+    assert default >= 64 and faults < default / 2
 
 
 def test_allocator_settings_of_the_environment_take_precedence():

@@ -75,7 +75,7 @@ HANGS = """
 import os, signal, sys, time
 import torch
 from vicreg.engine import preemption
-preemption._REPEAT_SECONDS = 0.05
+preemption._REPEAT_SECONDS = {repeat}
 signal.signal(signal.SIGINT, signal.default_int_handler)
 guard = preemption.PreemptionGuard(torch.device("cpu"))
 print("on", flush=True)
@@ -88,13 +88,13 @@ print("still on", flush=True)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_ends_a_process_that_hangs(fork, tmp_path, number):
-    run = fork(HANGS.format(signals=[int(number)] * 2, pause=0.2), tmp_path / "out", 1, None)
+    run = fork(HANGS.format(signals=[int(number)] * 2, pause=0.2, repeat=0.05), tmp_path / "out", 1, None)
     assert run.wait(0) == -number and run.text(0) == "on\n"
 
 
 @pytest.mark.parametrize(("signals", "pause"), [([15, 15], 0), ([2, 15], 0), ([10, 10], 0.2)])
 def test_repetitions_of_a_launcher_and_of_sigusr1_are_no_second_signal(fork, tmp_path, signals, pause):
-    run = fork(HANGS.format(signals=signals, pause=pause), tmp_path / "out", 1, None)
+    run = fork(HANGS.format(signals=signals, pause=pause, repeat=0.05 if pause else 30), tmp_path / "out", 1, None)
     assert run.wait(0) == 0 and run.text(0) == "on\nstill on\n"
 
 

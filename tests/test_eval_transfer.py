@@ -182,7 +182,7 @@ def test_finetuning_logs_the_loss_of_all_processes(lists, sn7_prepared, tmp_path
 def test_two_evaluations_do_not_write_into_one_folder(lists, tmp_path):
     with lock_run_dir(tmp_path / "freeze_100"):
         code = "from vicreg.common.logger import lock_results\n"
-        code += f"lock_results({str(tmp_path / 'freeze_100')!r})"  # another process: its own locks never exclude it
+        code += f"lock_results({str(tmp_path / 'freeze_100')!r}, [])"  # another process: its own locks never exclude it
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "another run is writing to" in ran.stderr
     (tmp_path / "freeze_100/.stats.1.partial.txt").touch()
@@ -196,3 +196,5 @@ def test_replaced_results_are_named(lists, tmp_path, capsys, more):
     assert "will be replaced" not in capsys.readouterr().out
     evaluate(lists, tmp_path, *more)
     assert "result.json of 20" in (text := capsys.readouterr().out) and "(random) will be replaced" in text
+    evaluate(lists, tmp_path, "--seeds", 1 + len(more) // 2, "--seed", 7)  # other folders, or the same for one seed
+    assert ("will be replaced" in capsys.readouterr().out) == (not more)

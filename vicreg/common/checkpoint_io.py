@@ -164,7 +164,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
             f"{path}: contains more than tensors and plain values (a {name[1]}), and unpickling it could run code; in "
             "the project that wrote the file, save the weights alone: torch.save(model.state_dict(), path)"
         ) from error
-    except PermissionError:
+    except (PermissionError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # torch raises IndexError, OSError and others on damaged files
         raise ValueError(f"{path}: not a readable PyTorch file, perhaps truncated ({error})") from error

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,14 +49,15 @@ def lock_run_dir(folder: str | Path) -> TextIO:
         raise ValueError(f"another run is writing to {folder} now; wait for it or choose another --exp-dir") from error
     except OSError:
         pass  # the file system does not support locks
-    files.remove_partial_files(folder)
+    else:
+        files.remove_partial_files(folder)
     return file
 
 
-def lock_results(folder: str | Path) -> TextIO:
-    """Lock a folder of results as ``lock_run_dir``, and log which results will be replaced."""
+def lock_results(folder: str | Path, results: Iterable[Path]) -> TextIO:
+    """Lock a folder as ``lock_run_dir``, and log which of the results that will be written there exist already."""
     file = lock_run_dir(folder)
-    for path in sorted(Path(folder).glob("**/result.json")):
+    for path in filter(Path.is_file, results):
         written = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
         try:
             of = json.loads(path.read_text(encoding="utf-8")).get("pretrained")

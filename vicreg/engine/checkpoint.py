@@ -1,5 +1,6 @@
 """Checkpoint files of training runs: read, written, and converted from older layouts."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -34,8 +35,9 @@ def quarantine_checkpoint(folder: str | Path, step: int) -> None:
         step: Step with a non-finite loss.
     """
     path = Path(folder) / MODEL_FILE
-    if path.is_file() and load(path)["step"] == step:
-        os.replace(path, path.with_name(DIVERGED_FILE))
+    with contextlib.suppress(ValueError):  # a damaged file, which must not hide the loss; resuming sets it aside
+        if path.is_file() and load(path)["step"] == step:
+            os.replace(path, path.with_name(DIVERGED_FILE))
 
 
 def load_latest(

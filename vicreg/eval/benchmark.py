@@ -90,7 +90,7 @@ def compare(
     if world_size() > 1:
         raise ValueError("evaluate_embeddings.py runs in one process: start it without a launcher")
     folder, results = config.exp_dir / "embeddings", {}
-    lock = lock_results(folder)
+    lock = lock_results(folder, [folder / backbone.name / "result.json" for backbone in backbones])
     files.remove_partial_files(cache.folder)
     for number, split in enumerate(splits, 1):
         if split:

@@ -201,6 +201,8 @@ class FeatureCache:
             backbone, info = load_backbone(spec.pretrained, spec.arch, None if is_file else self._in_chans, self._seed)
             if is_file and info["in_chans"] != dataset.num_channels and (self._in_chans or self._bands):
                 backbone, info = load_backbone(spec.pretrained, spec.arch, self._in_chans, bands=self._bands)
+            elif is_file and self._bands:
+                log(f"  note: --weight-bands is not used for {spec.name}, which takes as many channels as the images")
             if (self._mean or self._std) and not records_normalization(info):
                 set_normalization(info, self._mean, self._std)
             # convolutions on a CPU and bf16 ones on a GPU are faster with the channels last

@@ -6,6 +6,7 @@ cosine schedule over the epochs, evaluation on the center crop; a frozen backbon
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,10 @@ def evaluate(
     about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared}
     about |= {"image_size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
     started, results = time.perf_counter(), []
-    locks = [lock_results(folder) for folder in {run.percent_folder for run in runs} if distributed.is_main()]
+    written: dict[Path, list[Path]] = {}
+    for run in runs:
+        written.setdefault(run.percent_folder, []).append(run.folder / "result.json")
+    locks = [lock_results(folder, paths) for folder, paths in written.items()] if distributed.is_main() else []
     if config.frozen:
         features = FrozenFeatures(
             backbone, train, val, spec, device, runs, config.views, config.seed, plain=bool(config.knn)

@@ -53,7 +53,7 @@ def read_with_timm(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         images = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             same = torch.allclose(model(images), plain(images), atol=1e-4)
-    except RuntimeError:
+    except (RuntimeError, AssertionError, ValueError):  # timm asserts the size of the images
         same = False
     if not same:
         raise ValueError(f"{name}: its configuration changes {arch}; only architectures as timm names them are known")

@@ -65,7 +65,7 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         largest = max((value.numel() * value.element_size() for value in state.values()), default=0)
         if largest > path.stat().st_size:  # such as one number that is expanded to any shape
             raise ValueError(f"{path}: a tensor of {largest / 1e6:.0f} MB in a smaller file; save it anew")
-    sidecar = path.with_name(f"{path.name}.json")
+    sidecar = _sidecar(path)
     if "arch" not in record and sidecar.is_file():
         record = {"containers": record.get("containers"), **_read_sidecar(sidecar)}
     record = {key: value for key, value in record.items() if value is not None}
@@ -77,8 +77,17 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
 
 
 def weights_digest(path: str | Path) -> str:
-    """Return the sha256 of a file, or of the tensors that timm reads."""
-    return checkpoint_io.content_digest(read_weights(path)[0]) if is_hub_name(path) else files.file_digest(path)
+    """Return a digest of weights and their normalization: of a file and its ``.json``, or of what timm reads."""
+    if is_hub_name(path):
+        state, record = read_weights(path)
+        return checkpoint_io.content_digest({"state_dict": state, "mean": record.get("mean"), "std": record.get("std")})
+    sidecar = _sidecar(path)
+    return files.file_digest(path) + (files.file_digest(sidecar) if sidecar.is_file() else "")
+
+
+def _sidecar(path: str | Path) -> Path:
+    """Return the path of the ``.json`` that ``export.py`` writes beside files that cannot record normalization."""
+    return Path(f"{path}.json")
 
 
 def recorded_arch(path: str | Path) -> str | None:
