@@ -123,6 +123,22 @@ def test_loader_workers_fit_into_shared_memory(workers, free, expected):
     assert sampler.fit_shared_memory(workers, 10, free) == expected
 
 
+class Partners:
+    """Pairs of two images of 1000 bytes, but for the first sample, which is its own partner."""
+
+    def __getitems__(self, keys):
+        first = torch.zeros(len(keys), 1000, dtype=torch.uint8)
+        return (first, first) if keys == [0] else (first, first.clone())
+
+
+def test_shared_memory_is_measured_with_samples_that_have_partners(monkeypatch, tmp_path):
+    measured = []
+    monkeypatch.setattr(sampler, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(sampler, "fit_shared_memory", lambda *args: measured.append(args[1]) or (2, 2))
+    sampler._fit_workers(Partners(), [[0, 1, 2, 3]], 2)
+    assert measured == [8000]
+
+
 class Patches(torch.utils.data.Dataset):
     """Batches of 1 kB per sample; ``action`` runs in the loader process."""
 

@@ -168,7 +168,7 @@ def test_sn7_temporal_pair_of_a_single_month_is_the_image_itself(sn7_prepared, t
 def test_sn7_patches_refuse_a_folder_without_meta(sn7_prepared, tmp_path):
     shutil.copytree(sn7_prepared, tmp_path / "csv")
     (tmp_path / "csv" / "meta.json").unlink()
-    with pytest.raises(FileNotFoundError, match="meta.json; prepare the folder with preprocessing/make_sn7_csv.py"):
+    with pytest.raises(FileNotFoundError, match="meta.json; write the folder with make_sn7_csv.py"):
         SN7Patches(tmp_path / "csv" / "train.csv")
 
 

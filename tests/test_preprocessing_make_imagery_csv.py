@@ -65,7 +65,7 @@ def test_shifted_and_cropped_scenes_are_cut_into_the_same_cells(tmp_path):
     assert meta["counts"]["duplicates"] == len(table) - 9
 
 
-def test_another_crs_resolution_or_alignment_is_another_grid(tmp_path):
+def test_another_crs_resolution_or_alignment_is_another_grid(tmp_path, capsys):
     land = ground(1, 64, 64)
     write_raster(tmp_path / "in" / "a.tif", land)
     write_raster(tmp_path / "in" / "b.tif", land, column=0.03)  # within the tolerance
@@ -73,6 +73,7 @@ def test_another_crs_resolution_or_alignment_is_another_grid(tmp_path):
     write_raster(tmp_path / "in" / "d.tif", land, crs="EPSG:32634")
     write_raster(tmp_path / "in" / "e.tif", land, resolution=20)
     table, _, meta = prepare(tmp_path / "in", tmp_path / "out", "--patch-size", 32)
+    assert "warning: locations are told apart within each grid" in capsys.readouterr().out
     grids = table.groupby("image_id").grid.first()
     assert grids.tolist() == [0, 0, 1, 2, 3] and len(meta["grids"]) == 4
     assert set(table[table.image_id == "a.tif"].location) == set(table[table.image_id == "b.tif"].location)

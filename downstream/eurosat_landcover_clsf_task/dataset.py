@@ -218,7 +218,7 @@ def decode(
     Raises:
         ValueError: Images cannot be read, with the names of the first ones, or do not fit into memory.
     """
-    if (needed := len(listing.paths) * channels * size**2) > MAX_BYTES:
+    if (needed := len(listing.paths) * channels * size**2 * (2 if levels else 1)) > MAX_BYTES:
         raise ValueError(
             f"{len(listing.paths)} images of {size} x {size} pixels take {needed / 1e9:.0f} GB of memory, "
             f"{MAX_BYTES / 1e9:.0f} GB are allowed; lower --image-size"
@@ -239,7 +239,8 @@ def decode(
                 failures.setdefault(image.removeprefix(listing.paths[row]), []).append(listing.paths[row])
                 continue
             if image.dtype != pixels.dtype and pixels.dtype == np.uint8:
-                pixels = widen(pixels)
+                narrow, pixels = pixels, np.empty(pixels.shape, np.uint16)
+                pixels[:row] = widen(narrow[:row])
             pixels[row] = image if image.dtype == pixels.dtype else widen(image)
     if failures:
         reasons = [f"{', '.join(paths[:3])}{', …' * (len(paths) > 3)}{text}" for text, paths in failures.items()]

@@ -50,6 +50,9 @@ def summary(
         f"duplicates: {counts['duplicates']} patches equal another one, {counts['shared_duplicates']} of the "
         "validation patches equal a training patch",
     ]  # fmt: skip
+    if len(meta["grids"]) > 1 and split["rule"] in ("block", "location"):
+        lines.append("warning: locations are told apart within each grid, so ground that several grids cover may be in "
+                     "training and validation; bring the scenes together with --resolution and --crs")  # fmt: skip
     if meta["classes"]:
         lines.insert(2, f"{len(meta['classes'])} classes; {counts['unlabeled']} patches without a label")
     if meta["scale"]:

@@ -138,14 +138,15 @@ def fit_shared_memory(workers: int, batch_bytes: int, free: int) -> tuple[int, i
 
 
 def _fit_workers(dataset: Any, batch_sampler: Any, workers: int) -> tuple[int, int]:
-    """Apply ``fit_shared_memory`` to this machine, measured with one sample; log a reduction."""
+    """Apply ``fit_shared_memory`` to this machine, measured with some samples; log a reduction."""
     keys: Any = next(iter(batch_sampler), [])
     if not keys or not _SHARED_MEMORY.is_dir():
         return workers, _PREFETCH
-    sample = dataset.__getitems__(keys[:1])
+    some = keys[:16]  # one alone may have no partner, and return one image for both
+    sample = dataset.__getitems__(some)
     tensors = sample if isinstance(sample, (tuple, list)) else [sample]
     storages = {part.untyped_storage().data_ptr(): part.nbytes for part in tensors if isinstance(part, torch.Tensor)}
-    batch_bytes = len(keys) * sum(storages.values())
+    batch_bytes = len(keys) * sum(storages.values()) // len(some)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     free = shutil.disk_usage(_SHARED_MEMORY).free // processes
     count, prefetch = fit_shared_memory(workers, batch_bytes, free)

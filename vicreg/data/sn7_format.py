@@ -191,7 +191,9 @@ def read_meta(csv_dir: str | Path) -> dict[str, Any]:
     """
     path = Path(csv_dir) / "meta.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; prepare the folder with preprocessing/make_sn7_csv.py --out-dir {csv_dir}")
+        raise FileNotFoundError(
+            f"no {path}; write the folder with make_sn7_csv.py or make_imagery_csv.py --out-dir {csv_dir}"
+        )
     meta = read_meta_file(path)
     if (version := meta.get("format", FORMAT)) != FORMAT:
         raise ValueError(f"{path} has format {version!r}, this version reads {FORMAT}; write the folder again")
@@ -216,7 +218,7 @@ def verify_folder(csv_dir: str | Path) -> str:
     """
     folder, digests = Path(csv_dir), read_meta(csv_dir).get("sha256")
     if not digests:
-        raise ValueError(f"--verify-data: {folder / 'meta.json'} records no digests; write it with make_sn7_csv.py")
+        raise ValueError(f"--verify-data: {folder / 'meta.json'} records no digests; write the folder again")
     for name, expected in digests.items():
         if not (folder / name).is_file() or file_digest(folder / name) != expected:
             raise ValueError(f"--verify-data: {folder / name} is missing or was changed; write the folder again")
