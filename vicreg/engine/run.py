@@ -102,9 +102,9 @@ class TrainingRun:
         return folder.checkpoint["step"]
 
     def _log_start(self, summary: Mapping[str, str], info: Mapping[str, Any]) -> None:
-        """Print the plan, and write ``config.json`` unless the run is finished."""
-        plan, config = self.plan, self.config
-        is_finished = self.start_step >= plan.steps
+        """Print the plan, record the start, and write ``config.json`` unless the run is finished."""
+        plan, config, is_finished = self.plan, self.config, self.start_step >= self.plan.steps
+        self._folder.record_start()
         if not (is_finished and (self._folder.path / CONFIG_FILE).exists()):
             self._folder.write_config(config, plan, info)
         lines = {**summary, **plan.summary(config)}

@@ -1,7 +1,5 @@
 """The folder of a training run: its lock, its checkpoint, and its configuration file."""
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import torch
 
 from vicreg import distributed
-from vicreg.common import checkpoint_io
+from vicreg.common import checkpoint_io, provenance
 from vicreg.common.config import check_resume, to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import lock_run_dir
@@ -39,7 +37,8 @@ class RunFolder:
     """
 
     def __init__(self, config: RunConfig, kind: str, device: torch.device) -> None:
-        self.path, self.kind = Path(config.exp_dir), kind
+        self.path, self.kind, self._device = Path(config.exp_dir), kind, device
+        self._data: dict[str, str] = {}
         self._lock = lock_run_dir(self.path) if distributed.is_main() else None
         clear_preempted_marker(self.path)
         self.checkpoint: dict[str, Any] = {}
@@ -68,6 +67,7 @@ class RunFolder:
             ValueError: The run has other data, or another process sees other data.
         """
         distributed.check_same_across_ranks(data, "data")
+        self._data = dict(data)
         saved = self.checkpoint.get("data") or self.checkpoint.get("task") or {}
         if changed := [name for name in data if saved.get(name, data[name]) != data[name]]:
             raise ValueError(
@@ -84,10 +84,14 @@ class RunFolder:
             )
 
     def write_config(self, config: RunConfig, plan: RunPlan, info: Mapping[str, Any]) -> None:
-        """Write ``config.json``: the configuration, the plan with ``info``, and the command line."""
+        """Write ``config.json``: the configuration, and the plan with ``info``."""
         if distributed.is_main():
             content = {"kind": self.kind, "config": to_dict(config), "plan": {**info, **plan.to_dict()}}
-            write_json(self.path / CONFIG_FILE, {**content, "command": shlex.join(["python", *sys.argv])})
+            write_json(self.path / CONFIG_FILE, content)
+
+    def record_start(self) -> None:
+        """Add a session to the provenance of the folder. Call it once the run is sure to start."""
+        provenance.start(self.path, self.kind, self._device, self._data)
 
     def save(self, payload: dict[str, Any]) -> None:
         """Write the checkpoint ``model.pth``, and keep the one before. Call it in the main process."""
@@ -98,6 +102,7 @@ class RunFolder:
         checkpoint_io.save(payload, self.path / checkpoint.BEST_FILE)
 
     def close(self) -> None:
-        """Release the lock."""
+        """Record that the run has finished, and release the lock."""
+        provenance.finish(folder=self.path)
         if self._lock:
             self._lock.close()
