@@ -7,7 +7,7 @@ from typing import Any
 
 from downstream.detectron2_crowdai_detection_task.model import EARLIER_CHECKPOINT, find_checkpoint
 from vicreg.common import checkpoint_io
-from vicreg.common.files import write_json
+from vicreg.common.results import RESULT_FILE, write_result
 
 RUN_FILE = "run.json"
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -64,8 +64,12 @@ def write_results(folder: Path, results: dict[str, Any], names: list[str], step:
     for name, tasks in metrics.items():
         parts = [f"{task} " + " ".join(f"{key} {tasks[task][key]:.4f}" for key in METRICS[:3]) for task in tasks]
         print(f"{name}: " + "   ".join(parts))
-    write_json(folder / "result.json", {**metrics, "step": step, **run})
-    print(folder / "result.json", flush=True)
+    result = {"task": "detection", "dataset": "CrowdAI", "protocol": "Mask R-CNN", "step": step, **run}
+    result |= {name: run["backbone"][name] for name in ("arch", "source")} | {"selected_on_validation": []}
+    result |= {f"{name}_samples": run["data"][name]["images"] for name in ("train", "val")}
+    result |= {"intervals": {}, "intervals_of": "none: average precision is not a mean over images"}
+    write_result(folder / RESULT_FILE, {**result, **metrics})
+    print(folder / RESULT_FILE, flush=True)
 
 
 def summarize(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:

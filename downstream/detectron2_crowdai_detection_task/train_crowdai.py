@@ -19,7 +19,8 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from downstream.detectron2_crowdai_detection_task import dataset, detectron2_setup
-from vicreg.common import cli, files
+from vicreg.common import cli, files, provenance
+from vicreg.common.logger import lock_run_dir
 from vicreg.engine.config import use_bf16
 from vicreg.eval.config import add_normalization_arguments
 from vicreg.exporters import detectron2
@@ -85,10 +86,15 @@ def main(args: argparse.Namespace) -> None:
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {processes} processes")
     machines = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    lock = lock_run_dir(args.exp_dir)
+    digests = {f"{name} annotations": files.file_digest(split.json_file)[:16] for name, split in splits.items()}
+    provenance.start(args.exp_dir, "CrowdAI detection", torch.device(device), digests)
     try:
         launch(run_process, *machines, (args, cfg, splits, run))
     except torch.multiprocessing.ProcessExitedException as error:  # the process has printed the reason
         sys.exit(error.exit_code or 1)
+    provenance.finish()
+    lock.close()
 
 
 def configure(args, splits, run, device):

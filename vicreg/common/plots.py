@@ -1,6 +1,6 @@
 """Figures that runs write to their folders, as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from vicreg.common import files
+
+THUMBNAIL = 48  # side in pixels
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
@@ -124,6 +126,26 @@ def save_embedding_map(
         figure.legend(loc="outside right upper", fontsize=6, markerscale=2, ncols=columns)
     files.atomic_write(path, figure.savefig)
     return positions
+
+
+def save_thumbnails(path: str | Path, batches: Iterable[np.ndarray], columns: int = 40) -> int:
+    """Write small images as tiles of ``THUMBNAIL`` pixels of one JPEG file, row by row.
+
+    Args:
+        path: JPEG file.
+        batches: uint8 images of shape (n, 3, S, S).
+        columns: Tiles per row.
+
+    Returns:
+        The number of tiles per row.
+    """
+    size = (THUMBNAIL, THUMBNAIL)
+    tiles = [Image.fromarray(image.transpose(1, 2, 0)).resize(size) for images in batches for image in images]
+    sheet = Image.new("RGB", (columns * THUMBNAIL, -(-len(tiles) // columns) * THUMBNAIL))
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % columns * THUMBNAIL, number // columns * THUMBNAIL))
+    files.atomic_write(path, lambda tmp_path: sheet.save(tmp_path, quality=85))
+    return columns
 
 
 def save_neighbors(
