@@ -8,7 +8,7 @@ import time
 from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -92,11 +92,8 @@ def evaluate(
     about |= {"task": "classification", "dataset": val.name, "selected_on_validation": ["best_top1", "best_top5"]}
     about |= {"image_size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
     started, results, correct = time.perf_counter(), [], []
-    written: dict[Path, list[Path]] = {}
-    for run in runs:
-        written.setdefault(run.percent_folder, []).append(run.folder / RESULT_FILE)
-    locks = [lock_results(folder, paths) for folder, paths in written.items()] if distributed.is_main() else []
-    for folder in written:
+    locks = lock_folders(runs) if distributed.is_main() else []
+    for folder in dict.fromkeys(run.percent_folder for run in runs):
         provenance.start(folder, "evaluation", device, digests)
     if config.frozen:
         features = FrozenFeatures(
@@ -132,6 +129,14 @@ def evaluate(
     for lock in locks:
         lock.close()
     return rows[0] if len(runs) == 1 else rows
+
+
+def lock_folders(runs: Sequence[LabelFractionRun]) -> list[TextIO]:
+    """Lock the folder of each percentage; see ``lock_results``."""
+    written: dict[Path, list[Path]] = {}
+    for run in runs:
+        written.setdefault(run.percent_folder, []).append(run.folder / RESULT_FILE)
+    return [lock_results(folder, paths) for folder, paths in written.items()]
 
 
 def probe_frozen(
@@ -194,8 +199,8 @@ def probe_frozen(
         history.append(sweep_accuracies(sweep, val_features, val_labels))
         held_out_top1: list[float] = []
         if len(run.held_out):
-            scores = sweep_accuracies(sweep, *features.plain(run.held_out), selection=True)
-            held_out_top1 = [score["top1"] for score in scores]
+            held_out_scores = sweep_accuracies(sweep, *features.plain(run.held_out), selection=True)
+            held_out_top1 = [score["top1"] for score in held_out_scores]
         index = select_lr(held_out_top1) if held_out_top1 else 0
         line = {"epoch": epoch, "step": (epoch + 1) * steps_per_epoch, "lr_head": sweep.lrs[index]}
         line |= {"loss": round(losses[index].item(), 6), **history[-1][index]}
