@@ -48,7 +48,7 @@ def write_training(
     """Write a pretraining run whose loss falls from 25 toward 17, far above its lower bound."""
     write_provenance(folder, "pretraining", **status)
     plan = {"steps": steps, "batch_size": 64, "steps_per_epoch": 10, "source": "VICReg, SN7"}
-    config = {"augment": "temporal", "aug_override": ["scale=0.3,1"]}
+    config = {"loss": "vicreg", "augment": "temporal", "aug_override": ["scale=0.3,1"]}
     write_json(folder / "config.json", {"kind": "pretraining", "config": config, "plan": plan})
     rng = np.random.default_rng(seed)
     with (folder / "stats.txt").open("w") as file:
@@ -59,6 +59,8 @@ def write_training(
             line |= {"effective_rank": 30 + step / 2, "loss_lower_bound": bound}
             file.write(json.dumps(line | ({"knn20_top1": 0.3 + step / 200} if step % 10 == 0 else {})) + "\n")
     picture(folder / "views.png", 12 * 60, 120, seed)
+    dates = ("2018-12", "2019-03")
+    write_json(folder / "views.json", [[{"location": HOSTILE, "date": date} for date in dates]] * 2)
     return folder
 
 

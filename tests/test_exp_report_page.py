@@ -31,7 +31,7 @@ def test_names_are_inert_and_the_data_is_whole(page):
     assert HOSTILE not in text and "<script>window" not in text and "&lt;script&gt;window.hacked" in own
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     assert data["embedding"]["maps"][0]["classes"] == CLASSES and data["world"]["sets"] and data["confusions"]
-    assert [chart["title"] for chart in data["curves"]["charts"]][:2] == ["Loss", "kNN-20 probe"]
+    assert [chart["title"] for chart in data["curves"]["charts"]][:2] == ["Loss: training", "Loss: vicreg"]
 
 
 def test_the_page_is_one_file_below_10_mb_that_may_not_use_the_network(page):
@@ -46,6 +46,7 @@ def test_sections_without_data_are_left_out_and_the_rest_is_named(tmp_path, page
     text = render(tmp_path)
     for section in ("curves", "map", "neighbors", "world", "confusion", "views", "examples", "notes"):
         assert f'<section id="{section}">' not in text and f'<section id="{section}">' in page.read_text()
+    assert "2018-12 and 2019-03</li>" in page.read_text() and "Preset temporal, scale=0.3,1" in page.read_text()
     assert "damaged/result.json" in page.read_text() and "python main.py --exp-dir vicreg" in page.read_text()
 
 

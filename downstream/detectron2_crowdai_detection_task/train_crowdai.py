@@ -5,9 +5,10 @@
         --exp-dir ../../exp/crowdai --num-gpus 4
 
 prints the corrections of the annotations and Detectron2's log, then box and mask AP, AP50 and AP75 on the validation
-images. ``--exp-dir`` receives ``result.json``, ``metrics.json``, ``log.txt``, TensorBoard events, ``config.yaml`` and
-checkpoints. Add ``--resume`` to continue from the last checkpoint. Settings of Detectron2 follow at the end:
-``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2: ``bash install_detectron2.sh``.
+images. ``--exp-dir`` receives ``result.json``, ``examples.png``, ``provenance.json``, ``metrics.json``, ``log.txt``,
+TensorBoard events, ``config.yaml`` and checkpoints. Add ``--resume`` to continue from the last checkpoint. Settings of
+Detectron2 follow at the end: ``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2:
+``bash install_detectron2.sh``.
 """
 
 import argparse
@@ -156,10 +157,11 @@ def train(args, cfg, splits, run):
             files.write_json(args.exp_dir / experiment.RUN_FILE, run)
         trainer = Trainer(cfg, use_bf16(args.precision, torch.device(cfg.MODEL.DEVICE)))
         trainer.resume_or_load(args.resume)
-        results, step = trainer.train(), trainer.iter
+        results, step, detector = trainer.train(), trainer.iter, getattr(trainer.model, "module", trainer.model)
     if comm.is_main_process():
         names = [name for name, split in splits.items() if split.dataset_name in cfg.DATASETS.TEST]
         experiment.write_results(args.exp_dir, results, names, step, run)
+        experiment.save_examples(args.exp_dir / "examples.png", detector, cfg, splits[names[0]])
 
 
 if __name__ == "__main__":

@@ -14,31 +14,11 @@ from exp.reporting.collect import Problem, Run, number
 from exp.reporting.rows import describe_backbone
 
 LAND = Path(__file__).parent / "land.json"
-MAX_POINTS, MIN_POINTS, ALL_POINTS = 400, 25, 80_000  # of a curve, and of all curves
-HIDDEN_KEYS = {"step", "epoch", "loss_lower_bound", "iteration", "best_epoch", "lr_head", "knn20_top5", "knn200_top5"}
-NAMES = {
-    "loss": "Loss", "lr": "Learning rate", "throughput": "Throughput", "knn20_top1": "kNN-20 probe", "top1": "Top-1",
-    "effective_rank": "Effective rank", "embedding_std": "Embedding std", "data_time": "Waiting for data",
-    "train_top1": "Training top-1", "mean_iou": "Mean IoU", "mean_dice": "Mean Dice", "top5": "Top-5",
-}  # fmt: skip
-HELP = {
-    "loss": "Training loss, averaged over each log interval; the triangle is the lower bound of this batch size",
-    "lr": "Learning rate of each step",
-    "throughput": "Samples per second of all processes",
-    "knn20_top1": "kNN-20 probe on labeled validation samples during training",
-    "top1": "Accuracy on the validation samples",
-    "effective_rank": "Effective dimensions of the features (RankMe); a collapse shows as a drop",
-    "embedding_std": "Standard deviation of the embeddings over a batch; VICReg aims at 1",
-    "data_time": "Fraction of the time spent waiting for data",
-    "train_top1": "Accuracy on the augmented training batches",
-    "mean_iou": "Mean IoU on the validation images",
-}
-_FIRST = ("loss", "knn20_top1", "top1", "mean_iou", "effective_rank", "embedding_std", "lr", "throughput")
 IMAGES = {  # file name: title, and the section it is shown in
     "views.png": ("First augmented pairs, as the network sees them: first view above, second view below", "views"),
-    "neighbors.png": ("Test samples (left) and their nearest training samples; green frame: same class", "neighbors"),
+    "neighbors.png": ("Test samples (left) and their nearest training samples; blue frame: same class", "neighbors"),
     "neighbors_protocol2.png": ("The same for protocol 2, where each AOI is a class", "neighbors"),
-    "examples.png": ("Predictions on validation images", "examples"),
+    "examples.png": ("Validation images with truth and prediction", "examples"),
 }
 
 
@@ -77,48 +57,6 @@ class ImageStore:
             self._left -= len(text) if self._known[key] else 0
         self.left_out += self._known[key] is None
         return self._known[key]
-
-
-def curves(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the curves of all runs by metric, thinned out to a number of points that suits their number."""
-    trained = [run for run in runs if len(run.losses) > 0 and run.kind != "evaluation"]
-    charts: dict[str, dict[str, Any]] = {}
-    found = [(index, run, _series(run)) for index, run in enumerate(trained)]
-    total = sum(len(series) for _, _, series in found)
-    limit = max(MIN_POINTS, min(MAX_POINTS, ALL_POINTS // max(1, total)))
-    for index, run, series in found:
-        for key, points in series.items():
-            chart = charts.setdefault(
-                key, {"title": _chart_title(key), "help": HELP.get(key, ""), "traces": [], "bounds": []}
-            )
-            steps, values = zip(*_thin_out(points, limit), strict=True)
-            chart["traces"].append({"run": index, "step": steps, "y": values})
-            bound = number(next((line.get("loss_lower_bound") for line in reversed(run.losses)), None))
-            if key == "loss" and bound is not None:
-                chart["bounds"].append({"run": index, "y": bound})
-    order = sorted(charts, key=lambda key: (_FIRST.index(key) if key in _FIRST else len(_FIRST), key))
-    names = [{"name": run.name, "perEpoch": number(run.plan.get("steps_per_epoch"))} for run in trained]
-    return {"runs": names, "charts": [charts[key] for key in order]}
-
-
-def _chart_title(key: str) -> str:
-    return NAMES.get(key) or key.replace("_", " ").capitalize()
-
-
-def _series(run: Run) -> dict[str, list[tuple[float, float]]]:
-    series: dict[str, list[tuple[float, float]]] = {}
-    for line in run.lines:
-        step = number(line.get("step"))
-        for key, value in line.items():
-            name = "throughput" if key.endswith("_per_second") else key
-            if step is not None and key not in HIDDEN_KEYS and (plain := number(value)) is not None:
-                series.setdefault(name, []).append((step, float(f"{plain:.5g}")))
-    return series
-
-
-def _thin_out(points: list[tuple[float, float]], limit: int) -> list[tuple[float, float]]:
-    stride = -(-len(points) // limit)
-    return points if stride == 1 else [*points[:-1:stride], points[-1]]
 
 
 def embedding_maps(runs: Sequence[Run], store: ImageStore, problems: list[Problem]) -> dict[str, Any]:
@@ -186,9 +124,9 @@ def world(runs: Sequence[Run], store: ImageStore) -> dict[str, Any]:
     return {"sets": sets, "land": json.loads(LAND.read_text(encoding="utf-8"))["lines"] if sets else []}
 
 
-def encode_images(runs: Sequence[Run], store: ImageStore, problems: list[Problem]) -> dict[str, list[dict[str, str]]]:
+def encode_images(runs: Sequence[Run], store: ImageStore, problems: list[Problem]) -> dict[str, list[dict[str, Any]]]:
     """Return the pictures of the runs by section: title, caption and data URI."""
-    found: dict[str, list[dict[str, str]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for name, (caption, section) in IMAGES.items():
         for run, path in _files(runs, (name,)):
             try:
@@ -197,9 +135,29 @@ def encode_images(runs: Sequence[Run], store: ImageStore, problems: list[Problem
                 problems.append(Problem(path, f"cannot be read: {error}"))
                 continue
             if source:
-                title = _views_title(run) if section == "views" else _title(run)
-                found.setdefault(section, []).append({"title": title, "caption": caption, "source": source})
+                item: dict[str, Any] = {"title": _title(run), "caption": caption, "source": source}
+                if section == "views":
+                    item |= {"title": _views_title(run), "pairs": _pairs(run, problems)}
+                found.setdefault(section, []).append(item)
     return found
+
+
+def _pairs(run: Run, problems: list[Problem]) -> list[str]:
+    """Return location and dates of the pairs of a picture of views."""
+    path = run.path / "views.json"
+    if not path.is_file():
+        return []
+    try:
+        return [_pair(*pair) for pair in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        problems.append(Problem(path, f"cannot be read: {error}"))
+        return []
+
+
+def _pair(first: dict[str, str], second: dict[str, str]) -> str:
+    places = list(dict.fromkeys(item.get("location") or item.get("image", "") for item in (first, second)))
+    dates = list(dict.fromkeys(item.get("date", "") for item in (first, second)))
+    return " ".join([" and ".join(places), " and ".join(filter(None, dates))]).strip()
 
 
 def _views_title(run: Run) -> str:

@@ -10,11 +10,13 @@ from typing import Any
 from exp.reporting import figures
 from exp.reporting.collect import Problem, Run, number
 from exp.reporting.compare import compare, summarize
+from exp.reporting.curves import curves
 from exp.reporting.rows import Cell
 from exp.reporting.tables import Group, Table
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_BYTES = 9_500_000  # of the page; pictures that do not fit are left out and counted
+_RUN_BYTES, _ROW_BYTES = 2500, 1600  # of a run's details and of a table's row, at most as a rule
 _ICONS = {"running": "●", "finished": "✓", "stopped": "❚❚", "failed": "✕", "killed": "✕", "unknown": "?"}
 
 
@@ -26,13 +28,22 @@ def render(title: str, runs: Sequence[Run], tables: Sequence[Table], problems: S
         runs: Runs.
         tables: Their tables.
         problems: What is no run or cannot be read.
-    """
-    import jinja2
-    from plotly.offline import get_plotlyjs
 
+    Raises:
+        ValueError: Plotly or Jinja2 is not installed.
+    """
+    try:
+        import jinja2
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the page needs {error.name}: pip install -r requirements.txt; --csv works without"
+        ) from error
     plotly, problems = get_plotlyjs().replace("</script", "<\\/script"), list(problems)
-    store = figures.ImageStore(MAX_BYTES - len(plotly.encode()) - 2500 * len(runs) - 300_000)
-    data = {"curves": figures.curves(runs)}
+    data: dict[str, Any] = {"curves": curves(runs)}
+    rows = sum(len(group.rows) for table in tables for group in table.groups)
+    text_bytes = _RUN_BYTES * len(runs) + _ROW_BYTES * rows + len(json.dumps(data))
+    store = figures.ImageStore(MAX_BYTES - len(plotly.encode()) - text_bytes)
     data |= {"embedding": figures.embedding_maps(runs, store, problems)}
     data |= {"world": figures.world(runs, store), "confusions": figures.confusions(runs, store)}
     found = figures.encode_images(runs, store, problems)

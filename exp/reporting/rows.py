@@ -27,6 +27,13 @@ class Cell(NamedTuple):
     seeds: int = 1
 
 
+class Samples(NamedTuple):
+    """What a result was computed on: equal keys can be compared."""
+
+    key: tuple[str, ...]
+    title: str
+
+
 @dataclass
 class Row:
     """A row: a backbone under one evaluation."""
@@ -39,22 +46,22 @@ class Row:
     where: str = ""  # folder, if another row has the same name
 
 
-def rows_of(run: Run) -> Iterable[tuple[str, str, Any, Row]]:
-    """Yield table, group, row id and row of each table that a result has figures for."""
+def rows_of(run: Run) -> Iterable[tuple[str, Samples, Any, Row]]:
+    """Yield table, samples, row id and row of each table that a result has figures for."""
     result = run.result
     if "mean_iou" in result:
         yield from _segmentation(run)
     elif any(isinstance(result.get(part), dict) and "box" in result[part] for part in ("val", "train")):
         yield from _detection(run)
     elif result.get("dataset") == "EuroSAT" or str(result.get("protocol")).startswith("EuroSAT"):
-        yield "eurosat", _group(run), run.name, _row(run, _eurosat_cells(run))
+        yield "eurosat", _samples(run), run.name, _row(run, _eurosat_cells(run))
     else:
         cells = _classification_cells(run)
         identity = backbone_path(run) or run.name
         for key, is_of in (("classification", False), ("retrieval", True)):
             part = {name: cell for name, cell in cells.items() if _is_retrieval(name) == is_of}
             if part:
-                yield key, _group(run), identity, _row(run, part)
+                yield key, _samples(run), identity, _row(run, part)
 
 
 def _is_retrieval(name: str) -> bool:
@@ -107,16 +114,16 @@ def _eurosat_cells(run: Run) -> dict[str, Cell]:
     return {"labels": Cell(text=f"{percent:g} %"), "protocol": Cell(text="frozen" if frozen else "finetuned"), **cells}
 
 
-def _detection(run: Run) -> Iterable[tuple[str, str, Any, Row]]:
+def _detection(run: Run) -> Iterable[tuple[str, Samples, Any, Row]]:
     for part in ("val", "train"):
         found = as_dict(run.result.get(part))
         flat = {f"{kind}_{name}": value for kind in found for name, value in as_dict(found[kind]).items()}
         if cells := _cells(flat, {name: name for name in ORDER["crowdai"]}):
-            title = _group(run) if part == "val" else "Training images, which the detector has seen"
-            yield "crowdai", title, (run.name, part), _row(run, cells)
+            samples = _samples(run, "" if part == "val" else "on training images, which the detector has seen")
+            yield "crowdai", samples, (run.name, part), _row(run, cells)
 
 
-def _segmentation(run: Run) -> Iterable[tuple[str, str, Any, Row]]:
+def _segmentation(run: Run) -> Iterable[tuple[str, Samples, Any, Row]]:
     """Yield the last epoch, or the test images with the best epoch; the best epoch on validation is marked."""
     result, config = run.result, run.config
     has_test = bool(as_dict(result.get("test")))
@@ -127,12 +134,12 @@ def _segmentation(run: Run) -> Iterable[tuple[str, str, Any, Row]]:
     if kind == "mean":
         flooded = {f"flooded_{key}": as_dict(honest.get(key)).get("building flooded") for key in ("iou", "dice")}
         cells |= _cells(flooded, {name: name for name in flooded})
-    title = _group(run) + (", test images" if has_test else "")
-    yield "floods", title, run.name, _row(run, cells)
+    samples = _samples(run, "test images" if has_test else "")
+    yield "floods", samples, run.name, _row(run, cells)
     constant = as_dict(result.get("constant"))
     if constant and not has_test:
         row = Row(f"“{constant.get('class')}” everywhere", _cells(constant, names), kind="constant")
-        yield "floods", title, ("constant", str(constant.get("class"))), row
+        yield "floods", samples, ("constant", str(constant.get("class"))), row
 
 
 def _row(run: Run, cells: dict[str, Cell]) -> Row:
@@ -164,8 +171,8 @@ def backbone_path(run: Run) -> str:
     return str((Path(str(run.session.get("directory") or ".")) / pretrained).resolve().parent)
 
 
-def _group(run: Run) -> str:
-    """Return the title of the samples that a result was computed on; equal for comparable results."""
+def _samples(run: Run, part: str = "") -> Samples:
+    """Return the samples of a result; the digest of their list tells them apart where it is recorded."""
     result = run.result
     args = run.config | as_dict(result.get("args"))
     data = Path(str(args.get("csv_dir") or args.get("data_dir") or "")).name
@@ -181,4 +188,7 @@ def _group(run: Run) -> str:
             parts.append(f"{value:.0%} {text}")
     if isinstance(result.get("task"), str) and str(run.config.get("task")) not in ("None", "floodnet"):
         parts[0] += f", {run.config['task']}"
-    return ", ".join(parts)
+    digests = as_dict(run.session.get("data"))
+    digest = digests.get("validation samples") or digests.get("samples")
+    title = ", ".join([*parts, part] if part else parts)
+    return Samples((name, str(digest), str(count), part) if digest else (title,), title)

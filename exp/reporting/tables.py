@@ -34,10 +34,12 @@ class Table:
 
 def build_tables(runs: Iterable[Run]) -> list[Table]:
     """Build the tables that have at least one row of ours."""
-    found: dict[str, dict[str, dict[Any, Row]]] = {}
+    found: dict[str, dict[tuple[str, ...], dict[Any, Row]]] = {}
+    titles: dict[tuple[str, ...], str] = {}
     for run in runs:
-        for key, group, row_id, row in rows_of(run) if run.result else ():
-            rows = found.setdefault(key, {}).setdefault(group, {})
+        for key, samples, row_id, row in rows_of(run) if run.result else ():
+            rows = found.setdefault(key, {}).setdefault(samples.key, {})
+            titles[samples.key] = max(titles.get(samples.key, ""), samples.title, key=len)
             earlier = rows.get(row_id)
             if earlier and not set(earlier.cells) & set(row.cells):
                 earlier.cells |= row.cells
@@ -48,18 +50,19 @@ def build_tables(runs: Iterable[Run]) -> list[Table]:
         names = [row.name for row in rows.values()]
         for row in rows.values():  # the folder tells rows of one backbone apart
             row.where = ", ".join(run.name for run in row.runs) if names.count(row.name) > 1 else ""
-    return [_table(key, found[key]) for key in TITLES if key in found]
+    named = {key: [(titles[samples], rows) for samples, rows in groups.items()] for key, groups in found.items()}
+    return [_table(key, named[key]) for key in TITLES if key in named]
 
 
-def _table(key: str, groups: dict[str, dict[Any, Row]]) -> Table:
-    used = {name for rows in groups.values() for row in rows.values() for name in row.cells}
+def _table(key: str, groups: list[tuple[str, dict[Any, Row]]]) -> Table:
+    used = {name for _, rows in groups for row in rows.values() for name in row.cells}
     reference = [Row(row["name"], _published_cells(row), kind="published") for row in PUBLISHED[key]]
-    is_comparable = key not in ("classification", "retrieval") or any(title.startswith("SN7") for title in groups)
+    is_comparable = key not in ("classification", "retrieval") or any(title.startswith("SN7") for title, _ in groups)
     shown = [row for row in reference if is_comparable and set(row.cells) & used]
-    used |= {name for row in shown for name in row.cells}
+    used |= {name for row in shown for name in row.cells if not name.startswith("label1_")}  # of one row only
     order = [name for name in ORDER.get(key, []) if name in used]
     columns = [column(name) for name in [*order, *sorted(used - set(order), key=sort_key)]]
-    content = [Group(title, _mark_best(_sorted(rows.values(), columns), columns)) for title, rows in groups.items()]
+    content = [Group(title, _mark_best(_sorted(rows.values(), columns), columns)) for title, rows in groups]
     if shown:
         content.append(Group(f"Published figures of the earlier work (2022): {PUBLISHED_NOTE[key]}", shown, True))
     return Table(key, columns, content)

@@ -11,6 +11,8 @@ from PIL import Image
 from vicreg.common import files
 
 THUMBNAIL = 48  # side in pixels
+VIEW_PAIRS = 12  # in the picture of a run's first pairs
+_RIGHT, _WRONG = "#0072B2", "#D55E00"  # blue and orange of Okabe & Ito, told apart with every kind of color vision
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
@@ -70,7 +72,7 @@ def plot_confusion_matrix(path: str | Path, confusion: np.ndarray, classes: Sequ
 
 
 def save_view_pairs(
-    path: str | Path, view1: torch.Tensor, view2: torch.Tensor, max_pairs: int = 12, min_size: int = 112
+    path: str | Path, view1: torch.Tensor, view2: torch.Tensor, max_pairs: int = VIEW_PAIRS, min_size: int = 112
 ) -> None:
     """Write the two views of some samples, one above the other.
 
@@ -175,7 +177,7 @@ def save_neighbors(
     for row in range(count):
         tiles = _to_rgb(torch.cat([queries[row : row + 1], neighbors[row]]).float() / 255)
         captions = [f"{cosine:.3f} {name}" for cosine, name in zip(similarities[row], names[row], strict=True)]
-        edges = ["black", *("tab:green" if same else "tab:red" for same in correct[row])]
+        edges = ["black", *(_RIGHT if same else _WRONG for same in correct[row])]
         for axis, tile, text, edge in zip(axes[row], tiles, [query_names[row], *captions], edges, strict=True):
             _show(axis, tile, edge, 2)
             axis.set_title(text if len(text) < 25 else text[:23] + "…", fontsize=6)
@@ -192,7 +194,7 @@ def save_predictions(
     title: str,
     columns: int = 10,
 ) -> None:
-    """Write images with their true and predicted classes; the frame is green if they agree, otherwise red.
+    """Write images with their true and predicted classes; the frame is blue if they agree, otherwise orange.
 
     Args:
         path: PNG file.
@@ -209,9 +211,9 @@ def save_predictions(
         axis.set_axis_off()
     tiles = _to_rgb(images.float() / 255)
     for axis, tile, name, guess, p in zip(axes.flat, tiles, true, predicted, probabilities, strict=False):
-        _show(axis, tile, "tab:green" if name == guess else "tab:red", 3)
+        _show(axis, tile, _RIGHT if name == guess else _WRONG, 3)
         caption = f"{guess} {p:.2f}" if name == guess else f"{guess} {p:.2f}\ntrue: {name}"
-        axis.set_title(caption, fontsize=6, color="black" if name == guess else "tab:red")
+        axis.set_title(caption, fontsize=6, color="black" if name == guess else _WRONG)
     figure.suptitle(title, fontsize=9)
     files.atomic_write(path, figure.savefig)
 

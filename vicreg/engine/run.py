@@ -13,6 +13,7 @@ from vicreg import distributed
 from vicreg.augmentations.batch import seed_step
 from vicreg.common.config import to_dict
 from vicreg.common.logger import MetricLogger, format_eta, log
+from vicreg.data.base import BaseDataset
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.engine import checkpoint
 from vicreg.engine.config import RunConfig, RunPlan
@@ -121,10 +122,10 @@ class TrainingRun:
             dataset: Data set with a length and ``__getitems__``.
             workers: Loading processes, if not those of the configuration.
         """
-        share = distributed.rank(), distributed.world_size()
-        batches = ResumableBatchSampler(
-            len(dataset), self.plan.batch_size, self.config.seed, self.plan.steps, self.start_step, *share
-        )
+        span = self.plan.steps, self.start_step, distributed.rank(), distributed.world_size()
+        batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, *span)
+        if self.start_step == 0 and isinstance(dataset, BaseDataset):
+            self._folder.write_first_pairs(dataset, next(iter(batches)))
         if workers is None:
             workers = 0 if self.config.cache_on_device else self.config.workers
         return build_loader(dataset, batches, workers, self.device)
@@ -247,9 +248,8 @@ class TrainingRun:
         """Restore the signals, and write the files that a run that was killed at its end lacks."""
         if self.start_step >= self.plan.steps:
             if self._validate and self._monitor and not self.last:  # an older checkpoint, without these metrics
-                self._run_validation(
-                    self._validate, (self.start_step - 1) // self.plan.steps_per_epoch, self.start_step
-                )
+                epoch = (self.start_step - 1) // self.plan.steps_per_epoch
+                self._run_validation(self._validate, epoch, self.start_step)
             self._write_outputs([name for name in self.outputs if not (self._folder.path / name).exists()])
         self._guard.close()
         self._logger.close()

@@ -1,6 +1,6 @@
 """The folder of a training run: its lock, its checkpoint, and its configuration file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from vicreg.common import checkpoint_io, provenance
 from vicreg.common.config import check_resume, to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import lock_run_dir
+from vicreg.common.plots import VIEW_PAIRS
+from vicreg.data.base import BaseDataset, SampleKey
 from vicreg.engine import checkpoint
 from vicreg.engine.config import RunConfig, RunPlan
 from vicreg.engine.preemption import clear_preempted_marker
@@ -88,6 +90,21 @@ class RunFolder:
         if distributed.is_main():
             content = {"kind": self.kind, "config": to_dict(config), "plan": {**info, **plan.to_dict()}}
             write_json(self.path / CONFIG_FILE, content)
+
+    def write_first_pairs(self, dataset: BaseDataset, keys: Sequence[SampleKey]) -> None:
+        """Write ``views.json``: what the data set knows of the pairs of ``views.png``, such as location and date.
+
+        Args:
+            dataset: Data set of image pairs.
+            keys: Keys of the first batch.
+        """
+        if distributed.is_main():
+            info = {
+                name: values for name, values in dataset.sample_info().items() if name in ("image", "location", "date")
+            }
+            pairs = [(index, dataset.positive_index(index, seed)) for index, seed in keys[:VIEW_PAIRS]]
+            rows = [[{name: str(info[name][row]) for name in info} for row in pair] for pair in pairs]
+            write_json(self.path / "views.json", rows)
 
     def record_start(self) -> None:
         """Add a session to the provenance of the folder. Call it once the run is sure to start."""

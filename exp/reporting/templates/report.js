@@ -14,7 +14,7 @@
   const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
   function layout(more) {
-    const axis = { gridcolor: css("--faint"), linecolor: css("--line"), zeroline: false, automargin: true };
+    const axis = { gridcolor: css("--faint"), linecolor: css("--line"), zeroline: false, automargin: true, ticks: "" };
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 8, r: 8, t: 6, b: 6 },
       font: { family: getComputedStyle(document.body).fontFamily, size: 11, color: css("--soft") }, showlegend: false,
@@ -23,6 +23,10 @@
       xaxis: { ...axis, ...(more.xaxis || {}) }, yaxis: { ...axis, ...(more.yaxis || {}) },
     };
   }
+  // a color scale beside a plot, or below it in a narrow window
+  const colorbar = (more) => ({
+    thickness: 10, outlinewidth: 0, ...(innerWidth > 700 ? { len: 0.9 } : { orientation: "h", y: -0.02, yanchor: "top", len: 1 }), ...more,
+  });
   const config = (more) => ({ responsive: true, displayModeBar: false, ...more });
 
   function drawWhenVisible(node, draw) {
@@ -250,9 +254,9 @@
         {
           type: "scatter", mode: "markers", x: points.map((point) => point.longitude), y: points.map((point) => point.latitude),
           marker: {
-            size: points.map((point) => 9 + 9 * Math.sqrt(point.samples / most)), color: points.map((point) => point.top1), cmin: 0, cmax: 1,
+            size: points.map((point) => (innerWidth > 700 ? 9 : 5) * (1 + Math.sqrt(point.samples / most))), color: points.map((point) => point.top1), cmin: 0, cmax: 1,
             colorscale: "Cividis", line: { color: css("--ink"), width: 1 },
-            colorbar: { title: { text: "top-1" }, thickness: 10, len: 0.9, outlinewidth: 0 },
+            colorbar: colorbar({ title: { text: "top-1" } }),
           },
           text: points.map((point) => `${plain(point.name)}<br>top-1 ${point.top1.toFixed(3)} of ${point.samples} samples`), hovertemplate: "%{text}<extra></extra>",
         },
@@ -277,7 +281,7 @@
       const traces = [{
         type: "heatmap", z: percent, x: indices, y: indices, text: percent.map((row) => row.map((value) => (few && value !== null && value >= 0.5 ? value.toFixed(0) : ""))),
         texttemplate: few ? "%{text}" : "", hovertext: detail, hovertemplate: "%{hovertext}<br>%{z:.1f} %<extra></extra>", zmin: 0, zmax: 100,
-        colorscale: [[0, css("--faint")], [1, css("--accent")]], xgap: 1, ygap: 1, colorbar: { thickness: 10, len: 0.9, outlinewidth: 0, ticksuffix: " %" },
+        colorscale: [[0, css("--faint")], [1, css("--accent")]], xgap: 1, ygap: 1, showscale: innerWidth > 700, colorbar: colorbar({ ticksuffix: " %" }),
       }];
       const axis = { tickvals: indices, ticktext: names, showgrid: false };
       Plotly.react(plot, traces, layout({ xaxis: { ...axis, tickangle: -45, title: { text: "predicted" } }, yaxis: { ...axis, autorange: "reversed", title: { text: "true" } } }), config({}));
