@@ -6,9 +6,12 @@ are resampled one by one and blurred by convolution instead, which takes fewer o
 torchvision and PIL up to rounding.
 """
 
+import functools
 import math
 
 import torch
+
+from vicreg.common.devices import send
 
 _SMALL = 32  # side of a view up to which matrix products are faster on CPUs (benchmarks/bench_augment.py)
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as in torchvision and PIL
@@ -64,14 +67,14 @@ def _crop_resize_each(
 def _flip(images: torch.Tensor, mask: torch.Tensor | None, axis: int) -> torch.Tensor:
     if mask is None:
         return images
-    return torch.where(mask.to(images.device)[:, None, None, None], images.flip(axis), images)
+    return torch.where(send(mask, images.device)[:, None, None, None], images.flip(axis), images)
 
 
 def _resampling_matrix(
     start: torch.Tensor, length: torch.Tensor, pixels: int, size: int, flip: torch.Tensor | None, like: torch.Tensor
 ) -> torch.Tensor:
     """Return weights (n, size, pixels) that resample [start, start + length) of an axis to ``size`` pixels."""
-    start, length = start.to(like)[:, None, None], length.to(like)[:, None, None]
+    start, length = (send(values, like.device, like.dtype)[:, None, None] for values in (start, length))
     scale = length / size
     stretch = scale.clamp(min=1)  # a kernel wider than a pixel when shrinking: antialiasing
     centers = start + (torch.arange(size, device=like.device)[None, :, None] + 0.5) * scale
@@ -83,7 +86,7 @@ def _resampling_matrix(
     weights = torch.where((positions > start) & (positions < start + length), weights, 0.0)
     weights = weights / weights.sum(-1, keepdim=True)
     if flip is not None:
-        weights = torch.where(flip.to(like.device)[:, None, None], weights.flip(1), weights)
+        weights = torch.where(send(flip, like.device)[:, None, None], weights.flip(1), weights)
     return weights
 
 
@@ -111,18 +114,24 @@ def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, kernel_size: int | 
     radius = kernel_size // 2 if kernel_size else math.ceil(4 * float(sigma.max()))
     radius = min(radius, side - 1)  # reflect once only
     taps = torch.arange(-radius, radius + 1, device=images.device)
-    sigma = sigma.to(images)[:, None]
+    sigma = send(sigma, images.device, images.dtype)[:, None]
     weights = torch.exp(-0.5 * (taps / sigma).square())
     if not kernel_size:  # the radius of the largest sigma must not change the other images
         weights = torch.where(taps.abs() <= (4 * sigma).ceil(), weights, 0.0)
     weights = weights / weights.sum(1, keepdim=True)
     if images.device.type == "cpu" and side > _SMALL:
         return _convolve_both_axes(images, weights, radius)
-    source = (torch.arange(side, device=images.device)[None] + taps[:, None]).abs()
-    source = torch.where(source > side - 1, 2 * (side - 1) - source, source)
-    placement = torch.nn.functional.one_hot(source, side).to(images)  # (taps, S, S): which pixel each tap reads
+    placement = _tap_placement(radius, side, images.device, images.dtype)
     matrix = (weights @ placement.flatten(1)).reshape(-1, side, side)
     return _along_both_axes(images, matrix, matrix)
+
+
+@functools.lru_cache(maxsize=16)
+def _tap_placement(radius: int, side: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return which pixel each tap reads, as ones in (2 * radius + 1, side, side), with reflected borders."""
+    source = (torch.arange(side)[None] + torch.arange(-radius, radius + 1)[:, None]).abs()
+    source = torch.where(source > side - 1, 2 * (side - 1) - source, source)
+    return torch.nn.functional.one_hot(source, side).to(device, dtype)
 
 
 def _convolve_both_axes(images: torch.Tensor, weights: torch.Tensor, radius: int) -> torch.Tensor:
@@ -163,20 +172,21 @@ def color_jitter(
     Returns:
         Float tensor (n, 3, H, W), clipped to [0, 1] after each operation as in torchvision.
     """
-    factors = torch.stack([brightness, contrast, saturation, torch.ones_like(hue)], 1).to(images)
+    factors = torch.stack([brightness, contrast, saturation, torch.ones_like(hue)], 1)
+    factors, hue = (send(values, images.device, images.dtype) for values in (factors, hue))
     order = order.to("cpu")
+    order_on_device = send(order, images.device)
     column = (-1, 1, 1, 1)
     for step in range(4):
-        operation = order[:, step]
-        operation_on_device = operation.to(images.device)
+        operation, operation_on_device = order[:, step], order_on_device[:, step]
         luma = grayscale(images)
         # Brightness, contrast and saturation blend with black, the mean luma and the luma; hue does not blend.
         blend = torch.where((operation_on_device == 1).view(column), luma.mean((2, 3), keepdim=True), luma)
         blend = torch.where((operation_on_device == 0).view(column), 0.0, blend)
         factor = factors.gather(1, operation_on_device[:, None]).view(column)
         images = torch.lerp(blend, images, factor).clamp_(0, 1)
-        rows = (operation == 3).nonzero()[:, 0].to(images.device)
-        images[rows] = shift_hue(images[rows], hue.to(images)[rows])
+        rows = send((operation == 3).nonzero()[:, 0], images.device)
+        images[rows] = shift_hue(images[rows], hue[rows])
     return images
 
 
@@ -194,8 +204,10 @@ def brightness_contrast(
     Returns:
         Float tensor (n, C, H, W), clipped to [0, 1] after each operation.
     """
-    brightness, contrast = (factor.to(images)[:, :, None, None] for factor in (brightness, contrast))
-    first = contrast_first.to(images.device)[:, None, None, None]
+    brightness, contrast = (
+        send(factor, images.device, images.dtype)[:, :, None, None] for factor in (brightness, contrast)
+    )
+    first = send(contrast_first, images.device)[:, None, None, None]
     for change_contrast in (first, ~first):
         blend = torch.where(change_contrast, images.mean((2, 3), keepdim=True), 0.0)
         images = torch.lerp(blend, images, torch.where(change_contrast, contrast, brightness)).clamp_(0, 1)
@@ -206,7 +218,7 @@ def rotate_quarters(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """Rotate square images (n, C, S, S) counterclockwise by ``turns`` (n,) times 90 degrees."""
     rotated = images.clone()
     for k in (1, 2, 3):
-        rows = (turns == k).nonzero()[:, 0].to(images.device)
+        rows = send((turns == k).nonzero()[:, 0], images.device)
         rotated[rows] = images[rows].rot90(k, (2, 3))
     return rotated
 
