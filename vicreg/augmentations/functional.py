@@ -8,13 +8,33 @@ torchvision and PIL up to rounding.
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from vicreg.common.devices import send
 
+_compile = False  # see ``compile_operations``
 _SMALL = 32  # side of a view up to which matrix products are faster on CPUs (benchmarks/bench_augment.py)
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as in torchvision and PIL
+
+
+def compile_operations(enable: bool = True) -> None:
+    """Choose whether ``torch.compile`` fuses the operations on pixels: fewer and larger kernels for a GPU."""
+    global _compile
+    _compile = enable
+
+
+def _fused(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Let ``compile_operations`` choose between a function and its compiled version."""
+    compiled = functools.cache(lambda: torch.compile(function, dynamic=True))
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> torch.Tensor:
+        return (compiled() if _compile else function)(*arguments)
+
+    return call
 
 
 def crop_resize(
@@ -74,20 +94,26 @@ def _resampling_matrix(
     start: torch.Tensor, length: torch.Tensor, pixels: int, size: int, flip: torch.Tensor | None, like: torch.Tensor
 ) -> torch.Tensor:
     """Return weights (n, size, pixels) that resample [start, start + length) of an axis to ``size`` pixels."""
-    start, length = (send(values, like.device, like.dtype)[:, None, None] for values in (start, length))
+    start, length = (send(values, like.device, like.dtype) for values in (start, length))
+    weights = _bicubic_weights(start, length, pixels, size)
+    if flip is not None:
+        weights = torch.where(send(flip, like.device)[:, None, None], weights.flip(1), weights)
+    return weights
+
+
+@_fused
+def _bicubic_weights(start: torch.Tensor, length: torch.Tensor, pixels: int, size: int) -> torch.Tensor:
+    start, length = start[:, None, None], length[:, None, None]
     scale = length / size
     stretch = scale.clamp(min=1)  # a kernel wider than a pixel when shrinking: antialiasing
-    centers = start + (torch.arange(size, device=like.device)[None, :, None] + 0.5) * scale
-    positions = torch.arange(pixels, device=like.device)[None, None, :] + 0.5
+    centers = start + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * scale
+    positions = torch.arange(pixels, device=start.device)[None, None, :] + 0.5
     distance = ((positions - centers) / stretch).abs_()
     near = (1.5 * distance - 2.5) * distance.square() + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
     weights = torch.where((positions > start) & (positions < start + length), weights, 0.0)
-    weights = weights / weights.sum(-1, keepdim=True)
-    if flip is not None:
-        weights = torch.where(send(flip, like.device)[:, None, None], weights.flip(1), weights)
-    return weights
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def _along_both_axes(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -176,18 +202,23 @@ def color_jitter(
     factors, hue = (send(values, images.device, images.dtype) for values in (factors, hue))
     order = order.to("cpu")
     order_on_device = send(order, images.device)
-    column = (-1, 1, 1, 1)
     for step in range(4):
-        operation, operation_on_device = order[:, step], order_on_device[:, step]
-        luma = grayscale(images)
-        # Brightness, contrast and saturation blend with black, the mean luma and the luma; hue does not blend.
-        blend = torch.where((operation_on_device == 1).view(column), luma.mean((2, 3), keepdim=True), luma)
-        blend = torch.where((operation_on_device == 0).view(column), 0.0, blend)
-        factor = factors.gather(1, operation_on_device[:, None]).view(column)
-        images = torch.lerp(blend, images, factor).clamp_(0, 1)
-        rows = send((operation == 3).nonzero()[:, 0], images.device)
+        images = _blend(images, order_on_device[:, step], factors)
+        rows = send((order[:, step] == 3).nonzero()[:, 0], images.device)
         images[rows] = shift_hue(images[rows], hue[rows])
     return images
+
+
+@_fused
+def _blend(images: torch.Tensor, operation: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Apply one operation of each image, of 0 to 3 as in ``color_jitter``, with its factor in (n, 4)."""
+    column = (-1, 1, 1, 1)
+    luma = grayscale(images)
+    # Brightness, contrast and saturation blend with black, the mean luma and the luma; hue does not blend.
+    blend = torch.where((operation == 1).view(column), luma.mean((2, 3), keepdim=True), luma)
+    blend = torch.where((operation == 0).view(column), 0.0, blend)
+    factor = factors.gather(1, operation[:, None]).view(column)
+    return torch.lerp(blend, images, factor).clamp_(0, 1)
 
 
 def brightness_contrast(
@@ -223,6 +254,7 @@ def rotate_quarters(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return rotated
 
 
+@_fused
 def shift_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Shift the hue of RGB images (n, 3, H, W) by a fraction ``shift`` (n,) of the color circle, in HSV."""
     red, green, blue = images.unbind(1)
@@ -237,7 +269,10 @@ def shift_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     # How much of the chroma each channel lacks, from 1 to 0: piecewise linear around the channel's own hue.
     for channel, (center, slope, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
         lack = (hue - center).abs_().mul_(slope).add_(offset).clamp_(0, 1).sub_(1)
-        torch.addcmul(value, chroma, lack, out=shifted[:, channel])
+        if torch.compiler.is_compiling():  # which splits a function at an ``out`` that is a view
+            shifted[:, channel] = torch.addcmul(value, chroma, lack)
+        else:
+            torch.addcmul(value, chroma, lack, out=shifted[:, channel])
     return shifted
 
 
