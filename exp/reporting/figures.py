@@ -129,6 +129,9 @@ def encode_images(runs: Sequence[Run], store: ImageStore, problems: list[Problem
     found: dict[str, list[dict[str, Any]]] = {}
     for name, (caption, section) in IMAGES.items():
         for run, path in _files(runs, (name,)):
+            preset = _preset(run)
+            if section == "views" and any(item["title"] == preset for item in found.get(section, [])):
+                continue  # one picture for each preset
             try:
                 source = store.encode(path)
             except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -137,7 +140,7 @@ def encode_images(runs: Sequence[Run], store: ImageStore, problems: list[Problem
             if source:
                 item: dict[str, Any] = {"title": _title(run), "caption": caption, "source": source}
                 if section == "views":
-                    item |= {"title": _views_title(run), "pairs": _pairs(run, problems)}
+                    item |= {"title": preset, "pairs": _pairs(run, problems)}
                 found.setdefault(section, []).append(item)
     return found
 
@@ -160,9 +163,13 @@ def _pair(first: dict[str, str], second: dict[str, str]) -> str:
     return " ".join([" and ".join(places), " and ".join(filter(None, dates))]).strip()
 
 
-def _views_title(run: Run) -> str:
-    changes = " ".join(str(change) for change in _list(run.config.get("aug_override")))
-    return f"Preset {run.config.get('augment', 'unknown')}{', ' * bool(changes)}{changes} ({run.name})"
+def _preset(run: Run) -> str:
+    """Return the augmentation preset of a run with its changes, and the positives."""
+    changes = [str(change) for change in _list(run.config.get("aug_override"))]
+    positives = [f"{run.config['positives']} positives"] if run.config.get("positives") else []
+    return ", ".join(
+        [f"Preset {run.config.get('augment', 'unknown')}", *([" ".join(changes)] * bool(changes)), *positives]
+    )
 
 
 def _title(run: Run) -> str:

@@ -1,6 +1,6 @@
 """The folder of a training run: its lock, its checkpoint, and its configuration file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +91,18 @@ class RunFolder:
             content = {"kind": self.kind, "config": to_dict(config), "plan": {**info, **plan.to_dict()}}
             write_json(self.path / CONFIG_FILE, content)
 
-    def write_first_pairs(self, dataset: BaseDataset, keys: Sequence[SampleKey]) -> None:
-        """Write ``views.json``: what the data set knows of the pairs of ``views.png``, such as location and date.
+    def write_first_pairs(self, dataset: Any, batches: Iterable[Sequence[SampleKey]], start: int) -> None:
+        """Write ``views.json``: what a data set of pairs knows of those in ``views.png``, such as location and date.
 
         Args:
-            dataset: Data set of image pairs.
-            keys: Keys of the first batch.
+            dataset: Data set; only a ``BaseDataset`` has pairs.
+            batches: Keys of each batch from ``start`` on.
+            start: Step at which the run starts; nothing is written by a run that resumes.
         """
-        if distributed.is_main():
-            info = {
-                name: values for name, values in dataset.sample_info().items() if name in ("image", "location", "date")
-            }
-            pairs = [(index, dataset.positive_index(index, seed)) for index, seed in keys[:VIEW_PAIRS]]
+        if start == 0 and distributed.is_main() and isinstance(dataset, BaseDataset):
+            known = dataset.sample_info()
+            info = {name: known[name] for name in ("image", "location", "date") if name in known}
+            pairs = [(index, dataset.positive_index(index, seed)) for index, seed in next(iter(batches))[:VIEW_PAIRS]]
             rows = [[{name: str(info[name][row]) for name in info} for row in pair] for pair in pairs]
             write_json(self.path / "views.json", rows)
 
