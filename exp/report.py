@@ -3,7 +3,7 @@
 
     python exp/report.py exp/quickstart
     python exp/report.py exp/a exp/b --out report.html
-    python exp/report.py exp --csv > results.csv
+    python exp/report.py exp --csv
     python exp/report.py exp --watch
 
 searches for runs at any depth, whatever their state and version, prints what the comparison shows, tables and the state
