@@ -1,6 +1,9 @@
 """make_imagery_csv.py: what is read, dates, labels and splits."""
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -202,6 +205,41 @@ def test_lists_and_catalogs_name_addresses_dates_and_vrts(tmp_path):
     assert "named.vrt" not in {source.name for source in find_sources([tmp_path], None)}
     named = prepare(tmp_path / "named.vrt", tmp_path / "vrt", "--patch-size", 32, "--split", "none")[1]
     assert (named[0] == ground(2, 32, 32)).all()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Folder, and its address on a local web server, in its own process: GDAL holds Python's lock while it waits."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        yield folder, re.search(r"http://[\d.:]+", server.stdout.readline())[0]
+        server.kill()
+
+
+def test_images_behind_addresses_are_read(served, tmp_path, capfd):
+    folder, address = served
+    pixels = ground(3, 32, 32, dtype=np.uint8, high=255).transpose(1, 2, 0)
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels).save(folder / "b.webp", lossless=True)
+    Image.fromarray(pixels).save(folder / "c.jpg", subsampling=0)
+    names = ["a.png", "b.webp?key=1", "c.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(f"{address}/{name}" for name in names))
+    (tmp_path / "empty").mkdir()
+    options = "--patch-size", 32, "--split", "none", "--list", tmp_path / "list.txt"
+    table, packed, meta = prepare(tmp_path / "empty", tmp_path / "out", *options)
+    assert table.image_id.tolist() == names and meta["bands"] == ["red", "green", "blue"]
+    assert (packed[0] == pixels.transpose(2, 0, 1)).all() and (packed[1] == packed[0]).all()
+    decoded = np.asarray(Image.open(folder / "c.jpg")).transpose(2, 0, 1)
+    assert np.abs(packed[2].astype(int) - decoded).max() <= 2
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(folder / "turned.jpg", exif=exif)
+    (tmp_path / "list.txt").write_text(f"{address}/turned.jpg")
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(tmp_path / "empty", tmp_path / "out2", *options)
+    assert "its EXIF orientation is 6" in capfd.readouterr().err
 
 
 def test_envi_rasters_are_found_by_their_header(tmp_path, capsys):

@@ -14,7 +14,8 @@ from vicreg.data.image_io import error_reason, exif_orientation, open_image
 # Without a driver GDAL goes by the content: a VRT named .tif would make it open other files and addresses.
 DRIVERS: dict[str, list[str]] = {
     ".tif": ["GTiff"], ".tiff": ["GTiff"], ".jp2": ["JP2OpenJPEG"], ".img": ["HFA", "ENVI"], ".dat": ["ENVI"],
-    ".bsq": ["ENVI"], ".bil": ["ENVI"], ".bip": ["ENVI"], ".png": ["PNG"], ".vrt": ["VRT"],
+    ".bsq": ["ENVI"], ".bil": ["ENVI"], ".bip": ["ENVI"], ".vrt": ["VRT"], ".png": ["PNG"], ".jpg": ["JPEG"],
+    ".jpeg": ["JPEG"], ".webp": ["WEBP"], ".bmp": ["BMP"], ".ppm": ["PNM"], ".pgm": ["PNM"],
 }  # fmt: skip
 COLORS = ("red", "green", "blue")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
@@ -121,8 +122,8 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
             version = (status.st_size, status.st_mtime_ns)
             if not status.st_size:
                 raise ValueError("empty file (zero bytes)")
-        if Path(path).suffix.lower() in PILLOW_SUFFIXES and not _is_deep_png(path):
-            return _read_pillow_header(path, name, bands, version), {}
+            if Path(path).suffix.lower() in PILLOW_SUFFIXES and not _is_deep_png(path):
+                return _read_pillow_header(path, name, bands, version), {}
         with open_gdal(path) as raster:
             return _read_gdal_header(raster, path, name, bands, version), raster.tags()
     except ValueError:
@@ -167,6 +168,8 @@ def _read_gdal_header(
         raise ValueError("no bands, only subdatasets")
     if ColorInterp.palette in kinds:
         raise ValueError("it has a color table, not measurements; convert it with gdal_translate -expand rgb")
+    if (orientation := raster.tags().get("EXIF_Orientation", "1")) != "1":
+        raise ValueError(f"its EXIF orientation is {orientation}, and only local images are turned upright; copy it")
     if raster.gcps[0] and raster.transform.is_identity:
         raise ValueError("its position is given by ground control points only; rectify it with gdalwarp")
     has_transform = not raster.transform.is_identity
