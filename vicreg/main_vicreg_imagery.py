@@ -50,6 +50,10 @@ def main(args: argparse.Namespace) -> None:
     cli.check_positive(args, "in_chans", "patch_size")
     if args.data_dir and args.csv_dir != CSV_DIR:
         raise ValueError("--csv-dir and --data-dir: give one, a prepared folder or a folder of images")
+    if args.patch_size and not args.data_dir:
+        raise ValueError(f"--patch-size {args.patch_size} cuts the rasters of --data-dir; --csv-dir holds patches")
+    if args.verify_data and args.data_dir:
+        raise ValueError("--verify-data compares --csv-dir with its digests; --data-dir has none")
     if args.data_dir:
         dataset, positives = imagery.load_data_dir(
             args.data_dir, config.exp_dir / "patches", init_device(config), image_size=config.image_size,

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from vicreg.common.files import printable
 from vicreg.common.logger import log
-from vicreg.data.broken_files import find_broken
+from vicreg.data.broken_files import find_broken, log_left_out
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_listing import SPLITS, Listing, choose_files, format_names, list_images, split_folders
 from vicreg.data.images import add_levels_argument, check_levels
@@ -22,7 +21,6 @@ from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
 # Validation images of a folder without val/: fixed, so that pretraining and evaluation hold out the same ones.
 VAL_FRACTION, VAL_SEED = 0.1, 0
-MAX_LISTED = 5  # broken files in the message
 
 
 def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION) -> tuple[Listing, Listing, str]:
@@ -150,11 +148,5 @@ def _without_broken(
     """Remove the broken files that ``find`` finds, and log them; see ``Listing.without``."""
     bar = functools.partial(tqdm, desc="checking files", leave=False, disable=None if is_main() else True)
     broken = find(listing.paths, min(16, 4 * (os.cpu_count() or 1)), bar)
-    if not broken:
-        return listing, subset
-    lines = [
-        f"  {printable(listing.paths[index], '')}: {reason}" for index, reason in list(broken.items())[:MAX_LISTED]
-    ]
-    more = [f"  … and {len(broken) - MAX_LISTED} more"] if len(broken) > MAX_LISTED else []
-    log("\n".join([f"{len(broken)} of {len(listing.paths)} files are broken and left out:", *lines, *more]))
-    return listing.without(broken, subset)
+    log_left_out([(listing.paths[index], reason) for index, reason in broken.items()], len(listing.paths))
+    return listing.without(broken, subset) if broken else (listing, subset)
