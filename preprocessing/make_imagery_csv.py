@@ -24,12 +24,12 @@ if __name__ == "__main__":  # scripts run from a bare clone
 from tqdm import tqdm
 
 from preprocessing.folder_split import parse_locations
-from preprocessing.georeference import check_proj
 from preprocessing.imagery import labels, sources, splits
 from preprocessing.imagery.summary import date_lines, shared_duplicates, summary
 from preprocessing.problems import format_problems
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.data.georeference import check_proj
 from vicreg.data.raster_pack.cut import edge_cells
 from vicreg.data.raster_pack.headers import PackOptions, read_scenes
 from vicreg.data.raster_pack.lists import Result, collect, describe, publish

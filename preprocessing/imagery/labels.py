@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from preprocessing.georeference import one_line
 from preprocessing.text_files import read_csv
+from vicreg.data.georeference import one_line
 from vicreg.data.raster_pack.grids import Grid
 
 _MIN_COVER = 0.5  # part of a patch that labeled polygons cover

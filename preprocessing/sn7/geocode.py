@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.georeference import one_line, to_degrees
+from vicreg.data.georeference import one_line, to_degrees
 from vicreg.data.sn7_format import parse_aoi_name
 
 TILE_MARGIN = 0.1  # in tile sides: how far outside of its tile an AOI's position may lie

@@ -1,15 +1,14 @@
 """Configuration of training runs: frozen dataclasses, and the plan that follows from one."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vicreg import distributed
-from vicreg.common.config import flag_of, setting
+from vicreg.common import cli
+from vicreg.common.config import setting
 
 _BF16_CAPABILITY = (8, 0)  # first CUDA compute capability with bfloat16 units (Ampere)
 
@@ -113,22 +112,8 @@ class RunConfig:
     timeout_minutes: float = setting(5.0, compare="ignore")
 
     def __post_init__(self) -> None:
-        self.check_positive("epochs", "batch_size", "lr", "max_steps", "checkpoint_every")
-        self.check_not_negative("weight_decay", "grad_clip", "workers", "log_freq_time")
-
-    def check_positive(self, *names: str) -> None:
-        """Raise ValueError unless the fields of these names are positive or None."""
-        self._check(names, lambda value: 0 < value < math.inf, "must be positive")
-
-    def check_not_negative(self, *names: str) -> None:
-        """Raise ValueError unless the fields of these names are 0 or more, or None."""
-        self._check(names, lambda value: 0 <= value < math.inf, "must be 0 or more")
-
-    def _check(self, names: Sequence[str], is_valid: Any, rule: str) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in names and value is not None and not is_valid(value):
-                raise ValueError(f"{flag_of(field)} {value}: {rule}")
+        cli.check_positive(self, "epochs", "batch_size", "lr", "max_steps", "checkpoint_every")
+        cli.check_not_negative(self, "weight_decay", "grad_clip", "workers", "log_freq_time")
 
     def peak_lr(self, batch_size: int) -> float:
         """Return the highest learning rate for a total batch size."""

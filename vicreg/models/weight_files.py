@@ -1,7 +1,6 @@
 """Files of backbone weights: read them, with what they record, and compare them with a network."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,16 +18,12 @@ RECORDED = ("arch", "in_chans", "mean", "std", "source", "levels")  # what train
 DIGEST = "content_sha256"  # in the metadata of .safetensors files
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
-
-
 _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "arch": lambda value: isinstance(value, str),
     "in_chans": lambda value: isinstance(value, int) and 0 < value <= 2**12,
-    "mean": _is_numbers,
-    "std": lambda value: _is_numbers(value) and all(x > 0 for x in value),
-    "levels": lambda value: _is_numbers(value) and len(value) == 2,
+    "mean": files.is_numbers,
+    "std": lambda value: files.is_numbers(value) and all(x > 0 for x in value),
+    "levels": lambda value: files.is_numbers(value) and len(value) == 2,
 }
 
 
