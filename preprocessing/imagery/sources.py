@@ -22,7 +22,7 @@ def find_sources(folders: Sequence[Path], list_file: Path | None, asset: str | N
         asset: Name of the STAC asset that holds the bands.
 
     Raises:
-        FileNotFoundError: A folder, or a file of the list, does not exist.
+        FileNotFoundError: A folder, or the list, does not exist.
         ValueError: There is nothing to read, or the list is malformed.
     """
     sources: list[Source] = []
