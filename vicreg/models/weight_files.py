@@ -27,6 +27,9 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
 }
 
 
+_kept: dict[tuple, tuple[StateDict, dict[str, Any]]] = {}  # the last file of which only the record was used
+
+
 def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     """Read the weights of a backbone and what the file records about them.
 
@@ -44,11 +47,30 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         FileNotFoundError: There is no such file.
         ValueError: The file holds something else.
     """
+    found = _kept.pop(_version(path), None)
+    _kept.clear()
+    return found or _read(path)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read what ``read_weights`` returns about the weights; the weights are kept in memory for its next call."""
+    version = _version(path)
+    found = read_weights(path)
+    _kept[version] = found
+    return dict(found[1])
+
+
+def _version(path: str | Path) -> tuple:
+    """Return a name of weights, with the size and modification time of a file and its ``.json``."""
+    states = [file.stat() for file in (Path(path), _sidecar(path), _hub_file(path)) if file.is_file()]
+    return str(path), *((state.st_size, state.st_mtime_ns) for state in states)
+
+
+def _read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if is_hub_name(path):
         state, record = read_with_timm(str(path))
-        weights = Path(str(path).partition(":")[2]) / "model.safetensors"
-        if weights.is_file():  # of local-dir:; it also records levels and a digest if this project wrote it
-            record |= {key: value for key, value in _read_safetensors(weights)[1].items() if key in RECORDED}
+        if _hub_file(path).is_file():  # it also records levels and a digest if this project wrote it
+            record |= {key: value for key, value in _read_safetensors(_hub_file(path))[1].items() if key in RECORDED}
         return state, record
     path = Path(path)
     if path.suffix == ".safetensors" and path.is_file():
@@ -75,6 +97,7 @@ def weights_digest(path: str | Path) -> str:
     """Return a digest of weights and their normalization: of a file and its ``.json``, or of what timm reads."""
     if is_hub_name(path):
         state, record = read_weights(path)
+        _kept[_version(path)] = state, record
         return checkpoint_io.content_digest({"state_dict": state, "mean": record.get("mean"), "std": record.get("std")})
     sidecar = _sidecar(path)
     return files.file_digest(path) + (files.file_digest(sidecar) if sidecar.is_file() else "")
@@ -85,14 +108,9 @@ def _sidecar(path: str | Path) -> Path:
     return Path(f"{path}.json")
 
 
-def recorded_arch(path: str | Path) -> str | None:
-    """Return the architecture that a file of weights names, or None.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file holds no weights.
-    """
-    return read_weights(path)[1].get("arch")
+def _hub_file(path: str | Path) -> Path:
+    """Return the path of the weights of ``local-dir:<folder>``."""
+    return Path(str(path).partition(":")[2], "model.safetensors")
 
 
 def record_of(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,14 +118,13 @@ def record_of(info: Mapping[str, Any]) -> dict[str, Any]:
     return {key: info.get(key) for key in RECORDED if key != "levels" or info.get(key)}
 
 
-def recorded_levels(paths: Iterable[str | Path]) -> tuple[float, float] | None:
-    """Return the ``--levels`` that backbones were trained with; None if no file records them.
+def recorded_levels(records: Iterable[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Return the ``--levels`` that backbones were trained with; None if no record of ``read_record`` has them.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A file holds no weights, or they record different ones.
+        ValueError: They were trained with different ones.
     """
-    levels = {tuple(found) for path in paths if (found := read_weights(path)[1].get("levels"))}
+    levels = {tuple(record["levels"]) for record in records if record.get("levels")}
     if len(levels) > 1:
         raise ValueError(f"the backbones were trained with different --levels ({levels}); name them with --levels")
     return levels.pop() if levels else None
