@@ -1,5 +1,7 @@
 """Files of weights: bounds of their memory, recorded levels; and the sizes of images that networks take."""
 
+import argparse
+import pickle
 import zipfile
 
 import pytest
@@ -68,6 +70,25 @@ def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1).expand(10**9)}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="a.pth: a tensor of 4000 MB in a smaller file; save it anew"):
         read_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("nested", [lambda tensor: {"a": [tensor]}, lambda tensor: {"a": argparse.Namespace(b=tensor)}])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_larger_than_their_file_are_refused_before_their_digest(tmp_path, nested, zipped, monkeypatch):
+    monkeypatch.setattr(checkpoint_io, "content_digest", lambda content: pytest.fail("reads terabytes"))
+    content = {**nested(torch.zeros(1).expand(10**12)), "content_sha256": "0"}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="a.pth: a tensor of 4000000 MB in a smaller file; save it anew"):
+        checkpoint_io.load(tmp_path / "a.pth")
+
+
+def test_files_of_old_pytorch_are_read_and_other_pickles_are_not_unpickled(tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert checkpoint_io.load(tmp_path / "old.pth")["a"].equal(torch.ones(3))
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": [1] * 10}))
+    monkeypatch.setattr(torch, "load", lambda *args, **options: pytest.fail("unpickled"))
+    with pytest.raises(ValueError, match="pickle.pth: .*is not a PyTorch file"):
+        checkpoint_io.load(tmp_path / "pickle.pth")
 
 
 def test_check_input_size_leaves_the_network_as_it_is():
