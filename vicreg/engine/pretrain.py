@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations import presets
+from vicreg.augmentations import functional, presets
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
 from vicreg.common.logger import log
@@ -89,6 +89,7 @@ class PairAugmentation:
 
     def __init__(self, config: PretrainConfig, plan: RunPlan, dataset: PairDataset, device: torch.device) -> None:
         check_channels(config.in_chans, dataset, "--in-chans")
+        functional.compile_operations(config.compile and device.type == "cuda")
         size = config.view_size(dataset.patch_size)
         views = dataset.set_views(presets.get_augmentation(config.augment, config.aug_override), size)
         self._augment = functools.partial(

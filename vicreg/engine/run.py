@@ -103,16 +103,15 @@ class TrainingRun:
 
     def _log_start(self, summary: Mapping[str, str], info: Mapping[str, Any]) -> None:
         """Print the plan, and write ``config.json`` unless the run is finished."""
-        plan, config = self.plan, self.config
-        is_finished = self.start_step >= plan.steps
+        plan, is_finished = self.plan, self.start_step >= self.plan.steps
         if not (is_finished and (self._folder.path / CONFIG_FILE).exists()):
-            self._folder.write_config(config, plan, info)
-        lines = {**summary, **plan.summary(config)}
+            self._folder.write_config(self.config, plan, info)
+        lines = {**summary, **plan.summary(self.config)}
         if self.start_step:
             done = f"{self.start_step} of {plan.steps} steps; nothing left to do"
             lines |= {"done": done} if is_finished else {"resume": f"from step {self.start_step}"}
-        log(f"{info.get('source', self._folder.kind)} -> {self._folder.path}")
-        log("\n".join(f"  {name:7} {text}" for name, text in lines.items()))
+        title = f"{info.get('source', self._folder.kind)} -> {self._folder.path}"
+        log("\n".join([title, *(f"  {name:7} {text}" for name, text in lines.items())]))
 
     def loader(self, dataset: Any, workers: int | None = None) -> torch.utils.data.DataLoader:
         """Return a loader of this process's batches from ``start_step`` to the end of the run.
@@ -121,10 +120,8 @@ class TrainingRun:
             dataset: Data set with a length and ``__getitems__``.
             workers: Loading processes, if not those of the configuration.
         """
-        share = distributed.rank(), distributed.world_size()
-        batches = ResumableBatchSampler(
-            len(dataset), self.plan.batch_size, self.config.seed, self.plan.steps, self.start_step, *share
-        )
+        share, length = (distributed.rank(), distributed.world_size()), (self.plan.steps, self.start_step)
+        batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, *length, *share)
         if workers is None:
             workers = 0 if self.config.cache_on_device else self.config.workers
         return build_loader(dataset, batches, workers, self.device)
@@ -136,7 +133,7 @@ class TrainingRun:
         rate, clear the gradients, and seed the random numbers that the model draws.
 
         Raises:
-            FloatingPointError: The loss of the previous step is not finite.
+            FloatingPointError: The loss of the previous step, or a weight, is not finite.
             SystemExit: A process received a signal, see ``PreemptionGuard``; the checkpoint is written.
         """
         batches = iter(loader)
@@ -166,21 +163,24 @@ class TrainingRun:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute the gradients of a scalar loss and update the parameters."""
+        self.record(loss)
         loss.backward()
-        self.update(loss)
+        self.update()
 
-    def update(self, loss: torch.Tensor) -> None:
-        """Clip the gradients, record the loss for the finite check, and take an optimizer step."""
+    def record(self, loss: torch.Tensor) -> None:
+        """Record the loss for the finite check, before the backward pass, during which a GPU copies it."""
+        self._guard.put(self._step, loss, self._logger.seconds >= self.config.log_freq_time)
+
+    def update(self) -> None:
+        """Clip the gradients and take an optimizer step."""
         if self.config.grad_clip:
             nn.utils.clip_grad_value_(self.module.parameters(), self.config.grad_clip)
-        self._guard.put(self._step, loss, self._logger.seconds >= self.config.log_freq_time)
         self.optimizer.step()
 
     def average(self, **values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Average scalar tensors over the processes in one collective."""
-        joined = torch.stack([value.detach().float() for value in values.values()])
-        joined = distributed.all_reduce(joined) / distributed.world_size()
-        return dict(zip(values, joined, strict=True))
+        joined = distributed.all_reduce(torch.stack([value.detach().float() for value in values.values()]))
+        return dict(zip(values, joined / distributed.world_size(), strict=True))
 
     def log(self, losses: Mapping[str, torch.Tensor], **more: torch.Tensor | Callable[[], float]) -> None:
         """Record a step's values, and at the cadence write a log line, validate, and save a checkpoint.
@@ -190,7 +190,6 @@ class TrainingRun:
             **more: Further values. Tensors are averaged too; all processes call functions when a line is written.
         """
         tensors = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)}
-        functions = {key: value for key, value in more.items() if not isinstance(value, torch.Tensor)}
         self._logger.add({**losses, **tensors}, self._data_time)
         plan, done, epoch = self.plan, self._step + 1, self._step // self.plan.steps_per_epoch
         is_last = done == plan.steps
@@ -200,9 +199,8 @@ class TrainingRun:
         due = self._guard.log_due and self._step > self._line_step + 1  # all processes agreed on it a step ago
         if epoch_ends or due or self.config.log_freq_time == 0:
             self._line_step = self._step
-            line = {"epoch": epoch, "step": done, "lr": self._lr}
-            line |= self._logger.averages(plan.batch_size, self._unit)
-            line |= {**{key: function() for key, function in functions.items()}, **self._constants}
+            line = {"epoch": epoch, "step": done, "lr": self._lr, **self._logger.averages(plan.batch_size, self._unit)}
+            line |= {**{key: more[key]() for key in more if key not in tensors}, **self._constants}  # type: ignore[operator]
             if epoch_ends and self._validate and self._validate_every:
                 if is_last or (epoch + 1) % self._validate_every == 0:
                     line |= self._run_validation(self._validate, epoch, done)
@@ -211,7 +209,7 @@ class TrainingRun:
                 self._on_line(line)
             self._logger.restart_clock()
         if is_last or done % plan.checkpoint_every == 0:
-            self._guard.check()  # never save weights after a loss that is not finite
+            self._guard.check()  # no weights after a loss that is not finite
             if is_last:
                 self._write_outputs(self.outputs)
             self.save(done)
@@ -234,12 +232,14 @@ class TrainingRun:
         return {"model": checkpoint.add_module_prefix(self.module), **content, **self._describe(step)}
 
     def save(self, step: int) -> None:
-        """Write the checkpoint ``model.pth`` from the main process."""
+        """Write the checkpoint ``model.pth`` from the main process, unless a weight is not finite."""
+        checkpoint.check_finite(self.module, step)
         if distributed.is_main():
             self._folder.save({**self._payload(step), "optimizer": self.optimizer.state_dict()})
 
     def _write_outputs(self, names: Iterable[str]) -> None:
-        """Write files of a finished run, in the main process."""
+        """Write files of a finished run, unless a weight is not finite."""
+        checkpoint.check_finite(self.module, self.plan.steps)
         for name in names if distributed.is_main() else ():
             self.outputs[name](self._folder.path / name)
 
@@ -247,9 +247,8 @@ class TrainingRun:
         """Restore the signals, and write the files that a run that was killed at its end lacks."""
         if self.start_step >= self.plan.steps:
             if self._validate and self._monitor and not self.last:  # an older checkpoint, without these metrics
-                self._run_validation(
-                    self._validate, (self.start_step - 1) // self.plan.steps_per_epoch, self.start_step
-                )
+                epoch = (self.start_step - 1) // self.plan.steps_per_epoch
+                self._run_validation(self._validate, epoch, self.start_step)
             self._write_outputs([name for name in self.outputs if not (self._folder.path / name).exists()])
         self._guard.close()
         self._logger.close()
