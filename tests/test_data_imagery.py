@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.imagery_fixtures import ground, prepare, write_raster
 from vicreg import evaluate_imagery, main_vicreg_imagery
-from vicreg.augmentations.batch import apply, sample_params
+from vicreg.augmentations.batch import apply, normalize, sample_params
 from vicreg.augmentations.presets import PRESETS
 from vicreg.data.imagery import ImageryPatches
 from vicreg.data.raster_pack import prepare as prepare_module
@@ -221,6 +221,19 @@ def test_patches_come_from_all_shards_also_in_loader_processes(dated):
     (dated / "patches-00001.npy").unlink()
     with pytest.raises(FileNotFoundError):
         ImageryPatches(dated / "train.csv")
+
+
+def test_constant_images_have_the_deviation_of_one_step(tmp_path):
+    for number in (0, 1, 60000):
+        write_raster(tmp_path / "in" / f"{number}.tif", np.full((4, 32, 32), number, np.uint16), nodata=0)
+    _, pixels, meta = prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 32, "--split", "none")
+    assert meta["counts"]["patches"] == 2 and meta["counts"]["nodata"] == 1  # 0 is no data
+    (tmp_path / "in" / "1.tif").unlink()
+    _, pixels, meta = prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 32, "--split", "none")
+    assert meta["mean"] == pytest.approx([60000 / 65535] * 4) and meta["std"] == [1 / 65535] * 4
+    dataset = ImageryPatches(tmp_path / "csv" / "train.csv")
+    images = normalize(dataset.images([0]).float() / 65535, dataset.mean, dataset.std)
+    assert images.abs().max() < 0.1
 
 
 def test_lists_that_do_not_fit_the_stored_patches_are_refused(dated):
