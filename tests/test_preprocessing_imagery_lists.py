@@ -184,7 +184,8 @@ def test_lists_and_catalogs_name_addresses_dates_and_vrts(tmp_path):
     catalog = tmp_path / "items.json"
     catalog.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     first, second = find_sources([], catalog)
-    assert first == ("/vsis3/bucket/x.tif", "item0", "2020-01-03") and second == (str(scene), "item1", "2020-02-03")
+    assert first == ("/vsis3/bucket/x.tif", "item0", "2020-01-03", ())
+    assert second == (str(scene), "item1", "2020-02-03", ())
     with pytest.raises(ValueError, match="no asset B04; it has thumb, visual"):
         find_sources([], catalog, "B04")
     catalog.write_text(json.dumps({"features": [items[1]]}))
@@ -240,6 +241,44 @@ def test_images_behind_addresses_are_read(served, tmp_path, capfd):
     with pytest.raises(ValueError, match="nothing written"):
         prepare(tmp_path / "empty", tmp_path / "out2", *options)
     assert "its EXIF orientation is 6" in capfd.readouterr().err
+
+
+def write_items(folder, dates=("2020-01-03", "2020-02-03"), **bands):
+    """Write items with an asset for each band, (1, height, width) and keywords of ``write_raster``."""
+    items = []
+    for number, date in enumerate(dates):
+        assets = {"thumb": {"href": "t.png", "type": "image/png", "roles": ["thumbnail"]}}
+        for band, (pixels, options) in bands.items():
+            write_raster(folder / date / f"{band}.tif", pixels + number, **options)
+            assets[band] = {"href": f"{date}/{band}.tif", "type": "image/tiff; application=geotiff"}
+        items.append({"id": f"item{number}", "assets": assets, "properties": {"datetime": f"{date}T01:02:03Z"}})
+    (folder / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    return ["--patch-size", 32, "--split", "none", "--list", folder / "items.json"]
+
+
+def test_assets_with_one_band_each_are_stacked_on_the_pixels_of_the_first(tmp_path, capsys):
+    coarse = np.tile(np.arange(32, dtype=np.uint16) * 100 + 50, (1, 32, 1))  # 20 m: linear from west to east
+    fine = {"B04": ground(1, 64, 64, 1), "B03": ground(1, 64, 64, 2)}
+    fine["B03"][0, 5, 7] = fine["B04"][0, 5, 7] = 0
+    options = write_items(tmp_path, B04=(fine["B04"], {"nodata": 0}), B03=(fine["B03"], {"nodata": 0}),
+                          B05=(coarse, {"resolution": 20}), B08=(ground(1, 64, 64, 3), {"column": 1}))  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    table, pixels, meta = prepare(tmp_path / "empty", tmp_path / "out", *options, "--bands", "B04", "B03", "B05")
+    assert meta["bands"] == ["B04", "B03", "B05"] and meta["date_sources"] == {"STAC": 2}
+    assert table.date.unique().tolist() == ["2020-01-03", "2020-02-03"] and table.location.nunique() == 4
+    for number, date in enumerate(meta["dates"]):
+        order = table[table.date == date].sort_values(["line", "column"]).row.to_numpy().reshape(2, 2)
+        mosaic = np.block([[pixels[row] for row in line] for line in order])  # (3, 64, 64)
+        assert (mosaic[0] == fine["B04"] + number).all() and (mosaic[1] == fine["B03"] + number).all()
+        between = (np.arange(64) + 0.5) / 2 - 0.5  # centers of pixels of 10 m in those of 20 m
+        assert np.abs(mosaic[2] - (between * 100 + 50 + number))[:, 1:-1].max() <= 1
+    table = prepare(tmp_path / "empty", tmp_path / "out", *options, "--bands", "B03,B04")[0]
+    assert sorted(table.valid)[:2] == [1 - 1 / 32**2, 1]  # no data in both bands
+    with pytest.raises(ValueError, match="item item0 has no asset B99; it has thumb, B04, B03, B05, B08"):
+        prepare(tmp_path / "empty", tmp_path / "out", *options, "--bands", "B04,B99")
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(tmp_path / "empty", tmp_path / "out", *options, "--bands", "B04,B08")
+    assert "band B08: its extent or coordinate reference system is not that of B04" in capsys.readouterr().err
 
 
 def test_envi_rasters_are_found_by_their_header(tmp_path, capsys):

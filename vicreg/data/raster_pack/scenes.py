@@ -54,6 +54,7 @@ class Scene:
         mask: Path of a cloud mask, or "".
         warp: (CRS, affine coefficients, width, height) to resample to, or None.
         version: Size and modification time of the file.
+        vrt: Virtual raster of the files of a stack, which GDAL opens in place of ``path``, or "".
     """
 
     path: str
@@ -73,6 +74,7 @@ class Scene:
     mask: str = ""
     warp: tuple[str, tuple[float, ...], int, int] | None = None
     version: tuple[int, int] = (0, 0)
+    vrt: str = ""
 
 
 def is_scene_name(name: str) -> bool:
@@ -88,9 +90,11 @@ def is_without_header(path: str) -> bool:
 
 
 def open_gdal(path: str) -> Any:
-    """Open a raster with the drivers of its suffix, by default GeoTIFF and ENVI."""
+    """Open a raster with the drivers of its suffix, by default GeoTIFF and ENVI, or the virtual raster of a stack."""
     import rasterio
 
+    if path.startswith("<VRTDataset"):
+        return rasterio.open(path, driver="VRT")
     suffix = Path(path.partition("?")[0]).suffix.lower()
     *others, last = DRIVERS.get(suffix, ["ENVI", "GTiff"])
     for driver in others:
@@ -125,7 +129,7 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
             if Path(path).suffix.lower() in PILLOW_SUFFIXES and not _is_deep_png(path):
                 return _read_pillow_header(path, name, bands, version), {}
         with open_gdal(path) as raster:
-            return _read_gdal_header(raster, path, name, bands, version), raster.tags()
+            return read_gdal_header(raster, path, name, bands, version), raster.tags()
     except ValueError:
         raise
     except (OSError, SyntaxError, rasterio.errors.RasterioError) as error:
@@ -158,9 +162,8 @@ def _read_pillow_header(path: str, name: str, bands: Sequence[str] | None, versi
     return Scene(path, name, True, width, height, (1, width), count, chosen, names, "uint8", version=version)
 
 
-def _read_gdal_header(
-    raster: Any, path: str, name: str, bands: Sequence[str] | None, version: tuple[int, int]
-) -> Scene:
+def read_gdal_header(raster: Any, path: str, name: str, bands: Sequence[str] | None, version: tuple[int, int]) -> Scene:
+    """Read the header of an open raster; see ``read_scene``."""
     from rasterio.enums import ColorInterp
 
     kinds, (a, b, left, d, e, top) = raster.colorinterp, raster.transform[:6]
