@@ -69,7 +69,7 @@ def _read_meta(out_dir: Path, plan: Plan) -> dict[str, Any] | None:
 
 def _write(data_dir: str | Path, out_dir: Path, plan: Plan, progress: Callable[..., Iterable[Any]]) -> None:
     others = process_group.world_size() - 1
-    waiting = f" ({others} other processes wait)" if others else ""
+    waiting = f" ({others} other process(es) wait)" if others else ""
     log(f"cutting {len(plan.scenes)} files into patches in {out_dir}{waiting}")
     work = work_folder(out_dir, plan, shared=False)
     records = run_shards(plan.shards, plan.scenes, plan.placements, plan.cut, work, _WORKERS, progress=progress)
