@@ -22,7 +22,7 @@ if [ ! -f "$patches/meta.json" ]; then
 fi
 for part in train val; do
     tail -n +2 "$patches/$part.csv" | cut -d, -f2 > "$patches/$part.txt"
-    for class in $(cut -d/ -f1 "$patches/$part.txt" | sort -u); do
+    cut -d/ -f1 "$patches/$part.txt" | sort -u | while read -r class; do
         mkdir -p "$patches/images/$part/$class"
         grep "^$class/" "$patches/$part.txt" | sed "s#^#$data/#" | xargs ln -sft "$patches/images/$part/$class"
     done
