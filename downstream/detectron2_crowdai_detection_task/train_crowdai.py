@@ -60,6 +60,7 @@ def main(args: argparse.Namespace) -> None:
     from downstream.detectron2_crowdai_detection_task import experiment
 
     cli.check_positive(args, "num_gpus", "num_machines")
+    files.check_outside(args.exp_dir, args.data_dir)
     if args.dist_url != "auto" and not args.dist_url.startswith(("tcp://", "file://", "env://")):
         raise ValueError(f"--dist-url {args.dist_url}: tcp://first-machine:port is needed")
     device = detectron2_setup.choose_device(args.device)

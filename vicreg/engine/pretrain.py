@@ -9,7 +9,7 @@ from vicreg import distributed
 from vicreg.augmentations import functional, presets
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
-from vicreg.common.logger import log
+from vicreg.common.logger import VIEWS_FILE, log
 from vicreg.common.plots import save_view_pairs
 from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
@@ -96,7 +96,7 @@ class PairAugmentation:
             augment_pair, views=views, size=size, batch_size=plan.batch_size, rank=distributed.rank(),
             seed=config.seed, device=device,
         )  # fmt: skip
-        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / "views.png"
+        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / VIEWS_FILE
 
     def __call__(
         self, images1: torch.Tensor, images2: torch.Tensor, step: int, micro_batch: int = 0, num_micro_batches: int = 1
