@@ -51,8 +51,8 @@ def test_plan_follows_from_the_arguments(tmp_path, words, expected):
 
 
 def test_views_are_seven_eighths_of_the_patches_by_default(tmp_path):
-    assert configure(tmp_path).view_size(256) == 224
-    assert configure(tmp_path, "--image-size", 64).view_size(256) == 64
+    assert configure(tmp_path).view_sizes(256, 2) == [224, 224]
+    assert configure(tmp_path, "--image-size", 64).view_sizes(256, 1) == [64]
 
 
 @pytest.mark.parametrize(("mlp", "bound"), [("8192-8192-8192", 16.2854), ("64-128", 0.0)])

@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Pretrain on the training list; probe on the validation list."""
     config = pretrain_config.build_config(args)
-    side = decode_size(config.image_size)
+    side = decode_size(config.final_image_size)
     lists = {split: args.csv_dir / f"{split}.csv" for split in ("train", "val")}
     dataset = fmow_images(lists["train"], config.positives, args.data_dir, config.max_months_apart, side=side)
     probe_sets = None

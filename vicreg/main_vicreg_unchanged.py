@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
     device = init_device(config)
     check_outside(args.exp_dir, args.data_dir)
     train, val, _ = image_folder.load_folder(
-        args.data_dir, device, config.image_size, not args.no_check, bands=args.bands, levels=args.levels
+        args.data_dir, device, config.final_image_size, not args.no_check, bands=args.bands, levels=args.levels
     )
     probe_sets = (train, val) if config.probe_every else None
     pretrain(config, train, probe_sets, f"VICReg, {config.arch}, images of {args.data_dir.resolve()}")

@@ -47,6 +47,11 @@ class RunPlan:
         """Samples per step over all processes."""
         return self.local_batch_size * self.world_size
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run; the last one may be cut short."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
     def summary(self, config: "RunConfig") -> dict[str, str]:
         """Return lines to print at the start of a run, by their first word."""
         rounded = "" if self.batch_size == config.batch_size else f" (of {config.batch_size} asked for)"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from vicreg import distributed
 from vicreg.augmentations.batch import seed_step
@@ -114,20 +115,19 @@ class TrainingRun:
         log(f"{info.get('source', self._folder.kind)} -> {self._folder.path}")
         log("\n".join(f"  {name:7} {text}" for name, text in lines.items()))
 
-    def loader(self, dataset: Any, workers: int | None = None) -> torch.utils.data.DataLoader:
-        """Return a loader of this process's batches from ``start_step`` to the end of the run.
+    def loader(self, dataset: Any, workers: int | None = None, steps: range | None = None) -> DataLoader:
+        """Return a loader of this process's batches of the steps that are left.
 
         Args:
             dataset: Data set with a length and ``__getitems__``.
             workers: Loading processes, if not those of the configuration.
+            steps: Steps that the loader is for; None for all.
         """
+        start, stop = (max(steps.start, self.start_step), steps.stop) if steps else (self.start_step, self.plan.steps)
         share = distributed.rank(), distributed.world_size()
-        batches = ResumableBatchSampler(
-            len(dataset), self.plan.batch_size, self.config.seed, self.plan.steps, self.start_step, *share
-        )
-        if workers is None:
-            workers = 0 if self.config.cache_on_device else self.config.workers
-        return build_loader(dataset, batches, workers, self.device)
+        batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, stop, start, *share)
+        configured = 0 if self.config.cache_on_device else self.config.workers
+        return build_loader(dataset, batches, configured if workers is None else workers, self.device)
 
     def steps(self, loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Yield the step and the batch of each step that is left.
