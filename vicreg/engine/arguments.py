@@ -91,8 +91,16 @@ def add_optimization_arguments(group: argparse._ArgumentGroup, batch_size: int, 
     group.add_argument("--batch-size", type=int, default=batch_size, help="samples of all processes together")
     group.add_argument("--weight-decay", type=float, default=weight_decay, help="weight decay")
     add_alias(group, "--wd", "weight_decay", float)
-    group.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
+    add_precision_argument(group)
     group.add_argument("--compile", action="store_true", help="torch.compile the network")
+
+
+def add_precision_argument(group: argparse._ActionsContainer) -> None:
+    """Add ``--precision`` of training scripts to a parser or group."""
+    group.add_argument(
+        "--precision", choices=["auto", "bf16", "fp32"], default="auto",
+        help="auto: bf16 on GPUs that compute in it, and on CPUs that train faster in it",
+    )  # fmt: skip
 
 
 def _store(value: str) -> bool:

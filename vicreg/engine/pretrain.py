@@ -53,7 +53,7 @@ def pretrain(
     device = init_device(config)
     folder = RunFolder(config, "pretraining", device)
     folder.check_data(digests := dataset.digests())
-    plan = plan_run(config, len(dataset), device, folder.batch_size)
+    plan = plan_run(config, len(dataset), device, folder.batch_size, folder.bf16)
     check_batch_size(config, plan)
     augment = PairAugmentation(config, plan, dataset, device)
     run = start_run(config, plan, folder, dataset, probe_sets, source, digests, device)
