@@ -52,6 +52,7 @@ class PretrainConfig(RunConfig):
         probe_every: Epochs between kNN probes; 0 does not probe.
         bands: Red, green and blue band of image files, counted from 1.
         levels: Values of black and white of image files deeper than 8 bits.
+        pack_size: Largest side of decoded squares of image files in pixels; None if the files are read.
     """
 
     arch: str = setting("resnet50", compare="must_match")
@@ -72,11 +73,14 @@ class PretrainConfig(RunConfig):
     probe_every: int = setting(10, compare="ignore")
     bands: Sequence[int] | None = setting(None, compare="must_match")
     levels: Sequence[float] | None = setting(None, compare="must_match")
+    pack_size: int | None = setting(None, compare="must_match")
     weight_decay: float = setting(1e-6)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("accumulate", *([] if isinstance(self.image_size, Sequence) else ["image_size"]))
+        self.check_positive(
+            "accumulate", "pack_size", *([] if isinstance(self.image_size, Sequence) else ["image_size"])
+        )
         if isinstance(self.image_size, Sequence) and not 0 < self.image_size[0] < self.image_size[1]:
             first, last = self.image_size
             raise ValueError(f"--image-size {first}:{last}: both must be positive, and the first smaller")
