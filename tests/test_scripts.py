@@ -110,7 +110,8 @@ def test_pretraining_starts_from_the_root(repo_root, sn7_prepared, tmp_path):
 
 @pytest.mark.parametrize("extra", [["--compile"], ["--precision", "bf16"], ["--cache-on-device"]], ids=str)
 def test_options_of_the_device_work_on_a_cpu(repo_root, sn7_prepared, tmp_path, extra):
-    command = f"python vicreg/main_vicreg_sn7.py {TINY} --max-steps 2"
+    command = f"python vicreg/main_vicreg_sn7.py {TINY} --image-size 32 --max-steps 2"
+    # bf16 at 16 pixels: strided convolutions of 1 x 1 maps, whose gradients are not always finite on CPUs
     # compiling takes minutes and a C++ compiler that not every machine has: here --compile is only passed through
     ran = start(command, repo_root, "--csv-dir", sn7_prepared, "--exp-dir", tmp_path, *extra,
                 TORCH_COMPILE_DISABLE="1")  # fmt: skip

@@ -40,6 +40,26 @@ def quarantine_checkpoint(folder: str | Path, step: int) -> None:
             os.replace(path, path.with_name(DIVERGED_FILE))
 
 
+@torch.no_grad()
+def check_finite(model: nn.Module, step: int) -> None:
+    """Raise FloatingPointError if a weight of a model is not finite.
+
+    A finite loss does not show it: the gradients of the last step may not be finite, for instance those of bfloat16
+    convolutions with a stride over 1 x 1 maps in PyTorch's CPU kernels.
+
+    Args:
+        model: Model with floating-point parameters.
+        step: Steps that it was trained for, for the message.
+    """
+    norms = torch.stack(torch._foreach_norm(list(model.parameters())))
+    if not norms.isfinite().all():
+        names = [name for name, norm in zip(dict(model.named_parameters()), norms, strict=True) if not norm.isfinite()]
+        raise FloatingPointError(
+            f"{len(names)} weights are not finite after step {step}, the first is {names[0]}; the last good checkpoint "
+            "is kept. A lower --lr, larger images, or --precision fp32 helps"
+        )
+
+
 def load_latest(
     folder: str | Path, map_location: str | torch.device = "cpu"
 ) -> tuple[dict[str, Any], Path] | tuple[None, None]:

@@ -136,7 +136,7 @@ class TrainingRun:
         rate, clear the gradients, and seed the random numbers that the model draws.
 
         Raises:
-            FloatingPointError: The loss of the previous step is not finite.
+            FloatingPointError: The loss of the previous step, or a weight, is not finite.
             SystemExit: A process received a signal, see ``PreemptionGuard``; the checkpoint is written.
         """
         batches = iter(loader)
@@ -178,9 +178,8 @@ class TrainingRun:
 
     def average(self, **values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Average scalar tensors over the processes in one collective."""
-        joined = torch.stack([value.detach().float() for value in values.values()])
-        joined = distributed.all_reduce(joined) / distributed.world_size()
-        return dict(zip(values, joined, strict=True))
+        joined = distributed.all_reduce(torch.stack([value.detach().float() for value in values.values()]))
+        return dict(zip(values, joined / distributed.world_size(), strict=True))
 
     def log(self, losses: Mapping[str, torch.Tensor], **more: torch.Tensor | Callable[[], float]) -> None:
         """Record a step's values, and at the cadence write a log line, validate, and save a checkpoint.
@@ -190,7 +189,7 @@ class TrainingRun:
             **more: Further values. Tensors are averaged too; all processes call functions when a line is written.
         """
         tensors = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)}
-        functions = {key: value for key, value in more.items() if not isinstance(value, torch.Tensor)}
+        functions = {key: more[key] for key in more if key not in tensors}
         self._logger.add({**losses, **tensors}, self._data_time)
         plan, done, epoch = self.plan, self._step + 1, self._step // self.plan.steps_per_epoch
         is_last = done == plan.steps
@@ -211,8 +210,9 @@ class TrainingRun:
                 self._on_line(line)
             self._logger.restart_clock()
         if is_last or done % plan.checkpoint_every == 0:
-            self._guard.check()  # never save weights after a loss that is not finite
+            self._guard.check()  # no weights after a loss that is not finite
             if is_last:
+                checkpoint.check_finite(self.module, done)
                 self._write_outputs(self.outputs)
             self.save(done)
 
@@ -235,7 +235,8 @@ class TrainingRun:
         return {"model": checkpoint.add_module_prefix(self.module), **content, **self._describe(step)}
 
     def save(self, step: int) -> None:
-        """Write the checkpoint ``model.pth`` from the main process."""
+        """Write the checkpoint ``model.pth`` from the main process, unless a weight is not finite."""
+        checkpoint.check_finite(self.module, step)
         if distributed.is_main():
             self._folder.save({**self._payload(step), "optimizer": self.optimizer.state_dict()})
 
@@ -248,9 +249,8 @@ class TrainingRun:
         """Restore the signals, and write the files that a run that was killed at its end lacks."""
         if self.start_step >= self.plan.steps:
             if self._validate and self._monitor and not self.last:  # an older checkpoint, without these metrics
-                self._run_validation(
-                    self._validate, (self.start_step - 1) // self.plan.steps_per_epoch, self.start_step
-                )
+                epoch = (self.start_step - 1) // self.plan.steps_per_epoch
+                self._run_validation(self._validate, epoch, self.start_step)
             self._write_outputs([name for name in self.outputs if not (self._folder.path / name).exists()])
         self._guard.close()
         self._logger.close()
