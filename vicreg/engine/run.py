@@ -231,8 +231,12 @@ class TrainingRun:
         """Return the checkpoint without the optimizer's state."""
         content = {"kind": self._folder.kind, "config": to_dict(self.config), "batch_size": self.plan.batch_size}
         content |= {"step": step, "steps": self.plan.steps, "last": self.last, "best": self.best}
-        content["bf16"] = self.plan.bf16
-        return {"model": checkpoint.add_module_prefix(self.module), **content, **self._describe(step)}
+        return {
+            "model": checkpoint.add_module_prefix(self.module),
+            "bf16": self.plan.bf16,
+            **content,
+            **self._describe(step),
+        }
 
     def save(self, step: int) -> None:
         """Write the checkpoint ``model.pth`` from the main process, unless a weight is not finite."""
