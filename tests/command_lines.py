@@ -64,6 +64,9 @@ VALID = {
     "benchmarks/bench_audit.py": "--sn7 {sn7} --planted 2 --workers 1 --max-bits 24",
     "benchmarks/bench_augment.py": "--sizes 16 --images 2 --repeats 1",
     "benchmarks/bench_decode.py": "--data-dir {eurosat} --size 16 --images 2 --repeats 1",
+    "benchmarks/bench_eval.py": "--samples 60 --dim 8 --classes 2 --queries 4 --epochs 1",
+    "benchmarks/bench_growth.py": "--arch test_resnet --batch-sizes 2 4 --dims 8 16 --image-sizes 16 24 --base 4 8 16 "
+    "--steps 1 --device cpu --out {out.svg}",
     "benchmarks/bench_loss.py": "--samples 4 --dim 8 --repeats 1 --device cpu",
     "benchmarks/bench_pairs.py": "--aois 2 --months 3 --samples 2 --repeats 1",
     "benchmarks/bench_pretrain.py": "--arch test_resnet --image-size 16 --batch-size 4 --mlp 8-8 --steps 1 "
