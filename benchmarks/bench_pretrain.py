@@ -34,6 +34,7 @@ import torch
 from torch import nn
 
 from benchmarks.step_profile import Profile, cpu_name
+from vicreg.augmentations import functional
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.augmentations.presets import PRESETS, get_augmentation
 from vicreg.common import cli
@@ -50,6 +51,7 @@ Mark = Callable[[str], None]
 
 def our_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
     """Return a function that takes one pretraining step of this repository."""
+    functional.compile_operations(args.compile and device.type == "cuda")
     model = _model(args, device)
     optimizer = build_optimizer("lars", model, 1e-6)
     views, steps, images = get_augmentation(args.augment), iter(range(2**31)), images.to(device)
@@ -167,7 +169,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="loading processes of lightly's recipe (default: 2)")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="what to time (default: all that are installed)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
-    parser.add_argument("--compile", action="store_true", help="compile the model of ours and network")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model of ours and network, and our augmentation"
+    )
     parser.add_argument("--separate", action="store_true", help="do not alternate: --steps after as many untimed ones")
     parser.add_argument("--profile", action="store_true", help="print the parts of our step instead")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")

@@ -44,13 +44,15 @@ def test_cpu_uses_bf16_if_it_is_clearly_faster_and_both_times_are_logged(measure
     )
 
 
-@pytest.mark.parametrize(("asked", "steps", "saved", "chosen"), [
-    ("bf16", 1000, None, True), ("fp32", 1000, None, False), ("fp32", 1000, True, False), ("bf16", 9, False, True),
-    ("auto", 99, None, False), ("auto", 1000, True, True), ("auto", 1000, False, False),
+@pytest.mark.parametrize(("asked", "steps", "saved", "side", "chosen"), [
+    ("bf16", 1000, None, 16, True), ("fp32", 1000, None, 64, False), ("fp32", 1000, True, 64, False),
+    ("bf16", 9, False, 64, True), ("auto", 99, None, 64, False), ("auto", 1000, None, 31, False),
+    ("auto", 1000, True, 64, True), ("auto", 1000, False, 64, False),
 ])  # fmt: skip
-def test_cpu_is_not_measured_for_short_and_resumed_runs_or_a_given_precision(measured, asked, steps, saved, chosen):
+def test_cpu_is_measured_only_where_it_can_choose(measured, asked, steps, saved, side, chosen):
+    """Not for short or resumed runs, small images, or a given precision."""
     calls = measured(1.0, 0.1)
-    assert choose_bf16(asked, CPU, steps, saved) is chosen and calls == []
+    assert choose_bf16(asked, CPU, steps, saved, side) is chosen and calls == []
 
 
 def test_all_ranks_take_the_choice_of_rank_0(measured, monkeypatch):
@@ -73,9 +75,9 @@ def test_resumed_run_keeps_its_precision(tmp_path, measured, monkeypatch):
     """A run that was started in bf16 resumes in it, although fp32 is now measured to be faster."""
     monkeypatch.setattr(precision, "MIN_STEPS", 3)
     calls = measured(1.0, 0.1)
-    train(tmp_path, max_steps=3, probe_every=0)
+    train(tmp_path, max_steps=3, probe_every=0, image_size=32)
     assert len(calls) == 1
     measured(0.1, 1.0)
-    state = train(tmp_path, max_steps=4, probe_every=0)
+    state = train(tmp_path, max_steps=4, probe_every=0, image_size=32)
     assert state["step"] == 4 and state["bf16"] is True and len(calls) == 1
     assert json.loads((tmp_path / "config.json").read_text())["plan"]["bf16"] is True

@@ -169,7 +169,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
             loss.backward()
             if step == 7:  # the loss of the last step is finite, its gradient is not
                 run.module.bias.grad.fill_(math.nan)
-            run.update(loss)
+            run.record(loss)
+            run.update()
             run.log({"loss": loss})
     assert torch.load(tmp_path / "model.pth", weights_only=True)["step"] == 4
     assert not (tmp_path / "result.txt").exists()

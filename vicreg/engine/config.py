@@ -153,6 +153,7 @@ def plan_run(
     device: torch.device,
     saved_batch_size: int | None = None,
     saved_bf16: bool | None = None,
+    side: int | None = None,
 ) -> RunPlan:
     """Derive batch size, steps, learning rate, and precision. A collective call.
 
@@ -162,6 +163,7 @@ def plan_run(
         device: Device of this process.
         saved_batch_size: Total batch size of the checkpoint to resume from, kept with any number of processes.
         saved_bf16: Precision of the checkpoint, see ``choose_bf16``.
+        side: Side of the smallest images in pixels; None if it is large enough for either precision.
 
     Raises:
         ValueError: The samples do not fill a batch, or the batch cannot be divided; the message names the flag.
@@ -182,7 +184,7 @@ def plan_run(
         warmup_steps=config.warmup_steps(steps_per_epoch, steps),
         peak_lr=config.peak_lr(batch_size),
         checkpoint_every=config.checkpoint_every or steps_per_epoch,
-        bf16=choose_bf16(config.precision, device, steps, saved_bf16),
+        bf16=choose_bf16(config.precision, device, steps, saved_bf16, side),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
 

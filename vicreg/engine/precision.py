@@ -11,6 +11,7 @@ from vicreg.common.logger import log
 _BF16_CAPABILITY = (8, 0)  # first CUDA compute capability with bfloat16 units (Ampere)
 MIN_SPEEDUP = 1.15  # of bfloat16 on a CPU, to be worth its rounding
 MIN_STEPS = 100  # of runs for which a CPU is measured
+MIN_SIDE = 32  # smaller images reach strided convolutions as 1 x 1 maps, whose bf16 gradients are not always finite
 _SECONDS, _MIN_ROUNDS = 1.0, 3
 
 
@@ -21,21 +22,24 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY
 
 
-def choose_bf16(precision: str, device: torch.device, steps: int, saved: bool | None = None) -> bool:
+def choose_bf16(
+    precision: str, device: torch.device, steps: int, saved: bool | None = None, side: int | None = None
+) -> bool:
     """Return whether a training run uses bfloat16 autocast. A collective call.
 
-    On a CPU, ``"auto"`` keeps the precision of the checkpoint. A new run of ``MIN_STEPS`` steps or more measures both
-    on rank 0 and logs the result; shorter ones use float32.
+    On a CPU, ``"auto"`` keeps the precision of the checkpoint. A new run of ``MIN_STEPS`` steps or more on images of
+    ``MIN_SIDE`` pixels or more measures both on rank 0 and logs the result; others use float32.
 
     Args:
         precision: ``"auto"``, ``"bf16"`` or ``"fp32"``.
         device: Device of this process.
         steps: Optimizer steps of the run.
         saved: Whether the checkpoint's run used bfloat16; None for a new run.
+        side: Side of the smallest images in pixels; None if it is large enough.
     """
     if precision != "auto" or device.type != "cpu":
         return use_bf16(precision, device)
-    if saved is not None or steps < MIN_STEPS:
+    if saved is not None or steps < MIN_STEPS or (side or MIN_SIDE) < MIN_SIDE:
         return bool(saved)
     choice = torch.zeros(1)
     if distributed.is_main():

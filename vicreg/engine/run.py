@@ -104,16 +104,15 @@ class TrainingRun:
 
     def _log_start(self, summary: Mapping[str, str], info: Mapping[str, Any]) -> None:
         """Print the plan, and write ``config.json`` unless the run is finished."""
-        plan, config = self.plan, self.config
-        is_finished = self.start_step >= plan.steps
+        plan, is_finished = self.plan, self.start_step >= self.plan.steps
         if not (is_finished and (self._folder.path / CONFIG_FILE).exists()):
-            self._folder.write_config(config, plan, info)
-        lines = {**summary, **plan.summary(config)}
+            self._folder.write_config(self.config, plan, info)
+        lines = {**summary, **plan.summary(self.config)}
         if self.start_step:
             done = f"{self.start_step} of {plan.steps} steps; nothing left to do"
             lines |= {"done": done} if is_finished else {"resume": f"from step {self.start_step}"}
-        log(f"{info.get('source', self._folder.kind)} -> {self._folder.path}")
-        log("\n".join(f"  {name:7} {text}" for name, text in lines.items()))
+        title = f"{info.get('source', self._folder.kind)} -> {self._folder.path}"
+        log("\n".join([title, *(f"  {name:7} {text}" for name, text in lines.items())]))
 
     def loader(self, dataset: Any, workers: int | None = None, steps: range | None = None) -> DataLoader:
         """Return a loader of this process's batches of the steps that are left.
@@ -123,9 +122,9 @@ class TrainingRun:
             workers: Loading processes, if not those of the configuration.
             steps: Steps that the loader is for; None for all.
         """
-        start, stop = (max(steps.start, self.start_step), steps.stop) if steps else (self.start_step, self.plan.steps)
-        share = distributed.rank(), distributed.world_size()
-        batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, stop, start, *share)
+        share, steps = (distributed.rank(), distributed.world_size()), steps or range(self.plan.steps)
+        length = steps.stop, max(steps.start, self.start_step)
+        batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, *length, *share)
         configured = 0 if self.config.cache_on_device else self.config.workers
         return build_loader(dataset, batches, configured if workers is None else workers, self.device)
 
@@ -166,14 +165,18 @@ class TrainingRun:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute the gradients of a scalar loss and update the parameters."""
+        self.record(loss)
         loss.backward()
-        self.update(loss)
+        self.update()
 
-    def update(self, loss: torch.Tensor) -> None:
-        """Clip the gradients, record the loss for the finite check, and take an optimizer step."""
+    def record(self, loss: torch.Tensor) -> None:
+        """Record the loss for the finite check, before the backward pass, during which a GPU copies it."""
+        self._guard.put(self._step, loss, self._logger.seconds >= self.config.log_freq_time)
+
+    def update(self) -> None:
+        """Clip the gradients and take an optimizer step."""
         if self.config.grad_clip:
             nn.utils.clip_grad_value_(self.module.parameters(), self.config.grad_clip)
-        self._guard.put(self._step, loss, self._logger.seconds >= self.config.log_freq_time)
         self.optimizer.step()
 
     def average(self, **values: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -189,7 +192,6 @@ class TrainingRun:
             **more: Further values. Tensors are averaged too; all processes call functions when a line is written.
         """
         tensors = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)}
-        functions = {key: more[key] for key in more if key not in tensors}
         self._logger.add({**losses, **tensors}, self._data_time)
         plan, done, epoch = self.plan, self._step + 1, self._step // self.plan.steps_per_epoch
         is_last = done == plan.steps
@@ -199,9 +201,8 @@ class TrainingRun:
         due = self._guard.log_due and self._step > self._line_step + 1  # all processes agreed on it a step ago
         if epoch_ends or due or self.config.log_freq_time == 0:
             self._line_step = self._step
-            line = {"epoch": epoch, "step": done, "lr": self._lr}
-            line |= self._logger.averages(plan.batch_size, self._unit)
-            line |= {**{key: function() for key, function in functions.items()}, **self._constants}
+            line = {"epoch": epoch, "step": done, "lr": self._lr, **self._logger.averages(plan.batch_size, self._unit)}
+            line |= {**{key: more[key]() for key in more if key not in tensors}, **self._constants}  # type: ignore[operator]
             if epoch_ends and self._validate and self._validate_every:
                 if is_last or (epoch + 1) % self._validate_every == 0:
                     line |= self._run_validation(self._validate, epoch, done)
@@ -212,7 +213,6 @@ class TrainingRun:
         if is_last or done % plan.checkpoint_every == 0:
             self._guard.check()  # no weights after a loss that is not finite
             if is_last:
-                checkpoint.check_finite(self.module, done)
                 self._write_outputs(self.outputs)
             self.save(done)
 
@@ -240,7 +240,8 @@ class TrainingRun:
             self._folder.save({**self._payload(step), "optimizer": self.optimizer.state_dict()})
 
     def _write_outputs(self, names: Iterable[str]) -> None:
-        """Write files of a finished run, in the main process."""
+        """Write files of a finished run, unless a weight is not finite."""
+        checkpoint.check_finite(self.module, self.plan.steps)
         for name in names if distributed.is_main() else ():
             self.outputs[name](self._folder.path / name)
 
