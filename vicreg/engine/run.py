@@ -203,9 +203,8 @@ class TrainingRun:
             self._line_step = self._step
             line = {"epoch": epoch, "step": done, "lr": self._lr, **self._logger.averages(plan.batch_size, self._unit)}
             line |= {**{key: more[key]() for key in more if key not in tensors}, **self._constants}  # type: ignore[operator]
-            if epoch_ends and self._validate and self._validate_every:
-                if is_last or (epoch + 1) % self._validate_every == 0:
-                    line |= self._run_validation(self._validate, epoch, done)
+            if epoch_ends and self._validate and (n := self._validate_every) and (is_last or (epoch + 1) % n == 0):
+                line |= self._run_validation(self._validate, epoch, done)
             self._logger.write(line)
             if distributed.is_main():
                 self._on_line(line)
