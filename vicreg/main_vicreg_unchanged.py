@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # import from the repository root, from any working directory
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -45,11 +46,12 @@ def main(args: argparse.Namespace) -> None:
     train, val, _ = image_folder.load_folder(
         args.data_dir, device, config.final_image_size, not args.no_check, bands=args.bands, levels=args.levels
     )
-    sets = [train, val] if config.probe_every else [train]
+    sets: list[Any] = [train, val] if config.probe_every else [train]
     if args.pack:
         check_outside(args.pack, args.data_dir, "--pack")
-        config = dataclasses.replace(config, pack_size=config.pack_size or decode_size(config.final_image_size))
-        sets = [image_pack.pack_images(images, args.pack, config.pack_size) for images in sets]
+        side = config.pack_size or decode_size(config.final_image_size)
+        config = dataclasses.replace(config, pack_size=side)
+        sets = [image_pack.pack_images(images, args.pack, side) for images in sets]
     probe_sets = (sets[0], sets[1]) if config.probe_every else None
     pretrain(config, sets[0], probe_sets, f"VICReg, {config.arch}, images of {args.data_dir.resolve()}")
 

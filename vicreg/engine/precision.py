@@ -78,7 +78,8 @@ def measure_precisions() -> tuple[float, float]:
         return time.perf_counter() - start
 
     seconds(False), seconds(True)  # allocate memory and compile kernels
-    start, rounds = time.perf_counter(), []
+    start = time.perf_counter()
+    rounds: list[tuple[float, float]] = []
     while len(rounds) < _MIN_ROUNDS or time.perf_counter() < start + _SECONDS:
         rounds.append((seconds(False), seconds(True)))
     fp32, bf16 = (min(times) for times in zip(*rounds, strict=True))

@@ -228,9 +228,14 @@ class TrainingRun:
 
     def _payload(self, step: int) -> dict[str, Any]:
         """Return the checkpoint without the optimizer's state."""
-        about = {"kind": self._folder.kind, "config": to_dict(self.config), "last": self.last, "best": self.best}
-        about |= {"batch_size": self.plan.batch_size, "bf16": self.plan.bf16, "step": step, "steps": self.plan.steps}
-        return {"model": checkpoint.add_module_prefix(self.module), **about, **self._describe(step)}
+        about: dict[str, Any] = {"kind": self._folder.kind, "config": to_dict(self.config), "last": self.last}
+        about |= {
+            "batch_size": self.plan.batch_size,
+            "bf16": self.plan.bf16,
+            "steps": self.plan.steps,
+            "best": self.best,
+        }
+        return {"model": checkpoint.add_module_prefix(self.module), "step": step, **about, **self._describe(step)}
 
     def save(self, step: int) -> None:
         """Write the checkpoint ``model.pth`` from the main process, unless a weight is not finite."""
