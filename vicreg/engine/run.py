@@ -144,8 +144,7 @@ class TrainingRun:
                 self.save(step)
                 log(f"{received.name}: saved at step {step}; run the same command to resume")
                 sys.exit(write_preempted_marker(self._folder.path, received, step))
-            start = time.perf_counter()
-            batch = next(batches)
+            start, batch = time.perf_counter(), next(batches)
             self._data_time = time.perf_counter() - start
             self._step, self._lr = step, self.config.learning_rate(step, self.plan)
             for group in self.optimizer.param_groups:
@@ -228,14 +227,10 @@ class TrainingRun:
 
     def _payload(self, step: int) -> dict[str, Any]:
         """Return the checkpoint without the optimizer's state."""
-        about: dict[str, Any] = {"kind": self._folder.kind, "config": to_dict(self.config), "last": self.last}
-        about |= {
-            "batch_size": self.plan.batch_size,
-            "bf16": self.plan.bf16,
-            "steps": self.plan.steps,
-            "best": self.best,
-        }
-        return {"model": checkpoint.add_module_prefix(self.module), "step": step, **about, **self._describe(step)}
+        about: dict[str, Any] = {"kind": self._folder.kind, "config": to_dict(self.config), "step": step}
+        about |= {"batch_size": self.plan.batch_size, "steps": self.plan.steps, "bf16": self.plan.bf16}
+        about |= {"last": self.last, "best": self.best, **self._describe(step)}
+        return {"model": checkpoint.add_module_prefix(self.module), **about}
 
     def save(self, step: int) -> None:
         """Write the checkpoint ``model.pth`` from the main process, unless a weight is not finite."""
