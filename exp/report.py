@@ -26,7 +26,7 @@ from vicreg.common.logger import read_stats
 
 CONFIG_FILES = ("config.json", "args.json")  # args.json is that of older runs
 METRICS = ("top1", "tta_top1", "top5", "best_top1", "knn20_top1", "lr_head", "train_samples", "mean_iou", "accuracy")
-BOOKKEEPING = {"step", "epoch", "lr", "data_time", "loss_lower_bound"}  # not plotted
+BOOKKEEPING = {"step", "epoch", "lr", "data_time", "loss_lower_bound", "image_size"}  # not plotted
 
 
 def get_parser() -> argparse.ArgumentParser:

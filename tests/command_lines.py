@@ -63,6 +63,10 @@ VALID = {
     "exp/split_table.py": "{splits}",
     "benchmarks/bench_audit.py": "--sn7 {sn7} --planted 2 --workers 1 --max-bits 24",
     "benchmarks/bench_augment.py": "--sizes 16 --images 2 --repeats 1",
+    "benchmarks/bench_decode.py": "--data-dir {eurosat} --size 16 --images 2 --repeats 1",
+    "benchmarks/bench_eval.py": "--samples 60 --dim 8 --classes 2 --queries 4 --epochs 1",
+    "benchmarks/bench_growth.py": "--arch test_resnet --batch-sizes 2 4 --dims 8 16 --image-sizes 16 24 --base 4 8 16 "
+    "--steps 1 --device cpu --out {out.svg}",
     "benchmarks/bench_loss.py": "--samples 4 --dim 8 --repeats 1 --device cpu",
     "benchmarks/bench_pairs.py": "--aois 2 --months 3 --samples 2 --repeats 1",
     "benchmarks/bench_pretrain.py": "--arch test_resnet --image-size 16 --batch-size 4 --mlp 8-8 --steps 1 "
@@ -74,7 +78,7 @@ VALID = {
 MORE = {
     "vicreg/main_vicreg_sn7.py": ["--init-from {backbone.pth}", "--csv-dir {sn7_unpacked} --data-dir {sn7_tree}"],
     "vicreg/main_vicreg_fmow.py": ["--init-from {backbone.pth}"],
-    "vicreg/main_vicreg_unchanged.py": ["--init-from {backbone.pth}"],
+    "vicreg/main_vicreg_unchanged.py": ["--init-from {backbone.pth}", "--pack {out}"],
     "vicreg/main_vicreg_imagery.py": ["--init-from {backbone.pth}", f"= {PRETRAIN} --data-dir {{eurosat}}"],
     "vicreg/evaluate.py": ["--train-files {list.txt}"],
     "vicreg/export.py": ["= --pretrained {backbone.pth} --to hf --out {out} --results {run/result.json}"],
@@ -120,6 +124,7 @@ CONTRADICTIONS = {
                                   ("--batch-size 1", "batch"), ("--csv-dir {fmow}", "not a patch list")],
     "vicreg/main_vicreg_unchanged.py": [
         ("--cache-on-device", "--cache-on-device"), ("--store device", "--cache-on-device"),
+        ("--pack-size 9", "--pack-size"), ("--pack {images}", "--pack"), ("--image-size 32:16", "--image-size"),
     ],
     "vicreg/evaluate.py": [*FINETUNE, ("--train-files {list.txt} --train-percent 1 10", "--train-percent")],
     "vicreg/evaluate_sn7.py": FINETUNE,

@@ -140,6 +140,27 @@ def test_a_map_separates_what_is_separate(tmp_path):
     assert (nearer == labels).all() and (tmp_path / "map.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("library", ["openTSNE", "scikit-learn"])
+def test_tsne_of_both_libraries_keeps_neighbors_and_repeats(library):
+    if library == "openTSNE":
+        pytest.importorskip("openTSNE")
+    labels = np.arange(90) % 3
+    features = np.random.default_rng(0).normal(size=(90, 60)) + 30 * np.eye(60)[labels]
+    found = plots.tsne(features, library=library)
+    distances = ((found[:, None] - found) ** 2).sum(2) + np.diag(np.full(90, np.inf))
+    assert found.shape == (90, 2) and (labels[distances.argmin(1)] == labels).all()
+    np.testing.assert_allclose(plots.tsne(features, library=library), found)
+
+
+def test_large_maps_are_made_by_opentsne_and_small_ones_by_scikit_learn(monkeypatch):
+    opentsne, sizes = pytest.importorskip("openTSNE"), []
+    monkeypatch.setattr(plots, "_LARGE_MAP", 20)
+    monkeypatch.setattr(opentsne.TSNE, "fit", lambda self, x: sizes.append(len(x)) or x[:, :2])
+    features = np.random.default_rng(0).normal(size=(21, 5))
+    plots.tsne(features[:20]), plots.tsne(features)
+    assert sizes == [21]
+
+
 def test_linear_probe_metrics_select_on_held_out_samples_even_if_another_lr_is_better_on_the_test_set():
     train_labels = [0, 0, 1, 1] * 5
     train = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]] * 5)

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     config = pretrain_config.build_config(args)
     if args.verify_data:
         log(verify_folder(args.csv_dir))
-    side = decode_size(config.image_size)
+    side = decode_size(config.final_image_size)
     lists = {split: args.csv_dir / f"{split}.csv" for split in ("train", "val")}
     dataset = fmow_images(lists["train"], config.positives, args.data_dir, config.max_months_apart, side=side)
     probe_sets = None

@@ -61,7 +61,7 @@ def start_run(
     data: dict[str, CachedPairs], samples: int, side: int, digests: dict[str, str], device: torch.device,
 ) -> TrainingRun:  # fmt: skip
     """Build the optimizer, and start or resume the run; see ``train``."""
-    plan = plan_run(config, samples, device, folder.batch_size)
+    plan = plan_run(config, samples, device, folder.batch_size, folder.bf16)
     task = {"name": TASK, "kind": config.task, "classes": list(config.classes.names), "decoder": config.decoder}
     task |= {"colors": config.classes.palette.tolist(), "bands": data["train"].bands}
     task |= {"side": side, "mean": model.mean, "std": model.std, "image_size": config.image_size}

@@ -20,7 +20,7 @@ from vicreg.common import cli, files
 from vicreg.common.logger import log
 from vicreg.data.images import add_levels_argument, check_levels, open_reader
 from vicreg.data.rasters import TIFF
-from vicreg.engine.config import use_bf16
+from vicreg.engine.precision import use_bf16
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 
 MAX_SIZE = 4096  # longer side of the written images, pixels

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 
 from downstream.detectron2_crowdai_detection_task import dataset, detectron2_setup
 from vicreg.common import cli, files
-from vicreg.engine.config import use_bf16
+from vicreg.engine.precision import use_bf16
 from vicreg.eval.config import add_normalization_arguments
 from vicreg.exporters import detectron2
 from vicreg.models.backbones import format_normalization, load_backbone

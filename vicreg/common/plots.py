@@ -1,6 +1,8 @@
 """Figures that runs write to their folders, as PNG files."""
 
+import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from PIL import Image
 
 from vicreg.common import files
+
+_LARGE_MAP = 5000  # samples of a t-SNE map from which openTSNE is faster than scikit-learn
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
@@ -88,6 +92,35 @@ def save_view_pairs(
     files.atomic_write(path, image.save)
 
 
+def tsne(features: np.ndarray, seed: int = 0, library: str | None = None) -> np.ndarray:
+    """Compute a t-SNE map (van der Maaten & Hinton 2008) of L2-normalized features.
+
+    Args:
+        features: Shape (N, F), N > 2.
+        seed: Seed of PCA and t-SNE.
+        library: ``"openTSNE"`` or ``"scikit-learn"``; None: openTSNE where it is installed and N is large enough for it
+            to be faster.
+
+    Returns:
+        Positions, shape (N, 2).
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import normalize
+
+    points = normalize(features)
+    if min(points.shape) > 50:  # faster, with nearly the same neighbors
+        points = PCA(50, random_state=seed).fit_transform(points)
+    perplexity, init = min(30, (len(points) - 1) / 3), "pca" if min(points.shape) > 1 else "random"
+    if library == "openTSNE" or (library is None and len(points) > _LARGE_MAP and find_spec("openTSNE")):
+        import openTSNE
+
+        method = openTSNE.TSNE(perplexity=perplexity, initialization=init, random_state=seed, n_jobs=os.cpu_count())
+        return np.asarray(method.fit(points))
+    from sklearn.manifold import TSNE
+
+    return TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(points)
+
+
 def save_embedding_map(
     path: str | Path, features: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, seed: int = 0
 ) -> np.ndarray:
@@ -104,16 +137,7 @@ def save_embedding_map(
     Returns:
         Positions of the samples, shape (N, 2).
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from sklearn.preprocessing import normalize
-
-    points = normalize(features)
-    if min(points.shape) > 50:  # faster, with nearly the same neighbors
-        points = PCA(50, random_state=seed).fit_transform(points)
-    perplexity = min(30, (len(points) - 1) / 3)
-    init = "pca" if min(points.shape) > 1 else "random"
-    positions = TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(points)
+    positions = tsne(features, seed)
     figure, axes = new_figure(1, 1, (9, 7))
     colors, present = class_colors(len(classes)), np.unique(labels)
     for label in present:

@@ -1,6 +1,7 @@
 """Configuration of training runs: frozen dataclasses, and the plan that follows from one."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import setting
 from vicreg.common.trackers import check_tracker
-
-_BF16_CAPABILITY = (8, 0)  # first CUDA compute capability with bfloat16 units (Ampere)
+from vicreg.engine.precision import choose_bf16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,11 @@ class RunPlan:
     def batch_size(self) -> int:
         """Samples per step over all processes."""
         return self.local_batch_size * self.world_size
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run; the last one may be cut short."""
+        return math.ceil(self.steps / self.steps_per_epoch)
 
     def summary(self, config: "RunConfig") -> dict[str, str]:
         """Return lines to print at the start of a run, by their first word."""
@@ -132,14 +137,23 @@ class RunConfig:
         return plan.peak_lr
 
 
-def plan_run(config: RunConfig, samples: int, device: torch.device, saved_batch_size: int | None = None) -> RunPlan:
-    """Derive batch size, steps, and learning rate.
+def plan_run(
+    config: RunConfig,
+    samples: int,
+    device: torch.device,
+    saved_batch_size: int | None = None,
+    saved_bf16: bool | None = None,
+    side: int | None = None,
+) -> RunPlan:
+    """Derive batch size, steps, learning rate, and precision. A collective call.
 
     Args:
         config: Configuration of the run.
         samples: Number of training samples.
         device: Device of this process.
         saved_batch_size: Total batch size of the checkpoint to resume from, kept with any number of processes.
+        saved_bf16: Precision of the checkpoint, see ``choose_bf16``.
+        side: Side of the smallest images in pixels; None if it is large enough for either precision.
 
     Raises:
         ValueError: The samples do not fill a batch, or the batch cannot be divided; the message names the flag.
@@ -160,7 +174,7 @@ def plan_run(config: RunConfig, samples: int, device: torch.device, saved_batch_
         warmup_steps=config.warmup_steps(steps_per_epoch, steps),
         peak_lr=config.peak_lr(batch_size),
         checkpoint_every=config.checkpoint_every or steps_per_epoch,
-        bf16=use_bf16(config.precision, device),
+        bf16=choose_bf16(config.precision, device, steps, saved_bf16, side),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
 
@@ -182,10 +196,3 @@ def local_batch_size(config: RunConfig, world_size: int, saved_batch_size: int |
     if not local:
         raise ValueError(f"--batch-size {config.batch_size} is less than the number of processes, {world_size}")
     return local
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether ``--precision`` means bfloat16 autocast; ``"auto"`` does on GPUs that do not emulate it."""
-    if precision != "auto" or device.type != "cuda":
-        return precision == "bf16"
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY
