@@ -100,7 +100,7 @@ def test_the_class_map_is_a_cog_with_colors_names_and_the_place(five, tmp_path):
 def test_rgb_images_need_no_options_and_predict_as_palette_pngs(tmp_path):
     data = with_classes(write_folder(tmp_path / "data"), {"names": CLASSES["names"]})
     result = train(data, tmp_path / "run", "--max-steps", "2", "--epochs", "1")
-    assert result["val_images"] == 1 and result["train_images"] == 5
+    assert result["val_samples"] == 1 and result["train_samples"] == 5
     words = ["--checkpoint", tmp_path / "run" / "best_model.pth", "--image", data / "images", "--out", tmp_path / "out"]
     predict_floodnet.main(predict_floodnet.get_parser().parse_args([*map(str, words), "--device", "cpu"]))
     labels = Image.open(tmp_path / "out" / "f0_labels.png")

@@ -57,6 +57,7 @@ def probe(
         ValueError: There is nothing to hold out, or the head diverged.
     """
     parallel.to_device(model, device)
+    folder.record_start()
     if saved := folder.checkpoint:
         model.load_state_dict(checkpoint.strip_module_prefix(saved["model"]))
         log(f"{folder.path} holds a finished run; nothing left to do")

@@ -151,4 +151,5 @@ def fmow_images(
         months=month_number(table.year, table.month).to_numpy(),
         max_months_apart=max_months_apart,
         side=side,
+        name="fMoW",
     )

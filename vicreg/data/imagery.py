@@ -74,6 +74,9 @@ class PatchShards:
         return result
 
 
+_INFO = {"image": "image_id", "location": "site", "date": "date"}
+
+
 class ImageryPatches(SN7Patches):
     """The patches of one list of a prepared folder, of any band count, uint8 or uint16.
 
@@ -94,6 +97,8 @@ class ImageryPatches(SN7Patches):
         FileNotFoundError: The list, ``meta.json`` or a shard is missing.
         ValueError: The list is empty or has no labels, or an option does not fit.
     """
+
+    name = "imagery"
 
     def __init__(
         self,
@@ -160,6 +165,10 @@ class ImageryPatches(SN7Patches):
     def location_keys(self) -> list[Hashable]:
         """Return the location of each patch."""
         return list(self.table.location)
+
+    def sample_info(self) -> dict[str, Sequence[Any]]:
+        """Return file, site and date of each patch."""
+        return {name: list(self.table[column]) for name, column in _INFO.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser, csv_dir: Path) -> argparse._ArgumentGroup:
