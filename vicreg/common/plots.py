@@ -12,7 +12,7 @@ from PIL import Image
 
 from vicreg.common import files
 
-_LARGE_MAP = 5000  # samples of a t-SNE map from which openTSNE is faster than scikit-learn
+_LARGE_MAP = 10_000  # samples of a t-SNE map from which openTSNE is faster than scikit-learn
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
