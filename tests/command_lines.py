@@ -131,7 +131,9 @@ CONTRADICTIONS = {
     "vicreg/evaluate_fmow.py": FINETUNE,
     "vicreg/evaluate_embeddings.py": [("--seen {sn7/val.csv}", "--unseen"), ("--pretrained random random", "twice"),
                                       ("--pretrained random", "--arch")],
-    "vicreg/main_vicreg_imagery.py": [("--data-dir {eurosat}", "--csv-dir"), ("--batch-size 1", "batch")],
+    "vicreg/main_vicreg_imagery.py": [
+        ("--data-dir {eurosat}", "--csv-dir"), ("--batch-size 1", "batch"), ("--patch-size 16", "--patch-size"),
+    ],
     "vicreg/evaluate_imagery.py": FINETUNE,
     "vicreg/embed.py": [
         ("--out {out.csv}", "--out"), ("--stride 300", "--stride"), ("--data-dir {images}", "--data-dir"), LEVELS,
@@ -186,7 +188,7 @@ CONTRADICTIONS = {
     f"{CROWDAI}/train_crowdai.py": [
         ("--eval-only", "--eval-only"), ("--num-machines 2", "--dist-url"), ("--num-gpus 99", "--num-gpus"),
         ("SOLVER.MAX_ITER", "SOLVER.MAX_ITER"), ("NONSENSE 1", "NONSENSE"),
-        ("SOLVER.IMS_PER_BATCH 0", "SOLVER.IMS_PER_BATCH"),
+        ("SOLVER.IMS_PER_BATCH 0", "SOLVER.IMS_PER_BATCH"), ("--exp-dir {crowdai}/run", "--exp-dir"),
         ("MODEL.ROI_HEADS.NUM_CLASSES 5", "MODEL.ROI_HEADS.NUM_CLASSES"), ("--arch vit_small_patch16_224", "vit_small"),
     ],
     f"{CROWDAI}/predict_crowdai.py": [

@@ -45,6 +45,19 @@ def test_every_k_gives_what_scikit_learn_gives_on_cosine_distance(problem):
     assert found["knn1_top5"] == found["knn1_top1"] and found["knn200_top5"] == 1  # of three classes
 
 
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_images_that_all_look_alike_give_the_accuracy_of_one_class_and_no_nan(value):
+    labels = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    train, test = torch.full((10, 4), value), torch.full((8, 4), value)
+    split = toy_split(labels, [0] * 6 + [1] * 2)
+    parts = [bm.linear_probe_metrics(split, train, test, [0.01, 0.1], epochs=20, batch_size=5)]
+    parts += [bm.knn_metrics(split, train, test, [5]), bm.kmeans_metrics(split, test, 0)]
+    parts.append((bm.geometry_metrics(split, train, test, 0), {}))
+    metrics = {name: found for values, _ in parts for name, found in values.items()}
+    assert metrics["top1"] == 0.75 and metrics["knn5_top1"] in (0.25, 0.75)
+    assert not [name for name, found in metrics.items() if isinstance(found, float) and not np.isfinite(found)]
+
+
 def test_clusters_are_named_so_that_most_samples_come_out_right():
     clusters = np.array([7, 7, 7, 2, 2, 2, 2, 5])
     labels = np.array([0, 0, 1, 1, 1, 1, 0, 2])

@@ -57,6 +57,7 @@ class ImageDataset(BaseDataset):
         side: Side of whole images in pixels, ``patch_size``.
         bands: Red, green and blue band, counted from 1; see ``vicreg.data.images.open_reader``.
         levels: Values (low, high) of black and white of files deeper than 8 bits.
+        name: Name of the kind of data.
 
     Attributes:
         labels: int64 tensor (n,).
@@ -85,6 +86,7 @@ class ImageDataset(BaseDataset):
         side: int = _SIDE,
         bands: Sequence[int] | None = None,
         levels: tuple[float, float] | None = None,
+        name: str = "images",
     ):
         encoded = [os.fsencode(path) for path in paths]
         self.labels = torch.from_numpy(np.array(labels, np.int64))
@@ -102,6 +104,7 @@ class ImageDataset(BaseDataset):
         self._size, self._warned = side, set[int]()
         self.levels = levels
         self.options: dict[str, Any] = {"bands": bands, "levels": levels}
+        self.name = name
 
     def __len__(self) -> int:
         return len(self._ends)

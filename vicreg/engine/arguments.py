@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vicreg.common.trackers import TRACKERS
 from vicreg.eval.config import add_weight_bands_argument
 
 _MAX_SIDE = 2**31 - 1
@@ -28,6 +29,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse.
     run.add_argument(
         "--deterministic", action="store_true",
         help="use deterministic GPU algorithms, somewhat slower (CPUs are deterministic anyway)",
+    )  # fmt: skip
+    run.add_argument(
+        "--tracker", choices=list(TRACKERS), default="tensorboard",
+        help="show settings, metrics and views there too; wandb, mlflow and trackio if they are installed",
     )  # fmt: skip
     run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
     return run

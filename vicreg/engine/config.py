@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vicreg import distributed
-from vicreg.common.config import flag_of, setting
+from vicreg.common import cli
+from vicreg.common.config import setting
+from vicreg.common.trackers import check_tracker
 from vicreg.engine.precision import choose_bf16
 
 
@@ -89,6 +90,7 @@ class RunConfig:
         cache_on_device: Whether the data set is kept in the device's memory.
         checkpoint_every: Steps between checkpoints; None is one epoch.
         log_freq_time: Seconds between log lines within an epoch.
+        tracker: Experiment tracker, a key of ``trackers.TRACKERS``.
         device: ``"auto"``, ``"cuda"`` or ``"cpu"``.
         local_rank: Local rank, used if the launcher does not set LOCAL_RANK.
         timeout_minutes: Time limit of collectives.
@@ -112,27 +114,15 @@ class RunConfig:
     cache_on_device: bool = setting(False, compare="ignore")
     checkpoint_every: int | None = setting(None, compare="ignore")
     log_freq_time: float = setting(60.0, compare="ignore")
+    tracker: str = setting("tensorboard", compare="ignore")
     device: str = setting("auto", compare="ignore")
     local_rank: int = setting(0, compare="ignore")
     timeout_minutes: float = setting(5.0, compare="ignore")
 
     def __post_init__(self) -> None:
-        self.check_positive("epochs", "batch_size", "lr", "max_steps", "checkpoint_every")
-        self.check_not_negative("weight_decay", "grad_clip", "workers", "log_freq_time")
-
-    def check_positive(self, *names: str) -> None:
-        """Raise ValueError unless the fields of these names are positive or None."""
-        self._check(names, lambda value: 0 < value < math.inf, "must be positive")
-
-    def check_not_negative(self, *names: str) -> None:
-        """Raise ValueError unless the fields of these names are 0 or more, or None."""
-        self._check(names, lambda value: 0 <= value < math.inf, "must be 0 or more")
-
-    def _check(self, names: Sequence[str], is_valid: Any, rule: str) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in names and value is not None and not is_valid(value):
-                raise ValueError(f"{flag_of(field)} {value}: {rule}")
+        cli.check_positive(self, "epochs", "batch_size", "lr", "max_steps", "checkpoint_every")
+        cli.check_not_negative(self, "weight_decay", "grad_clip", "workers", "log_freq_time")
+        check_tracker(self.tracker)
 
     def peak_lr(self, batch_size: int) -> float:
         """Return the highest learning rate for a total batch size."""

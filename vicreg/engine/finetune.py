@@ -16,7 +16,7 @@ from vicreg.data.raster_bands import resolve_bands
 from vicreg.engine.arguments import add_alias, add_precision_argument, add_run_arguments
 from vicreg.engine.config import RunConfig
 from vicreg.engine.parallel import init_device
-from vicreg.eval.config import add_normalization_arguments, add_weight_bands_argument
+from vicreg.eval.config import add_normalization_arguments, add_weight_bands_argument, check_weight_bands
 from vicreg.models.backbones import BASELINES, PARAMETER_FREE, create_backbone, format_normalization, load_backbone
 
 
@@ -45,8 +45,7 @@ class FinetuneConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_levels(self.levels)
-        if self.weight_bands and self.pretrained is None:
-            raise ValueError("--weight-bands selects channels of the weights of --pretrained, which is missing")
+        check_weight_bands(self.weight_bands, self.pretrained)
 
 
 def add_arguments(

@@ -11,7 +11,7 @@ from vicreg import distributed
 from vicreg.augmentations import functional, presets
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
-from vicreg.common.logger import log
+from vicreg.common.logger import VIEWS_FILE, log
 from vicreg.common.plots import save_view_pairs
 from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
@@ -100,8 +100,8 @@ class PairAugmentation:
             augment_pair, views=dataset.set_views(self._views, self._sizes[0]), batch_size=plan.batch_size,
             rank=distributed.rank(), seed=config.seed, device=device,
         )  # fmt: skip
+        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / VIEWS_FILE
         self._dataset = dataset
-        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / "views.png"
 
     def size(self, step: int) -> int:
         """Return the side of a step's views in pixels."""

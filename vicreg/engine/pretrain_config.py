@@ -21,6 +21,7 @@ from vicreg.engine.arguments import (
 )
 from vicreg.engine.config import RunConfig, RunPlan
 from vicreg.engine.optim import cosine_lr, warmup_epochs
+from vicreg.eval.config import check_weight_bands
 from vicreg.losses import LOSSES
 from vicreg.losses.vicreg import VICRegLoss
 from vicreg.models.vicreg import parse_mlp
@@ -78,15 +79,13 @@ class PretrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive(
-            "accumulate", "pack_size", *([] if isinstance(self.image_size, Sequence) else ["image_size"])
-        )
+        names = [] if isinstance(self.image_size, Sequence) else ["image_size"]
+        cli.check_positive(self, "accumulate", "pack_size", *names)
         if isinstance(self.image_size, Sequence) and not 0 < self.image_size[0] < self.image_size[1]:
             first, last = self.image_size
             raise ValueError(f"--image-size {first}:{last}: both must be positive, and the first smaller")
-        self.check_not_negative("probe_every")
-        if self.weight_bands and not self.init_from:
-            raise ValueError("--weight-bands selects channels of the weights of --init-from, which is missing")
+        cli.check_not_negative(self, "probe_every")
+        check_weight_bands(self.weight_bands, self.init_from, "--init-from")
         parse_mlp(self.mlp)
         presets.get_augmentation(self.augment, self.aug_override)
 

@@ -87,7 +87,7 @@ class TrainingRun:
         self.outputs: dict[str, Callable[[Path], Any]] = {}
         self._log_start(summary or {}, info or {})
         self._guard = PreemptionGuard(device, folder=folder.path)
-        self._logger = MetricLogger(folder.path, self.start_step, plan.steps)
+        self._logger = MetricLogger(folder.path, self.start_step, plan.steps, "step", config.tracker, to_dict(config))
         self._step, self._line_step, self._lr, self._data_time = self.start_step, self.start_step - 1, 0.0, 0.0
 
     def _load(self, folder: RunFolder) -> int:
@@ -103,8 +103,9 @@ class TrainingRun:
         return folder.checkpoint["step"]
 
     def _log_start(self, summary: Mapping[str, str], info: Mapping[str, Any]) -> None:
-        """Print the plan, and write ``config.json`` unless the run is finished."""
+        """Print the plan, record the start, and write ``config.json`` unless the run is finished."""
         plan, is_finished = self.plan, self.start_step >= self.plan.steps
+        self._folder.record_start()
         if not (is_finished and (self._folder.path / CONFIG_FILE).exists()):
             self._folder.write_config(self.config, plan, info)
         lines = {**summary, **plan.summary(self.config)}
@@ -125,6 +126,7 @@ class TrainingRun:
         share, steps = (distributed.rank(), distributed.world_size()), steps or range(self.plan.steps)
         length = steps.stop, max(steps.start, self.start_step)
         batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, *length, *share)
+        self._folder.write_first_pairs(dataset, batches, length[1])
         configured = 0 if self.config.cache_on_device else self.config.workers
         return build_loader(dataset, batches, configured if workers is None else workers, self.device)
 
