@@ -11,6 +11,9 @@ recipes, and prints pairs per second and the ratios:
 - ``lightly``: lightly's transform (PIL), loss, projection head and LARS, where lightly is installed
   (``pip install -r requirements-bench.txt``). Its images are transformed by ``--workers`` loading processes.
 
+With ``--separate``, the recipes run one after another, ``--steps`` timed steps after as many untimed ones: on a GPU,
+loading processes would otherwise work ahead while the other recipes take their turns.
+
 ``--profile`` prints the parts of our step instead: wall time, processor time in user and system mode, page faults.
 """
 
@@ -31,6 +34,7 @@ import torch
 from torch import nn
 
 from benchmarks.step_profile import Profile, cpu_name
+from vicreg.augmentations import functional
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.augmentations.presets import PRESETS, get_augmentation
 from vicreg.common import cli
@@ -47,9 +51,10 @@ Mark = Callable[[str], None]
 
 def our_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
     """Return a function that takes one pretraining step of this repository."""
+    functional.compile_operations(args.compile and device.type == "cuda")
     model = _model(args, device)
     optimizer = build_optimizer("lars", model, 1e-6)
-    views, steps = get_augmentation(args.augment), iter(range(2**31))
+    views, steps, images = get_augmentation(args.augment), iter(range(2**31)), images.to(device)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -164,7 +169,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="loading processes of lightly's recipe (default: 2)")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="what to time (default: all that are installed)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
-    parser.add_argument("--compile", action="store_true", help="compile the model of ours and network")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model of ours and network, and our augmentation"
+    )
+    parser.add_argument("--separate", action="store_true", help="do not alternate: --steps after as many untimed ones")
     parser.add_argument("--profile", action="store_true", help="print the parts of our step instead")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
@@ -195,24 +203,54 @@ def main(args: argparse.Namespace) -> None:
     recipes = args.recipes or [recipe for recipe in RECIPES if recipe != "lightly" or find_spec("lightly")]
     builders = {"ours": our_step, "network": network_step, "lightly": lightly_step}
     try:
-        steps = {recipe: builders[recipe](args, images, device, lambda part: None) for recipe in recipes}
+        time_recipes = _time_separately if args.separate else _time_alternately
+        seconds = time_recipes(args, {recipe: builders[recipe] for recipe in recipes}, images, device)
     except ImportError as error:
         raise ValueError(f"--recipes lightly: {error}; pip install -r requirements-bench.txt") from error
-    seconds: dict[str, list[float]] = {recipe: [] for recipe in recipes}
-    for turn in range(args.steps + 1):  # the first turn warms up
-        for recipe, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if args.device == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                seconds[recipe].append(time.perf_counter() - started)
     for recipe, values in seconds.items():
         line = f"{recipe:8} {args.batch_size / statistics.median(values):9.1f} pairs/s"
         if recipe != "ours" and "ours" in seconds:
             ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], values, strict=True)]
             line += f"   ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
         print(line)
+
+
+def _time_alternately(
+    args: argparse.Namespace, builders: dict[str, Callable[..., Step]], images: torch.Tensor, device: torch.device
+) -> dict[str, list[float]]:
+    """Return the seconds of each step, which the recipes take in turns."""
+    steps = {recipe: build(args, images, device, lambda part: None) for recipe, build in builders.items()}
+    seconds: dict[str, list[float]] = {recipe: [] for recipe in steps}
+    for turn in range(args.steps + 1):  # the first turn warms up
+        for recipe, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[recipe].append(time.perf_counter() - started)
+    return seconds
+
+
+def _time_separately(
+    args: argparse.Namespace, builders: dict[str, Callable[..., Step]], images: torch.Tensor, device: torch.device
+) -> dict[str, list[float]]:
+    """Return the mean seconds of a step of each recipe, over ``--steps`` steps after as many."""
+    seconds: dict[str, list[float]] = {}
+    for recipe, build in builders.items():
+        step = build(args, images, device, lambda part: None)
+        for half in range(2):
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            for _ in range(args.steps):
+                step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if half:
+                seconds[recipe] = [(time.perf_counter() - started) / args.steps]
+        del step  # and the loading processes
+    return seconds
 
 
 def _profile(args: argparse.Namespace, images: torch.Tensor, device: torch.device) -> None:

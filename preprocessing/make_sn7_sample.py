@@ -31,9 +31,9 @@ if __name__ == "__main__":  # scripts run from a bare clone
 
 from tqdm import tqdm
 
-from preprocessing.georeference import check_proj
 from preprocessing.sn7.sample import AOIS, write_aoi
 from vicreg.common import cli
+from vicreg.data.georeference import check_proj
 
 MONTHS = 25  # January 2018 to January 2020, as most of the real AOIs
 LIMITS = {"aois": (1, len(AOIS)), "months": (1, MONTHS), "size": (32, 4096), "seed": (0, 2**63)}

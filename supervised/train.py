@@ -15,10 +15,10 @@ from vicreg.augmentations import presets
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
 from vicreg.common.config import to_dict
-from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.common.plots import plot_confusion_matrix
 from vicreg.common.random_streams import stream_seed
+from vicreg.common.results import write_result
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.data.subsets import LabeledSubset, stratified_subset
@@ -64,8 +64,8 @@ def train(
     if folder.checkpoint and folder.checkpoint["classes"] != list(dataset.classes):
         raise ValueError(f"{config.exp_dir} holds a run with other classes; choose another --exp-dir or its --csv-dir")
     indices = stratified_subset(dataset.labels, config.train_percent / 100, config.seed)
-    plan = plan_run(config, len(indices), device, folder.batch_size)
     size = config.view_size(dataset.patch_size)
+    plan = plan_run(config, len(indices), device, folder.batch_size, folder.bf16, size)
     samples = LabeledSubset(dataset, indices, view, size)
     augment = functools.partial(
         augment_batch, view=samples.view, size=size, batch_size=plan.batch_size, rank=distributed.rank(),
@@ -128,14 +128,14 @@ def start_run(
         monitor="top1",
     )  # fmt: skip
     run.outputs = {
-        "result.json": functools.partial(write_result, config, run, dataset, val, split, source),
+        "result.json": functools.partial(write_metrics, config, run, dataset, val, split, source),
         "confusion.png": lambda path: plot_confusion_matrix(path, run.last["confusion"], dataset.classes),
         BACKBONE_FILE: lambda path: save_backbone(path, backbone, **describe(plan.steps)["backbone"]),
     }
     return run
 
 
-def write_result(
+def write_metrics(
     config: SupervisedConfig,
     run: TrainingRun,
     dataset: LabeledDataset,
@@ -150,8 +150,11 @@ def write_result(
     result = {name: last[name] for name in METRICS} | {f"best_{name}": best[name] for name in (*METRICS, "epoch")}
     result |= {"arch": config.arch, "source": source, "protocol": "supervised", "split": split}
     result |= {"train_samples": run.plan.samples, "val_samples": len(val), "overlap": shared}
+    result |= {"task": "classification", "dataset": val.name, "intervals": last.get("intervals", {})}
+    result |= {"intervals_of": last.get("intervals_of"), "locations": last.get("locations")}
+    result["selected_on_validation"] = [f"best_{name}" for name in METRICS]
     result |= {"image_size": config.view_size(dataset.patch_size), "classes": list(dataset.classes)}
-    write_json(path, result | {"last": last, "best": best, "config": to_dict(config)})
+    write_result(path, result | {"last": last, "best": best, "config": to_dict(config)})
     log(format_overlap(shared))
     log(
         f"top-1 {last['top1']:.4f}  top-5 {last['top5']:.4f}  balanced {last['balanced_accuracy']:.4f}  "

@@ -157,7 +157,7 @@ def fork():
         for rank in range(len(left.pids)):
             if left.running(rank):
                 left.kill(rank)
-    fork_server.stdin.close()
+    fork_server.kill()  # not by the end of its input: loader processes that tests forked may still hold the pipe open
     fork_server.wait()
 
 

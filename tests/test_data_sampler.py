@@ -186,8 +186,13 @@ def test_loader_process_that_hangs_dies_or_fails_is_reported_in_one_line(monkeyp
     monkeypatch.setattr(sampler, "timeout_seconds", lambda: 0.5)
     monkeypatch.setattr(Patches, "action", staticmethod(action))
     batches = ResumableBatchSampler(5, 2, seed=0, steps=4)
+    iterator = iter(sampler.build_loader(Patches(), batches, 1, torch.device("cpu")))
     with pytest.raises((RuntimeError, IndexError, OSError)) as error:
-        list(sampler.build_loader(Patches(), batches, 1, torch.device("cpu")))
+        list(iterator)
+    sampler._end_workers(lambda: iterator, iterator._workers)  # else they live until the end of all tests
+    for worker in iterator._workers:
+        worker.join(10)
+        assert not worker.is_alive()
     if message is None:  # a bug keeps its traceback
         assert isinstance(error.value, IndexError) and cli.loader_error(error.value) is None
     else:

@@ -114,6 +114,12 @@ def test_training_prints_checks_and_writes_results(trained):
     assert math.isfinite(logged["loss_mask"]) and logged["crowdai_val/bbox/AP"] == pytest.approx(
         100 * result["val"]["box"]["AP"], abs=1e-3
     )
+    assert (folder / "examples.png").stat().st_size > 10_000 and (result["train_samples"], result["task"]) == (
+        6,
+        "detection",
+    )
+    (session,) = json.loads((folder / "provenance.json").read_text())["sessions"]
+    assert session["status"] == "finished" and session["data"]["train annotations"]
     assert (folder / "config.yaml").is_file() and (folder / "last_checkpoint").read_text() == "model_final.pth"
 
 

@@ -77,7 +77,7 @@ def test_the_script_trains_ten_classes_and_leaves_a_whole_record(floodnet, tmp_p
     assert f"mean IoU {result['mean_iou']:.4f}" in ran.stdout.splitlines()[-1]
     assert f'everywhere "grass": mean IoU {result["constant"]["mean_iou"]:.4f}' in ran.stdout.splitlines()[-1]
     assert result["flooded_building_iou"] == result["iou"]["building flooded"]
-    assert (result["train_images"], result["val_images"], result["source"]) == (8, 2, "a test")
+    assert (result["train_samples"], result["val_samples"], result["source"]) == (8, 2, "a test")
     assert result["overlap"] == {"samples": 2, "location_overlap": None, "exact_duplicates": 0}
     assert "split: of 2 validation samples 0.0% equal a training sample" in ran.stdout
     lines = read_stats(run / "stats.txt")
@@ -171,7 +171,7 @@ def test_a_test_part_is_judged_with_the_best_weights(tmp_path):
     data = write_supervised(tmp_path / "data")
     result = train(data, tmp_path / "run", "--epochs", 1)
     assert np.sum(result["test"]["confusion"]) == 2 * 64 * 48
-    assert (result["train_images"], result["val_images"]) == (4, 2)
+    assert (result["train_samples"], result["val_samples"]) == (4, 2)
 
 
 def test_building_is_learned_from_floodnet_too(floodnet, tmp_path):

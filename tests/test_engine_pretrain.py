@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from vicreg.common import checkpoint_io
+from vicreg.common import checkpoint_io, provenance
 from vicreg.common.config import setting, to_dict
 from vicreg.common.logger import read_stats
 from vicreg.data.base import BaseDataset
@@ -87,11 +87,12 @@ def test_new_dataset_pretrains_probes_and_leaves_a_backbone(undisturbed):
     assert info["source"] == "a test, vicreg views, step 10 of 10" and "0 missing" in info["report"]
 
 
-def test_config_json_holds_configuration_plan_and_command(undisturbed):
+def test_run_folder_holds_configuration_plan_and_provenance(undisturbed):
     content = json.loads((undisturbed / "config.json").read_text())
     assert content["kind"] == "pretraining" and content["config"] == to_dict(configure(undisturbed))
     assert content["plan"]["batch_size"] == 8 and content["plan"]["steps"] == 10
-    assert content["command"].startswith("python ")
+    (session,) = provenance.read(undisturbed)["sessions"]
+    assert session["command"].startswith("python ") and session["status"] == "finished" and session["data"]["samples"]
 
 
 @pytest.mark.parametrize("step", [1, 5, 9])

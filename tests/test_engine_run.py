@@ -160,6 +160,23 @@ def test_non_finite_loss_is_not_saved(tmp_path):
     run.close()
 
 
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    run = start(tmp_path, checkpoint_every=4)
+    run.outputs["result.txt"] = lambda path: path.write_text("result")
+    with pytest.raises(FloatingPointError, match="1 weights are not finite after step 8, the first is bias; the last"):
+        for step, numbers in run.steps(run.loader(Numbers())):
+            loss = run.model(numbers).square().mean()
+            loss.backward()
+            if step == 7:  # the loss of the last step is finite, its gradient is not
+                run.module.bias.grad.fill_(math.nan)
+            run.record(loss)
+            run.update()
+            run.log({"loss": loss})
+    assert torch.load(tmp_path / "model.pth", weights_only=True)["step"] == 4
+    assert not (tmp_path / "result.txt").exists()
+    run.close()
+
+
 def test_longer_run_continues_a_finished_one(tmp_path, capsys):
     finish(start(tmp_path))
     run = finish(start(tmp_path, epochs=3))

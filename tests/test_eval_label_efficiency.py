@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vicreg.common.results import REQUIRED
 from vicreg.data.base import BaseDataset, InputSpec
 from vicreg.eval.label_efficiency import FrozenFeatures, plan_runs, summarize
 
@@ -100,10 +101,14 @@ def test_frozen_features_extracts_only_held_out_samples_if_nothing_else_is_neede
 
 def test_summarize_gives_mean_and_standard_deviation_over_seeds(tmp_path):
     runs = plan_runs(Blocks(), [10], [5, 6, 7], 1, tmp_path / "freeze")
-    results = [{"top1": top1, "top5": 1.0, "best_top1": top1, "train_samples": 4} for top1 in (0.2, 0.4, 0.9)]
+    facts = dict.fromkeys(REQUIRED)
+    results = [facts | {"top1": top1, "top5": 1.0, "best_top1": top1, "train_samples": 4} for top1 in (0.2, 0.4, 0.9)]
+    correct = [{"top1": np.arange(40) < 40 * result["top1"]} for result in results]
     (tmp_path / "freeze_10").mkdir()
-    (row,) = summarize(runs, results, tmp_path, "freeze")
+    (row,) = summarize(runs, results, correct, Blocks(), tmp_path, "freeze")
     assert row["top1"] == pytest.approx(0.5) and row["top1_std"] == pytest.approx(statistics.stdev([0.2, 0.4, 0.9]))
+    low, high = row["intervals"]["top1"]
+    assert low < 0.5 < high and "whole locations" in row["intervals_of"]
     assert row["top1_seeds"] == [0.2, 0.4, 0.9] and row["top5_std"] == 0
     assert json.loads((tmp_path / "freeze_10" / "result.json").read_text())["top1_std"] == row["top1_std"]
     assert json.loads((tmp_path / "label_efficiency_freeze.json").read_text()) == [row]

@@ -20,7 +20,7 @@ def test_the_validation_list_is_judged_and_its_places_are_known(sn7_prepared):
     train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
     protocol = train_val_split(train, val)
     assert protocol.train.labels.tolist() == train.labels.tolist() and len(protocol.test.indices) == len(val)
-    assert len(np.unique(protocol.test.groups)) == 4 * 4  # the same quadrant of four AOIs
+    assert len(np.unique(protocol.test.location_ids)) == 4 * 4  # the same quadrant of four AOIs
 
 
 def test_lists_of_other_classes_are_refused(sn7_prepared):

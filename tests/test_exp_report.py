@@ -1,70 +1,199 @@
-"""The report reads the results of every task, and lists what it cannot read."""
+"""The report reads runs of every task, state and version, compares them, and names what it cannot read."""
 
+import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
-from exp import report
+from exp.reporting import collect, compare, tables, terminal, watch
+from tests.report_fixtures import HOSTILE, write_evaluation, write_example, write_json, write_tasks, write_training
 
 
-def write(folder, name, **result):
-    (folder / name).mkdir(parents=True)
-    (folder / name / "result.json").write_text(json.dumps(result))
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """A folder with runs of every kind and state; do not write into it."""
+    return write_example(tmp_path_factory.mktemp("example") / "runs")
 
 
-def write_run(folder, config_file="config.json", **terms):
-    """Write the log of a pretraining run of two lines."""
-    folder.mkdir(parents=True)
-    plan = {"source": "SN7", "batch_size": 64, "steps": 20}
-    (folder / config_file).write_text(json.dumps({"plan": plan}))
-    lines = [
-        {"step": step, "loss": 30.0 - step, "pairs_per_second": 5.0, "data_time": 0.25, **terms} for step in (1, 2)
-    ]
-    lines.append({"step": 2, "knn20_top1": 0.5})
-    (folder / "stats.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+def build(folder):
+    runs, _ = collect.collect([folder])
+    return {table.key: table for table in tables.build_tables(runs)}
 
 
-def test_classification_segmentation_and_detection_are_in_one_table(tmp_path, run_script):
-    write(tmp_path, "eurosat", source="VICReg", top1=0.5, top5=0.75)
-    write(tmp_path, "flood", source="VICReg", mean_iou=0.25)
-    write(tmp_path, "crowdai", backbone={"source": "random"}, val={"box": {"AP": 0.125}})
-    table = report.evaluations([tmp_path], []).set_index("evaluation")
-    assert table.columns.tolist() == ["backbone", "top1", "top5", "mean_iou", "box AP"]
-    assert table.loc[str(tmp_path / "eurosat")].tolist()[:3] == ["VICReg", 0.5, 0.75]
-    assert table.loc[str(tmp_path / "flood"), "mean_iou"] == 0.25
-    assert table.loc[str(tmp_path / "crowdai"), ["backbone", "box AP"]].tolist() == ["random", 0.125]
-    ran = run_script("exp/report.py", tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    assert "0.125" in ran.stdout and (tmp_path / "report.html").is_file()
+def test_every_state_of_a_run_is_told_apart_and_the_rest_is_named(example):
+    runs, problems = collect.collect([example])
+    states = {run.name: (run.status, run.reason.partition(",")[0]) for run in runs}
+    assert states["vicreg"] == ("finished", "")
+    assert states["interrupted"] == ("stopped", "SIGTERM")
+    assert states["crashed"] == ("failed", "out of GPU memory")
+    assert states["killed"][0] == "killed"
+    assert states["old"] == ("unknown", "no record of its end")
+    named = {problem.path.relative_to(example).as_posix(): problem.reason for problem in problems}
+    assert named["newer/result.json"].startswith("written by another version (schema 99")
+    assert "cannot be read" in named["damaged/result.json"] and named["pictures"] == "no run in it"
+    assert named["notes.txt"] == "not a run" and "damaged" not in states and "newer" in states
+    (problem,) = collect.collect([example / "notes.txt"])[1]
+    assert problem.reason == "not a run folder but a file"
 
 
-@pytest.mark.parametrize("config_file", ["config.json", "args.json"])
-def test_runs_of_any_loss_and_of_older_versions_are_read(tmp_path, config_file):
-    write_run(tmp_path / "a", config_file, some_loss=2.0, loss_lower_bound=1.5)
-    errors = []
-    (row,) = report.pretraining_runs([tmp_path], errors).to_dict("records")
-    assert errors == [] and (row["data"], row["batch"], row["steps"]) == ("SN7", 64, "2/20")
-    assert (row["loss"], row["lower bound"], row["some_loss"], row["kNN-20"]) == (28.0, 1.5, 2.0, 0.5)
+def test_a_run_whose_lock_is_held_is_running_and_watched(example, tmp_path, monkeypatch, capsys):
+    folder = write_training(tmp_path / "runs" / "now", steps=10_000, lines=30, status="running")
+    code = (
+        "import sys; from vicreg.common.logger import lock_run_dir\nlock = lock_run_dir(sys.argv[1])\nprint(flush=True)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{code}\nsys.stdin.read()", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    holder.stdout.readline()
+    (run,) = collect.collect([tmp_path / "runs"])[0]
+    assert run.status == "running" and run.step == 30 and 0 < run.remaining_seconds < 10_000 * 64 / 690
+
+    def end(_):
+        holder.communicate()
+
+    monkeypatch.setattr(watch.time, "sleep", end)
+    watch.watch([tmp_path / "runs"])
+    first, last = capsys.readouterr().out.strip().split("\n")
+    assert first.startswith("now: step 30 of 10000, epoch 2, loss ") and "pairs/s" in first and " left" in first
+    assert last.startswith("now: step 30 of 10000") and "killed" in last
 
 
-def test_damaged_files_are_listed_and_do_not_stop_the_report(tmp_path, run_script):
-    write_run(tmp_path / "good", redundancy=3.0)
-    (write_run(tmp_path / "bad_config") / "config.json").write_text('{"plan": {"sou')
-    write(tmp_path, "eurosat", top1=0.5)
-    write(tmp_path, "cut")
-    (tmp_path / "cut" / "result.json").write_bytes(b'{"top1": 0.\xff')
-    write(tmp_path, "list")
-    (tmp_path / "list" / "result.json").write_text("[1]")
-    ran = run_script("exp/report.py", tmp_path)
-    assert ran.returncode == 0 and "Traceback" not in ran.stderr
-    for path in ("bad_config/config.json", "cut/result.json", "list/result.json"):
-        assert f"unreadable: {tmp_path / path}: " in ran.stderr
-        assert str(tmp_path / path) in (tmp_path / "report.html").read_text()
-    assert f"{tmp_path / 'good'}" in ran.stdout and f"{tmp_path / 'bad_config'}" in ran.stdout
-    assert (tmp_path / "good" / "curves.png").is_file() and "0.5" in ran.stdout
+def test_watch_ends_on_ctrl_c_and_if_nothing_runs(example, monkeypatch, capsys):
+    watch.watch([example])
+    assert capsys.readouterr().out == "no running job\n"
+    run = collect.Run(example, "a", status="running")
+    monkeypatch.setattr(watch, "collect", lambda _: ([run], []))
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch.time, "sleep", interrupt)
+    watch.watch([example])
+    assert "a: no log line yet" in capsys.readouterr().out
+
+
+def test_results_of_every_task_are_rows_beside_the_published_figures(example):
+    found = build(example)
+    assert list(found) == ["classification", "retrieval", "eurosat", "crowdai", "floods"]
+    group = found["classification"].groups[0]
+    assert group.title == "SN7, 300 validation samples, 0% show a training location, 0% equal a training image"
+    row = group.rows[0]
+    assert (row.name, row.detail, row.kind) == ("vicreg", HOSTILE, "pretrained") and row.cells["linear_top1"].best
+    assert tables.format_cell(row.cells["linear_top1"]) == "0.620 [0.590, 0.650]"
+    published = found["classification"].groups[-1]
+    assert published.published and published.rows[0].cells["linear_top1"].value == 0.7674
+    assert found["crowdai"].groups[0].rows[0].cells["mask_AP75"].value == 0.6
+    assert found["retrieval"].groups[0].rows[1].cells["p2_knn20_top1"].value == 0.6
+    for table in found.values():
+        assert all(column.title and column.help for column in table.columns), table.key
+
+
+def test_what_was_selected_on_validation_is_marked_and_never_best(example):
+    found = build(example)
+    random, vicreg = found["eurosat"].groups[0].rows[::-1]
+    assert vicreg.cells["best_top1"].selected and not vicreg.cells["best_top1"].best and vicreg.cells["top1"].best
+    assert tables.format_cell(vicreg.cells["best_top1"]) == "0.910 †" and random.kind == "baseline"
+    flood, constant = found["floods"].groups[0].rows
+    assert (flood.cells["mean_iou"].value, flood.cells["best_iou"].value) == (0.39, 0.41)  # last and best epoch
+    assert flood.cells["best_iou"].selected and not flood.cells["mean_iou"].selected and constant.kind == "constant"
+
+
+def test_different_samples_are_not_compared(tmp_path):
+    write_evaluation(tmp_path / "a", "random", "random", 0.3)
+    write_evaluation(tmp_path / "b", "stats", "stats", 0.4, val_samples=301)
+    ours = [group for group in build(tmp_path)["classification"].groups if not group.published]
+    assert [len(group.rows) for group in ours] == [1, 1] and not ours[0].rows[0].cells["linear_top1"].best
+    claims = compare.compare(build(tmp_path).values())
+    assert claims == [] and compare.summarize(claims).startswith("Nothing to compare yet")
+
+
+@pytest.mark.parametrize(
+    ("top1", "half", "verdict", "summary"),
+    [
+        (0.6, 0.03, "Better, beyond the intervals", "The pretrained backbone is better"),
+        (0.52, 0.03, "Ahead, within the intervals", "No difference is established"),
+        (
+            0.4,
+            0.03,
+            "Worse, beyond the intervals",
+            "Of 2 comparisons, the pretrained backbone is worse beyond the interv",
+        ),
+        (0.6, None, "Ahead, without intervals", "No difference is established"),
+    ],
+)
+def test_a_sentence_says_whether_the_intervals_separate(tmp_path, top1, half, verdict, summary):
+    more = {"intervals": {}} if half is None else {}
+    write_evaluation(tmp_path / "a", "stats", "stats", 0.5, half or 0.03, **more)
+    write_evaluation(tmp_path / "b", "exp/vicreg/trained_model.pth", "VICReg", top1, half or 0.03, **more)
+    claims = compare.compare(build(tmp_path).values())
+    assert [claim.verdict for claim in claims] == [verdict] * 2  # linear probe and kNN
+    assert compare.summarize(claims).startswith(summary)
+    assert f"vicreg {top1:.3f}" in claims[0].text and "Color statistics 0.500" in claims[0].text
+
+
+def test_results_of_several_evaluations_of_a_backbone_share_a_row(tmp_path):
+    write_evaluation(tmp_path / "freeze_100", "random", "random", 0.3)
+    write_evaluation(tmp_path / "finetune_10", "random", "random", 0.2, protocol="finetune_10", knn20_top1=None)
+    (row,) = build(tmp_path)["classification"].groups[0].rows
+    assert (row.cells["linear_top1"].value, row.cells["label10_top1"].value) == (0.3, 0.2) and len(row.runs) == 2
+
+
+def test_seeds_of_one_evaluation_are_one_row_with_their_mean(tmp_path):
+    for seed in (0, 1):
+        write_evaluation(tmp_path / "freeze_10" / f"seed_{seed}", "random", "random", 0.3, protocol="freeze_10")
+    mean = {"protocol": "freeze_10", "seeds": 2, "top1_std": 0.01}
+    write_evaluation(tmp_path / "freeze_10", "random", "random", 0.31, **mean)
+    (row,) = build(tmp_path)["classification"].groups[0].rows
+    assert (row.cells["frozen10_top1"].seeds, row.cells["frozen10_top1"].std) == (2, 0.01)
+
+
+def test_results_of_older_versions_are_read(tmp_path):
+    write_json(tmp_path / "eurosat" / "result.json", {"protocol": "EuroSAT linear", "source": "VICReg", "top1": 0.5})
+    write_json(tmp_path / "flood" / "result.json", {"source": "VICReg", "task": "floodnet", "mean_iou": 0.25})
+    crowdai = {"backbone": {"source": "random"}, "val": {"box": {"AP": 0.125}}}
+    write_json(tmp_path / "crowdai" / "result.json", crowdai)
+    found = build(tmp_path)
+    assert found["eurosat"].groups[0].rows[0].cells["top1"].value == 0.5
+    assert found["floods"].groups[0].rows[0].cells["best_iou"].value == 0.25
+    assert found["crowdai"].groups[0].rows[0].cells["box_AP"].value == 0.125
+
+
+@pytest.mark.parametrize("bad", [None, "x", [], {}, [1], float("nan"), True, {"box": 3}], ids=str)
+def test_values_of_a_wrong_type_are_left_out(tmp_path, bad):
+    write_training(tmp_path / "run", lines=3)
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"plan": bad, "config": bad, "kind": bad}))
+    (tmp_path / "run" / "provenance.json").write_text(json.dumps({"sessions": bad, "kind": bad}))
+    names = (
+        "top1 knn20_top1 intervals overlap val_samples args locations confusion class_names pretrained source config"
+    )
+    for name in [*names.split(), "protocol", "selected_on_validation", "seeds", "val", "last", "protocol2", "constant"]:
+        write_json(tmp_path / name / "result.json", {"top1": 0.5, "source": "a", name: bad})
+        write_json(tmp_path / f"flood_{name}" / "result.json", {"mean_iou": 0.5, "source": "a", name: bad})
+    runs, problems = collect.collect([tmp_path])
+    terminal.print_report(runs, tables.build_tables(runs), problems)
+
+
+def test_the_script_prints_tables_and_runs_and_names_the_rest(example, run_script, tmp_path):
+    ran = run_script("exp/report.py", example, "--out", tmp_path / "page.html")
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr, ran.stderr
+    assert "vicreg" in ran.stdout and "0.620 [0.590, 0.650] *" in ran.stdout and (tmp_path / "page.html").is_file()
+    assert f"note: {example / 'damaged' / 'result.json'}: cannot be read" in ran.stderr
+    ran = run_script("exp/report.py", example, "--csv")
+    rows = list(csv.DictReader(ran.stdout.splitlines()))
+    (row,) = [row for row in rows if row["row"] == "vicreg" and row["metric"] == "linear top-1"]
+    assert (row["value"], row["low"], row["published"], row["runs"]) == ("0.62", "0.59", "0", "eval/vicreg/freeze_100")
 
 
 def test_a_folder_without_runs_is_refused(tmp_path, run_script):
     ran = run_script("exp/report.py", tmp_path)
     assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "no runs in" in ran.stderr
+    ran = run_script("exp/report.py", tmp_path / "missing")
+    assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "no folder" in ran.stderr
+
+
+def test_downstream_tasks_are_compared_where_labels_and_training_agree(tmp_path):
+    write_tasks(tmp_path)
+    (claim,) = compare.compare(build(tmp_path).values())
+    assert claim.text.startswith("top-1, 10 % of the labels, finetuned on EuroSAT 2750: vicreg 0.900")

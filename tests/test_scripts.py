@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -68,6 +69,14 @@ def test_the_readmes_training_line_leaves_a_log_and_both_files(trained):
     assert {"config.json", "stats.txt", "tensorboard", "views.png", "model.pth", "trained_model.pth"} <= {
         path.name for path in folder.iterdir()
     }
+    first, second = json.loads((folder / "views.json").read_text())[0]
+    assert (
+        first["location"].startswith("L15-")
+        and re.fullmatch(r"2018-\d\d", first["date"])
+        and second.keys() == first.keys()
+    )
+    (session,) = json.loads((folder / "provenance.json").read_text())["sessions"]
+    assert session["status"] == "finished" and session["processes"] == 2 and "main_vicreg_sn7.py" in session["command"]
     lines = read_stats(folder / "stats.txt")
     wanted = {"epoch", "step", "lr", "loss", "repr_loss", "std_loss", "cov_loss", "pairs_per_second", "data_time"}
     wanted |= {"embedding_std", "effective_rank", "loss_lower_bound"}
@@ -110,7 +119,8 @@ def test_pretraining_starts_from_the_root(repo_root, sn7_prepared, tmp_path):
 
 @pytest.mark.parametrize("extra", [["--compile"], ["--precision", "bf16"], ["--cache-on-device"]], ids=str)
 def test_options_of_the_device_work_on_a_cpu(repo_root, sn7_prepared, tmp_path, extra):
-    command = f"python vicreg/main_vicreg_sn7.py {TINY} --max-steps 2"
+    command = f"python vicreg/main_vicreg_sn7.py {TINY} --image-size 32 --max-steps 2"
+    # bf16 at 16 pixels: strided convolutions of 1 x 1 maps, whose gradients are not always finite on CPUs
     # compiling takes minutes and a C++ compiler that not every machine has: here --compile is only passed through
     ran = start(command, repo_root, "--csv-dir", sn7_prepared, "--exp-dir", tmp_path, *extra,
                 TORCH_COMPILE_DISABLE="1")  # fmt: skip
@@ -159,12 +169,12 @@ def test_evaluation_over_two_processes_judges_every_validation_sample(
     assert result["val_samples"] == 60 and result["top1"] * 60 == pytest.approx(round(result["top1"] * 60))
 
 
-def test_report_prints_both_tables_and_draws_the_curves(repo_root, trained, tmp_path):
+def test_report_shows_a_run_with_its_curves_and_views(repo_root, trained, tmp_path):
     ran = start("python exp/report.py", repo_root, trained[0], "--out", tmp_path / "page.html")
     assert ran.returncode == 0, ran.stderr
-    assert "Pretraining" in ran.stdout and "lower bound" in ran.stdout
-    assert (trained[0] / "curves.png").stat().st_size > 1000
-    assert (tmp_path / "page.html").read_text().count("data:image/png") == 2
+    assert "pretraining" in ran.stdout and "finished" in ran.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('src="data:image/webp') == 1 and "main_vicreg_sn7.py" in page and '"bounds":[{' in page
 
 
 PRETRAIN = "vicreg/main_vicreg_sn7.py --exp-dir {tmp} --csv-dir {csv} --batch-size 16"

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from downstream.FloodNet_segmentation_task.cached_dataset import CachedPairs
+from vicreg.common.random_streams import rng
+from vicreg.eval.metrics import RESAMPLES
 from vicreg.inference.sliding_window import label_image
 
 
@@ -82,10 +84,32 @@ def evaluate_segmentation(
         overlap: Fraction of a window that the next one covers too.
 
     Returns:
-        ``segmentation_metrics``, and the ``confusion`` counts.
+        ``segmentation_metrics``, the ``confusion`` counts, and those of ``bootstrap_intervals``.
     """
-    counts = np.zeros((len(classes), len(classes)), np.int64)
+    counts = []
     for index in range(len(pairs)):
         predicted = label_image(pairs.image(index), predict, side, overlap)
-        counts += confusion(pairs.labels(index), predicted, len(classes))
-    return {**segmentation_metrics(counts, classes), "confusion": counts.tolist()}
+        counts.append(confusion(pairs.labels(index), predicted, len(classes)))
+    total = np.sum(counts, axis=0)
+    intervals = bootstrap_intervals(np.stack(counts), classes)
+    return {**segmentation_metrics(total, classes), "confusion": total.tolist(), **intervals}
+
+
+def bootstrap_intervals(counts: np.ndarray, classes: Sequence[str], resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Compute 95 % bootstrap intervals of metrics over whole images.
+
+    Args:
+        counts: ``confusion`` of each image (n, classes, classes).
+        classes: Class names.
+        resamples: Number of resamples.
+
+    Returns:
+        ``intervals`` (name to [lower, upper]) and ``intervals_of``: what was resampled.
+    """
+    drawn = rng(0, "bootstrap").multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
+    totals = (drawn @ counts.reshape(len(counts), -1)).reshape(resamples, *counts.shape[1:])
+    found = [segmentation_metrics(total, classes) for total in totals]
+    names = ("mean_iou", "mean_dice", "accuracy")
+    ends = np.quantile([[metrics[name] for name in names] for metrics in found], [0.025, 0.975], axis=0)
+    description = f"95 % bootstrap, {resamples} resamples of {len(counts)} whole images"
+    return {"intervals": dict(zip(names, ends.T.round(6).tolist(), strict=True)), "intervals_of": description}

@@ -7,13 +7,13 @@ import numpy as np
 
 from downstream.FloodNet_segmentation_task import metrics
 from downstream.FloodNet_segmentation_task.cached_dataset import CachedPairs
-from downstream.FloodNet_segmentation_task.config import FloodConfig
+from downstream.FloodNet_segmentation_task.config import TASK, FloodConfig
 from downstream.FloodNet_segmentation_task.model import predictor
 from downstream.FloodNet_segmentation_task.plots import save_examples
 from vicreg.common import checkpoint_io
 from vicreg.common.config import to_dict
-from vicreg.common.files import write_json
 from vicreg.common.logger import log
+from vicreg.common.results import RESULT_FILE, write_result
 from vicreg.data.leakage import format_overlap, overlap_of_images
 from vicreg.data.rasters import display_rgb
 from vicreg.engine.checkpoint import BEST_FILE, strip_module_prefix
@@ -43,25 +43,32 @@ def write_results(
         metrics.count_class_pixels(data["train"], len(classes)), np.array(best["confusion"]), classes
     )
     result = {key: best[key] for key in ("mean_iou", "mean_dice", "accuracy", "iou", "dice")}
-    result |= {"task": config.task, "arch": backbone_info["arch"], "source": backbone_info["source"]}
+    result |= {"task": "segmentation", "dataset": TASK, "protocol": f"{config.task} {config.decoder}"}
+    result |= {"intervals": best.get("intervals", {}), "intervals_of": best.get("intervals_of")}
+    result |= {
+        "selected_on_validation": ["mean_iou", "mean_dice", "accuracy", "iou", "dice"],
+        "arch": backbone_info["arch"],
+        "source": backbone_info["source"],
+    }
     result |= {"decoder": config.decoder, "epoch": best["epoch"], "init_from": config.init_from}
     result["scale"] = data["train"].scale
     if config.task in FLOODED_BUILDING:
         result["flooded_building_iou"] = best["iou"][FLOODED_BUILDING[config.task]]
-    result |= {"constant": constant, "train_images": len(data["train"]), "val_images": len(data["val"])}
+        result["selected_on_validation"].append("flooded_building_iou")
+    result |= {"constant": constant, "train_samples": len(data["train"]), "val_samples": len(data["val"])}
     if "test" in data:
         result["test"] = metrics.evaluate_segmentation(predict, data["test"], classes, side, config.overlap)
     shared = overlap_of_images(*(map(data[part].image, range(len(data[part]))) for part in ("train", "val")))
     log(format_overlap(shared))
     result |= {"overlap": shared, "steps": run.plan.steps, "last": run.last, "best": best, "config": to_dict(config)}
-    write_json(folder / "result.json", result)
+    write_result(folder / RESULT_FILE, result)
     plot_examples(config, predict, data["val"], side, best["epoch"])
     for name in classes:
         log(f"  {name:22} IoU {_format(best['iou'][name])}  Dice {_format(best['dice'][name])}")
     prefix = "mean " if len(classes) > 2 else ""
     log(
         f"{prefix}IoU {best['mean_iou']:.4f}  {prefix}Dice {best['mean_dice']:.4f}  accuracy {best['accuracy']:.4f}  "
-        f'(everywhere "{constant["class"]}": {prefix}IoU {constant["mean_iou"]:.4f}); {folder / "result.json"}'
+        f'(everywhere "{constant["class"]}": {prefix}IoU {constant["mean_iou"]:.4f}); {folder / RESULT_FILE}'
     )
 
 

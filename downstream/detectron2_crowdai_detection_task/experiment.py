@@ -1,13 +1,19 @@
-"""Files of a run folder: ``run.json`` (backbone, classes, data) and ``result.json`` (metrics)."""
+"""Files of a run folder: ``run.json`` (backbone, classes, data), ``result.json`` (metrics) and ``examples.png``."""
 
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from shapely import geometry
+
+from downstream.detectron2_crowdai_detection_task.dataset import Split
 from downstream.detectron2_crowdai_detection_task.model import EARLIER_CHECKPOINT, find_checkpoint
-from vicreg.common import checkpoint_io
-from vicreg.common.files import write_json
+from vicreg.common import checkpoint_io, files, plots
+from vicreg.common.results import RESULT_FILE, write_result
+from vicreg.data.images import load_rgb
+from vicreg.inference import polygons
 
 RUN_FILE = "run.json"
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -64,8 +70,41 @@ def write_results(folder: Path, results: dict[str, Any], names: list[str], step:
     for name, tasks in metrics.items():
         parts = [f"{task} " + " ".join(f"{key} {tasks[task][key]:.4f}" for key in METRICS[:3]) for task in tasks]
         print(f"{name}: " + "   ".join(parts))
-    write_json(folder / "result.json", {**metrics, "step": step, **run})
-    print(folder / "result.json", flush=True)
+    result = {"task": "detection", "dataset": "CrowdAI", "protocol": "Mask R-CNN", "step": step, **run}
+    result |= {name: run["backbone"][name] for name in ("arch", "source")} | {"selected_on_validation": []}
+    result |= {f"{name}_samples": run["data"][name]["images"] for name in ("train", "val")}
+    result |= {"intervals": {}, "intervals_of": "none: average precision is not a mean over images"}
+    write_result(folder / RESULT_FILE, {**result, **metrics})
+    print(folder / RESULT_FILE, flush=True)
+
+
+def save_examples(path: Path, model: Any, cfg: Any, split: Split, count: int = 6) -> None:
+    """Write evenly spaced images of a split with their annotations, above, and detections of score 0.5, below.
+
+    Args:
+        path: PNG file.
+        model: Detectron2 model.
+        cfg: Its configuration.
+        split: Split.
+        count: Number of images.
+    """
+    from downstream.detectron2_crowdai_detection_task.tiled_detection import detect
+
+    content = json.loads(Path(split.json_file).read_bytes())
+    images = content["images"][:: -(-len(content["images"]) // count)]
+    figure, axes = plots.new_figure(2, len(images), (2.4 * len(images), 5.2))
+    for column, image in enumerate(images):
+        pixels = np.asarray(load_rgb(Path(split.image_dir) / image["file_name"]))
+        parts = [
+            part for item in content["annotations"] if item["image_id"] == image["id"] for part in item["segmentation"]
+        ]
+        truth = [geometry.Polygon(np.reshape(part, (-1, 2))) for part in parts]
+        found = [detection.shape for detection in detect(model.eval(), pixels.transpose(2, 0, 1), cfg, 0.5)]
+        for axis, shapes, title in zip(axes[:, column], (truth, found), ("annotations", "detections"), strict=True):
+            axis.imshow(polygons.draw(pixels, shapes))
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(f"{len(shapes)} {title}", fontsize=8)
+    files.atomic_write(path, figure.savefig)
 
 
 def summarize(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:

@@ -5,9 +5,10 @@
         --exp-dir ../../exp/crowdai --num-gpus 4
 
 prints the corrections of the annotations and Detectron2's log, then box and mask AP, AP50 and AP75 on the validation
-images. ``--exp-dir`` receives ``result.json``, ``metrics.json``, ``log.txt``, TensorBoard events, ``config.yaml`` and
-checkpoints. Add ``--resume`` to continue from the last checkpoint. Settings of Detectron2 follow at the end:
-``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2: ``bash install_detectron2.sh``.
+images. ``--exp-dir`` receives ``result.json``, ``examples.png``, ``provenance.json``, ``metrics.json``, ``log.txt``,
+TensorBoard events, ``config.yaml`` and checkpoints. Add ``--resume`` to continue from the last checkpoint. Settings of
+Detectron2 follow at the end: ``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000``. Needs Detectron2:
+``bash install_detectron2.sh``.
 """
 
 import argparse
@@ -19,8 +20,9 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from downstream.detectron2_crowdai_detection_task import dataset, detectron2_setup
-from vicreg.common import cli, files
-from vicreg.engine.config import use_bf16
+from vicreg.common import cli, files, provenance
+from vicreg.common.logger import lock_run_dir
+from vicreg.engine.precision import use_bf16
 from vicreg.eval.config import add_normalization_arguments
 from vicreg.exporters import detectron2
 from vicreg.models.backbones import format_normalization, load_backbone
@@ -60,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     from downstream.detectron2_crowdai_detection_task import experiment
 
     cli.check_positive(args, "num_gpus", "num_machines")
+    files.check_outside(args.exp_dir, args.data_dir)
     if args.dist_url != "auto" and not args.dist_url.startswith(("tcp://", "file://", "env://")):
         raise ValueError(f"--dist-url {args.dist_url}: tcp://first-machine:port is needed")
     device = detectron2_setup.choose_device(args.device)
@@ -85,10 +88,15 @@ def main(args: argparse.Namespace) -> None:
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {processes} processes")
     machines = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    lock = lock_run_dir(args.exp_dir)
+    digests = {f"{name} annotations": files.file_digest(split.json_file)[:16] for name, split in splits.items()}
+    provenance.start(args.exp_dir, "CrowdAI detection", torch.device(device), digests)
     try:
         launch(run_process, *machines, (args, cfg, splits, run))
     except torch.multiprocessing.ProcessExitedException as error:  # the process has printed the reason
         sys.exit(error.exit_code or 1)
+    provenance.finish()
+    lock.close()
 
 
 def configure(args, splits, run, device):
@@ -150,10 +158,11 @@ def train(args, cfg, splits, run):
             files.write_json(args.exp_dir / experiment.RUN_FILE, run)
         trainer = Trainer(cfg, use_bf16(args.precision, torch.device(cfg.MODEL.DEVICE)))
         trainer.resume_or_load(args.resume)
-        results, step = trainer.train(), trainer.iter
+        results, step, detector = trainer.train(), trainer.iter, getattr(trainer.model, "module", trainer.model)
     if comm.is_main_process():
         names = [name for name, split in splits.items() if split.dataset_name in cfg.DATASETS.TEST]
         experiment.write_results(args.exp_dir, results, names, step, run)
+        experiment.save_examples(args.exp_dir / "examples.png", detector, cfg, splits[names[0]])
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Scenes(BaseDataset):
         classes: Class names.
     """
 
+    name = "EuroSAT"
     in_memory = True
 
     def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]):

@@ -21,6 +21,7 @@ from vicreg.augmentations.functional import (
 )
 from vicreg.augmentations.presets import Augmentation
 from vicreg.augmentations.random_crop import MAX_TRIES, log_aspect_range, resized_crop_size, square_crop_side
+from vicreg.common.devices import send
 from vicreg.common.random_streams import stream_seed, torch_rng
 
 Params = dict[str, torch.Tensor]
@@ -124,7 +125,7 @@ def apply(images: torch.Tensor, params: Params, size: int, view: Augmentation) -
     def change(mask: str, operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         rows = params[mask].nonzero()[:, 0]
         if len(rows):
-            rows_on_device = rows.to(x.device)
+            rows_on_device = send(rows, x.device)
             x[rows_on_device] = operation(x[rows_on_device], rows)
 
     def jitter(selected: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -153,7 +154,7 @@ def apply(images: torch.Tensor, params: Params, size: int, view: Augmentation) -
     if rgb:
         change("solarized", lambda selected, rows: solarize(selected))
     if "band_dropped" in params:
-        x = x.masked_fill(params["band_dropped"].to(x.device)[:, :, None, None], 0.0)
+        x = x.masked_fill(send(params["band_dropped"], x.device)[:, :, None, None], 0.0)
     return x
 
 
@@ -165,8 +166,14 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel, of pixels in [0, 1].
     """
-    means, stds = (torch.as_tensor(x, dtype=images.dtype, device=images.device)[:, None, None] for x in (mean, std))
+    means, stds = (_channel_values(tuple(map(float, x)), images.device, images.dtype) for x in (mean, std))
     return (images - means) / stds
+
+
+@functools.lru_cache(maxsize=8)
+def _channel_values(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return values (C, 1, 1) on a device, copied there once."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 def augment_batch(

@@ -6,12 +6,35 @@ are resampled one by one and blurred by convolution instead, which takes fewer o
 torchvision and PIL up to rounding.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from vicreg.common.devices import send
+
+_compile = False  # see ``compile_operations``
 _SMALL = 32  # side of a view up to which matrix products are faster on CPUs (benchmarks/bench_augment.py)
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as in torchvision and PIL
+
+
+def compile_operations(enable: bool = True) -> None:
+    """Choose whether ``torch.compile`` fuses the operations on pixels: fewer and larger kernels for a GPU."""
+    global _compile
+    _compile = enable
+
+
+def _fused(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Let ``compile_operations`` choose between a function and its compiled version."""
+    compiled = functools.cache(lambda: torch.compile(function, dynamic=True))
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> torch.Tensor:
+        return (compiled() if _compile else function)(*arguments)
+
+    return call
 
 
 def crop_resize(
@@ -64,27 +87,33 @@ def _crop_resize_each(
 def _flip(images: torch.Tensor, mask: torch.Tensor | None, axis: int) -> torch.Tensor:
     if mask is None:
         return images
-    return torch.where(mask.to(images.device)[:, None, None, None], images.flip(axis), images)
+    return torch.where(send(mask, images.device)[:, None, None, None], images.flip(axis), images)
 
 
 def _resampling_matrix(
     start: torch.Tensor, length: torch.Tensor, pixels: int, size: int, flip: torch.Tensor | None, like: torch.Tensor
 ) -> torch.Tensor:
     """Return weights (n, size, pixels) that resample [start, start + length) of an axis to ``size`` pixels."""
-    start, length = start.to(like)[:, None, None], length.to(like)[:, None, None]
+    start, length = (send(values, like.device, like.dtype) for values in (start, length))
+    weights = _bicubic_weights(start, length, pixels, size)
+    if flip is not None:
+        weights = torch.where(send(flip, like.device)[:, None, None], weights.flip(1), weights)
+    return weights
+
+
+@_fused
+def _bicubic_weights(start: torch.Tensor, length: torch.Tensor, pixels: int, size: int) -> torch.Tensor:
+    start, length = start[:, None, None], length[:, None, None]
     scale = length / size
     stretch = scale.clamp(min=1)  # a kernel wider than a pixel when shrinking: antialiasing
-    centers = start + (torch.arange(size, device=like.device)[None, :, None] + 0.5) * scale
-    positions = torch.arange(pixels, device=like.device)[None, None, :] + 0.5
+    centers = start + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * scale
+    positions = torch.arange(pixels, device=start.device)[None, None, :] + 0.5
     distance = ((positions - centers) / stretch).abs_()
     near = (1.5 * distance - 2.5) * distance.square() + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
     weights = torch.where((positions > start) & (positions < start + length), weights, 0.0)
-    weights = weights / weights.sum(-1, keepdim=True)
-    if flip is not None:
-        weights = torch.where(flip.to(like.device)[:, None, None], weights.flip(1), weights)
-    return weights
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def _along_both_axes(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -111,18 +140,24 @@ def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, kernel_size: int | 
     radius = kernel_size // 2 if kernel_size else math.ceil(4 * float(sigma.max()))
     radius = min(radius, side - 1)  # reflect once only
     taps = torch.arange(-radius, radius + 1, device=images.device)
-    sigma = sigma.to(images)[:, None]
+    sigma = send(sigma, images.device, images.dtype)[:, None]
     weights = torch.exp(-0.5 * (taps / sigma).square())
     if not kernel_size:  # the radius of the largest sigma must not change the other images
         weights = torch.where(taps.abs() <= (4 * sigma).ceil(), weights, 0.0)
     weights = weights / weights.sum(1, keepdim=True)
     if images.device.type == "cpu" and side > _SMALL:
         return _convolve_both_axes(images, weights, radius)
-    source = (torch.arange(side, device=images.device)[None] + taps[:, None]).abs()
-    source = torch.where(source > side - 1, 2 * (side - 1) - source, source)
-    placement = torch.nn.functional.one_hot(source, side).to(images)  # (taps, S, S): which pixel each tap reads
+    placement = _tap_placement(radius, side, images.device, images.dtype)
     matrix = (weights @ placement.flatten(1)).reshape(-1, side, side)
     return _along_both_axes(images, matrix, matrix)
+
+
+@functools.lru_cache(maxsize=16)
+def _tap_placement(radius: int, side: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return which pixel each tap reads, as ones in (2 * radius + 1, side, side), with reflected borders."""
+    source = (torch.arange(side)[None] + torch.arange(-radius, radius + 1)[:, None]).abs()
+    source = torch.where(source > side - 1, 2 * (side - 1) - source, source)
+    return torch.nn.functional.one_hot(source, side).to(device, dtype)
 
 
 def _convolve_both_axes(images: torch.Tensor, weights: torch.Tensor, radius: int) -> torch.Tensor:
@@ -163,21 +198,27 @@ def color_jitter(
     Returns:
         Float tensor (n, 3, H, W), clipped to [0, 1] after each operation as in torchvision.
     """
-    factors = torch.stack([brightness, contrast, saturation, torch.ones_like(hue)], 1).to(images)
+    factors = torch.stack([brightness, contrast, saturation, torch.ones_like(hue)], 1)
+    factors, hue = (send(values, images.device, images.dtype) for values in (factors, hue))
     order = order.to("cpu")
-    column = (-1, 1, 1, 1)
+    order_on_device = send(order, images.device)
     for step in range(4):
-        operation = order[:, step]
-        operation_on_device = operation.to(images.device)
-        luma = grayscale(images)
-        # Brightness, contrast and saturation blend with black, the mean luma and the luma; hue does not blend.
-        blend = torch.where((operation_on_device == 1).view(column), luma.mean((2, 3), keepdim=True), luma)
-        blend = torch.where((operation_on_device == 0).view(column), 0.0, blend)
-        factor = factors.gather(1, operation_on_device[:, None]).view(column)
-        images = torch.lerp(blend, images, factor).clamp_(0, 1)
-        rows = (operation == 3).nonzero()[:, 0].to(images.device)
-        images[rows] = shift_hue(images[rows], hue.to(images)[rows])
+        images = _blend(images, order_on_device[:, step], factors)
+        rows = send((order[:, step] == 3).nonzero()[:, 0], images.device)
+        images[rows] = shift_hue(images[rows], hue[rows])
     return images
+
+
+@_fused
+def _blend(images: torch.Tensor, operation: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Apply one operation of each image, of 0 to 3 as in ``color_jitter``, with its factor in (n, 4)."""
+    column = (-1, 1, 1, 1)
+    luma = grayscale(images)
+    # Brightness, contrast and saturation blend with black, the mean luma and the luma; hue does not blend.
+    blend = torch.where((operation == 1).view(column), luma.mean((2, 3), keepdim=True), luma)
+    blend = torch.where((operation == 0).view(column), 0.0, blend)
+    factor = factors.gather(1, operation[:, None]).view(column)
+    return torch.lerp(blend, images, factor).clamp_(0, 1)
 
 
 def brightness_contrast(
@@ -194,8 +235,10 @@ def brightness_contrast(
     Returns:
         Float tensor (n, C, H, W), clipped to [0, 1] after each operation.
     """
-    brightness, contrast = (factor.to(images)[:, :, None, None] for factor in (brightness, contrast))
-    first = contrast_first.to(images.device)[:, None, None, None]
+    brightness, contrast = (
+        send(factor, images.device, images.dtype)[:, :, None, None] for factor in (brightness, contrast)
+    )
+    first = send(contrast_first, images.device)[:, None, None, None]
     for change_contrast in (first, ~first):
         blend = torch.where(change_contrast, images.mean((2, 3), keepdim=True), 0.0)
         images = torch.lerp(blend, images, torch.where(change_contrast, contrast, brightness)).clamp_(0, 1)
@@ -206,11 +249,12 @@ def rotate_quarters(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """Rotate square images (n, C, S, S) counterclockwise by ``turns`` (n,) times 90 degrees."""
     rotated = images.clone()
     for k in (1, 2, 3):
-        rows = (turns == k).nonzero()[:, 0].to(images.device)
+        rows = send((turns == k).nonzero()[:, 0], images.device)
         rotated[rows] = images[rows].rot90(k, (2, 3))
     return rotated
 
 
+@_fused
 def shift_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Shift the hue of RGB images (n, 3, H, W) by a fraction ``shift`` (n,) of the color circle, in HSV."""
     red, green, blue = images.unbind(1)
@@ -225,7 +269,10 @@ def shift_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     # How much of the chroma each channel lacks, from 1 to 0: piecewise linear around the channel's own hue.
     for channel, (center, slope, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
         lack = (hue - center).abs_().mul_(slope).add_(offset).clamp_(0, 1).sub_(1)
-        torch.addcmul(value, chroma, lack, out=shifted[:, channel])
+        if torch.compiler.is_compiling():  # which splits a function at an ``out`` that is a view
+            shifted[:, channel] = torch.addcmul(value, chroma, lack)
+        else:
+            torch.addcmul(value, chroma, lack, out=shifted[:, channel])
     return shifted
 
 

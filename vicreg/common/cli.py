@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from vicreg import distributed
+from vicreg.common import provenance
 from vicreg.common.files import printable
 
 Namespace = TypeVar("Namespace")
@@ -85,6 +86,8 @@ def _finite_number(text: str) -> float:
 def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
     """Call ``main(namespace)``; report an error of the user in one line on stderr and exit with code 1.
 
+    How the script ends is written to the provenance of its run folder.
+
     ``ValueError`` and ``OSError`` are what modules raise for wrong input. Out-of-memory errors, failed collectives and
     failed loader processes are reported in the same way. Any other exception keeps its traceback, and so do all if
     ``TRACEBACK`` is set. The exit code is 130 after Ctrl-C and 141 if the reader of stdout has gone, as in ``| head``.
@@ -102,29 +105,35 @@ def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
             stream.reconfigure(errors="backslashreplace")
     try:
         result = main(namespace)
+        provenance.finish()
         sys.stdout.flush()
         return result
-    except SystemExit:
+    except SystemExit as error:
+        provenance.finish(*provenance.exit_status(error.code))
         distributed.destroy(wait=True)
         raise
     except KeyboardInterrupt:
+        provenance.finish("stopped", "SIGINT")
         if _local_rank() == 0:
             _print_error("interrupted")
         _exit(128 + signal.SIGINT)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_stdout_closed():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it again at exit
+            provenance.finish("stopped", "SIGPIPE")
             _exit(128 + signal.SIGPIPE)
         collective = distributed.collective_error(error)
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))
         expected = expected or bool(out_of_memory(error) or loader_error(error))
+        message = _explain_collective(collective) if collective else explain(error, namespace)
+        provenance.finish("failed", message if collective or expected else f"{type(error).__name__}: {message}")
         if os.environ.get("TRACEBACK") or not (collective or expected):
             if distributed.world_size() == 1:
                 raise
             traceback.print_exc()
         else:
             _wait_for_launcher(bool(collective))
-            _print_error(_explain_collective(collective) if collective else explain(error, namespace))
+            _print_error(message)
         _exit(1)
 
 

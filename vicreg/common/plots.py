@@ -1,6 +1,8 @@
 """Figures that runs write to their folders, as PNG files."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,11 @@ import torch
 from PIL import Image
 
 from vicreg.common import files
+
+THUMBNAIL = 48  # side in pixels
+VIEW_PAIRS = 12  # in the picture of a run's first pairs
+_RIGHT, _WRONG = "#0072B2", "#D55E00"  # blue and orange of Okabe & Ito, told apart with every kind of color vision
+_LARGE_MAP = 5000  # samples of a t-SNE map from which openTSNE is faster than scikit-learn
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
@@ -68,7 +75,7 @@ def plot_confusion_matrix(path: str | Path, confusion: np.ndarray, classes: Sequ
 
 
 def save_view_pairs(
-    path: str | Path, view1: torch.Tensor, view2: torch.Tensor, max_pairs: int = 12, min_size: int = 112
+    path: str | Path, view1: torch.Tensor, view2: torch.Tensor, max_pairs: int = VIEW_PAIRS, min_size: int = 112
 ) -> None:
     """Write the two views of some samples, one above the other.
 
@@ -88,6 +95,35 @@ def save_view_pairs(
     files.atomic_write(path, image.save)
 
 
+def tsne(features: np.ndarray, seed: int = 0, library: str | None = None) -> np.ndarray:
+    """Compute a t-SNE map (van der Maaten & Hinton 2008) of L2-normalized features.
+
+    Args:
+        features: Shape (N, F), N > 2.
+        seed: Seed of PCA and t-SNE.
+        library: ``"openTSNE"`` or ``"scikit-learn"``; None: openTSNE where it is installed and N is large enough for it
+            to be faster.
+
+    Returns:
+        Positions, shape (N, 2).
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import normalize
+
+    points = normalize(features)
+    if min(points.shape) > 50:  # faster, with nearly the same neighbors
+        points = PCA(50, random_state=seed).fit_transform(points)
+    perplexity, init = min(30, (len(points) - 1) / 3), "pca" if min(points.shape) > 1 else "random"
+    if library == "openTSNE" or (library is None and len(points) > _LARGE_MAP and find_spec("openTSNE")):
+        import openTSNE
+
+        method = openTSNE.TSNE(perplexity=perplexity, initialization=init, random_state=seed, n_jobs=os.cpu_count())
+        return np.asarray(method.fit(points))
+    from sklearn.manifold import TSNE
+
+    return TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(points)
+
+
 def save_embedding_map(
     path: str | Path, features: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, seed: int = 0
 ) -> np.ndarray:
@@ -104,16 +140,7 @@ def save_embedding_map(
     Returns:
         Positions of the samples, shape (N, 2).
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from sklearn.preprocessing import normalize
-
-    points = normalize(features)
-    if min(points.shape) > 50:  # faster, with nearly the same neighbors
-        points = PCA(50, random_state=seed).fit_transform(points)
-    perplexity = min(30, (len(points) - 1) / 3)
-    init = "pca" if min(points.shape) > 1 else "random"
-    positions = TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(points)
+    positions = tsne(features, seed)
     figure, axes = new_figure(1, 1, (9, 7))
     colors, present = class_colors(len(classes)), np.unique(labels)
     for label in present:
@@ -124,6 +151,26 @@ def save_embedding_map(
         figure.legend(loc="outside right upper", fontsize=6, markerscale=2, ncols=columns)
     files.atomic_write(path, figure.savefig)
     return positions
+
+
+def save_thumbnails(path: str | Path, batches: Iterable[np.ndarray], columns: int = 40) -> int:
+    """Write small images as tiles of ``THUMBNAIL`` pixels of one JPEG file, row by row.
+
+    Args:
+        path: JPEG file.
+        batches: uint8 images of shape (n, 3, S, S).
+        columns: Tiles per row.
+
+    Returns:
+        The number of tiles per row.
+    """
+    size = (THUMBNAIL, THUMBNAIL)
+    tiles = [Image.fromarray(image.transpose(1, 2, 0)).resize(size) for images in batches for image in images]
+    sheet = Image.new("RGB", (columns * THUMBNAIL, -(-len(tiles) // columns) * THUMBNAIL))
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % columns * THUMBNAIL, number // columns * THUMBNAIL))
+    files.atomic_write(path, lambda tmp_path: sheet.save(tmp_path, quality=85))
+    return columns
 
 
 def save_neighbors(
@@ -153,7 +200,7 @@ def save_neighbors(
     for row in range(count):
         tiles = _to_rgb(torch.cat([queries[row : row + 1], neighbors[row]]).float() / 255)
         captions = [f"{cosine:.3f} {name}" for cosine, name in zip(similarities[row], names[row], strict=True)]
-        edges = ["black", *("tab:green" if same else "tab:red" for same in correct[row])]
+        edges = ["black", *(_RIGHT if same else _WRONG for same in correct[row])]
         for axis, tile, text, edge in zip(axes[row], tiles, [query_names[row], *captions], edges, strict=True):
             _show(axis, tile, edge, 2)
             axis.set_title(text if len(text) < 25 else text[:23] + "…", fontsize=6)
@@ -170,7 +217,7 @@ def save_predictions(
     title: str,
     columns: int = 10,
 ) -> None:
-    """Write images with their true and predicted classes; the frame is green if they agree, otherwise red.
+    """Write images with their true and predicted classes; the frame is blue if they agree, otherwise orange.
 
     Args:
         path: PNG file.
@@ -187,9 +234,9 @@ def save_predictions(
         axis.set_axis_off()
     tiles = _to_rgb(images.float() / 255)
     for axis, tile, name, guess, p in zip(axes.flat, tiles, true, predicted, probabilities, strict=False):
-        _show(axis, tile, "tab:green" if name == guess else "tab:red", 3)
+        _show(axis, tile, _RIGHT if name == guess else _WRONG, 3)
         caption = f"{guess} {p:.2f}" if name == guess else f"{guess} {p:.2f}\ntrue: {name}"
-        axis.set_title(caption, fontsize=6, color="black" if name == guess else "tab:red")
+        axis.set_title(caption, fontsize=6, color="black" if name == guess else _WRONG)
     figure.suptitle(title, fontsize=9)
     files.atomic_write(path, figure.savefig)
 

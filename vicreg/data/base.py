@@ -8,17 +8,14 @@ To add a data set, derive a class from ``BaseDataset``, set ``labels``, ``classe
         def __init__(self, count=64):
             self.labels = torch.arange(count) % 2
             self.classes, self.mean, self.std = ["rows", "columns"], [0.5] * 3, [0.5] * 3
-
         def __len__(self):
             return len(self.labels)
-
         def images(self, indices):
             rows = (torch.arange(32) % 2 * 255).to(torch.uint8)[:, None].expand(3, 32, 32)
             return torch.stack([rows.mT if self.labels[index] else rows for index in indices])
 
-Determinism: a sample depends on its key ``(index, sample_seed)`` alone. A data set keeps no random state and draws
-no global random numbers, so a resumed run, another number of loader processes, or another world size gives the same
-samples.
+A sample depends on its key ``(index, sample_seed)`` alone. A data set keeps no random state and draws no global random
+numbers, so a resumed run, other loader processes, or another world size give the same samples.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -54,7 +51,9 @@ class InputSpec(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """What pretraining and evaluation both ask of a data set."""
+    """What pretraining and evaluation both ask of a data set; ``name`` is that of its kind, such as ``"SN7"``."""
+
+    name: str
 
     @property
     def num_channels(self) -> int:
@@ -139,14 +138,7 @@ class LabeledDataset(ImageSource, Protocol):
         """Whether ``crop_images`` crops the source images, which are larger than those of ``images``."""
 
     def images(self, indices: Sequence[int]) -> torch.Tensor:
-        """Load images.
-
-        Args:
-            indices: n indices.
-
-        Returns:
-            uint8 tensor (n, C, patch_size, patch_size).
-        """
+        """Load the images of n indices: uint8 tensor (n, C, patch_size, patch_size)."""
 
     def crop_images(
         self, indices: Sequence[int], sample_seeds: Sequence[int], view: Augmentation, size: int
@@ -166,6 +158,9 @@ class LabeledDataset(ImageSource, Protocol):
     def location_keys(self) -> Sequence[Hashable] | None:
         """Return the location of each sample, comparable between data sets; None if unknown."""
 
+    def sample_info(self) -> dict[str, Sequence[Any]]:
+        """Return columns for figures, if known: ``image``, ``location``, ``date``, ``longitude``, ``latitude``."""
+
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return bytes that change when the images change, for the keys of feature caches."""
 
@@ -177,6 +172,7 @@ class BaseDataset:
     ``location_ids`` is set.
     """
 
+    name: str = "images"
     labels: torch.Tensor
     classes: list[str]
     mean: Sequence[float]
@@ -242,6 +238,10 @@ class BaseDataset:
     def names(self) -> Sequence[str]:
         """Return the names of the samples, which do not depend on where the data is; empty if they have none."""
         return ()
+
+    def sample_info(self) -> dict[str, Sequence[Any]]:
+        """Return the names of the samples as ``image``, if they have names."""
+        return {"image": names} if (names := list(self.names())) else {}
 
     def digests(self) -> dict[str, str]:
         """Return the digest of the list of samples: their names, labels, locations and classes; images are not read."""

@@ -7,9 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from vicreg.common.devices import send
 from vicreg.data.base import BaseDataset
 from vicreg.data.pairs import SpatialNeighborPairs, TemporalPairs, build_pairs, month_number
-from vicreg.data.sn7_format import CHANNELS, check_rows, cut_patches, open_pack, read_meta, read_mosaic, read_patch_list
+from vicreg.data.sn7_format import (
+    CHANNELS,
+    check_rows,
+    cut_patches,
+    open_pack,
+    read_meta,
+    read_mosaic,
+    read_patch_list,
+    tile_center,
+)
 
 # Of the 1,423 training mosaics, for lists without a meta.json.
 TRAIN_MEAN = [121.8 / 255, 106.5 / 255, 78.4 / 255]
@@ -37,6 +47,8 @@ class SN7Patches(BaseDataset):
         FileNotFoundError: The list, ``meta.json`` or the pixels are missing.
         ValueError: The list is empty or does not fit ``patches.npy``, or the options do not fit.
     """
+
+    name = "SN7"
 
     def __init__(
         self,
@@ -100,7 +112,7 @@ class SN7Patches(BaseDataset):
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Load patches: uint8 tensor (n, 3, P, P)."""
         if self._on_device is not None:
-            return self._on_device[torch.as_tensor(indices, device=self._on_device.device)]
+            return self._on_device[send(torch.as_tensor(indices), self._on_device.device)]
         if self._store is not None:
             return torch.from_numpy(self._store[self._rows[indices]])
         return torch.from_numpy(np.stack([self._cut_from_mosaic(index) for index in indices]))
@@ -123,6 +135,13 @@ class SN7Patches(BaseDataset):
     def location_keys(self) -> list[Hashable]:
         """Return (AOI, patch position) of each patch."""
         return list(zip(self.table.aoi, self.table.patch, strict=True))
+
+    def sample_info(self) -> dict[str, Sequence[Any]]:
+        """Return AOI, month and position of each patch."""
+        centers = {aoi: tile_center(aoi) for aoi in self.table.aoi.unique()}
+        dates = [f"{year:04d}-{month:02d}" for year, month in zip(self.table.year, self.table.month, strict=True)]
+        longitude, latitude = zip(*map(centers.__getitem__, self.table.aoi), strict=True)
+        return {"location": list(self.table.aoi), "date": dates, "longitude": longitude, "latitude": latitude}
 
     def positive_index(self, index: int, sample_seed: int) -> int:
         """Return the index of the second image of a pair in O(1), chosen by ``sample_seed``."""

@@ -5,6 +5,7 @@ does not need it.
 """
 
 import argparse
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,15 @@ def parse_aoi_name(name: str) -> tuple[int, int, int]:
     if not match:
         raise ValueError(f"{name}: not the name of a SpaceNet-7 AOI (L15-…_<x>_<y>_<z>)")
     return int(match["x"]), int(match["y"]), int(match["z"])
+
+
+def tile_center(aoi: str) -> tuple[float, float] | tuple[None, None]:
+    """Return longitude and latitude in degrees of the center of an AOI's tile; None if its name is of another kind."""
+    if not re.fullmatch(_AOI, aoi):
+        return None, None
+    x, y, z = parse_aoi_name(aoi)
+    mercator = math.pi * (1 - (2 * y + 1) / 2**z)
+    return 360 * (x + 0.5) / 2**z - 180, math.degrees(math.atan(math.sinh(mercator)))
 
 
 def read_mosaic(path: str | Path) -> np.ndarray:
@@ -131,7 +141,12 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
         table = read_table(path, INTEGERS)
         missing = [column for column in COLUMNS if column not in table]
         if missing:
-            raise ValueError(f"{path}: columns missing: {', '.join(missing)}; write it again with make_sn7_csv.py")
+            advice = (
+                "it is a list of make_imagery_csv.py, for the imagery scripts"
+                if "site" in table
+                else ("write it again with make_sn7_csv.py")
+            )
+            raise ValueError(f"{path}: columns missing: {', '.join(missing)}; {advice}")
         check_ranges(path, table, **LIMITS)
         return table[COLUMNS]
     if "!" not in first_line:

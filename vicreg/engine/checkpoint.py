@@ -13,7 +13,6 @@ from torch import nn
 from vicreg import distributed
 from vicreg.common import checkpoint_io
 from vicreg.common.checkpoint_io import MODEL_FILE, load, save
-from vicreg.common.files import remove_partial_files
 from vicreg.common.logger import log
 
 PREVIOUS_FILE = "model.previous.pth"  # the checkpoint before, in case the last one is damaged
@@ -40,13 +39,32 @@ def quarantine_checkpoint(folder: str | Path, step: int) -> None:
             os.replace(path, path.with_name(DIVERGED_FILE))
 
 
+@torch.no_grad()
+def check_finite(model: nn.Module, step: int) -> None:
+    """Raise FloatingPointError if a weight of a model is not finite.
+
+    A finite loss does not show it: the gradients of the last step may not be finite, for instance those of bfloat16
+    convolutions with a stride over 1 x 1 maps in PyTorch's CPU kernels.
+
+    Args:
+        model: Model with floating-point parameters.
+        step: Steps that it was trained for, for the message.
+    """
+    norms = torch.stack(torch._foreach_norm(list(model.parameters())))
+    if not norms.isfinite().all():
+        names = [name for name, norm in zip(dict(model.named_parameters()), norms, strict=True) if not norm.isfinite()]
+        raise FloatingPointError(
+            f"{len(names)} weights are not finite after step {step}, the first is {names[0]}; the last good checkpoint "
+            "is kept. A lower --lr, larger images, or --precision fp32 helps"
+        )
+
+
 def load_latest(
     folder: str | Path, map_location: str | torch.device = "cpu"
 ) -> tuple[dict[str, Any], Path] | tuple[None, None]:
     """Read a run's last checkpoint or, if it is damaged, the one before. A collective call.
 
-    The main process chooses, so that all processes resume from the same step. It renames a damaged file, and removes
-    partial files of a killed run.
+    The main process chooses, so that all processes resume from the same step. It renames a damaged file.
 
     Args:
         folder: Run folder.
@@ -74,7 +92,6 @@ def load_latest(
 
 def _choose(paths: Sequence[Path], map_location: str | torch.device) -> tuple[int, dict[str, Any] | None]:
     """Return the number (from 1) and the content of the first readable file, or (0, None) if there is no file."""
-    remove_partial_files(paths[0].parent)
     problem = None
     for number, path in enumerate(paths, 1):
         if not path.exists():

@@ -46,6 +46,7 @@ def cached_backward(
     del cached
     z1.requires_grad_(), z2.requires_grad_()
     losses = criterion(z1, z2)
+    run.record(losses["loss"])
     gradients = torch.autograd.grad(losses["loss"], (z1, z2))
     for part, rows in enumerate(zip(*(gradient.split(sizes) for gradient in gradients), strict=True)):
         # processes exchange gradients once, with the last micro-batch
@@ -53,7 +54,7 @@ def cached_backward(
         with network.no_sync() if is_local else contextlib.nullcontext():
             embedded1, embedded2, _ = embed(part)
             torch.autograd.backward((embedded1, embedded2), rows)
-    run.update(losses["loss"])
+    run.update()
     return losses, z1.detach(), features
 
 

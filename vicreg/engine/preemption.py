@@ -10,6 +10,7 @@ from types import FrameType
 
 import torch
 
+from vicreg.common.devices import send
 from vicreg.common.files import write_text
 from vicreg.distributed.process_group import all_reduce, is_main, synchronize
 from vicreg.engine import checkpoint
@@ -60,7 +61,7 @@ class PreemptionGuard:
         if self._launcher not in (None, os.getppid()):
             self._signal = self._signal or signal.SIGTERM
         loss = loss.detach().float()
-        flags = torch.tensor([float(self._signal), float(log_due)], device=self._device)
+        flags = send(torch.tensor([float(self._signal), float(log_due)]), self._device)
         flags = torch.cat([(~loss.isfinite()).float()[None], flags])
         values = torch.cat([all_reduce(flags, "max"), loss[None]])
         if self._device.type == "cuda":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from vicreg import distributed
 from vicreg.augmentations.batch import seed_step
@@ -86,7 +87,8 @@ class TrainingRun:
         self.outputs: dict[str, Callable[[Path], Any]] = {}
         self._log_start(summary or {}, info or {})
         self._guard = PreemptionGuard(device, folder=folder.path)
-        self._logger = MetricLogger(folder.path, self.start_step, plan.steps)
+        options: dict[str, Any] = {"tracker": config.tracker, "config": to_dict(config)}
+        self._logger = MetricLogger(folder.path, self.start_step, plan.steps, **options)
         self._step, self._line_step, self._lr, self._data_time = self.start_step, self.start_step - 1, 0.0, 0.0
 
     def _load(self, folder: RunFolder) -> int:
@@ -102,32 +104,32 @@ class TrainingRun:
         return folder.checkpoint["step"]
 
     def _log_start(self, summary: Mapping[str, str], info: Mapping[str, Any]) -> None:
-        """Print the plan, and write ``config.json`` unless the run is finished."""
-        plan, config = self.plan, self.config
-        is_finished = self.start_step >= plan.steps
+        """Print the plan, record the start, and write ``config.json`` unless the run is finished."""
+        plan, is_finished = self.plan, self.start_step >= self.plan.steps
+        self._folder.record_start()
         if not (is_finished and (self._folder.path / CONFIG_FILE).exists()):
-            self._folder.write_config(config, plan, info)
-        lines = {**summary, **plan.summary(config)}
+            self._folder.write_config(self.config, plan, info)
+        lines = {**summary, **plan.summary(self.config)}
         if self.start_step:
             done = f"{self.start_step} of {plan.steps} steps; nothing left to do"
             lines |= {"done": done} if is_finished else {"resume": f"from step {self.start_step}"}
-        log(f"{info.get('source', self._folder.kind)} -> {self._folder.path}")
-        log("\n".join(f"  {name:7} {text}" for name, text in lines.items()))
+        title = f"{info.get('source', self._folder.kind)} -> {self._folder.path}"
+        log("\n".join([title, *(f"  {name:7} {text}" for name, text in lines.items())]))
 
-    def loader(self, dataset: Any, workers: int | None = None) -> torch.utils.data.DataLoader:
-        """Return a loader of this process's batches from ``start_step`` to the end of the run.
+    def loader(self, dataset: Any, workers: int | None = None, steps: range | None = None) -> DataLoader:
+        """Return a loader of this process's batches of the steps that are left.
 
         Args:
             dataset: Data set with a length and ``__getitems__``.
             workers: Loading processes, if not those of the configuration.
+            steps: Steps that the loader is for; None for all.
         """
-        share = distributed.rank(), distributed.world_size()
-        batches = ResumableBatchSampler(
-            len(dataset), self.plan.batch_size, self.config.seed, self.plan.steps, self.start_step, *share
-        )
-        if workers is None:
-            workers = 0 if self.config.cache_on_device else self.config.workers
-        return build_loader(dataset, batches, workers, self.device)
+        share, steps = (distributed.rank(), distributed.world_size()), steps or range(self.plan.steps)
+        length = steps.stop, max(steps.start, self.start_step)
+        batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, *length, *share)
+        self._folder.write_first_pairs(dataset, batches, length[1])
+        configured = 0 if self.config.cache_on_device else self.config.workers
+        return build_loader(dataset, batches, configured if workers is None else workers, self.device)
 
     def steps(self, loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Yield the step and the batch of each step that is left.
@@ -136,7 +138,7 @@ class TrainingRun:
         rate, clear the gradients, and seed the random numbers that the model draws.
 
         Raises:
-            FloatingPointError: The loss of the previous step is not finite.
+            FloatingPointError: The loss of the previous step, or a weight, is not finite.
             SystemExit: A process received a signal, see ``PreemptionGuard``; the checkpoint is written.
         """
         batches = iter(loader)
@@ -145,8 +147,7 @@ class TrainingRun:
                 self.save(step)
                 log(f"{received.name}: saved at step {step}; run the same command to resume")
                 sys.exit(write_preempted_marker(self._folder.path, received, step))
-            start = time.perf_counter()
-            batch = next(batches)
+            start, batch = time.perf_counter(), next(batches)
             self._data_time = time.perf_counter() - start
             self._step, self._lr = step, self.config.learning_rate(step, self.plan)
             for group in self.optimizer.param_groups:
@@ -166,21 +167,24 @@ class TrainingRun:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute the gradients of a scalar loss and update the parameters."""
+        self.record(loss)
         loss.backward()
-        self.update(loss)
+        self.update()
 
-    def update(self, loss: torch.Tensor) -> None:
-        """Clip the gradients, record the loss for the finite check, and take an optimizer step."""
+    def record(self, loss: torch.Tensor) -> None:
+        """Record the loss for the finite check, before the backward pass, during which a GPU copies it."""
+        self._guard.put(self._step, loss, self._logger.seconds >= self.config.log_freq_time)
+
+    def update(self) -> None:
+        """Clip the gradients and take an optimizer step."""
         if self.config.grad_clip:
             nn.utils.clip_grad_value_(self.module.parameters(), self.config.grad_clip)
-        self._guard.put(self._step, loss, self._logger.seconds >= self.config.log_freq_time)
         self.optimizer.step()
 
     def average(self, **values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Average scalar tensors over the processes in one collective."""
-        joined = torch.stack([value.detach().float() for value in values.values()])
-        joined = distributed.all_reduce(joined) / distributed.world_size()
-        return dict(zip(values, joined, strict=True))
+        joined = distributed.all_reduce(torch.stack([value.detach().float() for value in values.values()]))
+        return dict(zip(values, joined / distributed.world_size(), strict=True))
 
     def log(self, losses: Mapping[str, torch.Tensor], **more: torch.Tensor | Callable[[], float]) -> None:
         """Record a step's values, and at the cadence write a log line, validate, and save a checkpoint.
@@ -190,7 +194,6 @@ class TrainingRun:
             **more: Further values. Tensors are averaged too; all processes call functions when a line is written.
         """
         tensors = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)}
-        functions = {key: value for key, value in more.items() if not isinstance(value, torch.Tensor)}
         self._logger.add({**losses, **tensors}, self._data_time)
         plan, done, epoch = self.plan, self._step + 1, self._step // self.plan.steps_per_epoch
         is_last = done == plan.steps
@@ -200,18 +203,16 @@ class TrainingRun:
         due = self._guard.log_due and self._step > self._line_step + 1  # all processes agreed on it a step ago
         if epoch_ends or due or self.config.log_freq_time == 0:
             self._line_step = self._step
-            line = {"epoch": epoch, "step": done, "lr": self._lr}
-            line |= self._logger.averages(plan.batch_size, self._unit)
-            line |= {**{key: function() for key, function in functions.items()}, **self._constants}
-            if epoch_ends and self._validate and self._validate_every:
-                if is_last or (epoch + 1) % self._validate_every == 0:
-                    line |= self._run_validation(self._validate, epoch, done)
+            line = {"epoch": epoch, "step": done, "lr": self._lr, **self._logger.averages(plan.batch_size, self._unit)}
+            line |= {**{key: more[key]() for key in more if key not in tensors}, **self._constants}  # type: ignore[operator]
+            if epoch_ends and self._validate and (n := self._validate_every) and (is_last or (epoch + 1) % n == 0):
+                line |= self._run_validation(self._validate, epoch, done)
             self._logger.write(line)
             if distributed.is_main():
                 self._on_line(line)
             self._logger.restart_clock()
         if is_last or done % plan.checkpoint_every == 0:
-            self._guard.check()  # never save weights after a loss that is not finite
+            self._guard.check()  # no weights after a loss that is not finite
             if is_last:
                 self._write_outputs(self.outputs)
             self.save(done)
@@ -229,17 +230,20 @@ class TrainingRun:
 
     def _payload(self, step: int) -> dict[str, Any]:
         """Return the checkpoint without the optimizer's state."""
-        content = {"kind": self._folder.kind, "config": to_dict(self.config), "batch_size": self.plan.batch_size}
-        content |= {"step": step, "steps": self.plan.steps, "last": self.last, "best": self.best}
-        return {"model": checkpoint.add_module_prefix(self.module), **content, **self._describe(step)}
+        about: dict[str, Any] = {"kind": self._folder.kind, "config": to_dict(self.config), "step": step}
+        about |= {"batch_size": self.plan.batch_size, "steps": self.plan.steps, "bf16": self.plan.bf16}
+        about |= {"last": self.last, "best": self.best, **self._describe(step)}
+        return {"model": checkpoint.add_module_prefix(self.module), **about}
 
     def save(self, step: int) -> None:
-        """Write the checkpoint ``model.pth`` from the main process."""
+        """Write the checkpoint ``model.pth`` from the main process, unless a weight is not finite."""
+        checkpoint.check_finite(self.module, step)
         if distributed.is_main():
             self._folder.save({**self._payload(step), "optimizer": self.optimizer.state_dict()})
 
     def _write_outputs(self, names: Iterable[str]) -> None:
-        """Write files of a finished run, in the main process."""
+        """Write files of a finished run, unless a weight is not finite."""
+        checkpoint.check_finite(self.module, self.plan.steps)
         for name in names if distributed.is_main() else ():
             self.outputs[name](self._folder.path / name)
 
@@ -247,9 +251,8 @@ class TrainingRun:
         """Restore the signals, and write the files that a run that was killed at its end lacks."""
         if self.start_step >= self.plan.steps:
             if self._validate and self._monitor and not self.last:  # an older checkpoint, without these metrics
-                self._run_validation(
-                    self._validate, (self.start_step - 1) // self.plan.steps_per_epoch, self.start_step
-                )
+                epoch = (self.start_step - 1) // self.plan.steps_per_epoch
+                self._run_validation(self._validate, epoch, self.start_step)
             self._write_outputs([name for name in self.outputs if not (self._folder.path / name).exists()])
         self._guard.close()
         self._logger.close()

@@ -1,18 +1,18 @@
 """The folder of a training run: its lock, its checkpoint, and its configuration file."""
 
-import shlex
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vicreg import distributed
-from vicreg.common import checkpoint_io
+from vicreg.common import checkpoint_io, provenance
 from vicreg.common.config import check_resume, to_dict
 from vicreg.common.files import write_json
 from vicreg.common.logger import lock_run_dir
+from vicreg.common.plots import VIEW_PAIRS
+from vicreg.data.base import BaseDataset, SampleKey
 from vicreg.engine import checkpoint
 from vicreg.engine.config import RunConfig, RunPlan
 from vicreg.engine.preemption import clear_preempted_marker
@@ -33,24 +33,27 @@ class RunFolder:
         checkpoint: Checkpoint to resume from; empty for a new run.
         batch_size: Total batch size to keep, also with another number of processes; None for a new run, and if another
             ``--batch-size`` is asked for.
+        bf16: Whether the checkpoint's run used bfloat16; None for a new run.
 
     Raises:
         ValueError: Another process writes to the folder, it holds something else, or a setting cannot change.
     """
 
     def __init__(self, config: RunConfig, kind: str, device: torch.device) -> None:
-        self.path, self.kind = Path(config.exp_dir), kind
+        self.path, self.kind, self._device = Path(config.exp_dir), kind, device
+        self._data: dict[str, str] = {}
         self._lock = lock_run_dir(self.path) if distributed.is_main() else None
         clear_preempted_marker(self.path)
         self.checkpoint: dict[str, Any] = {}
         self.batch_size: int | None = None
+        self.bf16: bool | None = None
         state, path = checkpoint.load_latest(self.path, device)
         if state is None:
             return
         self.checkpoint = checkpoint.upgrade(state)
         if self.checkpoint.get("kind") != kind:
             raise ValueError(f"{path} is not a checkpoint of {kind}; choose another --exp-dir")
-        saved = self.checkpoint["config"]
+        saved, self.bf16 = self.checkpoint["config"], state.get("bf16", False)
         check_resume(saved, config, self.path, finished=state["step"] >= state.get("steps", state["step"] + 1))
         if saved["batch_size"] == config.batch_size:
             self.batch_size = state.get("batch_size")
@@ -68,6 +71,7 @@ class RunFolder:
             ValueError: The run has other data, or another process sees other data.
         """
         distributed.check_same_across_ranks(data, "data")
+        self._data = dict(data)
         saved = self.checkpoint.get("data") or self.checkpoint.get("task") or {}
         if changed := [name for name in data if saved.get(name, data[name]) != data[name]]:
             raise ValueError(
@@ -84,10 +88,29 @@ class RunFolder:
             )
 
     def write_config(self, config: RunConfig, plan: RunPlan, info: Mapping[str, Any]) -> None:
-        """Write ``config.json``: the configuration, the plan with ``info``, and the command line."""
+        """Write ``config.json``: the configuration, and the plan with ``info``."""
         if distributed.is_main():
             content = {"kind": self.kind, "config": to_dict(config), "plan": {**info, **plan.to_dict()}}
-            write_json(self.path / CONFIG_FILE, {**content, "command": shlex.join(["python", *sys.argv])})
+            write_json(self.path / CONFIG_FILE, content)
+
+    def write_first_pairs(self, dataset: Any, batches: Iterable[Sequence[SampleKey]], start: int) -> None:
+        """Write ``views.json``: what a data set of pairs knows of those in ``views.png``, such as location and date.
+
+        Args:
+            dataset: Data set; only a ``BaseDataset`` has pairs.
+            batches: Keys of each batch from ``start`` on.
+            start: Step at which the run starts; nothing is written by a run that resumes.
+        """
+        if start == 0 and distributed.is_main() and isinstance(dataset, BaseDataset):
+            known = dataset.sample_info()
+            info = {name: known[name] for name in ("image", "location", "date") if name in known}
+            pairs = [(index, dataset.positive_index(index, seed)) for index, seed in next(iter(batches))[:VIEW_PAIRS]]
+            rows = [[{name: str(info[name][row]) for name in info} for row in pair] for pair in pairs]
+            write_json(self.path / "views.json", rows)
+
+    def record_start(self) -> None:
+        """Add a session to the provenance of the folder. Call it once the run is sure to start."""
+        provenance.start(self.path, self.kind, self._device, self._data)
 
     def save(self, payload: dict[str, Any]) -> None:
         """Write the checkpoint ``model.pth``, and keep the one before. Call it in the main process."""
@@ -98,6 +121,7 @@ class RunFolder:
         checkpoint_io.save(payload, self.path / checkpoint.BEST_FILE)
 
     def close(self) -> None:
-        """Release the lock."""
+        """Record that the run has finished, and release the lock."""
+        provenance.finish(folder=self.path)
         if self._lock:
             self._lock.close()

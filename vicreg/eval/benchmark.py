@@ -1,5 +1,6 @@
 """Compare backbones on frozen features: metrics, figures and tables."""
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vicreg.common import cli, files, plots, random_streams
+from vicreg.common import cli, files, plots, provenance, random_streams
 from vicreg.common.files import write_json
 from vicreg.common.logger import lock_results, log
+from vicreg.common.results import RESULT_FILE, write_result
 from vicreg.data.leakage import format_overlap, overlap
+from vicreg.data.rasters import display_rgb
 from vicreg.data.subsets import check_percent
 from vicreg.distributed.process_group import world_size
 from vicreg.eval import benchmark_metrics as bm
@@ -90,7 +93,10 @@ def compare(
     if world_size() > 1:
         raise ValueError("evaluate_embeddings.py runs in one process: start it without a launcher")
     folder, results = config.exp_dir / "embeddings", {}
-    lock = lock_results(folder, [folder / backbone.name / "result.json" for backbone in backbones])
+    lock = lock_results(folder, [folder / backbone.name / RESULT_FILE for backbone in backbones])
+    parts = {"training": splits[0].train.dataset, "validation": splits[0].test.dataset}
+    digests = {f"{part} {name}": text for part, data in parts.items() for name, text in data.digests().items()}
+    provenance.start(folder, "embedding benchmark", cache.device, digests)
     files.remove_partial_files(cache.folder)
     for number, split in enumerate(splits, 1):
         if split:
@@ -103,7 +109,14 @@ def compare(
         backbone_dir = folder / backbone.name
         backbone_dir.mkdir(parents=True, exist_ok=True)
         result: dict[str, Any] = {"pretrained": backbone.pretrained, "arch": backbone.arch or backbone.pretrained}
-        result |= {"source": backbone.name, "image_size": cache.image_size, "dtype": cache.dtype, "overlap": shared}
+        result |= {"task": "classification", "dataset": parts["validation"].name, "protocol": "embeddings"}
+        result |= {
+            "selected_on_validation": [],
+            "source": backbone.name,
+            "image_size": cache.image_size,
+            "dtype": cache.dtype,
+            "overlap": shared,
+        }
         for number, split in enumerate(splits, 1):
             if split is None:
                 continue
@@ -118,8 +131,9 @@ def compare(
                 _save_figures(config, backbone_dir, "" if number == 1 else "_protocol2", backbone.name, split, train,
                               test)  # fmt: skip
         results[backbone.name] = {**result, "seconds": round(time.perf_counter() - started, 1)}
-        write_json(backbone_dir / "result.json", {**results[backbone.name], "args": record})
+        write_result(backbone_dir / RESULT_FILE, {**results[backbone.name], "args": record})
     _write_tables(folder, results)
+    provenance.finish()
     lock.close()
     return results
 
@@ -163,7 +177,9 @@ def _save_figures(
     if len(shown) > 2:
         title = f"{name}: t-SNE of {len(shown)} of {len(test)} test samples"
         features = test[torch.from_numpy(shown)].cpu().numpy()
-        plots.save_embedding_map(folder / f"tsne{suffix}.png", features, split.test.labels[shown], split.classes, title)
+        labels, map_path = split.test.labels[shown], folder / f"tsne{suffix}.png"
+        positions = plots.save_embedding_map(map_path, features, labels, split.classes, title)
+        _save_map_data(folder, suffix, split, shown, positions)
     queries = np.sort(rng.permutation(len(test))[:_QUERIES])
     cosines, nearest_rows = knn.nearest_neighbors(train, test[torch.from_numpy(queries)], _NEIGHBORS)
     nearest, labels = nearest_rows.cpu().numpy(), split.train.labels
@@ -178,6 +194,20 @@ def _save_figures(
         torch.from_numpy(labels[nearest] == split.test.labels[queries][:, None]),
         f"{name}: test samples (left) and the nearest training samples by cosine similarity",
     )
+
+
+def _save_map_data(folder: Path, suffix: str, split: EvalSplit, shown: np.ndarray, positions: np.ndarray) -> None:
+    """Write ``embedding_map.json`` and ``thumbnails.jpg``: the samples of the map, for an interactive page."""
+    dataset, rows = split.test.dataset, split.test.indices[shown]
+    images = [
+        display_rgb(dataset.images(part.tolist()).cpu().numpy()) for part in np.array_split(rows, -(-len(rows) // 256))
+    ]
+    columns = plots.save_thumbnails(folder / f"thumbnails{suffix}.jpg", images)
+    info = {name: [values[row] for row in rows] for name, values in dataset.sample_info().items()}
+    content = {"samples": len(split.test.labels), "thumbnails": f"thumbnails{suffix}.jpg", "side": plots.THUMBNAIL}
+    content |= {"columns": columns, "classes": split.classes, "label": split.test.labels[shown].tolist(), "info": info}
+    content |= {"x": positions[:, 0].round(3).tolist(), "y": positions[:, 1].round(3).tolist()}
+    files.write_text(folder / f"embedding_map{suffix}.json", json.dumps(content))
 
 
 def _write_tables(folder: Path, results: dict[str, dict[str, Any]]) -> None:

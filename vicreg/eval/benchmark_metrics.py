@@ -43,7 +43,7 @@ def knn_metrics(
     correct: Correct = {}
     for k in neighbors:
         ranked = knn.weighted_vote(cosine[:, :k], labels[:, :k], len(split.classes))
-        correct |= _correct(ranked, split, f"knn{k}_")
+        correct |= metrics.hits(ranked, split.test.labels, f"knn{k}_")
     return result | {name: float(values.mean()) for name, values in correct.items()}, correct
 
 
@@ -104,7 +104,7 @@ def linear_probe_metrics(
     )  # fmt: skip
     fit.sweep.head(fit.index)  # refuses a head that diverged
     test_scores = sweep_accuracies(fit.sweep, test, torch.from_numpy(split.test.labels))
-    correct = _correct(fit.sweep.rank_classes(test)[fit.index], split)
+    correct = metrics.hits(fit.sweep.rank_classes(test)[fit.index], split.test.labels)
     result: Metrics = {name: float(values.mean()) for name, values in correct.items()}
     result |= {"lr_head": fit.lr, "held_out_samples": len(fit.held_out)}
     held_out_scores: Sequence[float | None] = fit.scores or [None] * len(test_scores)
@@ -188,18 +188,6 @@ def with_intervals(
         seed: Seed of the resamples.
 
     Returns:
-        The metrics, ``intervals`` (name to [lower, upper]) and ``intervals_of``: what was resampled.
+        The metrics, and those of ``vicreg.eval.metrics.intervals``.
     """
-    groups = split.test.groups
-    ends = metrics.bootstrap_ci(np.stack(list(correct.values()), 1), groups, resamples, seed)
-    unit = f"{len(split.test.labels)} single samples (no location has two)"
-    if groups is not None:
-        unit = f"{len(np.unique(groups))} whole locations, since samples of one location are near duplicates"
-    description = f"95 % bootstrap, {resamples} resamples of {unit}"
-    return {**result, "intervals": dict(zip(correct, ends.T.tolist(), strict=True)), "intervals_of": description}
-
-
-def _correct(ranked: torch.Tensor, split: EvalSplit, prefix: str = "") -> Correct:
-    """Return which samples have their class among the first 1 and 5 of ranked classes (m, classes)."""
-    hits = ranked.cpu().numpy() == split.test.labels[:, None]
-    return {f"{prefix}top{k}": hits[:, :k].any(1) for k in (1, 5)}
+    return result | metrics.intervals(correct, split.test.location_ids, resamples, seed)

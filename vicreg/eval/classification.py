@@ -1,15 +1,18 @@
 """Metrics of a classifier on a validation set: accuracies, per-class recall and the confusion matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from vicreg import distributed
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.eval import features, metrics
 from vicreg.models.heads import Classifier
+
+MAX_CLASSES = 100  # of a confusion matrix in a result
 
 
 @torch.no_grad()
@@ -25,11 +28,12 @@ def evaluate_classifier(
         device: Device of the model.
 
     Returns:
-        dict of ``classification_metrics``.
+        dict of ``classification_metrics`` and ``prediction_details``.
     """
     logits = predict_logits(model, dataset, spec, device)
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
-    return classification_metrics(ranked, dataset.labels.cpu(), dataset.classes)
+    details = prediction_details(ranked, metrics.hits(ranked, dataset.labels), dataset)
+    return details | classification_metrics(ranked, dataset.labels.cpu(), dataset.classes)
 
 
 @torch.no_grad()
@@ -65,6 +69,38 @@ def classification_metrics(ranked: torch.Tensor, labels: torch.Tensor, classes: 
         "recall": by_class,
         "confusion": confusion_matrix(truth, predicted, labels=range(len(classes))).tolist(),
     }
+
+
+def prediction_details(
+    ranked: torch.Tensor, correct: Mapping[str, np.ndarray], dataset: LabeledDataset, seed: int = 0
+) -> dict[str, Any]:
+    """Describe predictions beyond their accuracy.
+
+    Args:
+        ranked: int64 (n, k), the likeliest class first; -1 for no class.
+        correct: Which samples were correct, by metric; see ``vicreg.eval.metrics.hits``.
+        dataset: The n samples.
+        seed: Seed of the resamples.
+
+    Returns:
+        dict of plain values: ``intervals`` and ``intervals_of`` (see ``vicreg.eval.metrics.intervals``), ``confusion``
+        with ``class_names`` (up to 100 classes), and for data with coordinates ``locations``: name, position, number
+        of samples and top-1 accuracy of each.
+    """
+    details = metrics.intervals(correct, dataset.location_ids, seed=seed)
+    count, truth, predicted = len(dataset.classes), dataset.labels.cpu().numpy(), ranked[:, 0].cpu().numpy()
+    if count <= MAX_CLASSES:
+        known = predicted >= 0
+        pairs = truth[known] * count + predicted[known]
+        details["confusion"] = np.bincount(pairs, minlength=count * count).reshape(count, count).tolist()
+        details["class_names"] = list(dataset.classes)
+    info = dataset.sample_info()
+    if "longitude" in info:
+        table = pd.DataFrame({name: info[name] for name in ("location", "longitude", "latitude")})
+        groups = table.assign(top1=correct["top1"], samples=1).dropna().groupby(list(table.columns))
+        places = groups.agg({"samples": "sum", "top1": "mean"}).round(4).reset_index()
+        details["locations"] = places.to_dict("records")
+    return details
 
 
 def per_class_metrics(logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def finetune(
     device: torch.device,
     logger: MetricLogger,
     show: bool = True,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], torch.Tensor]:
     """Train a copy of a backbone with a new linear head; SGD with momentum 0.9, a cosine schedule per epoch.
 
     Args:
@@ -68,7 +68,8 @@ def finetune(
         show: Print these lines.
 
     Returns:
-        ``top1`` and ``top5`` on the validation set after each epoch.
+        ``top1`` and ``top5`` on the validation set after each epoch, and the classes of its samples after the last one,
+        the likeliest first: int64 (m, 5), or as many columns as there are classes.
     """
     torch.manual_seed(stream_seed(seed, "initialization"))
     heads = LinearHeads(1, feature_dim(backbone), len(train.classes)).to(device)
@@ -110,8 +111,9 @@ def finetune(
         line = {"epoch": epoch, "step": (epoch + 1) * steps_per_epoch, "lr": schedule.get_last_lr()[0]}
         schedule.step()
         logits = predict_logits(model, val, spec, device)
-        scores = accuracy(logits.topk(min(5, logits.shape[1])).indices, val.labels.to(device))
+        ranked = logits.topk(min(5, logits.shape[1])).indices
+        scores = accuracy(ranked, val.labels.to(device))
         history.append(scores)
         logger.write({**line, **logger.averages(batch_size, "images"), **scores}, show=show)
         logger.restart_clock()
-    return history
+    return history, ranked

@@ -1,7 +1,7 @@
 """Evaluations on several fractions of the labels, repeated with several seeds."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +14,15 @@ from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common.files import write_json
 from vicreg.common.logger import log
 from vicreg.common.random_streams import torch_rng
+from vicreg.common.results import RESULT_FILE, write_result
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.subsets import check_percent, stratified_subset
 from vicreg.eval.features import extract_features
 from vicreg.eval.linear_probe import hold_out
+from vicreg.eval.metrics import intervals
 
 _AVERAGED = ("top1", "top5", "best_top1")
-_OF_ONE_SEED = ("lr_sweep", "best_epoch", "lr_head", "best_top5", "seconds")
+_OF_ONE_SEED = ("lr_sweep", "best_epoch", "lr_head", "best_top5", "seconds", "confusion", "class_names", "locations")
 
 
 class LabelFractionRun(NamedTuple):
@@ -140,8 +142,10 @@ class FrozenFeatures:
 
     def views(self, indices: np.ndarray) -> torch.Tensor:
         """Return all views of training samples: (views, n, F)."""
-        rows = self._rows(indices)
-        return torch.stack([self.plain(indices)[0].cpu(), *(view[rows] for view in self._views[1:])])
+        rows, result = self._rows(indices), torch.empty(len(self._views), len(indices), self._views[0].shape[1])
+        for number, view in enumerate(self._views):
+            torch.index_select(view.cpu(), 0, rows, out=result[number])  # no copy besides the result
+        return result
 
 
 def _union(indices: Iterable[np.ndarray]) -> np.ndarray:
@@ -149,13 +153,20 @@ def _union(indices: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def summarize(
-    runs: Sequence[LabelFractionRun], results: Sequence[dict[str, Any]], exp_dir: Path, protocol: str
+    runs: Sequence[LabelFractionRun],
+    results: Sequence[dict[str, Any]],
+    correct: Sequence[Mapping[str, np.ndarray]],
+    val: LabeledDataset,
+    exp_dir: Path,
+    protocol: str,
 ) -> list[dict[str, Any]]:
     """Compute mean and standard deviation over the seeds of each percentage; log and write them.
 
     Args:
         runs: The evaluations.
         results: Their results.
+        correct: Which validation samples were correct, by metric.
+        val: Validation set.
         exp_dir: Folder for ``label_efficiency_<protocol>.json``; with several seeds each percentage also has a
             ``<protocol>_<percent>/result.json``.
         protocol: ``freeze`` or ``finetune``.
@@ -172,6 +183,9 @@ def summarize(
             values = [result[name] for result in repeats]
             row |= {name: statistics.fmean(values), f"{name}_seeds": values}
             row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        of_seeds = [found for run, found in zip(runs, correct, strict=True) if run.percent == percent]
+        means = {name: np.mean([found[name] for found in of_seeds], axis=0) for name in of_seeds[0]}
+        row |= intervals(means, val.location_ids)
         for name in _OF_ONE_SEED:
             row.pop(name, None)
         rows.append(row)
@@ -182,7 +196,7 @@ def summarize(
     if distributed.is_main():
         for row in rows:
             if row["seeds"] > 1:
-                write_json(exp_dir / f"{protocol}_{row['train_percent']}" / "result.json", row)
+                write_result(exp_dir / f"{protocol}_{row['train_percent']}" / RESULT_FILE, row)
         write_json(exp_dir / f"label_efficiency_{protocol}.json", rows)
     return rows
 

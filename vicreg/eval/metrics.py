@@ -1,6 +1,8 @@
 """Metrics of features and of classifications, with bootstrap intervals."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,6 +139,41 @@ def uniformity(features: torch.Tensor, t: float = 2.0, chunk: int = 2048) -> flo
         total += torch.exp(2 * t * (part @ unit.T - 1)).double().sum().item()  # |x - y|^2 = 2 - 2 x y
     diagonal = torch.exp(2 * t * (unit.square().sum(1) - 1)).double().sum().item()  # each sample with itself
     return math.log((total - diagonal) / (len(unit) * (len(unit) - 1)))
+
+
+def intervals(
+    correct: Mapping[str, np.ndarray], location_ids: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Compute 95 % bootstrap intervals of accuracies, over locations if one has several samples.
+
+    Args:
+        correct: Metric name to which samples were correct, bool (n,), or how often, float (n,).
+        location_ids: Location of each sample (n,).
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        ``intervals`` (name to [lower, upper]) and ``intervals_of``: what was resampled.
+    """
+    locations = len(np.unique(location_ids))
+    groups, unit = None, f"{len(location_ids)} single samples (no location has two)"
+    if locations < len(location_ids):
+        groups, unit = location_ids, f"{locations} whole locations, since samples of one location are near duplicates"
+    ends = bootstrap_ci(np.stack(list(correct.values()), 1), groups, resamples, seed)
+    description = f"95 % bootstrap, {resamples} resamples of {unit}"
+    return {"intervals": dict(zip(correct, ends.T.tolist(), strict=True)), "intervals_of": description}
+
+
+def hits(ranked: torch.Tensor, labels: torch.Tensor | np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
+    """Return which samples have their label among the first 1 and 5 of ranked classes: two bool arrays (n,).
+
+    Args:
+        ranked: int64 (n, classes), the likeliest class first.
+        labels: int64 (n,).
+        prefix: Prefix of the names ``top1`` and ``top5``.
+    """
+    matches = ranked.cpu().numpy() == np.asarray(torch.as_tensor(labels).cpu())[:, None]
+    return {f"{prefix}top{k}": matches[:, :k].any(1) for k in (1, 5)}
 
 
 def bootstrap_ci(

@@ -27,11 +27,6 @@ class EvalSubset(NamedTuple):
     labels: np.ndarray
     location_ids: np.ndarray
 
-    @property
-    def groups(self) -> np.ndarray | None:
-        """Locations to resample as a whole; None if every sample has its own."""
-        return self.location_ids if len(np.unique(self.location_ids)) < len(self.location_ids) else None
-
 
 class EvalSplit(NamedTuple):
     """A split.

@@ -5,9 +5,10 @@ cosine schedule over the epochs, evaluation on the center crop; a frozen backbon
 """
 
 import time
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -17,21 +18,23 @@ from tqdm import tqdm
 from vicreg import distributed
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.augmentations.presets import PROBE_VIEW
+from vicreg.common import provenance
 from vicreg.common.config import OF_ONE_RANK, by_flag
-from vicreg.common.files import write_json
 from vicreg.common.logger import MetricLogger, lock_results, log
+from vicreg.common.results import RESULT_FILE, write_result
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.data.leakage import format_overlap, overlap
 from vicreg.data.sampler import ResumableBatchSampler, build_loader
 from vicreg.data.subsets import LabeledSubset
 from vicreg.eval import knn
+from vicreg.eval.classification import prediction_details
 from vicreg.eval.config import EvaluationConfig
 from vicreg.eval.features import build_input_spec, format_input_spec
 from vicreg.eval.finetune import finetune, local_batch_size
 from vicreg.eval.label_efficiency import FrozenFeatures, LabelFractionRun, plan_runs, summarize
 from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
 from vicreg.eval.lr_sweep import FeatureBatch, LinearSweep, select_lr, train_sweep
-from vicreg.eval.metrics import accuracy
+from vicreg.eval.metrics import accuracy, hits
 from vicreg.eval.splits import check_labels
 from vicreg.models.backbones import check_channels, feature_dim, load_backbone
 from vicreg.models.input_size import check_input_size
@@ -66,7 +69,9 @@ def evaluate(
         FileNotFoundError: There are no such weights.
     """
     distributed.check_same_across_ranks(by_flag(config, skip=OF_ONE_RANK))
-    distributed.check_same_across_ranks({"training": train.digests(), "validation": val.digests()}, "data")
+    parts = {"training": train.digests(), "validation": val.digests()}
+    digests = {f"{part} {name}": digest for part, found in parts.items() for name, digest in found.items()}
+    distributed.check_same_across_ranks(digests, "data")
     backbone, info = load_backbone(
         config.pretrained, config.arch, config.in_chans, config.seed, config.mean, config.std, config.weight_bands
     )
@@ -84,12 +89,12 @@ def evaluate(
         log("note: with --lr-backbone 0 finetuning trains the head and the BatchNorm statistics only")
     about: dict[str, Any] = {"pretrained": str(config.pretrained), "arch": info["arch"], "source": info["source"]}
     about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared}
+    about |= {"task": "classification", "dataset": val.name, "selected_on_validation": ["best_top1", "best_top5"]}
     about |= {"image_size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
-    started, results = time.perf_counter(), []
-    written: dict[Path, list[Path]] = {}
-    for run in runs:
-        written.setdefault(run.percent_folder, []).append(run.folder / "result.json")
-    locks = [lock_results(folder, paths) for folder, paths in written.items()] if distributed.is_main() else []
+    started, results, correct = time.perf_counter(), [], []
+    locks = lock_folders(runs) if distributed.is_main() else []
+    for folder in dict.fromkeys(run.percent_folder for run in runs):
+        provenance.start(folder, "evaluation", device, digests)
     if config.frozen:
         features = FrozenFeatures(
             backbone, train, val, spec, device, runs, config.views, config.seed, plain=bool(config.knn)
@@ -102,24 +107,36 @@ def evaluate(
             run.folder.mkdir(parents=True, exist_ok=True)
         logger, show = MetricLogger(run.folder), len(runs) == 1
         if config.frozen:
-            result = probe_frozen(config, run, features, backbone, train, spec, device, logger, show)
+            result, ranked = probe_frozen(config, run, features, backbone, train, spec, device, logger, show)
         else:
-            history = finetune(config, run.seed, backbone, train, run.indices, val, spec, device, logger, show)
-            result = _best_and_last(history) | {"lr_head": config.lr_head[0]}
+            history, last = finetune(config, run.seed, backbone, train, run.indices, val, spec, device, logger, show)
+            result, ranked = _best_and_last(history) | {"lr_head": config.lr_head[0]}, {"": last}
         logger.close()
+        correct.append(ChainMap(*(hits(classes, val.labels, prefix) for prefix, classes in ranked.items())))
+        result |= prediction_details(ranked[""], correct[-1], val)
         result |= {**about, "protocol": f"{config.protocol}_{run.percent}", "train_samples": len(run.indices)}
         result |= {"seed": run.seed, "seconds": round(time.perf_counter() - started, 1)}
         if distributed.is_main():
-            write_json(run.folder / "result.json", {**result, "args": record})
+            write_result(run.folder / RESULT_FILE, {**result, "args": record})
         log(
             f"top-1 {result['top1']:.4f}  top-5 {result['top5']:.4f}  (best on validation {result['best_top1']:.4f} in "
-            f"epoch {result['best_epoch']}), head learning rate {result['lr_head']:g}; {run.folder / 'result.json'}"
+            f"epoch {result['best_epoch']}), head learning rate {result['lr_head']:g}; {run.folder / RESULT_FILE}"
         )
         results.append(result)
         started = time.perf_counter()
+    rows = results if len(runs) == 1 else summarize(runs, results, correct, val, config.exp_dir, config.protocol)
+    provenance.finish()
     for lock in locks:
         lock.close()
-    return results[0] if len(runs) == 1 else summarize(runs, results, config.exp_dir, config.protocol)
+    return rows[0] if len(runs) == 1 else rows
+
+
+def lock_folders(runs: Sequence[LabelFractionRun]) -> list[TextIO]:
+    """Lock the folder of each percentage; see ``lock_results``."""
+    written: dict[Path, list[Path]] = {}
+    for run in runs:
+        written.setdefault(run.percent_folder, []).append(run.folder / RESULT_FILE)
+    return [lock_results(folder, paths) for folder, paths in written.items()]
 
 
 def probe_frozen(
@@ -132,7 +149,7 @@ def probe_frozen(
     device: torch.device,
     logger: MetricLogger,
     show: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Compute kNN accuracies and train a linear probe for one run.
 
     Args:
@@ -147,16 +164,25 @@ def probe_frozen(
         show: Print these lines.
 
     Returns:
-        dict of accuracies, the selected ``lr_head``, and ``lr_sweep``: accuracies of each learning rate.
+        dict of accuracies, the selected ``lr_head``, and ``lr_sweep``: accuracies of each learning rate; and the ranked
+        classes of the validation samples by the prefix of their metrics, such as ``{"": …, "knn20_": …}``.
 
     Raises:
         ValueError: The selected head diverged.
     """
     val_features, val_labels = features.val
-    result: dict[str, Any] = {}
+    ranked: dict[str, torch.Tensor] = {}
     if config.knn:
         train_features, train_labels = features.plain(run.indices)
-        result = knn_accuracies(train_features, train_labels, val_features, val_labels, len(train.classes), config.knn)
+        cosine, nearest = knn.nearest_neighbors(train_features, val_features, max(config.knn))
+        for k in config.knn:
+            votes = train_labels[nearest[:, :k]]
+            ranked[f"knn{k}_"] = knn.weighted_vote(cosine[:, :k], votes, len(train.classes))
+    result: dict[str, Any] = {}
+    for prefix, classes in ranked.items():
+        scores = accuracy(classes, val_labels)
+        result |= {f"{prefix}{name}": round(value, 4) for name, value in scores.items()}
+        log(f"kNN-{prefix[3:-1]}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
     sweep = LinearSweep(
         feature_dim(backbone), len(train.classes), config.lr_head, config.weight_decay, seed=run.seed,
         select=len(run.held_out) > 0, device=device,
@@ -173,8 +199,8 @@ def probe_frozen(
         history.append(sweep_accuracies(sweep, val_features, val_labels))
         held_out_top1: list[float] = []
         if len(run.held_out):
-            scores = sweep_accuracies(sweep, *features.plain(run.held_out), selection=True)
-            held_out_top1 = [score["top1"] for score in scores]
+            held_out_scores = sweep_accuracies(sweep, *features.plain(run.held_out), selection=True)
+            held_out_top1 = [score["top1"] for score in held_out_scores]
         index = select_lr(held_out_top1) if held_out_top1 else 0
         line = {"epoch": epoch, "step": (epoch + 1) * steps_per_epoch, "lr_head": sweep.lrs[index]}
         line |= {"loss": round(losses[index].item(), 6), **history[-1][index]}
@@ -182,35 +208,12 @@ def probe_frozen(
         readable = epoch == config.epochs - 1 or epoch % max(1, config.epochs // 10) == 0
         logger.write(line, show=show and (not config.views or readable))
     sweep.head(index)  # refuses a head that diverged
+    ranked[""] = sweep.rank_classes(val_features)[index]
     result |= _best_and_last([scores[index] for scores in history]) | {"lr_head": sweep.lrs[index]}
     selection_scores: Sequence[float | None] = held_out_top1 or [None]
     lines = zip(sweep.lrs, selection_scores, history[-1], strict=True)
-    return result | {"lr_sweep": {f"{lr:g}": {"held_out_top1": held, **scores} for lr, held, scores in lines}}
-
-
-def knn_accuracies(
-    train: torch.Tensor, train_labels: torch.Tensor, val: torch.Tensor, val_labels: torch.Tensor, num_classes: int,
-    neighbors: Sequence[int],
-) -> dict[str, float]:  # fmt: skip
-    """Compute and log top-1 and top-5 of weighted kNN for several numbers of neighbors.
-
-    Args:
-        train: Training features (n, F).
-        train_labels: int64 (n,).
-        val: Validation features (m, F).
-        val_labels: int64 (m,).
-        num_classes: Number of classes.
-        neighbors: Numbers of neighbors.
-
-    Returns:
-        dict such as ``{"knn20_top1": 0.5, "knn20_top5": 1.0}``.
-    """
-    result: dict[str, float] = {}
-    for k in neighbors:
-        scores = accuracy(knn.knn_predict(train, train_labels, val, num_classes, k), val_labels)
-        result |= {f"knn{k}_{name}": round(value, 4) for name, value in scores.items()}
-        log(f"kNN-{k}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
-    return result
+    result["lr_sweep"] = {f"{lr:g}": {"held_out_top1": held, **scores} for lr, held, scores in lines}
+    return result, ranked
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vicreg.common import files
+from vicreg.common import files, provenance
 from vicreg.common.checkpoint_io import BACKBONE_FILE, MODEL_FILE
 from vicreg.exporters import safetensors_file, verify
 from vicreg.exporters.detectron2 import Info, plain_name
@@ -53,7 +53,7 @@ def model_card(
     Args:
         info: Second value of ``load_backbone``.
         num_features: Size of the features.
-        pretrained: File of the weights; the ``config.json`` of a run beside it tells the command.
+        pretrained: File of the weights; the files of a run beside it tell its data and command.
         license: Identifier for the Hub, such as ``cc-by-4.0``.
         results: Files ``result.json`` of evaluations.
 
@@ -91,7 +91,7 @@ def model_card(
 
 
 def _run_of(pretrained: str | Path) -> dict[str, Any]:
-    """Read ``config.json`` of the run that wrote a file of weights; empty if there is none."""
+    """Read ``config.json`` of the run that wrote a file of weights, with its ``command``; empty if there is none."""
     path = Path(pretrained).with_name("config.json")
     if Path(pretrained).name not in (BACKBONE_FILE, MODEL_FILE) or not path.is_file():
         return {}
@@ -99,7 +99,10 @@ def _run_of(pretrained: str | Path) -> dict[str, Any]:
         run = json.loads(files.read_text(path))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
-    return run if isinstance(run, dict) and isinstance(run.get("plan"), dict) else {}
+    if not (isinstance(run, dict) and isinstance(run.get("plan"), dict)):
+        return {}
+    sessions = provenance.read(path.parent).get("sessions")
+    return run | ({"command": sessions[-1].get("command")} if sessions else {})
 
 
 def _read_results(path: Path) -> tuple[str, dict[str, float]]:

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Time whole pretraining runs: main_vicreg_sn7.py on patches of SpaceNet-7's size, kept on the device or loaded.
+
+    python benchmarks/bench_run.py --arch resnet18 --mlp 1024-1024-1024 --variants cached loader
+
+writes random patches (as many and as large as those of SN7's training part), starts the script as a user would, and
+prints for each variant the throughput, the fraction of time that a step waits for data, the ratio to the first
+variant, and the time that 100 epochs take at this pace. Variants:
+
+- ``cached``: ``--cache-on-device``; ``loader``: ``--workers`` loading processes;
+- ``compile``, ``deterministic``: cached, with this option;
+- ``torchrun``: cached, started by torchrun with one process, so that collectives go through NCCL (Gloo on a CPU).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":  # scripts run from a bare clone
+    sys.path[0] = str(ROOT)
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.step_profile import cpu_name
+from vicreg.common import cli
+from vicreg.common.logger import read_stats
+from vicreg.data.sn7_format import COLUMNS
+
+VARIANTS = ("cached", "loader", "compile", "deterministic", "torchrun")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name (default: resnet18)")
+    parser.add_argument("--mlp", default="1024-1024-1024", help="widths of the expander (default: 1024-1024-1024)")
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step (default: 256)")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the views in pixels (default: 224)")
+    parser.add_argument("--patch-size", type=int, default=256, help="side of the patches in pixels (default: 256)")
+    parser.add_argument("--patches", type=int, default=17_076, help="training patches (default: 17076, as SN7)")
+    parser.add_argument("--steps", type=int, default=133, help="steps of a run (default: 133, two epochs of SN7)")
+    parser.add_argument("--workers", type=int, default=8, help="loading processes of the variant loader (default: 8)")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="default: auto")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:2], help="default: cached loader")
+    return parser
+
+
+def write_pack(folder: Path, patches: int, side: int) -> None:
+    """Write random patches with a list of them, as make_sn7_csv.py does."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    store = np.lib.format.open_memmap(folder / "patches.npy", "w+", np.uint8, (patches, 3, side, side))
+    for start in range(0, patches, 1024):
+        store[start : start + 1024] = np.frombuffer(
+            rng.bytes(store[start : start + 1024].size), np.uint8
+        ).reshape(-1, 3, side, side)  # fmt: skip
+    store.flush()
+    rows = np.arange(patches)
+    table = pd.DataFrame({"row": rows, "patch": rows % 16, "year": 2018 + rows // 16 % 2, "month": rows // 32 % 12 + 1})
+    aois = [f"L15-{number:04d}E-0000N_{number}_0_13" for number in rows // 384]
+    table = table.assign(aoi=aois, image_id="image", city="", state="", country="", label=rows % 31, split="train")
+    table[COLUMNS].to_csv(folder / "train.csv", index=False)
+    meta = {"format": 1, "rows": patches, "patch_size": side, "counts": {"train": patches}, "grid": 4}
+    meta |= {"classes": [str(label) for label in range(31)], "mean": [0.5] * 3, "std": [0.29] * 3}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def run(args: argparse.Namespace, variant: str, csv_dir: Path, exp_dir: Path) -> dict[str, float]:
+    """Run the script and return the medians of its log lines after the first."""
+    starter = [sys.executable]
+    if variant == "torchrun":
+        starter += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    options = {
+        "csv-dir": csv_dir, "exp-dir": exp_dir, "arch": args.arch, "mlp": args.mlp, "image-size": args.image_size,
+        "batch-size": args.batch_size, "max-steps": args.steps, "precision": args.precision, "probe-every": 0,
+        "device": args.device, "workers": args.workers, "log-freq-time": 3, "epochs": 100,
+    }  # fmt: skip
+    command = [*starter, ROOT / "vicreg" / "main_vicreg_sn7.py"]
+    command += [word for name, value in options.items() for word in (f"--{name}", value)]
+    command += [] if variant == "loader" else ["--cache-on-device"]
+    command += [f"--{variant}"] if variant in ("compile", "deterministic") else []
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{variant}: main_vicreg_sn7.py failed: {done.stderr.strip()[-500:]}")
+    lines = read_stats(exp_dir / "stats.txt")
+    keys = ("pairs_per_second", "data_time")
+    return {key: statistics.median(line[key] for line in lines[1:] or lines) for key in keys}
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the patches, run the variants and print a line for each."""
+    cli.check_positive(args, "batch_size", "image_size", "patch_size", "patches", "steps")
+    cli.check_not_negative(args, "workers")
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() and args.device != "cpu" else cpu_name()
+    print(
+        f"{args.arch}, {args.patches} patches of {args.patch_size} px, views {args.image_size} px, batch "
+        f"{args.batch_size}, expander {args.mlp}, {args.precision}, {name}, torch {torch.__version__}",
+        flush=True,
+    )
+    first = None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_pack(folder / "csv", args.patches, args.patch_size)
+        for variant in args.variants:
+            result = run(args, variant, folder / "csv", folder / variant)
+            speed = result["pairs_per_second"]
+            first = first or speed
+            minutes = 100 * (args.patches // args.batch_size) * args.batch_size / speed / 60
+            print(f"{variant:14}{speed:9.0f} pairs/s  data {result['data_time']:6.1%}  {speed / first:5.2f} of "
+                  f"{args.variants[0]}  100 epochs in {minutes:.1f} min", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main, cli.parse(get_parser()))
