@@ -3,7 +3,7 @@
 #
 #   DATA=EuroSAT/2750 bash exp/eurosat_unlabeled.sh
 #
-# Hardware: measured on one NVIDIA H200 with 16 cores, about 5 minutes. On two CPU cores, allow a day.
+# Hardware: one NVIDIA H200 with 16 CPU cores. Time: about 5 minutes; on two CPU cores, allow a day.
 # Results: docs/results.md, "EuroSAT without labels". Started again, it resumes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -10,8 +10,13 @@ writes 12 AOIs x 6 months in SpaceNet-7's layout, images in EPSG:3857 and footpr
 
 and prints (in about five seconds on two cores)
 
-    12 AOIs x 6 months: 72 mosaics of 256 x 256 pixels and 49634 footprints in data/sn7_sample/train
+    12 AOIs x 6 months: 72 mosaics of 256 x 256 pixels and 50838 footprints in data/sn7_sample/train
     next: python preprocessing/make_sn7_csv.py --data-dir data/sn7_sample/train --out-dir data/sn7
+
+As in real imagery, the structure of the land says more about the AOI than its color. Each AOI has its own land cover:
+texture of the ground, shape and size of fields, layout of streets, density of buildings. Colors vary within an AOI, and
+with season, light and haze from month to month. A sample in which color alone gives the class away would rank the mean
+color of a patch above any learned feature.
 """
 
 import argparse

@@ -47,6 +47,7 @@ VALID = {
     "preprocessing/make_folder_split.py": "--data-dir {eurosat} --out-dir {out}",
     "preprocessing/make_sn7_csv.py": "--data-dir {sn7_tree} --out-dir {out} --workers 1",
     "preprocessing/make_sn7_sample.py": "--out {out} --aois 4 --months 2 --size 32",
+    "preprocessing/make_toy_tasks.py": "--out {out} --size 256",
     "preprocessing/reduce_sn7.py": "--data-dir {sn7_tree} --out-dir {out} --size 16 --workers 1",
     f"{EUROSAT}/train_eurosat.py": "--pretrained random --arch test_resnet --data-dir {eurosat} --exp-dir {out} "
     "--epochs 1 --max-steps 1 --batch-size 8 --workers 0 --device cpu",
@@ -167,6 +168,7 @@ CONTRADICTIONS = {
     "preprocessing/make_sn7_sample.py": [
         ("--aois 999", "--aois"), ("--months 99", "--months"), ("--size 33", "--size"),
     ],
+    "preprocessing/make_toy_tasks.py": [("--size 100", "--size"), ("--out {sn7_tree}", "--out")],
     "preprocessing/reduce_sn7.py": [("--size 5", "--size"), ("--out-dir {sn7_tree}", "--out-dir")],
     f"{EUROSAT}/train_eurosat.py": [
         ("--weights freeze", "--max-steps"), ("--train-list {list.txt}", "--val-list"),
