@@ -79,7 +79,7 @@ def train(
             logits = run.model(normalize(view1, dataset.mean, dataset.std))[:, 0]
         loss = weighted_loss(logits, labels, weights, config.label_smoothing)
         run.backward(loss)
-        run.log(run.average(loss=loss, train_top1=(logits.argmax(1) == labels).float().mean()))
+        run.log(distributed.average(loss=loss, train_top1=(logits.argmax(1) == labels).float().mean()))
     run.close()
 
 

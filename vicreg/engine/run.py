@@ -180,11 +180,6 @@ class TrainingRun:
             nn.utils.clip_grad_value_(self.module.parameters(), self.config.grad_clip)
         self.optimizer.step()
 
-    def average(self, **values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Average scalar tensors over the processes in one collective."""
-        joined = distributed.all_reduce(torch.stack([value.detach().float() for value in values.values()]))
-        return dict(zip(values, joined / distributed.world_size(), strict=True))
-
     def log(self, losses: Mapping[str, torch.Tensor], **more: torch.Tensor | Callable[[], float]) -> None:
         """Record a step's values, and at the cadence write a log line, validate, and save a checkpoint.
 
