@@ -17,18 +17,20 @@ RUN := $(PYTHON)
 READY :=
 DETECTRON2 :=
 DOCS :=
+BENCH :=
 else
 RUN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin/python
 READY := $(VENV)/.installed
 DETECTRON2 := $(VENV)/.detectron2
 DOCS := $(VENV)/.docs
+BENCH := $(VENV)/.bench
 endif
 
 INSTALL_DETECTRON2 := downstream/detectron2_crowdai_detection_task/install_detectron2.sh
 PIP_INSTALL := "$(RUN)" -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast lint format docs
+.PHONY: help install quickstart test test-fast lint format docs bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -49,6 +51,14 @@ lint: $(READY)  ## check style, docstrings, formatting and types
 	"$(RUN)" -m ruff format --check .
 	"$(RUN)" -m mypy
 
+bench: $(READY) $(BENCH)  ## print benchmarks against other libraries and formulas (under 10 minutes on two idle cores)
+	"$(RUN)" benchmarks/bench_loss.py --repeats 3
+	"$(RUN)" benchmarks/bench_augment.py --repeats 3
+	"$(RUN)" benchmarks/bench_decode.py --repeats 3
+	"$(RUN)" benchmarks/bench_decode.py --repeats 3 --size 64
+	"$(RUN)" benchmarks/bench_pretrain.py --separate --steps 3 --mlp 1024-1024-1024
+	"$(RUN)" benchmarks/bench_pretrain.py --separate --steps 3 --mlp 8192-8192-8192
+
 format: $(READY)  ## fix style and formatting
 	"$(RUN)" -m ruff check --fix .
 	"$(RUN)" -m ruff format .
@@ -65,6 +75,11 @@ $(VENV)/.installed: requirements.txt
 $(VENV)/.docs: requirements-docs.txt $(VENV)/.installed
 	$(PIP_INSTALL) -r requirements-docs.txt
 	touch "$@"
+
+# without its packages, benchmarks leave out the other libraries
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.installed
+	@if $(PIP_INSTALL) -r requirements-bench.txt; then touch "$@"; \
+	else echo 'requirements-bench.txt could not be installed: benchmarks leave these libraries out'; fi
 
 # the detection task's tests are skipped without it, so a failure does not stop the other targets
 $(VENV)/.detectron2: $(INSTALL_DETECTRON2) $(VENV)/.installed

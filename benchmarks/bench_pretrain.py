@@ -22,7 +22,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,16 @@ if __name__ == "__main__":  # scripts run from a bare clone
 import torch
 from torch import nn
 
+from benchmarks.lightly_recipe import lightly_step
 from benchmarks.step_profile import Profile, cpu_name
-from vicreg.augmentations import functional
+from vicreg.augmentations import fusion
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.augmentations.presets import PRESETS, get_augmentation
 from vicreg.common import cli
 from vicreg.engine.optim import build_optimizer
 from vicreg.engine.parallel import reuse_freed_memory, to_device
 from vicreg.losses import vicreg_loss
-from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone, feature_dim
+from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone
 from vicreg.models.vicreg import VICReg, parse_mlp
 
 RECIPES = ("ours", "network", "lightly")
@@ -51,7 +52,7 @@ Mark = Callable[[str], None]
 
 def our_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
     """Return a function that takes one pretraining step of this repository."""
-    functional.compile_operations(args.compile and device.type == "cuda")
+    fusion.compile_operations(args.compile and device.type == "cuda")
     model = _model(args, device)
     optimizer = build_optimizer("lars", model, 1e-6)
     views, steps, images = get_augmentation(args.augment), iter(range(2**31)), images.to(device)
@@ -95,57 +96,6 @@ def network_step(args: argparse.Namespace, images: torch.Tensor, device: torch.d
         optimizer.step()
 
     return step
-
-
-def lightly_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
-    """Return a function that takes one step of lightly's VICReg recipe."""
-    from lightly.loss import VICRegLoss
-    from lightly.models.modules.heads import VICRegProjectionHead
-    from lightly.transforms.vicreg_transform import VICRegTransform
-    from lightly.utils.lars import LARS
-
-    widths = parse_mlp(args.mlp)
-    backbone = create_backbone(args.arch)
-    head = VICRegProjectionHead(feature_dim(backbone), widths[0], widths[-1], num_layers=len(widths))
-    model = to_device(nn.Sequential(backbone, head), device).train()
-    criterion = VICRegLoss()
-    optimizer = LARS(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-6)
-    dataset = _PilImages(images, VICRegTransform(input_size=args.image_size))
-    batches = _endless(
-        torch.utils.data.DataLoader(
-            dataset, len(images), drop_last=True, num_workers=args.workers, persistent_workers=args.workers > 0
-        )
-    )
-
-    def step() -> None:
-        view1, view2 = (view.to(device) for view in next(batches))
-        optimizer.zero_grad()
-        with _autocast(args, device):
-            z1, z2 = model(view1), model(view2)
-        criterion(z1.float(), z2.float()).backward()
-        optimizer.step()
-
-    return step
-
-
-class _PilImages(torch.utils.data.Dataset):
-    """The images as PIL images, through a transform; repeated, so that loading processes can work ahead."""
-
-    def __init__(self, images: torch.Tensor, transform: Callable[[Any], Any]) -> None:
-        self._images, self._transform = images.permute(0, 2, 3, 1).numpy(), transform
-
-    def __len__(self) -> int:
-        return len(self._images) * 64
-
-    def __getitem__(self, index: int) -> Any:
-        from PIL import Image
-
-        return self._transform(Image.fromarray(self._images[index % len(self._images)]))
-
-
-def _endless(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
 
 
 def _model(args: argparse.Namespace, device: torch.device) -> nn.Module:

@@ -6,7 +6,7 @@
 #
 # Each part prints its settings, the device and the version of PyTorch. A part that fails does not stop the others.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 out=${1:-gpu_suite.txt}
 workers=${WORKERS:-$(nproc)}
@@ -23,11 +23,13 @@ if [ -n "${TOY:-}" ]; then
     resnet18=test_resnet resnet50=test_resnet small="--image-size 32 --batch-size 8 --mlp 32-32 --device cpu"
     large=$small wide=$small steps="--steps 2" precision="--precision fp32" compile=
     whole="--image-size 32 --patch-size 36 --batch-size 8 --mlp 32-32 --patches 32 --steps 6 --device cpu"
+    variants="cached torchrun"
 else
     resnet18=resnet18 resnet50=resnet50 small="--image-size 64 --batch-size 256 --mlp 1024-1024-1024"
     large="--image-size 224 --batch-size 256 --mlp 1024-1024-1024"
     wide="--image-size 224 --batch-size 256 --mlp 8192-8192-8192"
     steps="--steps 40" precision="--precision bf16" compile=--compile whole="--steps 133"
+    variants="cached loader deterministic torchrun"
 fi
 step="$python benchmarks/bench_pretrain.py --separate --workers $workers $steps $precision"
 run="$python benchmarks/bench_run.py $whole --workers $workers"
@@ -40,6 +42,6 @@ run="$python benchmarks/bench_run.py $whole --workers $workers"
     part "ResNet18, large views, compiled" $step --arch $resnet18 $large --recipes ours network $compile
     part "parts of a step, ResNet18, large views" $step --arch $resnet18 $large --profile
     part "parts of a step, ResNet18, small views" $step --arch $resnet18 $small --profile
-    part "whole runs" $run --arch $resnet18 --variants cached loader deterministic torchrun
+    part "whole runs" $run --arch $resnet18 --variants $variants
 }
 exit "$failed"

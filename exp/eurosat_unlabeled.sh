@@ -3,7 +3,7 @@
 #
 #   DATA=EuroSAT/2750 bash exp/eurosat_unlabeled.sh
 #
-# Hardware: measured on one NVIDIA H200 with 16 cores, about 5 minutes. On two CPU cores, allow a day.
+# Hardware: one NVIDIA H200 with 16 CPU cores. Time: about 5 minutes; on two CPU cores, allow a day.
 # Results: docs/results.md, "EuroSAT without labels". Started again, it resumes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +22,7 @@ if [ ! -f "$patches/meta.json" ]; then
 fi
 for part in train val; do
     tail -n +2 "$patches/$part.csv" | cut -d, -f2 > "$patches/$part.txt"
-    for class in $(cut -d/ -f1 "$patches/$part.txt" | sort -u); do
+    cut -d/ -f1 "$patches/$part.txt" | sort -u | while read -r class; do
         mkdir -p "$patches/images/$part/$class"
         grep "^$class/" "$patches/$part.txt" | sed "s#^#$data/#" | xargs ln -sft "$patches/images/$part/$class"
     done

@@ -1,17 +1,27 @@
 #!/usr/bin/env bash
-# Segment FloodNet's ten classes with one backbone, at a size that one CPU core trains in minutes:
+# Segment FloodNet's ten classes with one backbone, at a size that one CPU core trains in minutes.
+#
 #   FLOODNET=/path/to/floodnet bash exp/floodnet.sh                                  # random weights
 #   FLOODNET=/path/to/floodnet PRETRAINED=exp/sn7_resnet18/trained_model.pth bash exp/floodnet.sh exp/floodnet_vicreg
+#
 # Started again, it resumes. For full-size images leave out --image-size, --crop and --precision.
+#
+# Hardware: one CPU core.
+# Time: 2.5 minutes on one core of an AMD EPYC machine, for an excerpt of 60 pairs.
+# Results on the excerpt: mean IoU 0.330 (random weights), 0.354 (VICReg on SN7); docs/results.md, "Floods".
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-FLOODNET=${FLOODNET:-data/FloodNet}
-PRETRAINED=${PRETRAINED:-random}
-OUT=${1:-exp/floodnet_random}
-ARCH=()
-[ "$PRETRAINED" != random ] && [ "$PRETRAINED" != imagenet ] || ARCH=(--arch resnet18)
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$python" downstream/FloodNet_segmentation_task/train_floodnet.py \
-    --data-dir "$FLOODNET" --task floodnet --pretrained "$PRETRAINED" ${ARCH[@]+"${ARCH[@]}"} --exp-dir "$OUT" \
-    --image-size 256 --crop 128 --repeats 4 --epochs "${EPOCHS:-10}" --batch-size 8 --lr 5e-4 --schedule cosine \
-    --precision bf16 --workers 0 --device cpu --cache-dir "${CACHE:-data/floodnet_256}"
+data=${FLOODNET:-data/FloodNet}
+run=${1:-exp/floodnet_random}
+pretrained=${PRETRAINED:-random}
+epochs=${EPOCHS:-10}
+cache=${CACHE:-data/floodnet_256}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+arch=()
+case $pretrained in random | imagenet) arch=(--arch resnet18) ;; esac
+"$python" downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir "$data" --task floodnet \
+    --pretrained "$pretrained" ${arch[@]+"${arch[@]}"} --exp-dir "$run" --image-size 256 --crop 128 --repeats 4 \
+    --epochs "$epochs" --batch-size 8 --lr 5e-4 --schedule cosine --precision bf16 --workers 0 --device cpu \
+    --cache-dir "$cache"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The whole pipeline in minutes: mosaics -> patch lists -> VICReg ResNet18 with temporal positives -> probes -> a table.
+# The whole pipeline in minutes: mosaics -> patches -> VICReg ResNet18 with temporal positives -> comparison with random
+# weights, channel statistics and a supervised network -> three downstream tasks at toy size -> a report.
 #
-#   make quickstart                          on a synthetic sample of 12 AOIs
+#   make quickstart                          on a synthetic sample of 12 AOIs (preprocessing/make_sn7_sample.py)
 #   make quickstart SN7_DIR=/path/to/train   on real SpaceNet-7 mosaics
 #
 # It writes to data/quickstart* and exp/quickstart. Started again, it resumes.
@@ -10,7 +11,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 run=exp/quickstart
 patches=data/quickstart
+tasks=data/quickstart_tasks
 tree=${SN7_DIR:-data/quickstart_sample/train}
+grid=4 # patches per side of a real mosaic
+steps=270
+seed=${SEED:-0}
+train=(--arch resnet18 --image-size 48 --augment patch_medium --optimizer adamw --weight-decay 0.01 --epochs 1000
+    --workers 0 --seed "$seed")
+backbone=$run/vicreg/trained_model.pth
 
 mkdir -p "$run" data
 if [ -f "$run/source.txt" ] && [ "$(cat "$run/source.txt")" != "$tree" ]; then
@@ -19,24 +27,36 @@ if [ -f "$run/source.txt" ] && [ "$(cat "$run/source.txt")" != "$tree" ]; then
 fi
 echo "$tree" > "$run/source.txt"
 
-if [ -z "${SN7_DIR:-}" ] && [ ! -d "$tree" ]; then
-    "$python" preprocessing/make_sn7_sample.py --out data/quickstart_sample --aois 12 --months 6 --size 256
+if [ -z "${SN7_DIR:-}" ]; then
+    grid=8
+    [ -d "$tree" ] || "$python" preprocessing/make_sn7_sample.py --out data/quickstart_sample --size 384
 fi
-if [ ! -f "$patches/meta.json" ] || [ ! -f "$run/trained_model.pth" ]; then
-    "$python" preprocessing/make_sn7_csv.py --data-dir "$tree" --out-dir "$patches"
+if [ ! -f "$patches/meta.json" ] || [ ! -f "$backbone" ]; then
+    "$python" preprocessing/make_sn7_csv.py --data-dir "$tree" --out-dir "$patches" --grid "$grid"
 fi
+[ -d "$tasks" ] || "$python" preprocessing/make_toy_tasks.py --out "$tasks"
 
-# A small batch needs a narrow expander; temporal positives need mild color augmentation (docs/hyperparameters.md).
-"$python" vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 --positives temporal \
-    --augment temporal --aug-override crop=resized scale=0.3,1 jitter=0.2,0.2,0.1,0 gray_p=0 blur_p=0 \
-    --image-size 32 --mlp 512-512-128 --batch-size 64 --lr 4 --epochs 12 --probe-every 4 --workers 0
+# A small batch needs a narrow expander (docs/hyperparameters.md). --max-steps ends the runs, whatever the mosaics' number.
+"$python" vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run/vicreg" --positives temporal --probe-every 0 \
+    --mlp 512-512-256 --batch-size 64 --lr 0.004 --max-steps "$steps" "${train[@]}"
+"$python" supervised/main_supervised_sn7.py --csv-dir "$patches" --exp-dir "$run/supervised" --warmup-epochs 1 \
+    --batch-size 128 --lr 0.001 --max-steps 100 "${train[@]}"
 
-# kNN and a linear probe on patches without augmentation; its learning rate is chosen on a tenth of the training patches.
-for backbone in random stats "$run/trained_model.pth"; do
-    name=$(basename "$backbone" .pth)
-    echo
-    echo "== $name"
-    "$python" vicreg/evaluate_sn7.py --csv-dir "$patches" --exp-dir "$run/$name" --pretrained "$backbone" --arch resnet18 \
-        --weights freeze --views 1 --epochs 50 --lr-head 0.1 1 10 --image-size 32 --workers 0
-done
+# One protocol for all four: kNN and a linear probe on frozen features of whole patches, enlarged to 64 pixels. No
+# location is in both parts. The learning rate of the probe is chosen on a tenth of the training locations, and intervals
+# resample whole locations.
+"$python" vicreg/evaluate_embeddings.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 --image-size 64 \
+    --map-samples 500 --seed "$seed" --pretrained random stats "$run/supervised/trained_model.pth" "$backbone"
+
+"$python" downstream/eurosat_landcover_clsf_task/train_eurosat.py --data-dir "$tasks/EuroSAT" --exp-dir "$run/eurosat" \
+    --pretrained "$backbone" --weights freeze --workers 0
+"$python" downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir "$tasks/FloodNet" --exp-dir "$run/floodnet" \
+    --task floodnet --pretrained "$backbone" --crop 64 --epochs 3 --batch-size 16 --lr 0.001 --workers 0
+if "$python" -c 'import detectron2' 2> /dev/null; then
+    "$python" downstream/detectron2_crowdai_detection_task/train_crowdai.py --data-dir "$tasks/crowdai" \
+        --exp-dir "$run/crowdai" --pretrained "$backbone" --resume \
+        --config-file downstream/detectron2_crowdai_detection_task/configs/toy.yaml
+else
+    echo "quickstart: Detectron2 is not installed (make install), so the detection task is skipped"
+fi
 "$python" exp/report.py "$run"

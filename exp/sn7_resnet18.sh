@@ -6,17 +6,21 @@
 #
 # The patches of the reduced mosaics (32 pixels) are enlarged to 64: at 32 the last stage of a ResNet has one pixel. Color
 # augmentation is weak, because colors identify locations. AdamW, because the run is short and the batch small.
+#
+# Hardware: one CPU core; 32-pixel patches of reduced mosaics (128 x 128).
+# Time: 41 minutes of pretraining on one core of an AMD EPYC machine, bf16.
+# Results: linear top-1 0.403 (random), 0.442 (statistics), 0.589 (VICReg); docs/results.md, "SpaceNet 7, block split".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 patches=${CSV_DIR:-data/sn7}
 run=${RUN:-exp/sn7_resnet18${POSITIVES:+_$POSITIVES}}
+positives=${POSITIVES:-neighbor}
+epochs=${EPOCHS:-8}
 
-"$python" vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 \
-    --positives "${POSITIVES:-neighbor}" --augment temporal \
-    --aug-override crop=resized scale=0.3,1 vertical_flip=0.5 jitter=0.1,0.1,0.1,0 gray_p=0 blur_p=0 \
-    --image-size 64 --mlp 1024-1024-1024 --batch-size 128 --optimizer adamw --lr 0.002 --weight-decay 0.01 \
-    --precision bf16 --epochs "${EPOCHS:-8}" --probe-every 2
+"$python" vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 --positives "$positives" \
+    --augment patch_weak --image-size 64 --mlp 1024-1024-1024 --batch-size 128 --optimizer adamw --lr 0.002 \
+    --weight-decay 0.01 --precision bf16 --epochs "$epochs" --probe-every 2
 
 for backbone in random stats "$run/trained_model.pth"; do
     "$python" vicreg/evaluate_sn7.py --csv-dir "$patches" --exp-dir "$run/$(basename "$backbone" .pth)" \

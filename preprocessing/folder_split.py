@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from preprocessing.georeference import check_proj, georeference, one_line, to_degrees
+from vicreg.data.georeference import check_proj, georeference, one_line, to_degrees
 from vicreg.data.image_listing import format_names
 from vicreg.data.rasters import open_raster, quiet_georeference
 

@@ -24,12 +24,12 @@ if __name__ == "__main__":  # scripts run from a bare clone
 from tqdm import tqdm
 
 from preprocessing.folder_split import parse_locations
-from preprocessing.georeference import check_proj
 from preprocessing.imagery import labels, sources, splits
 from preprocessing.imagery.summary import date_lines, shared_duplicates, summary
 from preprocessing.problems import format_problems
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.data.georeference import check_proj
 from vicreg.data.raster_pack.cut import edge_cells
 from vicreg.data.raster_pack.headers import PackOptions, read_scenes
 from vicreg.data.raster_pack.lists import Result, collect, describe, publish
@@ -52,7 +52,8 @@ def get_parser() -> argparse.ArgumentParser:
         help="bad files: list all and end with exit code 1, or leave them out (default: stop)")  # fmt: skip
     add = parser.add_argument_group("pixels").add_argument
     add("--patch-size", type=int, default=256, help="side of the patches in pixels (default: 256)")
-    add("--bands", nargs="+", help="numbers, from 1, or descriptions of the bands, in order (default: all but alpha)")
+    add("--bands", nargs="+", help="numbers, from 1, or descriptions of the bands, in order (default: all but "
+        "alpha); or assets of the STAC items with one band each: B04 B03 B02")  # fmt: skip
     add("--scale", nargs="+", metavar="VALUE", help="LOW HIGH: these values become 0 and the maximum of --dtype; "
         "p2,p98: percentiles of a sample of each band. Needed for other types than uint8 and uint16")  # fmt: skip
     add("--dtype", choices=["uint8", "uint16"], default="uint16", help="type of scaled values (default: uint16)")
@@ -101,10 +102,11 @@ def main(args: argparse.Namespace) -> None:
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: 1 or more is needed")
     part = _parse_shard(args.shard)
-    options = from_args(PackOptions, args, bands=args.bands and tuple(args.bands))
+    bands = tuple(band for word in args.bands or () for band in word.split(",") if band)
+    options = from_args(PackOptions, args, bands=bands or None)
     check_proj()
     bar = functools.partial(tqdm, disable=None)  # hidden without a terminal
-    found = sources.find_sources(args.data_dir, args.list, args.asset)
+    found = sources.find_sources(args.data_dir, args.list, args.asset, bands)
     scenes, problems = read_scenes(found, options, args.workers, functools.partial(bar, desc="headers"))
     _report(problems, args)
     if not scenes:

@@ -22,10 +22,10 @@ if __name__ == "__main__":  # scripts run from a bare clone
 
 from tqdm import tqdm
 
-from preprocessing.georeference import check_proj
 from preprocessing.problems import format_problems
 from preprocessing.sn7 import index, pack, places, splits, writer
 from vicreg.common import cli, files
+from vicreg.data.georeference import check_proj
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "data" / "sn7"
 

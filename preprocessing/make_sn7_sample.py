@@ -10,8 +10,13 @@ writes 12 AOIs x 6 months in SpaceNet-7's layout, images in EPSG:3857 and footpr
 
 and prints (in about five seconds on two cores)
 
-    12 AOIs x 6 months: 72 mosaics of 256 x 256 pixels and 49634 footprints in data/sn7_sample/train
+    12 AOIs x 6 months: 72 mosaics of 256 x 256 pixels and 50838 footprints in data/sn7_sample/train
     next: python preprocessing/make_sn7_csv.py --data-dir data/sn7_sample/train --out-dir data/sn7
+
+As in real imagery, the structure of the land says more about the AOI than its color. Each AOI has its own land cover:
+texture of the ground, shape and size of fields, layout of streets, density of buildings. Colors vary within an AOI, and
+with season, light and haze from month to month. A sample in which color alone gives the class away would rank the mean
+color of a patch above any learned feature.
 """
 
 import argparse
@@ -26,9 +31,9 @@ if __name__ == "__main__":  # scripts run from a bare clone
 
 from tqdm import tqdm
 
-from preprocessing.georeference import check_proj
 from preprocessing.sn7.sample import AOIS, write_aoi
 from vicreg.common import cli
+from vicreg.data.georeference import check_proj
 
 MONTHS = 25  # January 2018 to January 2020, as most of the real AOIs
 LIMITS = {"aois": (1, len(AOIS)), "months": (1, MONTHS), "size": (32, 4096), "seed": (0, 2**63)}

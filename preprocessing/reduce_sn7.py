@@ -21,11 +21,11 @@ if __name__ == "__main__":  # scripts run from a bare clone
 
 from tqdm import tqdm
 
-from preprocessing.georeference import check_proj
 from preprocessing.problems import format_problems
 from preprocessing.sn7 import index, reduce
 from vicreg.common import cli
 from vicreg.data import rasters
+from vicreg.data.georeference import check_proj
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from vicreg.engine.arguments import (
 )
 from vicreg.engine.config import RunConfig, RunPlan
 from vicreg.engine.optim import cosine_lr
+from vicreg.eval.config import check_weight_bands
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,8 @@ class SupervisedConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("image_size", "gamma")
-        if self.weight_bands and not self.init_from:
-            raise ValueError("--weight-bands selects channels of the weights of --init-from, which is missing")
+        cli.check_positive(self, "image_size", "gamma")
+        check_weight_bands(self.weight_bands, self.init_from, "--init-from")
         check_percent(self.train_percent)
         for name in ("label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:

@@ -64,8 +64,8 @@ def train(
     if folder.checkpoint and folder.checkpoint["classes"] != list(dataset.classes):
         raise ValueError(f"{config.exp_dir} holds a run with other classes; choose another --exp-dir or its --csv-dir")
     indices = stratified_subset(dataset.labels, config.train_percent / 100, config.seed)
-    plan = plan_run(config, len(indices), device, folder.batch_size)
     size = config.view_size(dataset.patch_size)
+    plan = plan_run(config, len(indices), device, folder.batch_size, folder.bf16, size)
     samples = LabeledSubset(dataset, indices, view, size)
     augment = functools.partial(
         augment_batch, view=samples.view, size=size, batch_size=plan.batch_size, rank=distributed.rank(),
@@ -79,7 +79,7 @@ def train(
             logits = run.model(normalize(view1, dataset.mean, dataset.std))[:, 0]
         loss = weighted_loss(logits, labels, weights, config.label_smoothing)
         run.backward(loss)
-        run.log(run.average(loss=loss, train_top1=(logits.argmax(1) == labels).float().mean()))
+        run.log(distributed.average(loss=loss, train_top1=(logits.argmax(1) == labels).float().mean()))
     run.close()
 
 

@@ -47,6 +47,7 @@ VALID = {
     "preprocessing/make_folder_split.py": "--data-dir {eurosat} --out-dir {out}",
     "preprocessing/make_sn7_csv.py": "--data-dir {sn7_tree} --out-dir {out} --workers 1",
     "preprocessing/make_sn7_sample.py": "--out {out} --aois 4 --months 2 --size 32",
+    "preprocessing/make_toy_tasks.py": "--out {out} --size 256",
     "preprocessing/reduce_sn7.py": "--data-dir {sn7_tree} --out-dir {out} --size 16 --workers 1",
     f"{EUROSAT}/train_eurosat.py": "--pretrained random --arch test_resnet --data-dir {eurosat} --exp-dir {out} "
     "--epochs 1 --max-steps 1 --batch-size 8 --workers 0 --device cpu",
@@ -63,18 +64,24 @@ VALID = {
     "exp/split_table.py": "{splits}",
     "benchmarks/bench_audit.py": "--sn7 {sn7} --planted 2 --workers 1 --max-bits 24",
     "benchmarks/bench_augment.py": "--sizes 16 --images 2 --repeats 1",
+    "benchmarks/bench_decode.py": "--data-dir {eurosat} --size 16 --images 2 --repeats 1",
+    "benchmarks/bench_eval.py": "--samples 60 --dim 8 --classes 2 --queries 4 --epochs 1",
+    "benchmarks/bench_growth.py": "--arch test_resnet --batch-sizes 2 4 --dims 8 16 --image-sizes 16 24 --base 4 8 16 "
+    "--steps 1 --device cpu --out {out.svg}",
     "benchmarks/bench_loss.py": "--samples 4 --dim 8 --repeats 1 --device cpu",
     "benchmarks/bench_pairs.py": "--aois 2 --months 3 --samples 2 --repeats 1",
     "benchmarks/bench_pretrain.py": "--arch test_resnet --image-size 16 --batch-size 4 --mlp 8-8 --steps 1 "
     "--recipes ours --device cpu",
     "benchmarks/bench_patches.py": "--aois 2 --months 2 --size 32 --repeats 1 --patches 2 --batch 2",
+    "benchmarks/bench_run.py": "--arch test_resnet --mlp 8-8 --batch-size 4 --image-size 16 --patch-size 18 "
+    "--patches 8 --steps 1 --workers 1 --device cpu --variants cached",
 }
 
 # script -> further inputs and outputs, each appended to the command line
 MORE = {
     "vicreg/main_vicreg_sn7.py": ["--init-from {backbone.pth}", "--csv-dir {sn7_unpacked} --data-dir {sn7_tree}"],
     "vicreg/main_vicreg_fmow.py": ["--init-from {backbone.pth}"],
-    "vicreg/main_vicreg_unchanged.py": ["--init-from {backbone.pth}"],
+    "vicreg/main_vicreg_unchanged.py": ["--init-from {backbone.pth}", "--pack {out}"],
     "vicreg/main_vicreg_imagery.py": ["--init-from {backbone.pth}", f"= {PRETRAIN} --data-dir {{eurosat}}"],
     "vicreg/evaluate.py": ["--train-files {list.txt}"],
     "vicreg/export.py": ["= --pretrained {backbone.pth} --to hf --out {out} --results {run/result.json}"],
@@ -120,13 +127,16 @@ CONTRADICTIONS = {
                                   ("--batch-size 1", "batch"), ("--csv-dir {fmow}", "not a patch list")],
     "vicreg/main_vicreg_unchanged.py": [
         ("--cache-on-device", "--cache-on-device"), ("--store device", "--cache-on-device"),
+        ("--pack-size 9", "--pack-size"), ("--pack {images}", "--pack"), ("--image-size 32:16", "--image-size"),
     ],
     "vicreg/evaluate.py": [*FINETUNE, ("--train-files {list.txt} --train-percent 1 10", "--train-percent")],
     "vicreg/evaluate_sn7.py": FINETUNE,
     "vicreg/evaluate_fmow.py": FINETUNE,
     "vicreg/evaluate_embeddings.py": [("--seen {sn7/val.csv}", "--unseen"), ("--pretrained random random", "twice"),
                                       ("--pretrained random", "--arch")],
-    "vicreg/main_vicreg_imagery.py": [("--data-dir {eurosat}", "--csv-dir"), ("--batch-size 1", "batch")],
+    "vicreg/main_vicreg_imagery.py": [
+        ("--data-dir {eurosat}", "--csv-dir"), ("--batch-size 1", "batch"), ("--patch-size 16", "--patch-size"),
+    ],
     "vicreg/evaluate_imagery.py": FINETUNE,
     "vicreg/embed.py": [
         ("--out {out.csv}", "--out"), ("--stride 300", "--stride"), ("--data-dir {images}", "--data-dir"), LEVELS,
@@ -158,6 +168,7 @@ CONTRADICTIONS = {
     "preprocessing/make_sn7_sample.py": [
         ("--aois 999", "--aois"), ("--months 99", "--months"), ("--size 33", "--size"),
     ],
+    "preprocessing/make_toy_tasks.py": [("--size 100", "--size"), ("--out {sn7_tree}", "--out")],
     "preprocessing/reduce_sn7.py": [("--size 5", "--size"), ("--out-dir {sn7_tree}", "--out-dir")],
     f"{EUROSAT}/train_eurosat.py": [
         ("--weights freeze", "--max-steps"), ("--train-list {list.txt}", "--val-list"),
@@ -181,7 +192,7 @@ CONTRADICTIONS = {
     f"{CROWDAI}/train_crowdai.py": [
         ("--eval-only", "--eval-only"), ("--num-machines 2", "--dist-url"), ("--num-gpus 99", "--num-gpus"),
         ("SOLVER.MAX_ITER", "SOLVER.MAX_ITER"), ("NONSENSE 1", "NONSENSE"),
-        ("SOLVER.IMS_PER_BATCH 0", "SOLVER.IMS_PER_BATCH"),
+        ("SOLVER.IMS_PER_BATCH 0", "SOLVER.IMS_PER_BATCH"), ("--exp-dir {crowdai}/run", "--exp-dir"),
         ("MODEL.ROI_HEADS.NUM_CLASSES 5", "MODEL.ROI_HEADS.NUM_CLASSES"), ("--arch vit_small_patch16_224", "vit_small"),
     ],
     f"{CROWDAI}/predict_crowdai.py": [

@@ -50,8 +50,8 @@ if __name__ == "__main__":
     import timm  # noqa: F401
 
     from vicreg import main_vicreg_sn7  # noqa: F401
-    from vicreg.common import logger
+    from vicreg.common import trackers
 
-    logger.summary_writer()
+    trackers.summary_writer()
 
     serve()

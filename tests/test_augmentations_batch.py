@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as reference
 
-from vicreg.augmentations import functional, presets
+from vicreg.augmentations import color, functional, presets
 from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params, seed_step
 from vicreg.augmentations.presets import PLAIN, PRESETS, PROBE_VIEW, Augmentation, get_augmentation
 from vicreg.common.random_streams import torch_rng
@@ -17,6 +17,7 @@ from vicreg.common.random_streams import torch_rng
 MANY = 20_000
 RESIZED = {"crop": "resized", "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
 FIXED = {"crop": "fixed", "fraction": 224 / 256}
+PATCH = {"crop": "resized", "scale": (0.3, 1.0), "vertical_flip": 0.5}
 OVERHEAD = {"crop": "resized", "scale": (0.2, 1.0), "vertical_flip": 0.5, "quarter_turns_p": 0.75}
 MULTISPECTRAL = {"rgb": False, "band_jitter": (0.1, 0.1), "band_jitter_p": 0.8, "band_drop_p": 0.05}
 TABLE = {  # crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p of the first and second view
@@ -45,6 +46,15 @@ TABLE = {  # crop, flip, jitter, jitter_p, gray_p, blur_p, kernel, solarize_p of
         )
     ]
     * 2,  # fmt: skip
+    "patch_weak": [
+        (PATCH, 0.5, (0.1, 0.1, 0.1, 0.0), 0.8, 0.0, 0.0, 3, 0.0),
+        (PATCH, 0.5, (0.1, 0.1, 0.1, 0.0), 0.4, 0.0, 0.0, 3, 0.0),
+    ],
+    "patch_medium": [
+        (PATCH, 0.5, (0.2, 0.2, 0.2, 0.05), 0.8, 0.1, 0.0, 3, 0.0),
+        (PATCH, 0.5, (0.2, 0.2, 0.2, 0.05), 0.4, 0.1, 0.0, 3, 0.0),
+    ],
+    "patch_strong": [(PATCH | {"scale": (0.2, 1.0)}, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.0, 3, 0.0)] * 2,
     "overhead": [
         (OVERHEAD, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 1.0, 0, 0.0),
         (OVERHEAD, 0.5, (0.4, 0.4, 0.2, 0.1), 0.8, 0.2, 0.1, 0, 0.2),
@@ -339,7 +349,8 @@ def test_overrides_refuse_values_out_of_range(change, why):
 def test_get_augmentation_refuses_unknown_presets_and_lists_the_known_ones():
     with pytest.raises(
         ValueError,
-        match="preset 'simclr'; choose from vicreg, sn7, temporal, fmow, overhead, multispectral, crop, none",
+        match="preset 'simclr'; choose from vicreg, sn7, temporal, patch_weak, patch_medium, patch_strong, fmow, "
+        "overhead, multispectral, crop, none",
     ):
         presets.get_augmentation("simclr")
 
@@ -357,7 +368,7 @@ def test_apply_blurs_with_the_views_kernel_and_solarizes_the_blurred_image():
     plain = apply(images, params, 16, view)
     everyone = torch.ones(2, dtype=torch.bool)
     params |= {"blurred": everyone, "solarized": everyone, "sigma": torch.tensor([0.7, 2.0])}
-    expected = functional.solarize(functional.gaussian_blur(plain, params["sigma"], 3))
+    expected = color.solarize(functional.gaussian_blur(plain, params["sigma"], 3))
     assert torch.equal(apply(images, params, 16, view), expected)
 
 

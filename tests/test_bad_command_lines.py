@@ -31,7 +31,7 @@ ZERO = {
     "--redundancy-coeff", "--max-months-apart", "--momentum", "--warmup-epochs", "--overlap", "--examples",
     "--cross-entropy",
     "--max-bits", "--min-contrast", "--max-overlap", "--map-samples", "--machine-rank", "--threshold", "--mean",
-    "--levels", "--components", "--max-nodata", "--snap-tolerance", "--buffer",
+    "--levels", "--components", "--tsne", "--max-nodata", "--snap-tolerance", "--buffer",
 }  # fmt: skip
 NEGATIVE = {"--mean", "--levels"}
 TEXTS = {  # wrong values of options that take text, besides paths

@@ -11,6 +11,7 @@ from preprocessing import make_fmow_csv
 from preprocessing.fmow.index import channel_statistics
 from vicreg.data.fmow import COLUMNS, fmow_images, parse_image_name, read_image_list, read_timestamp
 from vicreg.data.image_dataset import ImageDataset
+from vicreg.data.sn7_format import verify_folder
 
 
 def write_image(tree, split, kind, place, k, color=(60, 120, 180), month="2016-02", position=None):
@@ -192,6 +193,18 @@ def test_fmow_images_reads_the_tree_of_the_list_or_of_data_dir(tree, tmp_path):
     with pytest.raises(FileNotFoundError, match="--data-dir is the fMoW tree"):
         fmow_images(out / "val.csv")
     assert len(fmow_images(out / "val.csv", data_dir=tmp_path / "moved").images([0, 1])) == 2
+
+
+def test_changed_lists_are_noticed(tree, tmp_path):
+    out = prepare(tree, tmp_path / "csv")
+    assert verify_folder(out) == f"{out}: train.csv, val.csv are as they were written"
+    lines = (out / "val.csv").read_text().splitlines()
+    (out / "val.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
+    with pytest.raises(ValueError, match="val.csv is missing or was changed"):
+        verify_folder(out)
+    (out / "val.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match=f"val.csv has {len(lines) - 2} rows, meta.json says {len(lines) - 1}"):
+        fmow_images(out / "val.csv")
 
 
 def test_read_image_list_refuses_incomplete_lists(tree, tmp_path):

@@ -1,5 +1,6 @@
 """Class folders, split folders, and names of image files."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vicreg import main_vicreg_imagery
 from vicreg.common import files
 from vicreg.common.logger import log
 from vicreg.data.broken_files import find_broken
@@ -223,3 +225,25 @@ def test_eurosat_refuses_deeper_images_without_levels(tmp_path, dtype, high):
     with pytest.raises(ValueError, match=f"2 of 2 images cannot be used: .*a/0.tif holds {dtype}.*--levels"):
         decode(listing, 4, 1)
     assert decode(listing, 4, 1, levels=(0, high)).pixels[:, 0, 0, 0].tolist() == [0, 65535]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("FloodNet_segmentation_task.train_floodnet", "--exp-dir {0}/run --task building --pretrained random"),
+        ("FloodNet_segmentation_task.make_harvey_patches", "--out-dir {0}"),
+        ("eurosat_landcover_clsf_task.train_eurosat", "--exp-dir {0}/run --pretrained random"),
+    ],
+)
+def test_scripts_of_tasks_do_not_write_to_the_folder_of_images(tmp_path, script, words):
+    module = importlib.import_module(f"downstream.{script}")
+    words = ["--data-dir", str(tmp_path), *words.format(tmp_path).split()]
+    with pytest.raises(ValueError, match="is in the folder of images .*; choose a folder outside of it"):
+        module.main(module.get_parser().parse_args(words))
+    assert not list(tmp_path.iterdir())
+
+
+def test_pretraining_does_not_write_to_the_folder_of_images(tmp_path):
+    words = ["--data-dir", str(tmp_path), "--exp-dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match="--exp-dir .*run is in the folder of images"):
+        main_vicreg_imagery.main(main_vicreg_imagery.get_parser().parse_args(words))

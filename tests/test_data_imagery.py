@@ -1,6 +1,8 @@
 """Imagery from two commands to a backbone and a probe, and the data set in between."""
 
 import json
+import re
+import time
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ from PIL import Image
 
 from tests.imagery_fixtures import ground, prepare, write_raster
 from vicreg import evaluate_imagery, main_vicreg_imagery
-from vicreg.augmentations.batch import apply, sample_params
+from vicreg.augmentations.batch import apply, normalize, sample_params
 from vicreg.augmentations.presets import PRESETS
 from vicreg.data.imagery import ImageryPatches
+from vicreg.data.raster_pack import prepare as prepare_module
+from vicreg.data.raster_pack.headers import PackOptions, list_sources
 
 TOY = "--arch test_resnet --mlp 16-16 --batch-size 8 --workers 0 --device cpu --epochs 2 --lr 0.1".split()
 CLASSES = {"dry": 1000, "wet": 3000}
@@ -107,10 +111,23 @@ def test_data_dir_takes_a_flat_folder_of_unlabeled_images(tmp_path, capsys):
     (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG")
     pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "exp", "--image-size", 16)
     shown = capsys.readouterr().out
-    assert "1 files are left out:" in shown and "broken.png" in shown and "9 samples" in shown
+    assert "1 of 10 files are left out:" in shown and "broken.png" in shown and "9 samples" in shown
     assert torch.load(tmp_path / "exp" / "trained_model.pth", weights_only=True)["in_chans"] == 3
     with pytest.raises(ValueError, match="--positives temporal: the images in .* have no locations"):
         pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "t", "--positives", "temporal")
+    with pytest.raises(ValueError, match="--patch-size 16, --max-days-apart 3: the images in"):
+        pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "t", "--patch-size", 16, "--max-days-apart", 3)
+
+
+def test_data_dir_takes_a_folder_of_16_bit_images(tmp_path):
+    for number in range(8):
+        pixels = ground(3, 16, 16, number, np.uint16, 65535)
+        write_raster(tmp_path / "in" / f"{number}.png", pixels, crs=None, driver="PNG")
+    pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "exp", "--patch-size", 16)
+    stored = np.load(tmp_path / "exp" / "patches" / "patches-00000.npy")
+    assert stored.dtype == np.uint16 and (stored[3] == ground(3, 16, 16, 3, np.uint16, 65535)).all()
+    with pytest.raises(ValueError, match="no patch of 256 x 256 pixels with enough data: the files are smaller"):
+        pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "other")
 
 
 def test_data_dir_cuts_rasters_once_and_uses_all_of_them(tmp_path, capsys):
@@ -130,6 +147,38 @@ def test_data_dir_cuts_rasters_once_and_uses_all_of_them(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no images or rasters"):
         pretrain("--data-dir", tmp_path / "empty", "--exp-dir", tmp_path / "e")
+
+
+def test_files_left_out_are_named_again_if_the_folder_is_prepared_already(tmp_path, capsys):
+    for number in range(3):
+        path = write_raster(tmp_path / "in" / f"{number}.tif", ground(1, 64, 64, number), compress="deflate")
+    path.write_bytes(path.read_bytes()[:-3000])  # the header can be read
+    words = ["--data-dir", tmp_path / "in", "--patch-size", 16, "--positives", "same", "--exp-dir"]
+    for name in ("first", "first", "second"):
+        pretrain(*words, tmp_path / name)
+        assert re.search(r"1 of 3 files are left out:\n  .*2.tif: ", capsys.readouterr().out)
+
+
+def test_other_processes_wait_for_the_main_process_while_it_writes(tmp_path, monkeypatch):
+    write_raster(tmp_path / "in" / "a.tif", ground(1, 64, 64))
+    sources, options = list_sources(tmp_path / "in"), PackOptions(32)
+    work = tmp_path / "out" / ".imagery-work"
+    work.mkdir(parents=True)
+    monkeypatch.setattr(prepare_module.process_group, "is_main", lambda: False)
+    monkeypatch.setattr(prepare_module.process_group, "timeout_seconds", lambda: 0.3)
+    monkeypatch.setattr(prepare_module, "_POLL_SECONDS", 0.05)
+    calls = []
+
+    def read_meta(*_):  # the main process writes for longer than the time-out, and stops
+        calls.append(None)
+        if len(calls) < 12:
+            (work / "patches-00000.npy").write_bytes(b"x" * len(calls))
+
+    monkeypatch.setattr(prepare_module, "_read_meta", read_meta)
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match="rank 0 has written no patches to .*out for 0 s"):
+        prepare_module.prepare_folder("in", sources, tmp_path / "out", options, lambda items, total: items)
+    assert len(calls) > 12 and time.monotonic() - started > 0.85
 
 
 @pytest.fixture
@@ -172,6 +221,19 @@ def test_patches_come_from_all_shards_also_in_loader_processes(dated):
     (dated / "patches-00001.npy").unlink()
     with pytest.raises(FileNotFoundError):
         ImageryPatches(dated / "train.csv")
+
+
+def test_constant_images_have_the_deviation_of_one_step(tmp_path):
+    for number in (0, 1, 60000):
+        write_raster(tmp_path / "in" / f"{number}.tif", np.full((4, 32, 32), number, np.uint16), nodata=0)
+    _, pixels, meta = prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 32, "--split", "none")
+    assert meta["counts"]["patches"] == 2 and meta["counts"]["nodata"] == 1  # 0 is no data
+    (tmp_path / "in" / "1.tif").unlink()
+    _, pixels, meta = prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 32, "--split", "none")
+    assert meta["mean"] == pytest.approx([60000 / 65535] * 4) and meta["std"] == [1 / 65535] * 4
+    dataset = ImageryPatches(tmp_path / "csv" / "train.csv")
+    images = normalize(dataset.images([0]).float() / 65535, dataset.mean, dataset.std)
+    assert images.abs().max() < 0.1
 
 
 def test_lists_that_do_not_fit_the_stored_patches_are_refused(dated):

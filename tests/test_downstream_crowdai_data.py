@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -182,6 +183,15 @@ def prepared(tmp_path):
     for name in ("train", "val"):
         write(tmp_path / name, content())
     return dataset.prepare_splits(tmp_path, {"train": "annotation.json", "val": "annotation.json"}, tmp_path / "run")
+
+
+def test_folders_of_splits_may_have_other_names(tmp_path):
+    before = prepared(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "Train")
+    (tmp_path / "val").rename(tmp_path / "VALIDATION")
+    names = {"train": "annotation.json", "val": "annotation.json"}
+    after = dataset.prepare_splits(tmp_path, names, tmp_path / "run")
+    assert after["val"].counts == before["val"].counts and Path(after["val"].image_dir).parent.name == "VALIDATION"
 
 
 def test_report_measures_the_overlap_of_pixels(tmp_path, capsys):

@@ -38,6 +38,18 @@ def test_the_supervised_layout_brings_its_own_parts(tmp_path):
     assert parts["test"][0].mask == tmp_path / "test" / "test-label-img" / "test0_lab.png"
 
 
+def test_folders_of_splits_may_have_other_names(tmp_path):
+    folder = write_supervised(tmp_path)
+    for old, new in {"val": "Validation", "train": "TRAIN", "test": "Test"}.items():
+        (folder / old).rename(folder / new)
+    parts, _ = find_parts(folder, "floodnet")
+    assert {part: len(pairs) for part, pairs in parts.items()} == {"train": 4, "val": 2, "test": 2}
+    assert parts["val"][0].mask == folder / "Validation" / "val-label-img" / "val0_lab.png"
+    (folder / "valid").mkdir()
+    with pytest.raises(ValueError, match="Validation and .*valid: two folders of one split"):
+        find_parts(folder, "floodnet")
+
+
 def test_the_supervised_layout_without_val_is_split(tmp_path):
     parts, words = find_parts(write_supervised(tmp_path, (("train", 5),)), "floodnet")
     assert (len(parts["train"]), len(parts["val"])) == (4, 1)

@@ -113,6 +113,8 @@ def test_a_given_split_is_kept_and_a_random_one_depends_on_the_seed(tmp_path):
         write_folder(tmp_path / "given" / part, 2 + number)
     parts, words = find_folder_parts(with_classes(tmp_path / "given"), 0.2, 0)
     assert {part: len(pairs) for part, pairs in parts.items()} == {"train": 2, "val": 3, "test": 4}
+    (tmp_path / "given" / "val").rename(tmp_path / "given" / "Valid")
+    assert find_folder_parts(tmp_path / "given", 0.2, 0)[0]["val"][0].image.parts[-3] == "Valid"
     data = with_classes(write_folder(tmp_path / "random", 10))
     chosen = [find_folder_parts(data, 0.3, seed)[0]["val"] for seed in (0, 0, 1)]
     assert len(chosen[0]) == 3 and chosen[0] == chosen[1] != chosen[2]

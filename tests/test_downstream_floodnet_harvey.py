@@ -215,14 +215,17 @@ def test_transparent_and_nodata_pixels_become_black_without_a_building(tmp_path)
 
 
 def test_deeper_images_need_levels(tmp_path):
-    write_tile(tmp_path / "east" / "t1", np.random.default_rng(2))
-    with rasterio.open(tmp_path / "east" / "t1" / "vhr.tif") as raster:
+    tile = tmp_path / "harvey" / "east" / "t1"
+    write_tile(tile, np.random.default_rng(2))
+    with rasterio.open(tile / "vhr.tif") as raster:
         colors, profile = raster.read(), raster.profile
-    with rasterio.open(tmp_path / "east" / "t1" / "vhr.tif", "w", **(profile | {"dtype": "uint16"})) as raster:
+    with rasterio.open(
+        tmp_path / "harvey" / "east" / "t1" / "vhr.tif", "w", **(profile | {"dtype": "uint16"})
+    ) as raster:
         raster.write(colors.astype(np.uint16) * 8)
     with pytest.raises(ValueError, match="vhr.tif holds uint16, not 8-bit colors; .*--levels"):
-        make(tmp_path, tmp_path / "out", "--val-fraction", 0)
-    make(tmp_path, tmp_path / "out", "--val-fraction", 0, "--levels", 0, 2040)
+        make(tmp_path / "harvey", tmp_path / "out", "--val-fraction", 0)
+    make(tmp_path / "harvey", tmp_path / "out", "--val-fraction", 0, "--levels", 0, 2040)
     patch = np.asarray(Image.open(tmp_path / "out" / "train" / "image" / "east__t1__00000_00000.png"))
     assert np.array_equal(patch.transpose(2, 0, 1), colors[:, :32, :32])
 

@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import torch
 from PIL import Image
+from rasterio.control import GroundControlPoint
 
 from preprocessing.sn7.geocode import xyz_tile_bounds
 from tests.imagery_fixtures import ground, prepare, write_raster
@@ -26,6 +27,7 @@ from vicreg.engine.checkpoint import save_backbone
 from vicreg.eval.features import embed_images, extract_features
 from vicreg.inference.embeddings import nearest, write_table
 from vicreg.inference.feature_map import fit_pca, write_feature_map
+from vicreg.inference.positions import image_columns
 from vicreg.models.backbones import create_backbone, load_backbone
 
 CPU = torch.device("cpu")
@@ -119,6 +121,16 @@ def test_a_folder_of_rasters_gets_positions_where_there_is_a_georeference(tmp_pa
         features(tmp_path / "a.parquet", *options, *NORMAL, "--bands", "1", "2", "3")
     with pytest.raises(ValueError, match="random records no mean and std; name them with --mean and --std"):
         features(tmp_path / "a.parquet", *options)
+
+
+def test_ground_control_points_give_a_position_as_a_transform_does(tmp_path):
+    path = write_raster(tmp_path / "gcps.tif", ground(1, 20, 40), crs=None)
+    corners = [(0, 0), (0, 40), (20, 0), (20, 40)]
+    points = [GroundControlPoint(row, column, 12 + column / 100, 50 - row / 100) for row, column in corners]
+    with rasterio.open(path, "r+") as raster:
+        raster.gcps = points, rasterio.crs.CRS.from_epsg(4326)
+    table = image_columns([str(path)])
+    assert (table.longitude[0], table.latitude[0]) == pytest.approx((12.2, 49.9), abs=1e-6)
 
 
 def table_of(path, vectors, names):

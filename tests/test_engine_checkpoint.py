@@ -10,6 +10,7 @@ import torch
 
 from vicreg.common import checkpoint_io
 from vicreg.common.checkpoint_io import MODEL_FILE, save
+from vicreg.common.logger import LOCK_FILE, lock_run_dir
 from vicreg.engine.checkpoint import PREVIOUS_FILE, load_latest
 
 NAMES = {MODEL_FILE, PREVIOUS_FILE}
@@ -118,8 +119,8 @@ def load_step(folder):
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     save_steps(tmp_path, 1)
     (tmp_path / f".{MODEL_FILE}.123.partial").write_bytes(b"half")
-    load_latest(tmp_path)
-    assert names(tmp_path) == {MODEL_FILE}
+    lock_run_dir(tmp_path).close()
+    assert names(tmp_path) == {MODEL_FILE, LOCK_FILE}
 
 
 @pytest.fixture

@@ -7,12 +7,18 @@ import torch
 
 from vicreg import distributed
 from vicreg.common.config import check_resume, to_dict
-from vicreg.engine import config
+from vicreg.engine import config, precision
 from vicreg.engine.config import plan_run
 from vicreg.engine.pretrain import check_batch_size
 from vicreg.engine.pretrain_config import build_config, get_parser
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_measurement(monkeypatch):
+    """Do not measure this machine; fp32 is as fast."""
+    monkeypatch.setattr(precision, "measure_precisions", lambda: (1.0, 1.0))
 
 
 def configure(tmp_path, *words):
@@ -51,8 +57,8 @@ def test_plan_follows_from_the_arguments(tmp_path, words, expected):
 
 
 def test_views_are_seven_eighths_of_the_patches_by_default(tmp_path):
-    assert configure(tmp_path).view_size(256) == 224
-    assert configure(tmp_path, "--image-size", 64).view_size(256) == 64
+    assert configure(tmp_path).view_sizes(256, 2) == [224, 224]
+    assert configure(tmp_path, "--image-size", 64).view_sizes(256, 1) == [64]
 
 
 @pytest.mark.parametrize(("mlp", "bound"), [("8192-8192-8192", 16.2854), ("64-128", 0.0)])
@@ -148,14 +154,6 @@ def test_finished_run_may_be_extended_but_not_changed(tmp_path, capsys):
     for words in (["--batch-size", 64], ["--sim-coeff", 1]):
         with pytest.raises(ValueError, match=f"holds a finished run with {words[0]} .*; choose another --exp-dir"):
             check_resume(saved, configure(tmp_path, *words), tmp_path, finished=True)
-
-
-@pytest.mark.parametrize(("capability", "bf16"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
-def test_bf16_is_chosen_for_gpus_that_compute_in_it(monkeypatch, capability, bf16):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert config.use_bf16("auto", torch.device("cuda")) is bf16
-    assert config.use_bf16("bf16", torch.device("cuda")) and not config.use_bf16("fp32", torch.device("cuda"))
-    assert not config.use_bf16("auto", CPU)
 
 
 def test_batch_size_of_the_checkpoint_is_kept_by_other_numbers_of_processes(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from vicreg.common import plots
+from vicreg.common import plots, tsne
 from vicreg.common.random_streams import torch_rng
 from vicreg.eval import benchmark, clustering, splits
 from vicreg.eval import benchmark_metrics as bm
@@ -43,6 +43,19 @@ def test_every_k_gives_what_scikit_learn_gives_on_cosine_distance(problem):
         np.testing.assert_array_equal(right[f"knn{k}_top1"], expected)
         assert found[f"knn{k}_top1"] == pytest.approx(expected.mean())
     assert found["knn1_top5"] == found["knn1_top1"] and found["knn200_top5"] == 1  # of three classes
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_images_that_all_look_alike_give_the_accuracy_of_one_class_and_no_nan(value):
+    labels = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    train, test = torch.full((10, 4), value), torch.full((8, 4), value)
+    split = toy_split(labels, [0] * 6 + [1] * 2)
+    parts = [bm.linear_probe_metrics(split, train, test, [0.01, 0.1], epochs=20, batch_size=5)]
+    parts += [bm.knn_metrics(split, train, test, [5]), bm.kmeans_metrics(split, test, 0)]
+    parts.append((bm.geometry_metrics(split, train, test, 0), {}))
+    metrics = {name: found for values, _ in parts for name, found in values.items()}
+    assert metrics["top1"] == 0.75 and metrics["knn5_top1"] in (0.25, 0.75)
+    assert not [name for name, found in metrics.items() if isinstance(found, float) and not np.isfinite(found)]
 
 
 def test_clusters_are_named_so_that_most_samples_come_out_right():
@@ -125,6 +138,27 @@ def test_a_map_separates_what_is_separate(tmp_path):
     middles = np.stack([found[labels == label].mean(0) for label in (0, 1)])
     nearer = ((found[:, None] - middles) ** 2).sum(2).argmin(1)
     assert (nearer == labels).all() and (tmp_path / "map.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("library", ["openTSNE", "scikit-learn"])
+def test_tsne_of_both_libraries_keeps_neighbors_and_repeats(library):
+    if library == "openTSNE":
+        pytest.importorskip("openTSNE")
+    labels = np.arange(90) % 3
+    features = np.random.default_rng(0).normal(size=(90, 60)) + 30 * np.eye(60)[labels]
+    found = tsne.tsne(features, library=library)
+    distances = ((found[:, None] - found) ** 2).sum(2) + np.diag(np.full(90, np.inf))
+    assert found.shape == (90, 2) and (labels[distances.argmin(1)] == labels).all()
+    np.testing.assert_allclose(tsne.tsne(features, library=library), found)
+
+
+def test_large_maps_are_made_by_opentsne_and_small_ones_by_scikit_learn(monkeypatch):
+    opentsne, sizes = pytest.importorskip("openTSNE"), []
+    monkeypatch.setattr(tsne, "_LARGE_MAP", 20)
+    monkeypatch.setattr(opentsne.TSNE, "fit", lambda self, x: sizes.append(len(x)) or x[:, :2])
+    features = np.random.default_rng(0).normal(size=(21, 5))
+    tsne.tsne(features[:20]), tsne.tsne(features)
+    assert sizes == [21]
 
 
 def test_linear_probe_metrics_select_on_held_out_samples_even_if_another_lr_is_better_on_the_test_set():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
+from vicreg.eval import knn
 from vicreg.eval.knn import knn_predict, nearest_neighbors, weighted_vote
 from vicreg.eval.metrics import accuracy
 
@@ -74,6 +75,17 @@ def test_the_nearest_come_first_with_their_cosines():
     cosine, found = nearest_neighbors(train, query, 9)
     assert found.tolist() == [[1, 2, 0]]
     torch.testing.assert_close(cosine, torch.tensor([[1.0, 0.5**0.5, 0.0]]))
+
+
+def test_nearest_neighbors_are_found_in_blocks_of_the_training_samples(monkeypatch):
+    train, queries = torch.randn(40, 6), torch.randn(9, 6)
+    whole, sizes, matmul = nearest_neighbors(train, queries, 7), [], torch.Tensor.__matmul__
+    monkeypatch.setattr(knn, "_BLOCK", 5)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: sizes.append(b.shape) or matmul(a, b))
+    found = nearest_neighbors(train, queries, 7, chunk=4)
+    assert set(sizes) == {(6, 5)}
+    torch.testing.assert_close(found[0], whole[0])
+    assert torch.equal(found[1], whole[1])
 
 
 def test_weighted_vote_ranks_equal_votes_by_class():

@@ -1,5 +1,7 @@
 """Files of weights: bounds of their memory, recorded levels; and the sizes of images that networks take."""
 
+import argparse
+import pickle
 import zipfile
 
 import pytest
@@ -7,10 +9,11 @@ import torch
 
 from vicreg.common import checkpoint_io
 from vicreg.engine import checkpoint
+from vicreg.eval.feature_cache import resolve_backbones
 from vicreg.exporters.formats import export
 from vicreg.models.backbones import create_backbone, load_backbone
 from vicreg.models.input_size import check_input_size
-from vicreg.models.weight_files import read_weights, recorded_levels
+from vicreg.models.weight_files import read_record, read_weights, recorded_levels
 
 
 def write_backbone(path, levels=None):
@@ -22,15 +25,33 @@ def write_backbone(path, levels=None):
 def test_levels_are_recorded_exported_and_read(tmp_path):
     deep, plain = write_backbone(tmp_path / "deep.pth", (0, 2750)), write_backbone(tmp_path / "plain.pth")
     assert "levels" not in torch.load(plain, weights_only=True)
-    assert recorded_levels([deep, plain]) == (0, 2750) and recorded_levels([plain]) is None
+    assert recorded_levels(map(read_record, [deep, plain])) == (0, 2750)
+    assert recorded_levels([read_record(plain), {}]) is None
     backbone, info = load_backbone(deep)
     assert info["levels"] == [0, 2750]
     for name, kind in (("a.safetensors", "safetensors"), ("a.pth", "timm")):
         export(kind, tmp_path / name, backbone, info)
-        assert recorded_levels([tmp_path / name]) == (0, 2750)
+        assert recorded_levels([read_record(tmp_path / name)]) == (0, 2750)
     other = write_backbone(tmp_path / "other.pth", (0, 1))
     with pytest.raises(ValueError, match="trained with different --levels .*; name them with --levels"):
-        recorded_levels([deep, other])
+        recorded_levels(map(read_record, [deep, other]))
+
+
+def test_a_file_is_read_once_for_its_record_and_its_weights(tmp_path, monkeypatch):
+    path, reads = write_backbone(tmp_path / "a.pth", (0, 10)), []
+    monkeypatch.setattr(
+        checkpoint_io, "load", lambda *args, load=checkpoint_io.load: (reads.append(args), load(*args))[1]
+    )
+    (spec,) = resolve_backbones([path])
+    assert recorded_levels([spec.record]) == (0, 10) and spec.arch == "test_resnet"
+    first = load_backbone(path)[0].state_dict()
+    assert len(reads) == 1
+    assert load_backbone(path)[1]["levels"] == [0, 10] and len(reads) == 2  # the weights are not kept for long
+    assert read_record(path)["levels"] == [0, 10]
+    write_backbone(path, (0, 200))
+    again, info = load_backbone(path)
+    assert info["levels"] == [0, 200] and len(reads) == 4
+    assert any(not value.equal(first[key]) for key, value in again.state_dict().items())
 
 
 def test_a_compressed_file_that_unpacks_to_much_more_is_refused(tmp_path):
@@ -49,6 +70,25 @@ def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1).expand(10**9)}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="a.pth: a tensor of 4000 MB in a smaller file; save it anew"):
         read_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("nested", [lambda tensor: {"a": [tensor]}, lambda tensor: {"a": argparse.Namespace(b=tensor)}])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_larger_than_their_file_are_refused_before_their_digest(tmp_path, nested, zipped, monkeypatch):
+    monkeypatch.setattr(checkpoint_io, "content_digest", lambda content: pytest.fail("reads terabytes"))
+    content = {**nested(torch.zeros(1).expand(10**12)), "content_sha256": "0"}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="a.pth: a tensor of 4000000 MB in a smaller file; save it anew"):
+        checkpoint_io.load(tmp_path / "a.pth")
+
+
+def test_files_of_old_pytorch_are_read_and_other_pickles_are_not_unpickled(tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert checkpoint_io.load(tmp_path / "old.pth")["a"].equal(torch.ones(3))
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": [1] * 10}))
+    monkeypatch.setattr(torch, "load", lambda *args, **options: pytest.fail("unpickled"))
+    with pytest.raises(ValueError, match="pickle.pth: .*is not a PyTorch file"):
+        checkpoint_io.load(tmp_path / "pickle.pth")
 
 
 def test_check_input_size_leaves_the_network_as_it_is():

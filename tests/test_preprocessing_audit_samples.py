@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,11 @@ import rasterio
 from PIL import Image
 
 from preprocessing.audit import compare, phash, samples
+from tests.imagery_fixtures import ground, prepare, write_raster
 from tests.test_preprocessing_audit_split import jpeg, save, texture
 from vicreg.data.image_listing import list_images
 from vicreg.data.rasters import quiet_georeference
+from vicreg.data.sn7_format import read_patch_list
 
 
 def write_list(list_file, **columns):
@@ -208,6 +211,47 @@ def test_planted_leaks_of_every_kind_give_the_true_share(tmp_path):
     assert (found["train"]["samples"], found["val"]["samples"], found["val"]["unreadable"]) == (9, 12, 0)
     assert (found["exact"]["samples"], found["near"]["samples"]) == (1, 3)
     assert found["overlap"] == {"samples": 4, "fraction": 4 / 12}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_pixels_of_the_no_data_tag_of_a_tiff_are_black(tmp_path, dtype):
+    pixels = texture(3, 24).transpose(2, 0, 1).clip(1, 254)
+    pixels[:, :8] = 255
+    profile = {"driver": "GTiff", "count": 3, "height": 24, "width": 24, "dtype": dtype, "nodata": 255}
+    with quiet_georeference(), rasterio.open(tmp_path / "a.tif", "w", **profile) as raster:
+        raster.write(pixels.astype(dtype))
+    read = samples.open_image(tmp_path / "a.tif")
+    assert (read[:8] == 0).all() and (read[8:].std() > 10)
+
+
+def test_images_of_one_color_are_duplicates_only_if_they_are_equal(tmp_path):
+    for name, value in {"train/a/0": 90, "train/a/1": 200, "val/a/0": 90, "val/a/1": 91, "val/a/2": 0}.items():
+        save(tmp_path / f"{name}.png", np.full((24, 24, 3), value, np.uint8))
+    found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
+    assert (found["exact"]["samples"], found["near"]["samples"]) == (1, 0)
+
+
+def test_lists_of_any_imagery_are_audited_with_their_locations_and_pixels(tmp_path):
+    scenes = {name: ground(4, 64, 64, number) for number, name in enumerate(["2021-01-01", "2021-02-01", "2021-03-01"])}
+    scenes["2021-04-01"] = scenes["2021-01-01"][:, :32]  # the same pixels under another date
+    for date, pixels in scenes.items():
+        write_raster(tmp_path / "in" / f"{date}.tif", pixels)
+    prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 32, "--split", "none")
+    table = pd.read_csv(tmp_path / "csv" / "all.csv")
+    for part, dates in {"train": ["2021-01-01", "2021-02-01"], "val": ["2021-04-01", "2021-03-01"]}.items():
+        table[table.date.isin(dates)].to_csv(tmp_path / "csv" / f"my_{part}.csv", index=False)
+    train, val = (samples.from_list(tmp_path / "csv" / f"my_{part}.csv") for part in ("train", "val"))
+    found = compare.compare(train, val)
+    assert (found["train"]["samples"], found["val"]["samples"], found["exact"]["samples"]) == (8, 6, 2)
+    assert (found["location"]["samples"], found["location"]["locations_shared"]) == (6, 4)
+    stored = scenes["2021-04-01"][:3, :, :32].astype(float)
+    image = val.read([name.startswith("2021-04") for name in val.samples].index(True)).transpose(2, 0, 1)
+    stretched = (stored - stored.min()) * 255 / (stored.max() - stored.min())
+    assert np.abs(image - stretched).max() <= 0.5
+    other = samples.from_list(shutil.copytree(tmp_path / "csv", tmp_path / "other") / "my_val.csv")
+    assert compare.compare(train, other, pixels=False)["location"]["samples"] == 0  # names of one folder only
+    with pytest.raises(ValueError, match="columns missing: patch, aoi.*it is a list of make_imagery_csv.py"):
+        read_patch_list(tmp_path / "csv" / "my_val.csv")
 
 
 def test_no_data_is_black_large_and_at_the_border():

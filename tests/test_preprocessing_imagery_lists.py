@@ -1,6 +1,9 @@
 """make_imagery_csv.py: what is read, dates, labels and splits."""
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -181,7 +184,8 @@ def test_lists_and_catalogs_name_addresses_dates_and_vrts(tmp_path):
     catalog = tmp_path / "items.json"
     catalog.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     first, second = find_sources([], catalog)
-    assert first == ("/vsis3/bucket/x.tif", "item0", "2020-01-03") and second == (str(scene), "item1", "2020-02-03")
+    assert first == ("/vsis3/bucket/x.tif", "item0", "2020-01-03", ())
+    assert second == (str(scene), "item1", "2020-02-03", ())
     with pytest.raises(ValueError, match="no asset B04; it has thumb, visual"):
         find_sources([], catalog, "B04")
     catalog.write_text(json.dumps({"features": [items[1]]}))
@@ -202,6 +206,79 @@ def test_lists_and_catalogs_name_addresses_dates_and_vrts(tmp_path):
     assert "named.vrt" not in {source.name for source in find_sources([tmp_path], None)}
     named = prepare(tmp_path / "named.vrt", tmp_path / "vrt", "--patch-size", 32, "--split", "none")[1]
     assert (named[0] == ground(2, 32, 32)).all()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Folder, and its address on a local web server, in its own process: GDAL holds Python's lock while it waits."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        yield folder, re.search(r"http://[\d.:]+", server.stdout.readline())[0]
+        server.kill()
+
+
+def test_images_behind_addresses_are_read(served, tmp_path, capfd):
+    folder, address = served
+    pixels = ground(3, 32, 32, dtype=np.uint8, high=255).transpose(1, 2, 0)
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels).save(folder / "b.webp", lossless=True)
+    Image.fromarray(pixels).save(folder / "c.jpg", subsampling=0)
+    names = ["a.png", "b.webp?key=1", "c.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(f"{address}/{name}" for name in names))
+    (tmp_path / "empty").mkdir()
+    options = "--patch-size", 32, "--split", "none", "--list", tmp_path / "list.txt"
+    table, packed, meta = prepare(tmp_path / "empty", tmp_path / "out", *options)
+    assert table.image_id.tolist() == names and meta["bands"] == ["red", "green", "blue"]
+    assert (packed[0] == pixels.transpose(2, 0, 1)).all() and (packed[1] == packed[0]).all()
+    decoded = np.asarray(Image.open(folder / "c.jpg")).transpose(2, 0, 1)
+    assert np.abs(packed[2].astype(int) - decoded).max() <= 2
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(folder / "turned.jpg", exif=exif)
+    (tmp_path / "list.txt").write_text(f"{address}/turned.jpg")
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(tmp_path / "empty", tmp_path / "out2", *options)
+    assert "its EXIF orientation is 6" in capfd.readouterr().err
+
+
+def write_items(folder, dates=("2020-01-03", "2020-02-03"), **bands):
+    """Write items with an asset for each band, (1, height, width) and keywords of ``write_raster``."""
+    items = []
+    for number, date in enumerate(dates):
+        assets = {"thumb": {"href": "t.png", "type": "image/png", "roles": ["thumbnail"]}}
+        for band, (pixels, options) in bands.items():
+            write_raster(folder / date / f"{band}.tif", pixels + number, **options)
+            assets[band] = {"href": f"{date}/{band}.tif", "type": "image/tiff; application=geotiff"}
+        items.append({"id": f"item{number}", "assets": assets, "properties": {"datetime": f"{date}T01:02:03Z"}})
+    (folder / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    return ["--patch-size", 32, "--split", "none", "--list", folder / "items.json"]
+
+
+def test_assets_with_one_band_each_are_stacked_on_the_pixels_of_the_first(tmp_path, capsys):
+    coarse = np.tile(np.arange(32, dtype=np.uint16) * 100 + 50, (1, 32, 1))  # 20 m: linear from west to east
+    fine = {"B04": ground(1, 64, 64, 1), "B03": ground(1, 64, 64, 2)}
+    fine["B03"][0, 5, 7] = fine["B04"][0, 5, 7] = 0
+    options = write_items(tmp_path, B04=(fine["B04"], {"nodata": 0}), B03=(fine["B03"], {"nodata": 0}),
+                          B05=(coarse, {"resolution": 20}), B08=(ground(1, 64, 64, 3), {"column": 1}))  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    table, pixels, meta = prepare(tmp_path / "empty", tmp_path / "out", *options, "--bands", "B04", "B03", "B05")
+    assert meta["bands"] == ["B04", "B03", "B05"] and meta["date_sources"] == {"STAC": 2}
+    assert table.date.unique().tolist() == ["2020-01-03", "2020-02-03"] and table.location.nunique() == 4
+    for number, date in enumerate(meta["dates"]):
+        order = table[table.date == date].sort_values(["line", "column"]).row.to_numpy().reshape(2, 2)
+        mosaic = np.block([[pixels[row] for row in line] for line in order])  # (3, 64, 64)
+        assert (mosaic[0] == fine["B04"] + number).all() and (mosaic[1] == fine["B03"] + number).all()
+        between = (np.arange(64) + 0.5) / 2 - 0.5  # centers of pixels of 10 m in those of 20 m
+        assert np.abs(mosaic[2] - (between * 100 + 50 + number))[:, 1:-1].max() <= 1
+    table = prepare(tmp_path / "empty", tmp_path / "out", *options, "--bands", "B03,B04")[0]
+    assert sorted(table.valid)[:2] == [1 - 1 / 32**2, 1]  # no data in both bands
+    with pytest.raises(ValueError, match="item item0 has no asset B99; it has thumb, B04, B03, B05, B08"):
+        prepare(tmp_path / "empty", tmp_path / "out", *options, "--bands", "B04,B99")
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(tmp_path / "empty", tmp_path / "out", *options, "--bands", "B04,B08")
+    assert "band B08: its extent or coordinate reference system is not that of B04" in capsys.readouterr().err
 
 
 def test_envi_rasters_are_found_by_their_header(tmp_path, capsys):

@@ -37,5 +37,5 @@ def test_black_transparent_and_empty_months_do_not_enter_the_statistics(tmp_path
 def test_a_label_file_that_is_no_json_is_not_followed(tmp_path):
     layer = '<OGRVRTLayer name="x"><SrcDataSource>other.geojson</SrcDataSource></OGRVRTLayer>'
     (tmp_path / "a.geojson").write_text(f"<OGRVRTDataSource>{layer}</OGRVRTDataSource>")
-    with pytest.raises(ValueError, match="a.geojson: cannot be read as GeoJSON .not a JSON object"):
+    with pytest.raises(ValueError, match="a.geojson: cannot be read as GeoJSON, GeoPackage"):
         footprint_points(tmp_path / "a.geojson")

@@ -23,7 +23,7 @@ from vicreg.data import image_folder
 from vicreg.eval import config as eval_config
 from vicreg.eval.transfer import evaluate
 from vicreg.models.backbones import BASELINES
-from vicreg.models.weight_files import recorded_levels
+from vicreg.models.weight_files import read_record, recorded_levels
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     config = from_args(eval_config.EvaluationConfig, args)
     device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
     check_outside(args.exp_dir, args.data_dir)
-    levels = args.levels or recorded_levels({config.pretrained} - {*BASELINES})
+    levels = args.levels or recorded_levels(map(read_record, {config.pretrained} - {*BASELINES}))
     train, val, indices = image_folder.load_folder(
         args.data_dir, device, args.image_size, not args.no_check, args.train_files, bands=args.bands, levels=levels
     )

@@ -31,7 +31,6 @@ from vicreg.eval.config import add_backbone_arguments
 from vicreg.eval.feature_cache import DTYPES, FeatureCache, resolve_backbones
 from vicreg.eval.lr_sweep import DEFAULT_LRS
 from vicreg.eval.metrics import RESAMPLES
-from vicreg.models.backbones import BASELINES
 from vicreg.models.weight_files import recorded_levels
 
 
@@ -113,7 +112,7 @@ def main(args: argparse.Namespace) -> None:
         train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     elif args.data_dir:
         check_outside(args.exp_dir, args.data_dir)
-        levels = args.levels or recorded_levels(sorted({*args.pretrained} - {*BASELINES}))
+        levels = args.levels or recorded_levels(backbone.record for backbone in backbones)
         options = {"val_fraction": args.val_fraction, "bands": args.bands, "levels": levels}
         train, val, _ = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check, **options)
     else:

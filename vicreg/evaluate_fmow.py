@@ -18,8 +18,10 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.common.logger import log
 from vicreg.data.fmow import fmow_images
 from vicreg.data.image_dataset import decode_size
+from vicreg.data.sn7_format import add_verify_argument, verify_folder
 from vicreg.eval import config as eval_config
 from vicreg.eval.transfer import evaluate
 
@@ -32,6 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.set_defaults(image_size=224)
     data = parser.add_argument_group("fMoW")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_fmow_csv.py")
+    add_verify_argument(data)
     data.add_argument("--data-dir", type=Path, help="fMoW tree, if it has moved since")
     return parser
 
@@ -40,6 +43,8 @@ def main(args: argparse.Namespace) -> None:
     """Train on the training list, evaluate on the validation list."""
     config = from_args(eval_config.EvaluationConfig, args)
     device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
+    if args.verify_data:
+        log(verify_folder(args.csv_dir))
     side = decode_size(args.image_size)
     train, val = (
         fmow_images(args.csv_dir / f"{split}.csv", data_dir=args.data_dir, side=side) for split in ("train", "val")

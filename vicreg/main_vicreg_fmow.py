@@ -16,9 +16,11 @@ if __name__ == "__main__":  # import from the repository root, from any working 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vicreg.common import cli
+from vicreg.common.logger import log
 from vicreg.data import pairs
 from vicreg.data.fmow import fmow_images
 from vicreg.data.image_dataset import decode_size
+from vicreg.data.sn7_format import add_verify_argument, verify_folder
 from vicreg.engine import pretrain_config
 from vicreg.engine.pretrain import pretrain
 
@@ -31,6 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.set_defaults(image_size=224)
     data = parser.add_argument_group("fMoW")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_fmow_csv.py")
+    add_verify_argument(data)
     data.add_argument("--data-dir", type=Path, help="fMoW tree, if it has moved since")
     pairs.add_arguments(data, positives="temporal")
     return parser
@@ -39,7 +42,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Pretrain on the training list; probe on the validation list."""
     config = pretrain_config.build_config(args)
-    side = decode_size(config.image_size)
+    if args.verify_data:
+        log(verify_folder(args.csv_dir))
+    side = decode_size(config.final_image_size)
     lists = {split: args.csv_dir / f"{split}.csv" for split in ("train", "val")}
     dataset = fmow_images(lists["train"], config.positives, args.data_dir, config.max_months_apart, side=side)
     probe_sets = None

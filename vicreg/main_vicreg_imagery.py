@@ -18,6 +18,7 @@ if __name__ == "__main__":  # import from the repository root, from any working 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vicreg.common import cli
+from vicreg.common.files import check_outside
 from vicreg.common.logger import log
 from vicreg.data import imagery
 from vicreg.data.sn7_format import verify_folder
@@ -50,9 +51,14 @@ def main(args: argparse.Namespace) -> None:
     cli.check_positive(args, "in_chans", "patch_size")
     if args.data_dir and args.csv_dir != CSV_DIR:
         raise ValueError("--csv-dir and --data-dir: give one, a prepared folder or a folder of images")
+    if args.patch_size and not args.data_dir:
+        raise ValueError(f"--patch-size {args.patch_size} cuts the rasters of --data-dir; --csv-dir holds patches")
+    if args.verify_data and args.data_dir:
+        raise ValueError("--verify-data compares --csv-dir with its digests; --data-dir has none")
     if args.data_dir:
+        check_outside(args.exp_dir, args.data_dir)
         dataset, positives = imagery.load_data_dir(
-            args.data_dir, config.exp_dir / "patches", init_device(config), image_size=config.image_size,
+            args.data_dir, config.exp_dir / "patches", init_device(config), image_size=config.final_image_size,
             patch_size=args.patch_size, positives=args.positives, max_days_apart=args.max_days_apart,
         )  # fmt: skip
     else:

@@ -11,15 +11,18 @@ resumes.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # import from the repository root, from any working directory
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vicreg.common import cli
 from vicreg.common.files import check_outside
-from vicreg.data import image_folder
+from vicreg.data import image_folder, image_pack
+from vicreg.data.image_dataset import decode_size
 from vicreg.engine import pretrain_config
 from vicreg.engine.parallel import init_device
 from vicreg.engine.pretrain import pretrain
@@ -29,7 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser: the arguments of pretraining, and those of a folder of images."""
     parser = pretrain_config.get_parser(__doc__.split("\n")[0], augment="vicreg")
     parser.set_defaults(image_size=224)
-    image_folder.add_arguments(parser)
+    image_pack.add_arguments(image_folder.add_arguments(parser))
     return parser
 
 
@@ -38,11 +41,19 @@ def main(args: argparse.Namespace) -> None:
     config = pretrain_config.build_config(args)
     device = init_device(config)
     check_outside(args.exp_dir, args.data_dir)
+    if config.pack_size and not args.pack:
+        raise ValueError("--pack-size is for --pack, which is missing")
     train, val, _ = image_folder.load_folder(
-        args.data_dir, device, config.image_size, not args.no_check, bands=args.bands, levels=args.levels
+        args.data_dir, device, config.final_image_size, not args.no_check, bands=args.bands, levels=args.levels
     )
-    probe_sets = (train, val) if config.probe_every else None
-    pretrain(config, train, probe_sets, f"VICReg, {config.arch}, images of {args.data_dir.resolve()}")
+    sets: list[Any] = [train, val] if config.probe_every else [train]
+    if args.pack:
+        check_outside(args.pack, args.data_dir, "--pack")
+        side = config.pack_size or decode_size(config.final_image_size)
+        config = dataclasses.replace(config, pack_size=side)
+        sets = [image_pack.pack_images(images, args.pack, side) for images in sets]
+    probe_sets = (sets[0], sets[1]) if config.probe_every else None
+    pretrain(config, sets[0], probe_sets, f"VICReg, {config.arch}, images of {args.data_dir.resolve()}")
 
 
 if __name__ == "__main__":

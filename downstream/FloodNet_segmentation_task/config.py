@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream.FloodNet_segmentation_task.segmentation_folder import Classes, task_classes
+from vicreg.common import cli
 from vicreg.common.config import setting
 from vicreg.engine.checkpoint import load_task
 from vicreg.engine.config import RunPlan
@@ -36,8 +37,8 @@ class FloodConfig(FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("image_size", "scale", "crop", "repeats")
-        self.check_not_negative("cross_entropy", "examples")
+        cli.check_positive(self, "image_size", "scale", "crop", "repeats")
+        cli.check_not_negative(self, "cross_entropy", "examples")
         if (self.pretrained is None) == (self.init_from is None):
             raise ValueError("one of --pretrained (a backbone) and --init-from (a run of this script) is needed")
         if self.scale > 1:

@@ -12,6 +12,7 @@ from downstream.FloodNet_segmentation_task.metrics import evaluate_segmentation
 from downstream.FloodNet_segmentation_task.model import SegmentationLoss, Segmenter, build_model, predictor
 from downstream.FloodNet_segmentation_task.results import write_results
 from downstream.FloodNet_segmentation_task.segmentation_folder import FOLDER, find_folder_parts
+from vicreg.common.files import check_outside
 from vicreg.common.logger import log
 from vicreg.data.raster_bands import Bands, resolve_bands
 from vicreg.engine.checkpoint import files_digest, samples_digest
@@ -31,6 +32,7 @@ def train(config: FloodConfig) -> None:
         ValueError: Settings, data and the run in the folder do not fit each other.
         FloatingPointError: The loss is not finite; the last good checkpoint is kept.
     """
+    check_outside(config.exp_dir, config.data_dir)
     device = init_single_device(config, TASK)
     folder = RunFolder(config, TASK, device)
     model, backbone_info = build_model(config, folder.checkpoint)
@@ -59,7 +61,7 @@ def start_run(
     data: dict[str, CachedPairs], samples: int, side: int, digests: dict[str, str], device: torch.device,
 ) -> TrainingRun:  # fmt: skip
     """Build the optimizer, and start or resume the run; see ``train``."""
-    plan = plan_run(config, samples, device, folder.batch_size)
+    plan = plan_run(config, samples, device, folder.batch_size, folder.bf16)
     task = {"name": TASK, "kind": config.task, "classes": list(config.classes.names), "decoder": config.decoder}
     task |= {"colors": config.classes.palette.tolist(), "bands": data["train"].bands}
     task |= {"side": side, "mean": model.mean, "std": model.std, "image_size": config.image_size}

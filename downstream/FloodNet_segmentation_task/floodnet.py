@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vicreg.data.image_listing import find_split
 from vicreg.data.subsets import held_out_groups
 from vicreg.engine.arguments import add_alias
 
@@ -84,7 +85,8 @@ def find_parts(
     ``Train/Labeled/{Flooded,Non-Flooded}/{image,mask}`` is FloodNet as the challenge distributed it: no other part of
     it has masks, so a fraction of each of the two groups is held out. ``train/train-org-img`` with
     ``train/train-label-img``, and the same with ``val`` and ``test``, is FloodNet-Supervised.
-    ``train/{image,building,flooded}`` are Harvey patches.
+    ``train/{image,building,flooded}`` are Harvey patches. Folders of splits may have the names of ``SPLITS``, in any
+    case.
 
     Args:
         data_dir: The folder.
@@ -108,7 +110,7 @@ def find_parts(
         layout, parts = "FloodNet, Train/Labeled", {"train": _two_groups(labeled)}
     else:
         layout = "FloodNet, train/val/test"
-        parts = {part: pairs for part in PARTS if (pairs := _supervised(data_dir / part, part))}
+        parts = {part: pairs for part in PARTS if (pairs := _supervised(find_split(data_dir, part), part))}
     if not parts.get("train"):
         raise ValueError(
             f"{data_dir} has none of the layouts known here: Train/Labeled/{{Flooded,Non-Flooded}}/{{image,mask}}, "
@@ -194,7 +196,7 @@ def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
 
 def _labeled(data_dir: Path) -> Path | None:
     """Return the folder that holds Flooded/ and Non-Flooded/, or None."""
-    folders = (data_dir / "Train" / "Labeled", data_dir / "Labeled", data_dir)
+    folders = ((find_split(data_dir, "train") or data_dir) / "Labeled", data_dir / "Labeled", data_dir)
     return next((f for f in folders if any((f / group / "image").is_dir() for group in GROUPS)), None)
 
 
@@ -203,9 +205,9 @@ def _two_groups(labeled: Path) -> list[Pair]:
     return [pair for group in groups for pair in match(labeled / group / "image", labeled / group / "mask", group)]
 
 
-def _supervised(folder: Path, part: str) -> list[Pair]:
-    images = folder / f"{part}-org-img"
-    return match(images, folder / f"{part}-label-img", part) if images.is_dir() else []
+def _supervised(folder: Path | None, part: str) -> list[Pair]:
+    found = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith("-org-img")] if folder else []
+    return match(found[0], found[0].with_name(f"{found[0].name[:-7]}label-img"), part) if found else []
 
 
 def _patches(data_dir: Path, task: str) -> dict[str, list[Pair]]:

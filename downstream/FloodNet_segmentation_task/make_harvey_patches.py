@@ -24,7 +24,7 @@ from tqdm import tqdm
 from downstream.FloodNet_segmentation_task.floodnet import PATCHES, add_val_fraction
 from downstream.FloodNet_segmentation_task.harvey import MASKS, Tile, find_tiles, patch_corners, read_tile, split_tiles
 from vicreg.common import cli
-from vicreg.common.files import partial_folder, publish, write_json
+from vicreg.common.files import check_outside, partial_folder, publish, write_json
 from vicreg.common.logger import log
 from vicreg.data.images import add_levels_argument, check_levels
 
@@ -57,6 +57,7 @@ def main(args: argparse.Namespace) -> None:
     """Cut all tiles, then publish the finished folder."""
     cli.check_positive(args, "patch_size", "stride", "workers")
     check_levels(args.levels)
+    check_outside(args.out_dir, args.data_dir, "--out-dir")
     if (args.out_dir / "meta.json").exists() and not args.overwrite:
         raise ValueError(f"{args.out_dir} holds finished patches; --overwrite replaces them")
     side, stride = args.patch_size, args.stride or args.patch_size

@@ -31,8 +31,8 @@ from vicreg.common import cli
 from vicreg.data.images import check_levels, open_reader
 from vicreg.data.raster_bands import resolve_bands
 from vicreg.data.rasters import TIFF
-from vicreg.engine.config import use_bf16
 from vicreg.engine.finetune import add_pixel_arguments
+from vicreg.engine.precision import use_bf16
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 
 

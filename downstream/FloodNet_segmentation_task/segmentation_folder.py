@@ -10,6 +10,7 @@ import numpy as np
 from downstream.FloodNet_segmentation_task.floodnet import PARTS, TASKS, Pair, match, palette, split_pairs
 from vicreg.common.files import read_text
 from vicreg.common.plots import class_colors
+from vicreg.data.image_listing import find_split
 
 FOLDER = "folder"  # the task
 _MAX_CLASSES = 255  # 255 is nodata in label rasters
@@ -68,7 +69,8 @@ def find_folder_parts(data_dir: Path, val_fraction: float, seed: int) -> tuple[d
     """Find the pairs of a folder; see ``floodnet.find_parts``.
 
     ``images/<name>.<suffix>`` belongs to ``masks/<name>.<suffix>``. ``train/images`` with ``train/masks``, and the same
-    with ``val`` and ``test``, is a given split; without ``val`` a random fraction of the images is held out.
+    with ``val`` and ``test`` (or other names of ``SPLITS``), is a given split; without ``val`` a random fraction of the
+    images is held out.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -82,7 +84,8 @@ def find_folder_parts(data_dir: Path, val_fraction: float, seed: int) -> tuple[d
             raise ValueError(f"{folder / 'images'} holds no images")
         return pairs
 
-    parts = {part: pairs_of(data_dir / part) for part in PARTS if (data_dir / part / "images").is_dir()}
+    folders = {part: folder for part in PARTS if (folder := find_split(data_dir, part))}
+    parts = {part: pairs_of(folder) for part, folder in folders.items() if (folder / "images").is_dir()}
     parts = parts or {"train": pairs_of(data_dir)}
     if "train" not in parts:
         raise ValueError(f"{data_dir} holds {', '.join(parts)} and no train")

@@ -9,6 +9,7 @@ import numpy as np
 from downstream.detectron2_crowdai_detection_task import coco
 from vicreg.common import files
 from vicreg.data import leakage
+from vicreg.data.image_listing import find_split
 from vicreg.data.images import load_rgb
 
 MAX_COMPARED = 5000  # images whose pixels are read before training; minutes on slow disks
@@ -60,18 +61,19 @@ def prepare_splits(
     """
     splits = {}
     for name, json_name in annotations.items():
-        corrected = coco.load_split(data_dir / name, json_name, classes)
+        folder = find_split(data_dir, name) or data_dir / name
+        corrected = coco.load_split(folder, json_name, classes)
         classes = corrected.classes
         path = Path(exp_dir).resolve() / f"ground_truth_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(corrected.coco)
         if resume and path.is_file() and path.read_text(encoding="utf-8") != content:
             raise ValueError(
-                f"--resume: {data_dir / name / json_name} differs from {path}, on which the run was trained; "
+                f"--resume: {folder / json_name} differs from {path}, on which the run was trained; "
                 "choose another --exp-dir"
             )
         files.write_text(path, content)
-        image_dir = str((data_dir / name / "images").resolve())
+        image_dir = str((folder / "images").resolve())
         splits[name] = Split(name, str(path), image_dir, classes, corrected.counts, corrected.image_size)
     return splits
 

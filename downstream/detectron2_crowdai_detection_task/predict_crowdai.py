@@ -18,9 +18,9 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from downstream.detectron2_crowdai_detection_task import detectron2_setup
 from vicreg.common import cli, files
 from vicreg.common.logger import log
-from vicreg.data.images import open_reader
+from vicreg.data.images import add_levels_argument, check_levels, open_reader
 from vicreg.data.rasters import TIFF
-from vicreg.engine.config import use_bf16
+from vicreg.engine.precision import use_bf16
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 
 MAX_SIZE = 4096  # longer side of the written images, pixels
@@ -37,10 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score, 0 to 1")
     parser.add_argument("--window", type=int, help="side of a window in pixels; None: that of the training images")
     parser.add_argument("--overlap", type=float, default=0.25, help="overlap of neighboring windows, 0 to 0.9")
-    parser.add_argument(
-        "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),
-        help="values of black and white of files deeper than 8 bits",
-    )  # fmt: skip
+    add_levels_argument(parser, "default: such files are refused")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="fp32", help="auto: bf16 on GPUs")
     return parser
@@ -53,8 +50,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--threshold {args.threshold:g}: 0 to 1 is needed")
     if not 0 <= args.overlap <= 0.9:
         raise ValueError(f"--overlap {args.overlap:g}: 0 to 0.9 is needed")
-    if args.levels and args.levels[0] >= args.levels[1]:
-        raise ValueError(f"--levels {args.levels[0]:g} {args.levels[1]:g}: the second must be larger")
+    check_levels(args.levels)
     images = find_images([args.image], args.out)
     check_outputs(images, lambda path: [args.out / f"{path.stem}{suffix}" for suffix in (".png", ".geojson")])
     detectron2_setup.require()

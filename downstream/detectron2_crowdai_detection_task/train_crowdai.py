@@ -22,7 +22,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from downstream.detectron2_crowdai_detection_task import dataset, detectron2_setup
 from vicreg.common import cli, files, provenance
 from vicreg.common.logger import lock_run_dir
-from vicreg.engine.config import use_bf16
+from vicreg.engine.precision import use_bf16
 from vicreg.eval.config import add_normalization_arguments
 from vicreg.exporters import detectron2
 from vicreg.models.backbones import format_normalization, load_backbone
@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     from downstream.detectron2_crowdai_detection_task import experiment
 
     cli.check_positive(args, "num_gpus", "num_machines")
+    files.check_outside(args.exp_dir, args.data_dir)
     if args.dist_url != "auto" and not args.dist_url.startswith(("tcp://", "file://", "env://")):
         raise ValueError(f"--dist-url {args.dist_url}: tcp://first-machine:port is needed")
     device = detectron2_setup.choose_device(args.device)

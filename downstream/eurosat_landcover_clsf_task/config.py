@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from downstream.eurosat_landcover_clsf_task.transforms import get_view
+from vicreg.common import cli
 from vicreg.common.config import setting
 from vicreg.data.subsets import check_percent
 from vicreg.engine.config import RunPlan
@@ -37,7 +38,7 @@ class EurosatConfig(FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("image_size", "views")
+        cli.check_positive(self, "image_size", "views")
         check_percent(self.train_percent)
         if not all(lr > 0 for lr in self.lr_head):
             raise ValueError(f"--lr-head {' '.join(map(str, self.lr_head))}: must be positive")

@@ -61,7 +61,7 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
 
     torch.manual_seed(stream_seed(config.seed, "initialization"))
     model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(split.train.classes)), config.frozen)
-    plan = plan_run(config, len(split.train), device, folder.batch_size)
+    plan = plan_run(config, len(split.train), device, folder.batch_size, folder.bf16, spec.size)
     log(
         f"{len(split.train)} training and {len(split.val)} validation images, {len(split.train.classes)} classes, "
         f"{spec.size} px; {split.description}"

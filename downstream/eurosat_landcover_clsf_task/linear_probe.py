@@ -70,7 +70,7 @@ def probe(
     ranked = knn_predict(extracted, split.train.labels.to(device), queries, len(split.train.classes), NEIGHBORS).cpu()
     scores = accuracy(ranked, split.val.labels)
     more = {"lr_head": lr} | {f"knn{NEIGHBORS}_{name}": round(value, 6) for name, value in scores.items()}
-    logger = MetricLogger(folder.path)
+    logger = MetricLogger(folder.path, tracker=config.tracker, config=to_dict(config))
     logger.write({key: value for key, value in (last | more).items() if isinstance(value, (int, float))})
     logger.close()
     payload = {"model": checkpoint.add_module_prefix(model), "kind": folder.kind, "config": to_dict(config)}

@@ -27,8 +27,8 @@ from vicreg.data.image_crops import read_square
 from vicreg.data.images import check_levels, open_reader
 from vicreg.data.raster_bands import resolve_bands
 from vicreg.data.rasters import resize
-from vicreg.engine.config import use_bf16
 from vicreg.engine.finetune import add_pixel_arguments
+from vicreg.engine.precision import use_bf16
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 
 

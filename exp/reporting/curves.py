@@ -6,7 +6,17 @@ from typing import Any
 from exp.reporting.collect import Run, number
 
 MAX_POINTS, MIN_POINTS, ALL_POINTS = 400, 25, 80_000  # of a curve, and of all curves
-HIDDEN_KEYS = {"step", "epoch", "loss_lower_bound", "iteration", "best_epoch", "lr_head", "knn20_top5", "knn200_top5"}
+HIDDEN_KEYS = {
+    "step",
+    "epoch",
+    "image_size",
+    "loss_lower_bound",
+    "iteration",
+    "best_epoch",
+    "lr_head",
+    "knn20_top5",
+    "knn200_top5",
+}
 NAMES = {
     "loss": "Loss", "lr": "Learning rate", "throughput": "Throughput", "knn20_top1": "kNN-20 probe", "top1": "Top-1",
     "effective_rank": "Effective rank", "embedding_std": "Embedding std", "data_time": "Waiting for data",

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from preprocessing.text_files import read_csv, read_json
+from preprocessing.text_files import read_csv, read_json, read_text
 from vicreg.data.fmow import read_timestamp
 from vicreg.data.image_io import IMAGE_SUFFIXES, UnsupportedImage, decoding
 from vicreg.data.image_listing import image_paths
+from vicreg.data.imagery import ImageryPatches
 from vicreg.data.images import load_rgb
 from vicreg.data.leakage import location_keys
 from vicreg.data.rasters import open_raster
@@ -64,9 +65,14 @@ def _read_raster(path: str | Path) -> np.ndarray:
     """Read the first one or three bands of a raster; types other than uint8 are stretched, and no data is black."""
     with open_raster(path) as raster, decoding(path):
         bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
-        pixels, valid = raster.read(bands).transpose(1, 2, 0), raster.dataset_mask() > 0
+        return _to_rgb(raster.read(bands), raster.dataset_mask() > 0)
+
+
+def _to_rgb(bands: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Convert three bands (3, H, W), valid where a mask (H, W) says so, to uint8 (H, W, 3); see ``_read_raster``."""
+    pixels = bands.transpose(1, 2, 0)
     if pixels.dtype != np.uint8:
-        valid &= np.isfinite(pixels).all(-1)
+        valid = valid & np.isfinite(pixels).all(-1)
         known = pixels[valid].astype(np.float64) if valid.any() else np.zeros(1)
         low, high = known.min(), known.max()
         stretched = (np.where(valid[..., None], pixels, low) - low) * (255 / max(high - low, 1e-9))
@@ -75,7 +81,9 @@ def _read_raster(path: str | Path) -> np.ndarray:
 
 
 def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
-    """Read a patch list of make_sn7_csv.py or of the earlier work, or an image list with columns path and location.
+    """Read a patch list, or an image list with columns path and location.
+
+    Patch lists are those of make_sn7_csv.py, of the earlier work, and of make_imagery_csv.py.
 
     Args:
         path: CSV file.
@@ -86,6 +94,8 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
         ValueError: The list has none of these formats, or no rows.
     """
     path = Path(path)
+    if path.is_file() and {"image_id", "site", "grid"} <= {*read_text(path).partition("\n")[0].strip().split(",")}:
+        return _from_imagery(path)
     meta_file = path.with_name("meta.json")
     meta = read_json(meta_file) if meta_file.is_file() else {}
     if not isinstance(meta, dict):
@@ -109,6 +119,19 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
     if table.empty:
         raise ValueError(f"{path}: no rows")
     return Subset(str(path), samples, read, Counter(map(str, labels)), location_keys(table), kind, position)
+
+
+def _from_imagery(path: Path) -> Subset:
+    """Read a patch list of make_imagery_csv.py; see ``from_list``. Locations are compared within one folder only."""
+    patches = ImageryPatches(path)
+    classes = Counter(patches.classes[label] for label in patches.labels.tolist() if label >= 0)
+    locations = [(str(path.parent.resolve()), location) for location in patches.location_keys()]
+
+    def read(index: int) -> np.ndarray:
+        bands = patches.images([index])[0].numpy()
+        return _to_rgb(bands[:3] if len(bands) >= 3 else bands[[0, 0, 0]], bands.any(0))  # no data is 0
+
+    return Subset(str(path), patches.names(), read, classes, locations)
 
 
 def _position(file: Path) -> Position | None:

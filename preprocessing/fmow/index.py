@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.problems import Problem, count_kinds
+from vicreg.common.files import file_digest
 from vicreg.common.random_streams import rng
 from vicreg.data.broken_files import find_broken, map_in_threads
 from vicreg.data.fmow import COLUMNS, UNKNOWN, parse_image_name, read_timestamp
@@ -130,6 +131,7 @@ def describe(
         "shared": {split: _count_shared(first, table[table.split == split]) for split in splits[1:]},
         "source": str(Path(data_dir).resolve()),
     }  # fmt: skip
+    meta["counts"] = {split: counts["images"] for split, counts in meta["splits"].items()}
     return table.assign(label=labels)[COLUMNS], meta
 
 
@@ -180,8 +182,10 @@ def write_lists(table: pd.DataFrame, meta: dict[str, Any], folder: str | Path) -
     folder = Path(folder)
     for split, part in table.groupby("split"):
         part.to_csv(folder / f"{split}.csv", index=False)
+    names = [f"{split}.csv" for split in meta["splits"]]
+    meta |= {"sha256": {name: file_digest(folder / name) for name in names}}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return [*(f"{split}.csv" for split in meta["splits"]), "meta.json"]
+    return [*names, "meta.json"]
 
 
 def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Path, seconds: float) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from preprocessing.georeference import one_line
 from preprocessing.text_files import read_csv
+from preprocessing.vector_files import read_vector
+from vicreg.data.georeference import one_line
 from vicreg.data.raster_pack.grids import Grid
 
 _MIN_COVER = 0.5  # part of a patch that labeled polygons cover
@@ -75,13 +76,9 @@ def _from_csv(table: pd.DataFrame, path: Path, column: str) -> pd.Series:
 
 def _from_polygons(table: pd.DataFrame, path: Path, column: str, grids: Sequence[Grid], patch_size: int) -> pd.Series:
     """Return the class that covers most of each patch; "" where polygons cover less than half of it."""
-    import geopandas
     import shapely
 
-    try:
-        polygons = geopandas.read_file(path)
-    except Exception as error:  # errors of GDAL have no public base class
-        raise ValueError(f"{path}: cannot be read ({one_line(error)})") from error
+    polygons = read_vector(path)
     _check_column(polygons.columns, column, path)
     polygons = polygons[polygons[column].notna()]
     if polygons.crs is None:

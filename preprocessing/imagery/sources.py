@@ -13,16 +13,19 @@ from vicreg.data.raster_pack.headers import Source, list_sources
 _ADDRESSES = {"https://": "/vsicurl/https://", "http://": "/vsicurl/http://", "s3://": "/vsis3/", "gs://": "/vsigs/"}
 
 
-def find_sources(folders: Sequence[Path], list_file: Path | None, asset: str | None = None) -> list[Source]:
+def find_sources(
+    folders: Sequence[Path], list_file: Path | None, asset: str | None = None, bands: Sequence[str] | None = None
+) -> list[Source]:
     """List all files to read, sorted by name.
 
     Args:
         folders: Folders, searched at any depth, and files.
         list_file: Text file of paths and addresses, one per line, or a STAC ItemCollection (``.json``, ``.geojson``).
         asset: Name of the STAC asset that holds the bands.
+        bands: Names of bands, which may be those of STAC assets with one band each.
 
     Raises:
-        FileNotFoundError: A folder, or a file of the list, does not exist.
+        FileNotFoundError: A folder, or the list, does not exist.
         ValueError: There is nothing to read, or the list is malformed.
     """
     sources: list[Source] = []
@@ -34,7 +37,7 @@ def find_sources(folders: Sequence[Path], list_file: Path | None, asset: str | N
         if not list_file.is_file():
             raise FileNotFoundError(f"no list {list_file}")
         is_catalog = list_file.suffix.lower() in (".json", ".geojson")
-        sources += _read_catalog(list_file, asset) if is_catalog else _read_list(list_file)
+        sources += _read_catalog(list_file, asset, bands or ()) if is_catalog else _read_list(list_file)
     if not sources:
         raise ValueError(f"no rasters or images in {', '.join(map(str, folders)) or list_file}")
     (name, count), *_ = Counter(source.name for source in sources).most_common(1)
@@ -60,19 +63,22 @@ def _read_list(path: Path) -> list[Source]:
     return [Source(address, address.removeprefix(prefix).lstrip("/")) for address in addresses]
 
 
-def _read_catalog(path: Path, asset: str | None) -> list[Source]:
-    """Read the items of a STAC ItemCollection (or one item): address and date of an asset of each."""
+def _read_catalog(path: Path, asset: str | None, bands: Sequence[str]) -> list[Source]:
+    """Read the items of a STAC ItemCollection (or one item): date and address of an asset of each, or of its bands."""
     content = read_json(path)
     items = content.get("features", [content]) if isinstance(content, dict) else []
     sources = []
     for number, item in enumerate(items):
         try:
             name, assets, properties = item["id"], item["assets"], item.get("properties") or {}
-            key = asset or _only_raster(assets, f"{path}: item {name}")
-            if key not in assets:
-                raise ValueError(f"{path}: item {name} has no asset {key}; it has {', '.join(assets)}")
+            is_stack = asset is None and any(band in assets for band in bands)
+            keys = bands if is_stack else [asset or _only_raster(assets, f"{path}: item {name}")]
+            if missing := [key for key in keys if key not in assets]:
+                raise ValueError(f"{path}: item {name} has no asset {missing[0]}; it has {', '.join(assets)}")
             date = properties.get("datetime") or properties.get("start_datetime") or ""
-            sources.append(Source(_to_gdal(assets[key]["href"], path.parent), str(name), str(date)[:10]))
+            paths = [_to_gdal(assets[key]["href"], path.parent) for key in keys]
+            stack = tuple(zip(keys, paths, strict=True)) if is_stack else ()
+            sources.append(Source(paths[0], str(name), str(date)[:10], stack))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: item {number} is not a STAC item with id and assets") from error
     return sources

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.georeference import one_line, to_degrees
+from preprocessing.vector_files import read_vector
+from vicreg.data.georeference import one_line, to_degrees
 from vicreg.data.sn7_format import parse_aoi_name
 
 TILE_MARGIN = 0.1  # in tile sides: how far outside of its tile an AOI's position may lie
@@ -66,19 +67,13 @@ def footprint_points(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: The file is broken, has no footprints, or its coordinates are not on the globe.
     """
-    import geopandas
     import shapely
 
-    if not Path(path).stat().st_size:
-        raise ValueError(f"{path}: empty file (zero bytes); no building footprints")
-    with open(path, "rb") as file:
-        if not file.read(2**12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):  # such as a VRT of that name
-            raise ValueError(f"{path}: cannot be read as GeoJSON (not a JSON object)")
+    table = read_vector(path, columns=[])
     try:
-        table = geopandas.read_file(path, engine="pyogrio", columns=[])
         shapes = table.geometry.to_crs("EPSG:4326") if table.crs else table.geometry
-    except Exception as error:  # GDAL, pyogrio, pyproj and shapely each raise their own
-        raise ValueError(f"{path}: cannot be read as GeoJSON ({one_line(error)})") from error
+    except Exception as error:  # errors of PROJ have no public base class
+        raise ValueError(f"{path}: cannot be transformed to degrees ({one_line(error)})") from error
     centers = shapely.get_coordinates(shapely.centroid(shapes.array[~shapes.isna()]))[:, ::-1]
     if not len(centers):
         raise ValueError(f"{path}: no building footprints")

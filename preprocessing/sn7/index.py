@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from preprocessing.georeference import georeference
 from preprocessing.problems import Problem
 from preprocessing.sn7.geocode import check_position, footprint_points, format_position, raster_points, tile_points
 from preprocessing.sn7.places import Place
 from preprocessing.sn7.towns import locate
+from vicreg.data.georeference import georeference
 from vicreg.data.rasters import quiet_georeference
 from vicreg.data.sn7_format import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
 

@@ -16,10 +16,9 @@ import numpy as np
 
 from preprocessing.problems import Problem
 from preprocessing.sn7.index import Mosaic
+from vicreg.data.raster_pack.shards import npy_header
 from vicreg.data.rasters import quiet_georeference
 from vicreg.data.sn7_format import CHANNELS, cut_patches, patch_side, read_mosaic
-
-_HEADER_BYTES = 128
 
 
 class Packed(NamedTuple):
@@ -69,7 +68,7 @@ def pack_patches(
         _check_free_space(path, len(mosaics) * int(np.prod(shape)))
     with open(path, "wb") if path is not None else nullcontext() as file:
         if file:
-            file.write(_npy_header((0, *shape[1:])))
+            file.write(npy_header("uint8", (0, *shape[1:])))
         for mosaic, read in progress(_read_in_order(mosaics, grid, workers)):
             if isinstance(read, Problem):
                 problems.append(read)
@@ -81,7 +80,7 @@ def pack_patches(
                 file.write(patches.data)
         if file:  # the number of rows is known now
             file.seek(0)
-            file.write(_npy_header((len(kept) * shape[0], *shape[1:])))
+            file.write(npy_header("uint8", (len(kept) * shape[0], *shape[1:])))
     sums, squares, pixels = (np.array(values) for values in zip(*statistics, strict=True)) if kept else (None,) * 3
     return Packed(kept, side, sums, squares, pixels, problems)
 
@@ -125,13 +124,6 @@ def channel_statistics(packed: Packed, chosen: np.ndarray) -> tuple[list[float],
     mean = packed.sums[chosen].sum(0) / count
     variance = packed.squares[chosen].sum(0) / count - mean**2  # float64: the sums are exact integers
     return (mean / 255).tolist(), (np.sqrt(np.maximum(variance, 1)) / 255).tolist()
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """Build a .npy header of fixed length, so that the number of rows can be written at the end."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(map(int, shape))}, }}"
-    body = text.ljust(_HEADER_BYTES - 11).encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
 def _check_free_space(path: str | Path, needed: int) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocessing.sn7.drawing import draw_mosaic
 from preprocessing.sn7.geocode import xyz_tile_bounds
-from preprocessing.sn7.synthetic import build_scene, draw_mosaic
+from preprocessing.sn7.synthetic import build_scene
 
 # The 60 training AOIs of SpaceNet-7 as web-mercator tiles x_y of zoom 13, each with the land cover it is drawn with:
 # first 12 countries with 12 covers, then the other 19 countries, then the rest.

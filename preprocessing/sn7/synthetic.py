@@ -1,10 +1,10 @@
-"""Procedural satellite images for the sample tree: land that differs by place, and towns that grow month by month.
+"""Procedural landscapes for the sample tree: land that differs by place, and towns that grow month by month.
 
 `build_scene` lays out an AOI: soil, fields, trees, water, hills, and blocks of houses with their months of completion.
-`draw_mosaic` draws one month of it. Vegetation follows the season of the hemisphere, streets and buildings are only
-added, and light, haze and cloud change by month, so that the mean color alone does not identify the AOI. Lengths are in
-tile sides (1 is about 4.9 km, x to the east, y to the south): the same ground at every image size. Months are counted
-from January 2018.
+Land covers differ in structure: in the texture of the ground, the shape and size of fields and blocks, the density of
+buildings, the layout of streets, in trees, water and relief. Colors vary within an AOI as much as between AOIs. Lengths
+are in tile sides (1 is about 4.9 km, x to the east, y to the south): the same ground at every image size. Months are
+counted from January 2018.
 """
 
 from collections import namedtuple
@@ -15,7 +15,9 @@ from PIL import Image, ImageColor
 
 GROWTH, GROWTH_MONTHS = 0.16, 24  # a town grows by 16 % of the tile within two years
 STREET = 0.0055  # width
-YARD, ROAD, HAZE = np.array([(36, 34, 31), (70, 69, 67), (214, 212, 208)], np.float32)
+OTHERS = 0.8  # fraction of the colors of soil and vegetation that comes from other covers, and varies within the AOI
+GRAIN = 0.6  # contrast of the texture of the ground
+OPEN, TREES, WATER = range(3)
 CROPS = np.array([(62, 86, 42), (98, 112, 54), (132, 124, 66), (46, 64, 36)])
 # width and height of a field of each shape in field sides, and how much its borders bend
 PARCELS = {"patch": (1.4, 1, 0.09), "rect": (1.6, 1, 0.01), "strip": (0.4, 2.4, 0.03), "round": (1, 1, 0)}
@@ -31,7 +33,8 @@ ROOFS = {
 # farmed: fraction of the parcels. grass: how green open land gets, 0..1; wet places are cloudy, too. trees: fraction.
 # relief: strength of the hill shading. town: fraction built up at the start. block: width of a block of houses.
 # large: fraction of the blocks that are one large building. bend: how much streets bend.
-Cover = namedtuple("Cover", "soil green parcel side farmed grass trees water relief town block large bend roofs")
+_FIELDS = "soil green parcel side farmed grass trees water relief town block large bend roofs"
+Cover = namedtuple("Cover", f"{_FIELDS} grain stretch")
 COVERS = {
     "rainforest": ("#a8764e", "#2c4022", "patch", 0.1, 0.15, 0.9, 0.75, "", 0.3, 0.16, 0.046, 0.04, 0.05, "white"),
     "newtown": ("#d2bca4", "#968e64", "rect", 0.1, 0.05, 0.1, 0.01, "", 0.1, 0.4, 0.058, 0.03, 0.004, "tan"),
@@ -46,13 +49,22 @@ COVERS = {
     "hills": ("#927052", "#505030", "patch", 0.05, 0.3, 0.5, 0.14, "", 0.8, 0.24, 0.042, 0.03, 0.07, "clay"),
     "redearth": ("#b07850", "#46522a", "patch", 0.05, 0.6, 0.8, 0.3, "ponds", 0.2, 0.2, 0.046, 0.08, 0.05, "clay"),
 }
-COVERS = {name: Cover(*row) for name, row in COVERS.items()}
+# grain, stretch: texture of the ground, such as dunes, scrub or furrows: its features along the height of the tile, and
+# how many times wider than high they are.
+TEXTURES = {
+    "rainforest": (40, 1), "newtown": (24, 1), "suburb": (120, 1), "coast": (24, 5), "farmland": (70, 5),
+    "paddy": (40, 5), "port": (120, 5), "metro": (70, 1), "desert": (14, 5), "steppe": (90, 3), "hills": (14, 1),
+    "redearth": (50, 2),
+}  # fmt: skip
+COVERS = {name: Cover(*row, *TEXTURES[name]) for name, row in COVERS.items()}
 
 
 @dataclass(frozen=True)
 class Scene:
     """One AOI at one resolution, H rows x W columns: what does not depend on the month. Colors are 0..255."""
 
+    soil: np.ndarray  # (H, W, 3) color of soil
+    surface: np.ndarray  # (H, W) OPEN, TREES or WATER
     bare: np.ndarray  # (H, W, 3) color of ground and water without vegetation
     lush: np.ndarray  # (H, W, 3) color at the peak of vegetation
     peak: np.ndarray  # (H, W) calendar month of the peak of vegetation (0 is January)
@@ -73,9 +85,13 @@ def _equalize(field: np.ndarray) -> np.ndarray:
     return np.interp(field, np.quantile(some, ranks), ranks).astype(np.float32)
 
 
-def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Return smooth noise (size, size), uniform over 0..1, with `cells` of its largest features along a side."""
-    grids = [Image.fromarray(rng.random((cells << k, cells << k), dtype=np.float32)) for k in range(4)]
+def smooth_noise(rng: np.random.Generator, size: int, cells: int, stretch: int = 1) -> np.ndarray:
+    """Return smooth noise (size, size), uniform over 0..1, with `cells` of its largest features along the height.
+
+    They are `stretch` times wider than high.
+    """
+    shapes = [(cells << k, max(1, (cells << k) // stretch)) for k in range(4)]
+    grids = [Image.fromarray(rng.random(shape, dtype=np.float32)) for shape in shapes]
     resized = [np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)) for grid in grids]
     return _equalize(sum(layer * 0.55**k for k, layer in enumerate(resized)))
 
@@ -165,12 +181,21 @@ def _rasterize(size, rings):
     return rasterize(shapes, (size, size), fill=-1, dtype="int32")
 
 
+def _mixed_color(rng, cover, column, size):
+    """Return the soil (column 0) or green (1) at each position (W, W, 3): the cover's, mixed with those of others."""
+    colors = np.array([ImageColor.getrgb(row[column]) for row in COVERS.values()], float)
+    noise, others = smooth_noise(rng, size, 3), rng.permutation(colors)[:4]
+    mixed = np.stack([np.interp(noise, np.linspace(0, 1, 4), channel) for channel in others.T], -1)
+    return np.array(ImageColor.getrgb(cover[column])) * (1 - OTHERS) + mixed * OTHERS
+
+
 def _land_colors(rng, cover, x, y):
-    """Return colors of the open land (W, W, 3), bare and lush, its peak month (W, W) and the distance to the shore."""
+    """Lay out the open land: the layers `soil` to `peak` of a Scene, and the distance to the shore (W, W)."""
     tint = rng.uniform(0.94, 1.06, (2, 3))  # AOIs of one cover differ slightly in color
-    soil, green = (np.array(ImageColor.getrgb(c)) * t for c, t in zip(cover[:2], tint, strict=True))
-    ground, hill, canopy, grain = (_noise(rng, len(x), cells) for cells in (3, 4, 5, 80))
-    shore = _shore(cover.water, rng, x, y, _noise(rng, len(x), 4))
+    soil, green = (_mixed_color(rng, cover, column, len(x)) * tint[column] for column in (0, 1))
+    ground, hill, canopy = (smooth_noise(rng, len(x), cells) for cells in (3, 4, 5))
+    grain = smooth_noise(rng, len(x), cover.grain, cover.stretch)
+    shore = _shore(cover.water, rng, x, y, smooth_noise(rng, len(x), 4))
     depth, (use, crop, shade, fallow, ripe) = _parcels(rng, cover, x, y, (ground, canopy))
     farmed = (use < cover.farmed) & (depth > 0)
     bare = soil * (0.86 + 0.2 * ground + np.where(farmed, 0.3 * (shade - 0.5), 0.15 * (hill - 0.5)))[..., None]
@@ -182,11 +207,12 @@ def _land_colors(rng, cover, x, y):
     wood = green * (0.6 + 0.5 * grain[..., None])
     bare, lush = np.where(trees, wood * 0.85 + soil * 0.1, bare), np.where(trees, wood, lush)
     slope = (np.gradient(hill, axis=1) + np.gradient(hill, axis=0)) * len(x)
-    light = (np.clip(1 - 0.09 * cover.relief * slope, 0.5, 1.4) * (0.92 + 0.16 * grain))[..., None]
+    light = (np.clip(1 - 0.09 * cover.relief * slope, 0.5, 1.4) * (1 - GRAIN / 2 + GRAIN * grain))[..., None]
     sea = (44, 62, 74) * tint[0] + 14 * np.exp(np.minimum(shore, 0) * 25)[..., None]
     wet, beach = (shore < 0)[..., None], (shore < 0.006)[..., None]
     bare, lush = (np.where(wet, sea, np.where(beach, soil * 1.1, color * light)) for color in (bare, lush))
-    return bare, lush, 6 + np.where(farmed, 6 * ripe - 3, 0), shore
+    surface = np.where(shore < 0, WATER, np.where(trees[..., 0], TREES, OPEN))
+    return (soil, surface, bare, lush, 6 + np.where(farmed, 6 * ripe - 3, 0)), shore
 
 
 def build_scene(cover: str, latitude: float, size: int, rows: int | None = None, key: tuple[int, ...] = (0,)) -> Scene:
@@ -201,10 +227,10 @@ def build_scene(cover: str, latitude: float, size: int, rows: int | None = None,
     """
     rng, cover, rows = np.random.default_rng(key), COVERS[cover], rows or size
     y, x = (np.mgrid[:size, :size] + 0.5) / size
-    bare, lush, peak, shore = _land_colors(rng, cover, x, y)
+    (*land_layers, peak), shore = _land_colors(rng, cover, x, y)
     centers = rng.uniform((0.1, 0.1, 0.15), (0.9, 0.9, 0.35), (rng.integers(1, 4), 3))  # x, y, reach of one to three
     near = [np.hypot(x - cx, y - cy) / radius for cx, cy, radius in centers]
-    suitability = _equalize(0.35 * _noise(rng, size, 5) + np.exp(-np.min(near, 0)) - 2 * (shore < 0.01))
+    suitability = _equalize(0.35 * smooth_noise(rng, size, 5) + np.exp(-np.min(near, 0)) - 2 * (shore < 0.01))
     blocks, land, developed, houses, finished, roads = _town(rng, cover, suitability, shore > 0.012)
     column, row = np.clip(houses * size, 0, size - 1).astype(int).T
     fits = ((houses > 0.002) & (houses < (0.998, min(0.998, rows / size)))).all((1, 2))
@@ -217,33 +243,9 @@ def build_scene(cover: str, latitude: float, size: int, rows: int | None = None,
     block[(shore < 0) & ((block < len(land)) | (shore < -0.06))] = -1  # no roads out to sea
     inside = (inner >= 0) & (inner < len(land))
     developed = np.concatenate([developed, [-99, -99, np.inf]])[block]  # old main roads; open land
-    layers = bare, lush, (peak + 6 * (latitude < 0)) % 12, developed, np.where(inside, np.inf, developed)
-    bare, lush, peak, developed, street = (layer[:rows].astype(np.float32) for layer in layers)
+    layers = *land_layers, (peak + 6 * (latitude < 0)) % 12, developed, np.where(inside, np.inf, developed)
+    *land_layers, peak, developed, street = (layer[:rows].astype(np.float32) for layer in layers)
     building, finished = _rasterize(size, houses)[:rows], np.append(finished, np.inf)
     seasonality = min(1, 0.3 + abs(latitude) / 50)
     months = developed, street, building, finished
-    return Scene(bare, lush, peak, seasonality, *months, roofs, houses * size, cover, tuple(key))
-
-
-def draw_mosaic(scene: Scene, month: int) -> np.ndarray:
-    """Draw one month of a scene, counted from January 2018: uint8 (H, W, 4), RGB and an alpha of 255."""
-    rng = np.random.default_rng((*scene.key, 1, month))
-    green = 0.5 + 0.5 * scene.seasonality * np.cos((month % 12 - scene.peak) * np.pi / 6)
-    green = np.clip(green + rng.uniform(-0.1, 0.1), 0, 1)[..., None]
-    image = scene.bare + (scene.lush - scene.bare) * green
-    soil = np.array(ImageColor.getrgb(scene.cover.soil), np.float32)
-    age = (month - scene.developed)[..., None]
-    yard = np.where(age < 4, soil * 1.12, 0.45 * soil + 0.3 * image + YARD)  # a construction site is bare at first
-    image = np.where(age < 0, image, yard)
-    image = np.where(scene.street[..., None] <= month, 0.5 * soil + ROAD, image)
-    built = scene.finished[scene.building] <= month
-    reach = max(1, round(0.0025 * len(image)))
-    shadow = np.roll(built, (-reach, -reach), (0, 1)) & ~built
-    image = np.where(built[..., None], scene.roof[scene.building], np.where(shadow[..., None], 0.6 * image, image))
-    haze, cloud = (_noise(rng, image.shape[1], cells)[: len(image)] for cells in (2, 3))
-    haze = rng.beta(1.5, 9) * (0.6 + 0.8 * haze)
-    if rng.random() < 0.45 * scene.cover.grass:
-        haze = np.maximum(haze, np.clip(4 * (cloud - rng.uniform(0.75, 1)), 0, 0.75))
-    image *= (rng.uniform(0.88, 1.08) * rng.uniform(0.97, 1.03, 3)).astype(np.float32)
-    image += (HAZE - image) * haze[..., None]
-    return np.dstack([image.clip(0, 255).astype(np.uint8), np.full(haze.shape, 255, np.uint8)])
+    return Scene(*land_layers, peak, seasonality, *months, roofs, houses * size, cover, tuple(key))

@@ -57,6 +57,11 @@ class Augmentation:
 _VICREG = Augmentation()
 _SN7 = Augmentation(crop="fixed", jitter=(0.6, 0.6, 0.4, 0.2), gray_p=0.3, blur_kernel=3)
 _TEMPORAL = Augmentation(crop="fixed", jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5, blur_kernel=3)
+_WEAK = dataclasses.replace(
+    _TEMPORAL, crop="resized", scale=(0.3, 1.0), vertical_flip=0.5, jitter=(0.1, 0.1, 0.1, 0.0), gray_p=0.0, blur_p=0.0
+)
+_MEDIUM = dataclasses.replace(_WEAK, jitter=(0.2, 0.2, 0.2, 0.05), gray_p=0.1)
+_STRONG = dataclasses.replace(_WEAK, scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), gray_p=0.2)
 _FMOW = Augmentation(scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_p=0.5)
 _OVERHEAD = Augmentation(scale=(0.2, 1.0), vertical_flip=0.5, quarter_turns_p=0.75)
 _MULTISPECTRAL = dataclasses.replace(
@@ -72,6 +77,11 @@ PRESETS = {
     "sn7": (_SN7, dataclasses.replace(_SN7, gray_p=0.2, blur_p=0.1, solarize_p=0.3)),
     # Two months differ already: milder, no solarization.
     "temporal": (_TEMPORAL, dataclasses.replace(_TEMPORAL, jitter_p=0.4, gray_p=0.1, blur_p=0.1)),
+    # For small patches, which a blur would spoil, with color jitter of three strengths: weak where colors identify
+    # locations, stronger where a network shall learn shapes (exp/sn7_transfer.sh).
+    "patch_weak": (_WEAK, dataclasses.replace(_WEAK, jitter_p=0.4)),
+    "patch_medium": (_MEDIUM, dataclasses.replace(_MEDIUM, jitter_p=0.4)),
+    "patch_strong": (_STRONG, _STRONG),
     # MoCo v2's, as in "Geography-Aware Self-Supervised Learning" (Ayush et al. 2021).
     "fmow": (_FMOW, _FMOW),
     # RGB images seen from above have no preferred orientation.

@@ -25,6 +25,7 @@ BACKBONE_FILE = "trained_model.pth"  # the backbone alone
 
 
 _DIGEST = "content_sha256"
+_LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # at the beginning of files of PyTorch before 1.6
 
 
 class _Settings(dict):
@@ -52,7 +53,7 @@ _MULTIARRAY = (_NUMPY.core if np.lib.NumpyVersion(np.__version__) < "2.0.0" else
 _PLAIN_TYPES: list[Any] = [
     argparse.Namespace, dict, list, str, int, collections.defaultdict,
     *((collections.OrderedDict, name) for name in _ATTRIBUTE_DICTS), *((_Settings, name) for name in _SETTINGS),
-    np.dtype, np.ndarray, *{type(np.dtype(name)) for name in np.sctypeDict},
+    np.dtype, np.ndarray, *{type(np.dtype(name)) for name in np.sctypeDict if name != "a"},
     *((_MULTIARRAY.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_MULTIARRAY._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *(
@@ -137,6 +138,19 @@ def check_unpacked_size(path: str | Path) -> None:
         raise ValueError(f"{path}: {unpacked / 1e6:.0f} MB of tensors in a file of {size / 1e6:.0f} MB; is it intact?")
 
 
+def _check_tensor_sizes(path: Path, content: Any) -> None:
+    """Raise ValueError if a tensor or array is larger than its file allows, such as one number of any shape."""
+    stack, seen, limit = [content], set[int](), 4 * path.stat().st_size + 2**20
+    while stack:
+        value = stack.pop()
+        if isinstance(value, (torch.Tensor, np.ndarray)) and value.nbytes > limit:
+            raise ValueError(f"{path}: a tensor of {value.nbytes / 1e6:.0f} MB in a smaller file; save it anew")
+        if isinstance(value, (dict, list, tuple, argparse.Namespace)) and id(value) not in seen:
+            seen.add(id(value))
+            value = vars(value) if isinstance(value, argparse.Namespace) else value
+            stack.extend(value.values() if isinstance(value, dict) else value)
+
+
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     """Read a checkpoint with ``torch.load(weights_only=True)``, and compare it with its checksums and digest.
 
@@ -148,6 +162,10 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    with path.open("rb") as file:  # before anything is unpickled
+        first = file.read(32)
+        if not first.startswith(b"PK") and _LEGACY not in first:
+            raise ValueError(f"{path}: contains more than tensors and plain values, or is not a PyTorch file")
     check_unpacked_size(path)
     with contextlib.suppress(PermissionError):
         check_sums(path)
@@ -168,6 +186,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
         raise
     except Exception as error:  # torch raises IndexError, OSError and others on damaged files
         raise ValueError(f"{path}: not a readable PyTorch file, perhaps truncated ({error})") from error
+    _check_tensor_sizes(path, content)
     if isinstance(content, dict) and isinstance(content.get(_DIGEST), str):
         if content.pop(_DIGEST) != content_digest(content):
             raise ValueError(f"{path}: the content differs from its digest; the file is damaged or was changed")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -102,6 +103,11 @@ def read_text(path: str | Path) -> str:
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
+def is_numbers(value: Any) -> bool:
+    """Return whether a value read from a file is a list of finite numbers."""
+    return isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
 
 
 def check_outside(out_dir: str | Path, folder: str | Path, flag: str = "--exp-dir") -> None:

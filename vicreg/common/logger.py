@@ -1,10 +1,9 @@
-"""Log a run: stats.txt (JSON lines) and TensorBoard in its folder, and the terminal."""
+"""Log a run: stats.txt (JSON lines) in its folder, a tracker such as TensorBoard, and the terminal."""
 
 import fcntl
 import json
 import sys
 import time
-import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,23 +11,12 @@ from typing import Any, TextIO
 import torch
 from tqdm import tqdm
 
-from vicreg.common import files
+from vicreg.common import files, trackers
 from vicreg.distributed.process_group import is_main
 
 STATS_FILE = "stats.txt"
 LOCK_FILE = ".lock"
-
-
-def summary_writer() -> type:
-    """Import PyTorch's ``SummaryWriter``; it is slow to import and only rank 0 needs it.
-
-    TensorBoard then writes files by itself even if TensorFlow is installed, which would take seconds to import, occupy
-    GPU memory, and raise errors other than OSError.
-    """
-    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter
+VIEWS_FILE = "views.png"  # the views of the first step, which the tracker shows too
 
 
 def lock_run_dir(folder: str | Path) -> TextIO:
@@ -89,14 +77,27 @@ class MetricLogger:
         step: Step at which the run starts or resumes. Lines of later steps are dropped, since those steps are repeated.
         total_steps: Length of the progress bar.
         unit: Unit of the progress bar.
+        tracker: Tracker, a key of ``trackers.TRACKERS``.
+        config: Settings of the run, for the tracker.
+
+    Raises:
+        ValueError: The tracker cannot be started.
     """
 
-    def __init__(self, exp_dir: str | Path, step: int = 0, total_steps: int | None = None, unit: str = "step") -> None:
+    def __init__(
+        self,
+        exp_dir: str | Path,
+        step: int = 0,
+        total_steps: int | None = None,
+        unit: str = "step",
+        tracker: str = "tensorboard",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self._sums: dict[str, torch.Tensor] = {}
         self._count, self._data_seconds = 0, 0.0
         self._start = time.perf_counter()
         self._file: TextIO | None = None
-        self._tensorboard: Any = None
+        self._views = None if step else Path(exp_dir) / VIEWS_FILE
         hidden = not (is_main() and sys.stderr.isatty())
         self._bar = tqdm(total=total_steps, initial=step, unit=unit, disable=hidden, dynamic_ncols=True)
         if not is_main():
@@ -106,7 +107,7 @@ class MetricLogger:
         lines = [line for line in read_stats(path) if _step(line) <= step] if step else []
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = path.open("a")
-        self._tensorboard = summary_writer()(path.parent / "tensorboard", purge_step=step + 1 if step else None)
+        self._tracker = trackers.start_tracker(tracker, path.parent, step, config or {})
 
     def add(self, metrics: Mapping[str, torch.Tensor], data_seconds: float = 0.0) -> None:
         """Add the metrics of one step.
@@ -152,7 +153,7 @@ class MetricLogger:
         return line
 
     def write(self, line: Mapping[str, Any], show: bool = True) -> None:
-        """Write a line to stats.txt and TensorBoard.
+        """Write a line to stats.txt and the tracker.
 
         Args:
             line: Metrics, with ``step``.
@@ -162,9 +163,12 @@ class MetricLogger:
             return
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for key, value in line.items():
-            if key != "step" and isinstance(value, (int, float)):
-                self._tensorboard.add_scalar(key, value, line.get("step", 0))
+        step = line.get("step", 0)
+        numbers = {key: value for key, value in line.items() if key != "step" and isinstance(value, (int, float))}
+        self._tracker.log(numbers, step)
+        if self._views and self._views.is_file():
+            self._tracker.log_image(self._views, step)
+        self._views = None
         if show:
             log("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                           for key, value in line.items()))  # fmt: skip
@@ -178,7 +182,7 @@ class MetricLogger:
         self._bar.close()
         if self._file is not None:
             self._file.close()
-            self._tensorboard.close()
+            self._tracker.close()
 
 
 def _step(line: Mapping[str, Any]) -> float:

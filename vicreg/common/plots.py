@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vicreg.common import files
+from vicreg.common.tsne import tsne
 
 THUMBNAIL = 48  # side in pixels
 VIEW_PAIRS = 12  # in the picture of a run's first pairs
@@ -108,16 +109,7 @@ def save_embedding_map(
     Returns:
         Positions of the samples, shape (N, 2).
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from sklearn.preprocessing import normalize
-
-    points = normalize(features)
-    if min(points.shape) > 50:  # faster, with nearly the same neighbors
-        points = PCA(50, random_state=seed).fit_transform(points)
-    perplexity = min(30, (len(points) - 1) / 3)
-    init = "pca" if min(points.shape) > 1 else "random"
-    positions = TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(points)
+    positions = tsne(features, seed)
     figure, axes = new_figure(1, 1, (9, 7))
     colors, present = class_colors(len(classes)), np.unique(labels)
     for label in present:

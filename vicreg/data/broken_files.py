@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vicreg.common.files import printable
+from vicreg.common.logger import log
 from vicreg.data.image_crops import check_image
 from vicreg.data.image_io import UnsupportedImage, check_pixels, check_regular, error_reason
 
 _CHUNK = 256  # files per task of a thread
+_MAX_LISTED = 5  # files left out, in the message
 _JPEG, _PNG = (b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82")  # first and last bytes
 
 P = TypeVar("P", str, Path)
@@ -50,6 +53,19 @@ def find_broken(
     """
     reasons = map_in_threads(functools.partial(_why_broken, bands=bands, levels=levels), paths, workers, progress)
     return {index: reason for index, reason in enumerate(reasons) if reason}
+
+
+def log_left_out(reasons: Sequence[tuple[str | Path, str]], total: int) -> None:
+    """Log files that are left out.
+
+    Args:
+        reasons: Each file, and why it cannot be used.
+        total: Number of all files.
+    """
+    if reasons:
+        lines = [f"  {printable(path, '')}: {printable(reason, '')}" for path, reason in reasons[:_MAX_LISTED]]
+        more = [f"  … and {len(reasons) - _MAX_LISTED} more"] if len(reasons) > _MAX_LISTED else []
+        log("\n".join([f"{len(reasons)} of {total} files are left out:", *lines, *more]))
 
 
 def map_in_threads(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.pairs import month_number
+from vicreg.data.sn7_format import check_rows
 from vicreg.data.tables import check_ranges, read_meta_file, read_table
 
 INTEGERS = ["k", "year", "month", "label"]
@@ -80,7 +81,7 @@ def read_image_list(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: The list or ``meta.json`` is missing.
-        ValueError: The list has another format, or is older than ``meta.json``.
+        ValueError: The list has another format or number of rows, or is older than ``meta.json``.
     """
     path = Path(path)
     for file in (path, path.with_name("meta.json")):
@@ -103,6 +104,7 @@ def read_image_list(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ValueError(
             f"{path} is older than its meta.json, which has no split {', '.join(unknown)}; write both again"
         )
+    check_rows(path, len(table), meta)
     return table[COLUMNS], meta
 
 

@@ -62,6 +62,7 @@ class ImageDataset(BaseDataset):
     Attributes:
         labels: int64 tensor (n,).
         levels: As given.
+        options: ``bands`` and ``levels``, for ``read_crops``.
         location_ids: Integers (n,).
         patch_size: Side of whole images in pixels.
 
@@ -102,7 +103,7 @@ class ImageDataset(BaseDataset):
         self._views: Sequence[Augmentation] = (WHOLE, WHOLE)
         self._size, self._warned = side, set[int]()
         self.levels = levels
-        self._options: dict[str, Any] = {"bands": bands, "levels": levels}
+        self.options: dict[str, Any] = {"bands": bands, "levels": levels}
         self.name = name
 
     def __len__(self) -> int:
@@ -140,7 +141,7 @@ class ImageDataset(BaseDataset):
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return paths, sizes and modification times: reading all files takes as long as extracting features."""
         states = [(path, path.stat()) for path in map(self.path, indices)]
-        options = [self._options] if any(self._options.values()) else []
+        options = [self.options] if any(self.options.values()) else []
         return json.dumps(options + [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]).encode()
 
     def positive_index(self, index: int, sample_seed: int) -> int:
@@ -152,19 +153,21 @@ class ImageDataset(BaseDataset):
         positives = [self.positive_index(index, seed) for index, seed in keys]
         if positives == [index for index, _ in keys]:  # decode each image once for both crops
             requests = [(index, [(view1, [seed, 0]), (view2, [seed, 1])]) for index, seed in keys]
-            first, second = self._load(requests, 2, self._size)
+            first, second = self._load(requests, 2, self._size, fast=True)
             return first, second
-        (first,) = self._load([(index, [(view1, [seed, 0])]) for index, seed in keys], 1, self._size)
+        (first,) = self._load([(index, [(view1, [seed, 0])]) for index, seed in keys], 1, self._size, fast=True)
         pairs = zip(positives, keys, strict=True)
-        (second,) = self._load([(index, [(view2, [seed, 1])]) for index, (_, seed) in pairs], 1, self._size)
+        (second,) = self._load([(index, [(view2, [seed, 1])]) for index, (_, seed) in pairs], 1, self._size, fast=True)
         return first, second
 
-    def _load(self, requests: Sequence[tuple[int, _Crops]], count: int, size: int) -> list[torch.Tensor]:
-        """Load ``count`` crops of each of n images: as many uint8 tensors (n, 3, size, size)."""
+    def _load(
+        self, requests: Sequence[tuple[int, _Crops]], count: int, size: int, fast: bool = False
+    ) -> list[torch.Tensor]:
+        """Load ``count`` crops of each of n images: as many uint8 tensors (n, 3, size, size); see ``read_crops``."""
         loaded = np.empty((count, len(requests), 3, size, size), np.uint8)
 
         def fill(row: int) -> None:
-            loaded[:, row] = self._read(*requests[row], size)
+            loaded[:, row] = self._read(*requests[row], size, fast)
 
         if torch.utils.data.get_worker_info() is None and len(requests) > 1:  # decoders release the GIL
             with ThreadPoolExecutor(min(16, len(requests), os.cpu_count() or 1)) as pool:
@@ -174,11 +177,11 @@ class ImageDataset(BaseDataset):
                 fill(row)
         return list(torch.from_numpy(loaded))
 
-    def _read(self, index: int, crops: _Crops, size: int) -> list[Any]:
+    def _read(self, index: int, crops: _Crops, size: int, fast: bool) -> list[Any]:
         """Read crops of an image, or of its first readable substitute."""
         for candidate in itertools.islice(itertools.chain([index], self._substitutes(index)), _MAX_TRIES):
             try:
-                return read_crops(self.path(candidate), crops, size, **self._options)
+                return read_crops(self.path(candidate), crops, size, **self.options, fast=fast)
             except UnsupportedImage:
                 raise
             except ImageError as error:

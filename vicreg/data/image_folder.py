@@ -11,18 +11,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from vicreg.common.files import printable
 from vicreg.common.logger import log
-from vicreg.data.broken_files import find_broken
+from vicreg.data.broken_files import find_broken, log_left_out
 from vicreg.data.image_dataset import ImageDataset, decode_size
-from vicreg.data.image_listing import SPLITS, Listing, choose_files, format_names, list_images, split_folders
+from vicreg.data.image_listing import Listing, choose_files, find_split, format_names, list_images, split_folders
 from vicreg.data.images import add_levels_argument, check_levels
 from vicreg.data.subsets import held_out_images
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
 # Validation images of a folder without val/: fixed, so that pretraining and evaluation hold out the same ones.
 VAL_FRACTION, VAL_SEED = 0.1, 0
-MAX_LISTED = 5  # broken files in the message
 
 
 def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION) -> tuple[Listing, Listing, str]:
@@ -51,7 +49,7 @@ def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION)
     folder = splits.get("train", data_dir)
     val_folder = splits.get("val")
     if not splits and folder.absolute().name.lower().startswith("train"):  # beside a link, not beside its target
-        val_folder = _only_val(folder.absolute().parent)
+        val_folder = find_split(folder.absolute().parent, "val")
     train = list_images(folder)
     if val_folder is not None:
         val = list_images(val_folder)
@@ -62,18 +60,6 @@ def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION)
     held_out = held_out_images(train.labels, val_fraction, VAL_SEED)
     line = f"{held_out.sum()} of {len(held_out)} images of {folder} held out, stratified by class (no val/ next to it)"
     return train.take(~held_out), train.take(held_out), f"validation: {line}"
-
-
-def _only_val(parent: Path) -> Path | None:
-    """Return the validation folder in a folder, or None.
-
-    Raises:
-        ValueError: There are two.
-    """
-    found = [path for path in parent.iterdir() if SPLITS.get(path.name.lower()) == "val" and path.is_dir()]
-    if len(found) > 1:
-        raise ValueError(f"{found[0]} and {found[1]}: two folders of one split; rename or remove one of them")
-    return found[0] if found else None
 
 
 def _check_same_classes(train: list[str], train_folder: Path, val: list[str], val_folder: Path) -> None:
@@ -150,11 +136,5 @@ def _without_broken(
     """Remove the broken files that ``find`` finds, and log them; see ``Listing.without``."""
     bar = functools.partial(tqdm, desc="checking files", leave=False, disable=None if is_main() else True)
     broken = find(listing.paths, min(16, 4 * (os.cpu_count() or 1)), bar)
-    if not broken:
-        return listing, subset
-    lines = [
-        f"  {printable(listing.paths[index], '')}: {reason}" for index, reason in list(broken.items())[:MAX_LISTED]
-    ]
-    more = [f"  … and {len(broken) - MAX_LISTED} more"] if len(broken) > MAX_LISTED else []
-    log("\n".join([f"{len(broken)} of {len(listing.paths)} files are broken and left out:", *lines, *more]))
-    return listing.without(broken, subset)
+    log_left_out([(listing.paths[index], reason) for index, reason in broken.items()], len(listing.paths))
+    return listing.without(broken, subset) if broken else (listing, subset)

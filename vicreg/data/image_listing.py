@@ -123,6 +123,20 @@ def split_folders(folder: str | Path) -> dict[str, Path]:
     return splits
 
 
+def find_split(parent: str | Path, split: str) -> Path | None:
+    """Return the folder of a split in a folder by the names of ``SPLITS``, in any case; None if there is none.
+
+    Raises:
+        ValueError: There are two.
+    """
+    parent = Path(parent)
+    names = sorted(os.listdir(parent)) if parent.is_dir() else []
+    found = [parent / name for name in names if SPLITS.get(name.lower()) == split and (parent / name).is_dir()]
+    if len(found) > 1:
+        raise ValueError(f"{found[0]} and {found[1]}: two folders of one split; rename or remove one of them")
+    return found[0] if found else None
+
+
 def _subfolders(folder: Path) -> list[Path]:
     """Return the visible folders in a folder, sorted by name."""
     with os.scandir(folder) as entries:

@@ -1,6 +1,7 @@
 """Patches of the user's own imagery, prepared by ``make_imagery_csv.py``, or images of a folder, as a data set."""
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import os
@@ -15,8 +16,9 @@ from tqdm import tqdm
 
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
-from vicreg.data.broken_files import find_broken
+from vicreg.data.broken_files import find_broken, log_left_out
 from vicreg.data.image_dataset import ImageDataset, decode_size
+from vicreg.data.image_io import UnsupportedImage
 from vicreg.data.image_listing import Listing
 from vicreg.data.pairs import TemporalPairs
 from vicreg.data.raster_pack.headers import PackOptions, list_sources
@@ -30,7 +32,6 @@ from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
 INTEGERS = ["row", "grid", "column", "line", "label"]
 HOW_TO_PREPARE = "python preprocessing/make_imagery_csv.py --data-dir SCENES --out-dir"
-MAX_LISTED = 5  # files left out, in the message
 
 
 class PatchShards:
@@ -201,8 +202,8 @@ def load_data_dir(
 ) -> tuple[BaseDataset, str]:
     """Return a folder of images or rasters as a data set to pretrain on, without labels and with all of its files.
 
-    8-bit images are decoded while training. A folder with rasters is first cut into patches in ``cache``, without a
-    change of their values, by the main process; a second call uses what is there.
+    8-bit images are decoded while training. A folder with rasters or deeper images is first cut into patches in
+    ``cache``, without a change of their values, by the main process; a second call uses what is there.
 
     Args:
         data_dir: Folder, searched at any depth.
@@ -218,7 +219,7 @@ def load_data_dir(
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It holds nothing that can be used.
+        ValueError: It holds nothing that can be used, or an option is of no use for images.
     """
     sources = list_sources(data_dir)
     if not sources:
@@ -226,23 +227,19 @@ def load_data_dir(
     assert_equal_across_ranks(len(sources), "files", device)
     bar = functools.partial(tqdm, leave=False, disable=None if is_main() else True)
     if all(source.path.lower().endswith(PILLOW_SUFFIXES) for source in sources):
-        if positives == "temporal":
-            raise ValueError(f"--positives temporal: the images in {data_dir} have no locations; prepare them with "
-                             "make_imagery_csv.py --location-pattern")  # fmt: skip
         paths = [source.path for source in sources]
-        broken = find_broken(paths, min(16, 4 * (os.cpu_count() or 1)), bar)
-        _log_left_out([f"{paths[index]}: {reason}" for index, reason in broken.items()])
-        listing = Listing(paths, np.zeros(len(paths), np.int64), ["image"]).without(broken)[0]
-        return ImageDataset(listing.paths, listing.labels, listing.classes, side=decode_size(image_size)), "same"
-    meta, problems = prepare_folder(data_dir, sources, cache, PackOptions(patch_size or 256), bar, is_main())
-    _log_left_out([f"{problem.path}: {problem.message}" for problem in problems])
+        with contextlib.suppress(UnsupportedImage):  # deeper than 8 bits, as rasters are
+            broken = find_broken(paths, min(16, 4 * (os.cpu_count() or 1)), bar)
+            options = {"--positives": positives, "--patch-size": patch_size, "--max-days-apart": max_days_apart}
+            if given := [f"{flag} {value}" for flag, value in options.items() if value not in (None, "same")]:
+                raise ValueError(f"{', '.join(given)}: the images in {data_dir} have no locations, dates or patches; "
+                                 "prepare them with make_imagery_csv.py --location-pattern")  # fmt: skip
+            log_left_out([(paths[index], reason) for index, reason in broken.items()], len(paths))
+            listing = Listing(paths, np.zeros(len(paths), np.int64), ["image"]).without(broken)[0]
+            return ImageDataset(listing.paths, listing.labels, listing.classes, side=decode_size(image_size)), "same"
+    meta, problems = prepare_folder(data_dir, sources, cache, PackOptions(patch_size or 256), bar)
+    log_left_out([(problem.path, problem.message) for problem in problems], len(sources))
     counts = meta["counts"]
     log(f"{counts['patches']} patches of {counts['locations']} locations from {counts['scenes']} rasters in {cache}")
     dataset = ImageryPatches(cache / "train.csv", positives, max_days_apart)
     return dataset, dataset.positives
-
-
-def _log_left_out(lines: Sequence[str]) -> None:
-    if lines:
-        more = [f"… and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
-        log("\n  ".join([f"{len(lines)} files are left out:", *lines[:MAX_LISTED], *more]))

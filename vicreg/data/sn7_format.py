@@ -141,7 +141,12 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
         table = read_table(path, INTEGERS)
         missing = [column for column in COLUMNS if column not in table]
         if missing:
-            raise ValueError(f"{path}: columns missing: {', '.join(missing)}; write it again with make_sn7_csv.py")
+            advice = (
+                "it is a list of make_imagery_csv.py, for the imagery scripts"
+                if "site" in table
+                else ("write it again with make_sn7_csv.py")
+            )
+            raise ValueError(f"{path}: columns missing: {', '.join(missing)}; {advice}")
         check_ranges(path, table, **LIMITS)
         return table[COLUMNS]
     if "!" not in first_line:

@@ -1,7 +1,6 @@
 """Files of a prepared folder: lists of samples as CSV files, and ``meta.json``."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,17 +47,14 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
         ValueError: The file is damaged.
     """
 
-    def numbers(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(item, (int, float)) and math.isfinite(item) for item in value)
-
     def texts(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
     is_valid: dict[str, Callable[[Any], bool]] = {
         "classes": lambda value: texts(value) and (len(value) > 0 or "shards" in meta),  # imagery may have no labels
         "splits": lambda value: isinstance(value, (dict, list)) and texts(list(value)),
-        "mean": lambda value: numbers(value) and len(value) > 0,
-        "std": lambda value: numbers(value) and len(value) > 0 and min(value) > 0,
+        "mean": lambda value: files.is_numbers(value) and len(value) > 0,
+        "std": lambda value: files.is_numbers(value) and len(value) > 0 and min(value) > 0,
         "rows": lambda value: isinstance(value, int),
         "patch_size": lambda value: isinstance(value, int) and value > 0,
         "counts": lambda value: isinstance(value, dict),

@@ -158,6 +158,12 @@ def all_reduce(tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:
     return tensor
 
 
+def average(**values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Average scalar tensors over the processes. One collective call."""
+    joined = all_reduce(torch.stack([value.detach().float() for value in values.values()]))
+    return dict(zip(values, joined / world_size(), strict=True))
+
+
 def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
     """Concatenate the rows of all processes in rank order, without gradient.
 

@@ -1,9 +1,14 @@
 """Command-line arguments of training scripts."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from vicreg.common.trackers import TRACKERS
 from vicreg.eval.config import add_weight_bands_argument
+
+_MAX_SIDE = 2**31 - 1
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse._ArgumentGroup:
@@ -25,6 +30,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse.
         "--deterministic", action="store_true",
         help="use deterministic GPU algorithms, somewhat slower (CPUs are deterministic anyway)",
     )  # fmt: skip
+    run.add_argument(
+        "--tracker", choices=list(TRACKERS), default="tensorboard",
+        help="show settings, metrics and views there too; wandb, mlflow and trackio if they are installed",
+    )  # fmt: skip
     run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
     return run
 
@@ -40,14 +49,35 @@ def add_init_arguments(group: argparse._ArgumentGroup) -> None:
     add_weight_bands_argument(group, "--init-from")
 
 
-def add_data_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add the arguments of views and loading."""
-    group.add_argument("--image-size", type=int, help="side of the views in pixels; None: 7/8 of the images' side")
+def add_data_arguments(
+    group: argparse._ArgumentGroup, size_type: Callable[[str], Any] = int, more_sizes: str = ""
+) -> None:
+    """Add the arguments of views and loading.
+
+    Args:
+        group: Argument group to extend.
+        size_type: Type of ``--image-size``.
+        more_sizes: Other values that it takes than a number, for its help text.
+    """
+    group.add_argument(
+        "--image-size", type=size_type, help=f"side of the views in pixels{more_sizes}; None: 7/8 of the images' side"
+    )
     group.add_argument("--workers", type=int, default=2, help="loading processes per training process")
     group.add_argument("--cache-on-device", action="store_true", help="keep all patches in the device's memory")
     group.add_argument(
         "--store", dest="cache_on_device", type=_store, default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
+
+
+def growing_size(text: str) -> int | tuple[int, int]:
+    """Read a size in pixels, or two of them as ``32:64``: the first and the last of a run."""
+    try:
+        sizes = tuple(int(part) for part in text.split(":"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) not in (1, 2) or max(sizes) > _MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text}: a number of pixels, or two as in 32:64, expected")
+    return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
 def add_aug_override(group: argparse._ArgumentGroup, example: str) -> None:
@@ -66,8 +96,16 @@ def add_optimization_arguments(group: argparse._ArgumentGroup, batch_size: int, 
     group.add_argument("--batch-size", type=int, default=batch_size, help="samples of all processes together")
     group.add_argument("--weight-decay", type=float, default=weight_decay, help="weight decay")
     add_alias(group, "--wd", "weight_decay", float)
-    group.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
+    add_precision_argument(group)
     group.add_argument("--compile", action="store_true", help="torch.compile the network")
+
+
+def add_precision_argument(group: argparse._ActionsContainer) -> None:
+    """Add ``--precision`` of training scripts to a parser or group."""
+    group.add_argument(
+        "--precision", choices=["auto", "bf16", "fp32"], default="auto",
+        help="auto: bf16 on GPUs that compute in it, and on CPUs that train faster in it",
+    )  # fmt: skip
 
 
 def _store(value: str) -> bool:

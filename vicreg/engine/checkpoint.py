@@ -13,7 +13,6 @@ from torch import nn
 from vicreg import distributed
 from vicreg.common import checkpoint_io
 from vicreg.common.checkpoint_io import MODEL_FILE, load, save
-from vicreg.common.files import remove_partial_files
 from vicreg.common.logger import log
 
 PREVIOUS_FILE = "model.previous.pth"  # the checkpoint before, in case the last one is damaged
@@ -65,8 +64,7 @@ def load_latest(
 ) -> tuple[dict[str, Any], Path] | tuple[None, None]:
     """Read a run's last checkpoint or, if it is damaged, the one before. A collective call.
 
-    The main process chooses, so that all processes resume from the same step. It renames a damaged file, and removes
-    partial files of a killed run.
+    The main process chooses, so that all processes resume from the same step. It renames a damaged file.
 
     Args:
         folder: Run folder.
@@ -94,7 +92,6 @@ def load_latest(
 
 def _choose(paths: Sequence[Path], map_location: str | torch.device) -> tuple[int, dict[str, Any] | None]:
     """Return the number (from 1) and the content of the first readable file, or (0, None) if there is no file."""
-    remove_partial_files(paths[0].parent)
     problem = None
     for number, path in enumerate(paths, 1):
         if not path.exists():

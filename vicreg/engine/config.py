@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vicreg import distributed
-from vicreg.common.config import flag_of, setting
-
-_BF16_CAPABILITY = (8, 0)  # first CUDA compute capability with bfloat16 units (Ampere)
+from vicreg.common import cli
+from vicreg.common.config import setting
+from vicreg.common.trackers import check_tracker
+from vicreg.engine.precision import choose_bf16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,11 @@ class RunPlan:
     def batch_size(self) -> int:
         """Samples per step over all processes."""
         return self.local_batch_size * self.world_size
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run; the last one may be cut short."""
+        return math.ceil(self.steps / self.steps_per_epoch)
 
     def summary(self, config: "RunConfig") -> dict[str, str]:
         """Return lines to print at the start of a run, by their first word."""
@@ -85,6 +90,7 @@ class RunConfig:
         cache_on_device: Whether the data set is kept in the device's memory.
         checkpoint_every: Steps between checkpoints; None is one epoch.
         log_freq_time: Seconds between log lines within an epoch.
+        tracker: Experiment tracker, a key of ``trackers.TRACKERS``.
         device: ``"auto"``, ``"cuda"`` or ``"cpu"``.
         local_rank: Local rank, used if the launcher does not set LOCAL_RANK.
         timeout_minutes: Time limit of collectives.
@@ -108,27 +114,15 @@ class RunConfig:
     cache_on_device: bool = setting(False, compare="ignore")
     checkpoint_every: int | None = setting(None, compare="ignore")
     log_freq_time: float = setting(60.0, compare="ignore")
+    tracker: str = setting("tensorboard", compare="ignore")
     device: str = setting("auto", compare="ignore")
     local_rank: int = setting(0, compare="ignore")
     timeout_minutes: float = setting(5.0, compare="ignore")
 
     def __post_init__(self) -> None:
-        self.check_positive("epochs", "batch_size", "lr", "max_steps", "checkpoint_every")
-        self.check_not_negative("weight_decay", "grad_clip", "workers", "log_freq_time")
-
-    def check_positive(self, *names: str) -> None:
-        """Raise ValueError unless the fields of these names are positive or None."""
-        self._check(names, lambda value: 0 < value < math.inf, "must be positive")
-
-    def check_not_negative(self, *names: str) -> None:
-        """Raise ValueError unless the fields of these names are 0 or more, or None."""
-        self._check(names, lambda value: 0 <= value < math.inf, "must be 0 or more")
-
-    def _check(self, names: Sequence[str], is_valid: Any, rule: str) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in names and value is not None and not is_valid(value):
-                raise ValueError(f"{flag_of(field)} {value}: {rule}")
+        cli.check_positive(self, "epochs", "batch_size", "lr", "max_steps", "checkpoint_every")
+        cli.check_not_negative(self, "weight_decay", "grad_clip", "workers", "log_freq_time")
+        check_tracker(self.tracker)
 
     def peak_lr(self, batch_size: int) -> float:
         """Return the highest learning rate for a total batch size."""
@@ -143,14 +137,23 @@ class RunConfig:
         return plan.peak_lr
 
 
-def plan_run(config: RunConfig, samples: int, device: torch.device, saved_batch_size: int | None = None) -> RunPlan:
-    """Derive batch size, steps, and learning rate.
+def plan_run(
+    config: RunConfig,
+    samples: int,
+    device: torch.device,
+    saved_batch_size: int | None = None,
+    saved_bf16: bool | None = None,
+    side: int | None = None,
+) -> RunPlan:
+    """Derive batch size, steps, learning rate, and precision. A collective call.
 
     Args:
         config: Configuration of the run.
         samples: Number of training samples.
         device: Device of this process.
         saved_batch_size: Total batch size of the checkpoint to resume from, kept with any number of processes.
+        saved_bf16: Precision of the checkpoint, see ``choose_bf16``.
+        side: Side of the smallest images in pixels; None if it is large enough for either precision.
 
     Raises:
         ValueError: The samples do not fill a batch, or the batch cannot be divided; the message names the flag.
@@ -171,7 +174,7 @@ def plan_run(config: RunConfig, samples: int, device: torch.device, saved_batch_
         warmup_steps=config.warmup_steps(steps_per_epoch, steps),
         peak_lr=config.peak_lr(batch_size),
         checkpoint_every=config.checkpoint_every or steps_per_epoch,
-        bf16=use_bf16(config.precision, device),
+        bf16=choose_bf16(config.precision, device, steps, saved_bf16, side),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
 
@@ -193,10 +196,3 @@ def local_batch_size(config: RunConfig, world_size: int, saved_batch_size: int |
     if not local:
         raise ValueError(f"--batch-size {config.batch_size} is less than the number of processes, {world_size}")
     return local
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether ``--precision`` means bfloat16 autocast; ``"auto"`` does on GPUs that do not emulate it."""
-    if precision != "auto" or device.type != "cuda":
-        return precision == "bf16"
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY

@@ -13,10 +13,10 @@ from vicreg.common.config import setting
 from vicreg.common.logger import log
 from vicreg.data.images import add_levels_argument, check_levels
 from vicreg.data.raster_bands import resolve_bands
-from vicreg.engine.arguments import add_alias, add_run_arguments
+from vicreg.engine.arguments import add_alias, add_precision_argument, add_run_arguments
 from vicreg.engine.config import RunConfig
 from vicreg.engine.parallel import init_device
-from vicreg.eval.config import add_normalization_arguments, add_weight_bands_argument
+from vicreg.eval.config import add_normalization_arguments, add_weight_bands_argument, check_weight_bands
 from vicreg.models.backbones import BASELINES, PARAMETER_FREE, create_backbone, format_normalization, load_backbone
 
 
@@ -45,8 +45,7 @@ class FinetuneConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_levels(self.levels)
-        if self.weight_bands and self.pretrained is None:
-            raise ValueError("--weight-bands selects channels of the weights of --pretrained, which is missing")
+        check_weight_bands(self.weight_bands, self.pretrained)
 
 
 def add_arguments(
@@ -76,7 +75,7 @@ def add_arguments(
     run = add_run_arguments(parser, "random weights, split, order and augmentation")
     run.add_argument("--workers", type=int, default=2, help="loading processes; 0 loads in the training process")
     run.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
-    run.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
+    add_precision_argument(run)
     backbone = parser.add_argument_group("backbone")
     backbone.add_argument(
         "--pretrained", required=pretrained_required,

@@ -1,15 +1,17 @@
 """Self-supervised pretraining: the loop, for every data set and every loss."""
 
 import functools
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations import functional, presets
+from vicreg.augmentations import fusion, presets
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
-from vicreg.common.logger import log
+from vicreg.common.logger import VIEWS_FILE, log
 from vicreg.common.plots import save_view_pairs
 from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
@@ -51,12 +53,13 @@ def pretrain(
     device = init_device(config)
     folder = RunFolder(config, "pretraining", device)
     folder.check_data(digests := dataset.digests())
-    plan = plan_run(config, len(dataset), device, folder.batch_size)
+    smallest = config.view_sizes(dataset.patch_size, 3)[0]
+    plan = plan_run(config, len(dataset), device, folder.batch_size, folder.bf16, smallest)
     check_batch_size(config, plan)
     augment = PairAugmentation(config, plan, dataset, device)
     run = start_run(config, plan, folder, dataset, probe_sets, source, digests, device)
-    loader, criterion = run.loader(dataset), config.criterion
-    for step, (images1, images2) in run.steps(loader):
+    criterion = config.criterion
+    for step, (images1, images2) in run.steps(augment.batches(run)):
         if config.accumulate == 1:
             view1, view2 = augment(images1, images2, step)
             with run.autocast():
@@ -70,16 +73,17 @@ def pretrain(
             losses,
             embedding_std=embedding_std(z1.detach()),
             effective_rank=functools.partial(effective_rank_of_all, representation),
+            image_size=functools.partial(augment.size, step),
         )
     run.close()
 
 
 class PairAugmentation:
-    """The two normalized views of a step's images, on the device. The views of step 0 are also drawn to a file.
+    """Batches of images, and their two normalized views on the device. The views of step 0 are also drawn to a file.
 
     Args:
         config: Names the augmentation preset and its changes.
-        plan: Batch size.
+        plan: Batch size and epochs.
         dataset: Data set of the images, which may crop them for the views while it decodes them.
         device: Device of this process.
 
@@ -89,14 +93,28 @@ class PairAugmentation:
 
     def __init__(self, config: PretrainConfig, plan: RunPlan, dataset: PairDataset, device: torch.device) -> None:
         check_channels(config.in_chans, dataset, "--in-chans")
-        functional.compile_operations(config.compile and device.type == "cuda")
-        size = config.view_size(dataset.patch_size)
-        views = dataset.set_views(presets.get_augmentation(config.augment, config.aug_override), size)
+        fusion.compile_operations(config.compile and device.type == "cuda")
+        self._views = presets.get_augmentation(config.augment, config.aug_override)
+        self._sizes, self._steps_per_epoch = config.view_sizes(dataset.patch_size, plan.epochs), plan.steps_per_epoch
         self._augment = functools.partial(
-            augment_pair, views=views, size=size, batch_size=plan.batch_size, rank=distributed.rank(),
-            seed=config.seed, device=device,
+            augment_pair, views=dataset.set_views(self._views, self._sizes[0]), batch_size=plan.batch_size,
+            rank=distributed.rank(), seed=config.seed, device=device,
         )  # fmt: skip
-        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / "views.png"
+        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / VIEWS_FILE
+        self._dataset = dataset
+
+    def size(self, step: int) -> int:
+        """Return the side of a step's views in pixels."""
+        return self._sizes[step // self._steps_per_epoch]
+
+    def batches(self, run: TrainingRun) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the images of each step that is left; loading processes start anew where the size changes."""
+        stop = 0
+        for size, epochs in itertools.groupby(self._sizes):
+            start, stop = stop, min(stop + len(list(epochs)) * self._steps_per_epoch, run.plan.steps)
+            if run.start_step < stop:
+                self._dataset.set_views(self._views, size)
+                yield from run.loader(self._dataset, steps=range(start, stop))
 
     def __call__(
         self, images1: torch.Tensor, images2: torch.Tensor, step: int, micro_batch: int = 0, num_micro_batches: int = 1
@@ -110,7 +128,10 @@ class PairAugmentation:
             micro_batch: Index of the micro-batch.
             num_micro_batches: Number of micro-batches.
         """
-        views = self._augment(images1, images2, step=step, micro_batch=micro_batch, num_micro_batches=num_micro_batches)
+        views = self._augment(
+            images1, images2, size=self.size(step), step=step, micro_batch=micro_batch,
+            num_micro_batches=num_micro_batches,
+        )  # fmt: skip
         if step == micro_batch == 0 and distributed.is_main():
             save_view_pairs(self._example, *views)
         return [normalize(view, self._mean, self._std) for view in views]
@@ -152,12 +173,13 @@ def start_run(
         log(init_backbone(model.backbone, config.init_from, config.arch, config.in_chans, config.weight_bands))
     if config.cache_on_device:
         dataset.to_device(device)
-    size = config.view_size(dataset.patch_size)
-    check_input_size(model.backbone, config.in_chans, size, config.arch)
+    sizes = sorted(set(config.view_sizes(dataset.patch_size, plan.epochs)))
+    for size in sizes:
+        check_input_size(model.backbone, config.in_chans, size, config.arch)
     spec = InputSpec(size, dataset.mean, dataset.std)
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.expander)]
     summary = {
-        "data": f"{plan.samples} samples, views {config.augment} {size} px",
+        "data": f"{plan.samples} samples, views {config.augment} {', '.join(map(str, sizes))} px",
         "model": f"{config.arch} {millions[0]:.1f} M parameters, expander {config.mlp} {millions[1]:.1f} M",
         "loss": config.loss + (f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""),
     }

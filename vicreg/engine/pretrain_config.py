@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +17,16 @@ from vicreg.engine.arguments import (
     add_init_arguments,
     add_optimization_arguments,
     add_run_arguments,
+    growing_size,
 )
 from vicreg.engine.config import RunConfig, RunPlan
 from vicreg.engine.optim import cosine_lr, warmup_epochs
+from vicreg.eval.config import check_weight_bands
 from vicreg.losses import LOSSES
 from vicreg.losses.vicreg import VICRegLoss
 from vicreg.models.vicreg import parse_mlp
+
+_SIZE_STEP = 16  # sizes of growing views are multiples of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,8 @@ class PretrainConfig(RunConfig):
         criterion: The loss, a dataclass that maps two embedding batches to a dict with ``loss`` and its terms.
         augment: Augmentation preset.
         aug_override: Changes of the preset, such as ``scale=0.3,1``.
-        image_size: Side of the views in pixels; None is 7/8 of the patch size.
+        image_size: Side of the views in pixels, or the first and the last side of views that grow; None is 7/8 of the
+            patch size.
         positives: ``"same"``, ``"temporal"`` or ``"neighbor"``.
         max_months_apart: Limit for temporal positives.
         max_days_apart: Limit for temporal positives of imagery with dates.
@@ -47,6 +53,7 @@ class PretrainConfig(RunConfig):
         probe_every: Epochs between kNN probes; 0 does not probe.
         bands: Red, green and blue band of image files, counted from 1.
         levels: Values of black and white of image files deeper than 8 bits.
+        pack_size: Largest side of decoded squares of image files in pixels; None if the files are read.
     """
 
     arch: str = setting("resnet50", compare="must_match")
@@ -58,7 +65,7 @@ class PretrainConfig(RunConfig):
     criterion: Any = setting(VICRegLoss())
     augment: str = setting("vicreg")
     aug_override: Sequence[str] = setting(())
-    image_size: int | None = setting(None)
+    image_size: int | Sequence[int] | None = setting(None)
     positives: str = setting("same")
     max_months_apart: int | None = setting(None)
     max_days_apart: int | None = setting(None)
@@ -67,14 +74,18 @@ class PretrainConfig(RunConfig):
     probe_every: int = setting(10, compare="ignore")
     bands: Sequence[int] | None = setting(None, compare="must_match")
     levels: Sequence[float] | None = setting(None, compare="must_match")
+    pack_size: int | None = setting(None, compare="must_match")
     weight_decay: float = setting(1e-6)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("image_size", "accumulate")
-        self.check_not_negative("probe_every")
-        if self.weight_bands and not self.init_from:
-            raise ValueError("--weight-bands selects channels of the weights of --init-from, which is missing")
+        names = [] if isinstance(self.image_size, Sequence) else ["image_size"]
+        cli.check_positive(self, "accumulate", "pack_size", *names)
+        if isinstance(self.image_size, Sequence) and not 0 < self.image_size[0] < self.image_size[1]:
+            first, last = self.image_size
+            raise ValueError(f"--image-size {first}:{last}: both must be positive, and the first smaller")
+        cli.check_not_negative(self, "probe_every")
+        check_weight_bands(self.weight_bands, self.init_from, "--init-from")
         parse_mlp(self.mlp)
         presets.get_augmentation(self.augment, self.aug_override)
 
@@ -83,9 +94,28 @@ class PretrainConfig(RunConfig):
         """Widths of the expander's layers."""
         return parse_mlp(self.mlp)
 
-    def view_size(self, patch_size: int) -> int:
-        """Return the side of the views in pixels for images of ``patch_size`` pixels."""
-        return self.image_size or max(1, round(patch_size * 7 / 8))
+    @property
+    def final_image_size(self) -> int | None:
+        """``image_size`` at the end of the run."""
+        return self.image_size[1] if isinstance(self.image_size, Sequence) else self.image_size
+
+    def view_sizes(self, patch_size: int, epochs: int) -> list[int]:
+        """Return the side of the views in pixels in each epoch; the last one is that of probes.
+
+        Growing views rise linearly, in multiples of 16 pixels, and have their last size in the last third of the run.
+        Small views in early epochs save time (Tan and Le 2021, "EfficientNetV2"; Bordes et al. 2023, "Towards
+        Democratizing Joint-Embedding Self-Supervised Learning").
+
+        Args:
+            patch_size: Side of the images in pixels.
+            epochs: Number of epochs of the run.
+        """
+        if not isinstance(self.image_size, Sequence):
+            return [self.image_size or max(1, round(patch_size * 7 / 8))] * epochs
+        first, last = self.image_size
+        growing = epochs - math.ceil(epochs / 3)
+        risen = [first + (last - first) * epoch // growing for epoch in range(growing)]
+        return [max(first, size // _SIZE_STEP * _SIZE_STEP) for size in risen] + [last] * (epochs - growing)
 
     def peak_lr(self, batch_size: int) -> float:
         """Return ``lr * batch_size / 256``."""
@@ -122,7 +152,7 @@ def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentPa
     data = parser.add_argument_group("views")
     data.add_argument("--augment", default=augment, choices=list(presets.PRESETS), help="augmentation preset")
     add_aug_override(data, "scale=0.3,1 for both views, 2.blur_p=0 for the second")
-    add_data_arguments(data)
+    add_data_arguments(data, growing_size, ", or 32:64 to let them grow over the epochs")
     optim = parser.add_argument_group("optimization")
     add_optimization_arguments(optim, batch_size=256, weight_decay=1e-6)
     optim.add_argument(

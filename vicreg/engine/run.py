@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from vicreg import distributed
 from vicreg.augmentations.batch import seed_step
@@ -86,7 +87,7 @@ class TrainingRun:
         self.outputs: dict[str, Callable[[Path], Any]] = {}
         self._log_start(summary or {}, info or {})
         self._guard = PreemptionGuard(device, folder=folder.path)
-        self._logger = MetricLogger(folder.path, self.start_step, plan.steps)
+        self._logger = MetricLogger(folder.path, self.start_step, plan.steps, "step", config.tracker, to_dict(config))
         self._step, self._line_step, self._lr, self._data_time = self.start_step, self.start_step - 1, 0.0, 0.0
 
     def _load(self, folder: RunFolder) -> int:
@@ -114,18 +115,20 @@ class TrainingRun:
         title = f"{info.get('source', self._folder.kind)} -> {self._folder.path}"
         log("\n".join([title, *(f"  {name:7} {text}" for name, text in lines.items())]))
 
-    def loader(self, dataset: Any, workers: int | None = None) -> torch.utils.data.DataLoader:
-        """Return a loader of this process's batches from ``start_step`` to the end of the run.
+    def loader(self, dataset: Any, workers: int | None = None, steps: range | None = None) -> DataLoader:
+        """Return a loader of this process's batches of the steps that are left.
 
         Args:
             dataset: Data set with a length and ``__getitems__``.
             workers: Loading processes, if not those of the configuration.
+            steps: Steps that the loader is for; None for all.
         """
-        span = self.plan.steps, self.start_step, distributed.rank(), distributed.world_size()
-        batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, *span)
-        self._folder.write_first_pairs(dataset, batches, self.start_step)
-        default = 0 if self.config.cache_on_device else self.config.workers
-        return build_loader(dataset, batches, default if workers is None else workers, self.device)
+        share, steps = (distributed.rank(), distributed.world_size()), steps or range(self.plan.steps)
+        length = steps.stop, max(steps.start, self.start_step)
+        batches = ResumableBatchSampler(len(dataset), self.plan.batch_size, self.config.seed, *length, *share)
+        self._folder.write_first_pairs(dataset, batches, length[1])
+        configured = 0 if self.config.cache_on_device else self.config.workers
+        return build_loader(dataset, batches, configured if workers is None else workers, self.device)
 
     def steps(self, loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Yield the step and the batch of each step that is left.
@@ -143,8 +146,7 @@ class TrainingRun:
                 self.save(step)
                 log(f"{received.name}: saved at step {step}; run the same command to resume")
                 sys.exit(write_preempted_marker(self._folder.path, received, step))
-            start = time.perf_counter()
-            batch = next(batches)
+            start, batch = time.perf_counter(), next(batches)
             self._data_time = time.perf_counter() - start
             self._step, self._lr = step, self.config.learning_rate(step, self.plan)
             for group in self.optimizer.param_groups:
@@ -178,11 +180,6 @@ class TrainingRun:
             nn.utils.clip_grad_value_(self.module.parameters(), self.config.grad_clip)
         self.optimizer.step()
 
-    def average(self, **values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Average scalar tensors over the processes in one collective."""
-        joined = distributed.all_reduce(torch.stack([value.detach().float() for value in values.values()]))
-        return dict(zip(values, joined / distributed.world_size(), strict=True))
-
     def log(self, losses: Mapping[str, torch.Tensor], **more: torch.Tensor | Callable[[], float]) -> None:
         """Record a step's values, and at the cadence write a log line, validate, and save a checkpoint.
 
@@ -202,9 +199,8 @@ class TrainingRun:
             self._line_step = self._step
             line = {"epoch": epoch, "step": done, "lr": self._lr, **self._logger.averages(plan.batch_size, self._unit)}
             line |= {**{key: more[key]() for key in more if key not in tensors}, **self._constants}  # type: ignore[operator]
-            if epoch_ends and self._validate and self._validate_every:
-                if is_last or (epoch + 1) % self._validate_every == 0:
-                    line |= self._run_validation(self._validate, epoch, done)
+            if epoch_ends and self._validate and (n := self._validate_every) and (is_last or (epoch + 1) % n == 0):
+                line |= self._run_validation(self._validate, epoch, done)
             self._logger.write(line)
             if distributed.is_main():
                 self._on_line(line)
@@ -228,9 +224,10 @@ class TrainingRun:
 
     def _payload(self, step: int) -> dict[str, Any]:
         """Return the checkpoint without the optimizer's state."""
-        content = {"kind": self._folder.kind, "config": to_dict(self.config), "batch_size": self.plan.batch_size}
-        content |= {"step": step, "steps": self.plan.steps, "last": self.last, "best": self.best}
-        return {"model": checkpoint.add_module_prefix(self.module), **content, **self._describe(step)}
+        about: dict[str, Any] = {"kind": self._folder.kind, "config": to_dict(self.config), "step": step}
+        about |= {"batch_size": self.plan.batch_size, "steps": self.plan.steps, "bf16": self.plan.bf16}
+        about |= {"last": self.last, "best": self.best, **self._describe(step)}
+        return {"model": checkpoint.add_module_prefix(self.module), **about}
 
     def save(self, step: int) -> None:
         """Write the checkpoint ``model.pth`` from the main process, unless a weight is not finite."""

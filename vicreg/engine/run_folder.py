@@ -33,6 +33,7 @@ class RunFolder:
         checkpoint: Checkpoint to resume from; empty for a new run.
         batch_size: Total batch size to keep, also with another number of processes; None for a new run, and if another
             ``--batch-size`` is asked for.
+        bf16: Whether the checkpoint's run used bfloat16; None for a new run.
 
     Raises:
         ValueError: Another process writes to the folder, it holds something else, or a setting cannot change.
@@ -45,13 +46,14 @@ class RunFolder:
         clear_preempted_marker(self.path)
         self.checkpoint: dict[str, Any] = {}
         self.batch_size: int | None = None
+        self.bf16: bool | None = None
         state, path = checkpoint.load_latest(self.path, device)
         if state is None:
             return
         self.checkpoint = checkpoint.upgrade(state)
         if self.checkpoint.get("kind") != kind:
             raise ValueError(f"{path} is not a checkpoint of {kind}; choose another --exp-dir")
-        saved = self.checkpoint["config"]
+        saved, self.bf16 = self.checkpoint["config"], state.get("bf16", False)
         check_resume(saved, config, self.path, finished=state["step"] >= state.get("steps", state["step"] + 1))
         if saved["batch_size"] == config.batch_size:
             self.batch_size = state.get("batch_size")

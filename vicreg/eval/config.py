@@ -1,6 +1,7 @@
 """Options of the scripts that evaluate one backbone."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +82,12 @@ def add_weight_bands_argument(group: argparse._ActionsContainer, of: str = "--pr
         "--weight-bands", type=_band_number, nargs="+", metavar="BAND",
         help=f"input channels of {of} to select, counted from 1: 4 3 2 are red, green, blue of Sentinel-2's 13",
     )  # fmt: skip
+
+
+def check_weight_bands(bands: Sequence[int] | None, weights: str | None, of: str = "--pretrained") -> None:
+    """Raise ValueError if ``--weight-bands`` is given without the weights that it selects from, the value of ``of``."""
+    if bands and not weights:
+        raise ValueError(f"--weight-bands selects channels of the weights of {of}, which is missing")
 
 
 def add_normalization_arguments(group: argparse._ActionsContainer) -> None:

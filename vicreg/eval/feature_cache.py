@@ -26,7 +26,7 @@ from vicreg.models.backbones import (
 )
 from vicreg.models.input_size import check_input_size
 from vicreg.models.timm_weights import check_arch
-from vicreg.models.weight_files import recorded_arch, weights_digest
+from vicreg.models.weight_files import read_record, weights_digest
 
 DTYPES = ("float32", "float16")
 # runs use these file names, so that their folder's name says more
@@ -41,12 +41,14 @@ class BackboneSpec(NamedTuple):
         pretrained: Path or baseline, as for ``load_backbone``.
         arch: timm name; None for baselines without parameters.
         digest: sha256 of the file, or of what makes the baseline.
+        record: What the file records, see ``weight_files.read_record``.
     """
 
     name: str
     pretrained: str
     arch: str | None
     digest: str
+    record: dict[str, Any]
 
 
 def resolve_backbones(
@@ -75,11 +77,14 @@ def resolve_backbones(
     paths = [str(name) for name in pretrained]
     if duplicates := {name for name in paths if paths.count(name) > 1}:
         raise ValueError(f"--pretrained names {', '.join(sorted(duplicates))} twice")
-    recorded = {name: recorded_arch(name) or arch for name in paths if name not in BASELINES}
-    default = arch or next(filter(None, recorded.values()), None)
+    records = {name: {} if name in BASELINES else read_record(name) for name in paths}
+    default = arch or next((record["arch"] for record in records.values() if "arch" in record), None)
     specs = []
     for name, short_name in zip(paths, _short_names(paths), strict=True):
-        resolved = recorded.get(name, None if name in PARAMETER_FREE else default)
+        if name in BASELINES:
+            resolved = None if name in PARAMETER_FREE else default
+        else:
+            resolved = records[name].get("arch", arch)
         if resolved is None and name not in PARAMETER_FREE:
             raise ValueError(f"nothing names the architecture of {name}; say it with --arch, such as --arch resnet18")
         if name in BASELINES:
@@ -87,7 +92,7 @@ def resolve_backbones(
         else:
             adapted = f" {in_chans} {bands}" if in_chans or bands else ""
             key = f"{weights_digest(name)} {resolved}{adapted}"
-        specs.append(BackboneSpec(short_name, name, resolved, hashlib.sha256(key.encode()).hexdigest()))
+        specs.append(BackboneSpec(short_name, name, resolved, hashlib.sha256(key.encode()).hexdigest(), records[name]))
     return specs
 
 

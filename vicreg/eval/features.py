@@ -77,7 +77,7 @@ def extract_features(
     params: dict[str, torch.Tensor] = {}  # of all samples, drawn once the size of the images is known
     was_training = backbone.training
     backbone.eval()
-    features = [torch.empty(0, feature_dim(backbone), device=device)]
+    features = torch.empty(end - start, feature_dim(backbone), device=device)  # not a list to join: half the memory
     # the bar is shown on a terminal only
     bar = tqdm(range(start, end, batch_size), "features", leave=False, disable=None if is_main() else True)
     for begin in bar:
@@ -90,9 +90,9 @@ def extract_features(
         params = params or sample_params(remaining_view, len(selected), height, width, generator, channels)
         batch_params = {key: value[rows] for key, value in params.items()}
         views = apply(images.to(device), batch_params, spec.size, remaining_view)
-        features.append(backbone(normalize(views, spec.mean, spec.std)).float())
+        features[rows.start - start : rows.stop - start] = backbone(normalize(views, spec.mean, spec.std))
     backbone.train(was_training)
-    return all_gather_cat(torch.cat(features))
+    return all_gather_cat(features)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 import torch
 
+_BLOCK = 16_384  # training samples compared at a time
+
 
 def knn_predict(
     train: torch.Tensor,
@@ -35,6 +37,8 @@ def nearest_neighbors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the nearest training samples of each query by cosine similarity.
 
+    The training samples are compared in blocks, so that the memory beside the features does not depend on their number.
+
     Args:
         train: Features of the training samples (n, F).
         queries: Features of the queries (m, F).
@@ -44,10 +48,20 @@ def nearest_neighbors(
     Returns:
         Cosines (m, k) in descending order, and int64 indices (m, k) of the training samples.
     """
-    train = torch.nn.functional.normalize(train.float(), dim=1)
-    queries = torch.nn.functional.normalize(queries.float(), dim=1)
-    nearest = [(part @ train.T).topk(min(k, len(train)), dim=1) for part in queries.split(chunk)]
-    return torch.cat([part.values for part in nearest]), torch.cat([part.indices for part in nearest])
+
+    def unit(rows: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(rows.float(), dim=1)
+
+    k, parts = min(k, len(train)), []
+    for part in map(unit, queries.split(chunk)):
+        cosine, index = part.new_empty(len(part), 0), train.new_empty(len(part), 0, dtype=torch.long)
+        for start in range(0, len(train), _BLOCK):
+            found = (part @ unit(train[start : start + _BLOCK]).T).topk(min(k, len(train) - start, _BLOCK), dim=1)
+            joined = torch.cat([cosine, found.values], 1).topk(min(k, cosine.shape[1] + found.values.shape[1]), dim=1)
+            index = torch.cat([index, found.indices + start], 1).gather(1, joined.indices)
+            cosine = joined.values
+        parts.append((cosine, index))
+    return torch.cat([cosine for cosine, _ in parts]), torch.cat([index for _, index in parts])
 
 
 def weighted_vote(

@@ -142,8 +142,10 @@ class FrozenFeatures:
 
     def views(self, indices: np.ndarray) -> torch.Tensor:
         """Return all views of training samples: (views, n, F)."""
-        rows = self._rows(indices)
-        return torch.stack([self.plain(indices)[0].cpu(), *(view[rows] for view in self._views[1:])])
+        rows, result = self._rows(indices), torch.empty(len(self._views), len(indices), self._views[0].shape[1])
+        for number, view in enumerate(self._views):
+            torch.index_select(view.cpu(), 0, rows, out=result[number])  # no copy besides the result
+        return result
 
 
 def _union(indices: Iterable[np.ndarray]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Positions of patches and images in degrees, and the columns that say where and when they were taken."""
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vicreg.data.georeference import georeference, to_degrees
 from vicreg.data.images import is_raster
 from vicreg.data.rasters import open_raster
 from vicreg.data.sn7_format import parse_aoi_name
@@ -30,7 +32,7 @@ def sn7_columns(table: pd.DataFrame, grid: int) -> pd.DataFrame:
     side = 2 * _MERCATOR_HALF / 2.0**zoom
     east = (x + (table.patch % grid + 0.5) / grid) * side - _MERCATOR_HALF
     north = _MERCATOR_HALF - (y + (table.patch // grid + 0.5) / grid) * side
-    longitude, latitude = to_degrees("EPSG:3857", east, north)
+    longitude, latitude = _degrees("EPSG:3857", east, north).T
     names = [f"{aoi}/images/{Path(image_id).stem}.tif" for aoi, image_id in zip(table.aoi, table.image_id, strict=True)]
     dates = [f"{year:04d}-{month:02d}-01" for year, month in zip(table.year, table.month, strict=True)]
     return pd.DataFrame({
@@ -52,7 +54,7 @@ def imagery_columns(table: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
         rows = (table.grid == number).to_numpy()
         x = grid["origin"][0] + (table.column[rows] + meta["patch_size"] / 2) * grid["resolution"][0]
         y = grid["origin"][1] - (table.line[rows] + meta["patch_size"] / 2) * grid["resolution"][1]
-        result.loc[rows, ["longitude", "latitude"]] = np.stack(to_degrees(grid["crs"], x, y), 1)
+        result.loc[rows, ["longitude", "latitude"]] = _degrees(grid["crs"], x, y)
     return result
 
 
@@ -63,30 +65,20 @@ def image_columns(paths: Sequence[str], workers: int = 8) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "longitude": centers[:, 0], "latitude": centers[:, 1]})
 
 
-def _center(path: str) -> tuple[float, float]:
+def _center(path: str) -> Sequence[float]:
     """Return longitude and latitude of the center of a raster; NaN without a georeference."""
     if is_raster(path):
-        try:
-            with open_raster(path) as raster:
-                if raster.crs and not raster.transform.is_identity:
-                    a, b, left, d, e, top = raster.transform[:6]
-                    column, row = raster.width / 2, raster.height / 2
-                    place = [a * column + b * row + left], [d * column + e * row + top]
-                    longitude, latitude = to_degrees(raster.crs, *place)
-                    return longitude[0], latitude[0]
-        except ValueError:
-            pass  # named when its pixels are read
+        with contextlib.suppress(ValueError), open_raster(path) as raster:  # named when its pixels are read
+            if found := georeference(raster):
+                crs, (a, b, left, d, e, top) = found
+                column, row = raster.width / 2, raster.height / 2
+                return _degrees(crs, [a * column + b * row + left], [d * column + e * row + top])[0]
     return np.nan, np.nan
 
 
-def to_degrees(crs: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return longitude and latitude (WGS 84) of coordinates; NaN where they cannot be transformed."""
-    from rasterio.errors import RasterioError
-    from rasterio.warp import transform
-
+def _degrees(crs: Any, x: Sequence[float], y: Sequence[float]) -> np.ndarray:
+    """Return longitude and latitude (WGS 84) of n coordinates, (n, 2); NaN where they cannot be transformed."""
     try:
-        longitude, latitude = (np.asarray(part) for part in transform(crs, "EPSG:4326", list(x), list(y)))
-    except (RasterioError, ValueError):
-        return np.full(len(x), np.nan), np.full(len(x), np.nan)
-    valid = np.isfinite(longitude) & np.isfinite(latitude)
-    return np.where(valid, longitude, np.nan), np.where(valid, latitude, np.nan)
+        return np.stack(to_degrees(crs, x, y, strict=False), 1)
+    except ValueError:
+        return np.full((len(x), 2), np.nan)

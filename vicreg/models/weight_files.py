@@ -1,7 +1,6 @@
 """Files of backbone weights: read them, with what they record, and compare them with a network."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,17 +18,16 @@ RECORDED = ("arch", "in_chans", "mean", "std", "source", "levels")  # what train
 DIGEST = "content_sha256"  # in the metadata of .safetensors files
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
-
-
 _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "arch": lambda value: isinstance(value, str),
     "in_chans": lambda value: isinstance(value, int) and 0 < value <= 2**12,
-    "mean": _is_numbers,
-    "std": lambda value: _is_numbers(value) and all(x > 0 for x in value),
-    "levels": lambda value: _is_numbers(value) and len(value) == 2,
+    "mean": files.is_numbers,
+    "std": lambda value: files.is_numbers(value) and all(x > 0 for x in value),
+    "levels": lambda value: files.is_numbers(value) and len(value) == 2,
 }
+
+
+_kept: dict[tuple, tuple[StateDict, dict[str, Any]]] = {}  # the last file of which only the record was used
 
 
 def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
@@ -49,11 +47,30 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         FileNotFoundError: There is no such file.
         ValueError: The file holds something else.
     """
+    found = _kept.pop(_version(path), None)
+    _kept.clear()
+    return found or _read(path)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read what ``read_weights`` returns about the weights; the weights are kept in memory for its next call."""
+    version = _version(path)
+    found = read_weights(path)
+    _kept[version] = found
+    return dict(found[1])
+
+
+def _version(path: str | Path) -> tuple:
+    """Return a name of weights, with the size and modification time of a file and its ``.json``."""
+    states = [file.stat() for file in (Path(path), _sidecar(path), _hub_file(path)) if file.is_file()]
+    return str(path), *((state.st_size, state.st_mtime_ns) for state in states)
+
+
+def _read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if is_hub_name(path):
         state, record = read_with_timm(str(path))
-        weights = Path(str(path).partition(":")[2]) / "model.safetensors"
-        if weights.is_file():  # of local-dir:; it also records levels and a digest if this project wrote it
-            record |= {key: value for key, value in _read_safetensors(weights)[1].items() if key in RECORDED}
+        if _hub_file(path).is_file():  # it also records levels and a digest if this project wrote it
+            record |= {key: value for key, value in _read_safetensors(_hub_file(path))[1].items() if key in RECORDED}
         return state, record
     path = Path(path)
     if path.suffix == ".safetensors" and path.is_file():
@@ -62,9 +79,6 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         state, record = _parse(path, checkpoint_io.load(path))
         if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
             raise ValueError(f"{path}: not a state dict of tensors")
-        largest = max((value.numel() * value.element_size() for value in state.values()), default=0)
-        if largest > path.stat().st_size:  # such as one number that is expanded to any shape
-            raise ValueError(f"{path}: a tensor of {largest / 1e6:.0f} MB in a smaller file; save it anew")
     sidecar = _sidecar(path)
     if "arch" not in record and sidecar.is_file():
         record = {"containers": record.get("containers"), **_read_sidecar(sidecar)}
@@ -80,6 +94,7 @@ def weights_digest(path: str | Path) -> str:
     """Return a digest of weights and their normalization: of a file and its ``.json``, or of what timm reads."""
     if is_hub_name(path):
         state, record = read_weights(path)
+        _kept[_version(path)] = state, record
         return checkpoint_io.content_digest({"state_dict": state, "mean": record.get("mean"), "std": record.get("std")})
     sidecar = _sidecar(path)
     return files.file_digest(path) + (files.file_digest(sidecar) if sidecar.is_file() else "")
@@ -90,14 +105,9 @@ def _sidecar(path: str | Path) -> Path:
     return Path(f"{path}.json")
 
 
-def recorded_arch(path: str | Path) -> str | None:
-    """Return the architecture that a file of weights names, or None.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file holds no weights.
-    """
-    return read_weights(path)[1].get("arch")
+def _hub_file(path: str | Path) -> Path:
+    """Return the path of the weights of ``local-dir:<folder>``."""
+    return Path(str(path).partition(":")[2], "model.safetensors")
 
 
 def record_of(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,14 +115,13 @@ def record_of(info: Mapping[str, Any]) -> dict[str, Any]:
     return {key: info.get(key) for key in RECORDED if key != "levels" or info.get(key)}
 
 
-def recorded_levels(paths: Iterable[str | Path]) -> tuple[float, float] | None:
-    """Return the ``--levels`` that backbones were trained with; None if no file records them.
+def recorded_levels(records: Iterable[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Return the ``--levels`` that backbones were trained with; None if no record of ``read_record`` has them.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A file holds no weights, or they record different ones.
+        ValueError: They were trained with different ones.
     """
-    levels = {tuple(found) for path in paths if (found := read_weights(path)[1].get("levels"))}
+    levels = {tuple(record["levels"]) for record in records if record.get("levels")}
     if len(levels) > 1:
         raise ValueError(f"the backbones were trained with different --levels ({levels}); name them with --levels")
     return levels.pop() if levels else None

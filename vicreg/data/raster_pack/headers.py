@@ -19,15 +19,24 @@ from vicreg.data.raster_pack.scenes import (
     is_without_header,
     read_scene,
 )
+from vicreg.data.raster_pack.stack import read_stack
 from vicreg.data.rasters import quiet_georeference
 
 
 class Source(NamedTuple):
-    """A file to read: path for GDAL or Pillow, name in the lists, and date of a catalog or ""."""
+    """A scene to read.
+
+    Attributes:
+        path: Path for GDAL or Pillow; of the first file of a stack.
+        name: Name in the lists.
+        date: Date of a catalog, or "".
+        stack: Name and path of each band, if they are files of their own.
+    """
 
     path: str
     name: str
     date: str = ""
+    stack: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +120,10 @@ def read_scenes(
 
     def read(source: Source) -> Scene | FileProblem:
         try:
-            scene, tags = read_scene(source.path, source.name, options.bands)
+            if source.stack:
+                scene, tags = read_stack(source.stack, source.name)
+            else:
+                scene, tags = read_scene(source.path, source.name, options.bands)
             if options.resolution:
                 scene = resample(scene, options.crs, options.resolution)
         except ValueError as error:

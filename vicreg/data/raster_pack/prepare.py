@@ -1,17 +1,23 @@
 """Prepare a folder of rasters without labels, for scripts that take ``--data-dir``."""
 
-import json
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vicreg.common.logger import log
 from vicreg.data.raster_pack.headers import PackOptions, Source, read_scenes
 from vicreg.data.raster_pack.lists import collect, describe, publish
-from vicreg.data.raster_pack.plan import make_plan, work_folder
+from vicreg.data.raster_pack.plan import WORK_FOLDER, Plan, make_plan, work_folder
 from vicreg.data.raster_pack.scenes import FileProblem
 from vicreg.data.raster_pack.shards import run_shards
+from vicreg.data.tables import read_meta_file
+from vicreg.distributed import process_group
+
+_WORKERS = min(8, os.cpu_count() or 1)
+_POLL_SECONDS = 0.5
 
 
 def prepare_folder(
@@ -20,9 +26,10 @@ def prepare_folder(
     out_dir: Path,
     options: PackOptions,
     progress: Callable[..., Iterable[Any]],
-    is_main: bool = True,
 ) -> tuple[dict[str, Any], list[FileProblem]]:
     """Prepare files without labels and without a validation part, if that has not been done already.
+
+    The main process writes; the others wait for it. A collective call.
 
     Args:
         data_dir: Folder, for messages.
@@ -30,34 +37,66 @@ def prepare_folder(
         out_dir: Folder to write.
         options: Options.
         progress: Progress bar (iterable, total) -> iterable.
-        is_main: Whether this process writes; the others wait for it.
 
     Returns:
-        Content of ``meta.json``, and the files that were left out.
+        Content of ``meta.json``, and the files that were left out, now or when the folder was prepared.
 
     Raises:
-        ValueError: There is nothing that can be used.
+        ValueError: There is nothing that can be used, or another process sees other files.
+        ConnectionError: The main process makes no progress.
     """
-    workers = min(8, os.cpu_count() or 1)
-    scenes, problems = read_scenes(sources, options, workers, progress)
+    scenes, problems = read_scenes(sources, options, _WORKERS, progress)
     if not scenes:
         why = f": {problems[0].path}: {problems[0].message}" if problems else ""
         raise ValueError(f"no usable raster or image in {data_dir}{why}")
     plan = make_plan(scenes, options)
-    while True:  # not a barrier, which would time out
-        if (out_dir / "meta.json").is_file():
-            meta = json.loads((out_dir / "meta.json").read_text())
-            if meta.get("fingerprint") == plan.fingerprint:
-                return meta, problems
-        if is_main:
-            break
-        time.sleep(1)
+    process_group.check_same_across_ranks({str(data_dir): plan.fingerprint}, "files")
+    if process_group.is_main() and _read_meta(out_dir, plan) is None:
+        _write(data_dir, out_dir, plan, progress)
+    meta = _wait_for_meta(out_dir, plan)
+    unreadable = [FileProblem(kind, Path(path), message) for kind, path, message in meta.get("problems", ())]
+    return meta, problems + unreadable
+
+
+def _read_meta(out_dir: Path, plan: Plan) -> dict[str, Any] | None:
+    """Return the content of ``meta.json`` if it is that of the plan."""
+    with contextlib.suppress(FileNotFoundError):
+        meta = read_meta_file(out_dir / "meta.json")
+        if meta.get("fingerprint") == plan.fingerprint:
+            return meta
+    return None
+
+
+def _write(data_dir: str | Path, out_dir: Path, plan: Plan, progress: Callable[..., Iterable[Any]]) -> None:
+    others = process_group.world_size() - 1
+    waiting = f" ({others} other process(es) wait)" if others else ""
+    log(f"cutting {len(plan.scenes)} files into patches in {out_dir}{waiting}")
     work = work_folder(out_dir, plan, shared=False)
-    records = run_shards(plan.shards, plan.scenes, plan.placements, plan.cut, work, workers, progress=progress)
+    records = run_shards(plan.shards, plan.scenes, plan.placements, plan.cut, work, _WORKERS, progress=progress)
     result = collect(plan, records)
     if result.table.empty:
-        raise ValueError(f"{data_dir}: no patch of {options.patch_size} x {options.patch_size} pixels with enough data")
+        size = plan.cut.patch_size
+        raise ValueError(f"{data_dir}: no patch of {size} x {size} pixels with enough data: the files are smaller "
+                         "(--patch-size), or hold too much nodata")  # fmt: skip
     result = result._replace(table=result.table.assign(label=-1, split="train"))
     meta = describe(plan, result, [], {"rule": "none"})
+    meta["problems"] = [(kind, str(path), message) for kind, path, message in result.problems]
     publish(work, out_dir, result.table, meta)
-    return meta, problems + result.problems
+
+
+def _wait_for_meta(out_dir: Path, plan: Plan) -> dict[str, Any]:
+    """Wait until the main process has written ``meta.json``; not in a barrier, which would time out."""
+    written, changed = -1, time.monotonic()
+    while (meta := _read_meta(out_dir, plan)) is None:
+        total = 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(out_dir / WORK_FOLDER) as entries:
+            total = sum(entry.stat().st_size for entry in entries)
+        if total != written:
+            written, changed = total, time.monotonic()
+        elif (seconds := time.monotonic() - changed) > process_group.timeout_seconds():
+            raise ConnectionError(
+                f"rank 0 has written no patches to {out_dir} for {seconds:.0f} s; see its message, and check that "
+                "all processes share this folder. If it was only slow, raise --timeout-minutes"
+            )
+        time.sleep(_POLL_SECONDS)
+    return meta

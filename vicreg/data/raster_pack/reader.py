@@ -57,7 +57,7 @@ class SceneReader:
         if self.scene.pillow:
             self._source = _decode(self.scene)
         else:
-            self._source = self._warped(open_gdal(self.scene.path))
+            self._source = self._warped(open_gdal(self.scene.vrt or self.scene.path))
         if self.scene.mask:
             self._mask = self._warped(open_gdal(self.scene.mask))
 

@@ -14,7 +14,8 @@ from vicreg.data.image_io import error_reason, exif_orientation, open_image
 # Without a driver GDAL goes by the content: a VRT named .tif would make it open other files and addresses.
 DRIVERS: dict[str, list[str]] = {
     ".tif": ["GTiff"], ".tiff": ["GTiff"], ".jp2": ["JP2OpenJPEG"], ".img": ["HFA", "ENVI"], ".dat": ["ENVI"],
-    ".bsq": ["ENVI"], ".bil": ["ENVI"], ".bip": ["ENVI"], ".png": ["PNG"], ".vrt": ["VRT"],
+    ".bsq": ["ENVI"], ".bil": ["ENVI"], ".bip": ["ENVI"], ".vrt": ["VRT"], ".png": ["PNG"], ".jpg": ["JPEG"],
+    ".jpeg": ["JPEG"], ".webp": ["WEBP"], ".bmp": ["BMP"], ".gif": ["GIF"], ".ppm": ["PNM"], ".pgm": ["PNM"],
 }  # fmt: skip
 COLORS = ("red", "green", "blue")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
@@ -53,6 +54,7 @@ class Scene:
         mask: Path of a cloud mask, or "".
         warp: (CRS, affine coefficients, width, height) to resample to, or None.
         version: Size and modification time of the file.
+        vrt: Virtual raster of the files of a stack, which GDAL opens in place of ``path``, or "".
     """
 
     path: str
@@ -72,6 +74,7 @@ class Scene:
     mask: str = ""
     warp: tuple[str, tuple[float, ...], int, int] | None = None
     version: tuple[int, int] = (0, 0)
+    vrt: str = ""
 
 
 def is_scene_name(name: str) -> bool:
@@ -87,9 +90,11 @@ def is_without_header(path: str) -> bool:
 
 
 def open_gdal(path: str) -> Any:
-    """Open a raster with the drivers of its suffix, by default GeoTIFF and ENVI."""
+    """Open a raster with the drivers of its suffix, by default GeoTIFF and ENVI, or the virtual raster of a stack."""
     import rasterio
 
+    if path.startswith("<VRTDataset"):
+        return rasterio.open(path, driver="VRT")
     suffix = Path(path.partition("?")[0]).suffix.lower()
     *others, last = DRIVERS.get(suffix, ["ENVI", "GTiff"])
     for driver in others:
@@ -121,10 +126,10 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
             version = (status.st_size, status.st_mtime_ns)
             if not status.st_size:
                 raise ValueError("empty file (zero bytes)")
-        if Path(path).suffix.lower() in PILLOW_SUFFIXES and not _is_deep_png(path):
-            return _read_pillow_header(path, name, bands, version), {}
+            if Path(path).suffix.lower() in PILLOW_SUFFIXES and not _is_deep_png(path):
+                return _read_pillow_header(path, name, bands, version), {}
         with open_gdal(path) as raster:
-            return _read_gdal_header(raster, path, name, bands, version), raster.tags()
+            return read_gdal_header(raster, path, name, bands, version), raster.tags()
     except ValueError:
         raise
     except (OSError, SyntaxError, rasterio.errors.RasterioError) as error:
@@ -157,9 +162,8 @@ def _read_pillow_header(path: str, name: str, bands: Sequence[str] | None, versi
     return Scene(path, name, True, width, height, (1, width), count, chosen, names, "uint8", version=version)
 
 
-def _read_gdal_header(
-    raster: Any, path: str, name: str, bands: Sequence[str] | None, version: tuple[int, int]
-) -> Scene:
+def read_gdal_header(raster: Any, path: str, name: str, bands: Sequence[str] | None, version: tuple[int, int]) -> Scene:
+    """Read the header of an open raster; see ``read_scene``."""
     from rasterio.enums import ColorInterp
 
     kinds, (a, b, left, d, e, top) = raster.colorinterp, raster.transform[:6]
@@ -167,6 +171,8 @@ def _read_gdal_header(
         raise ValueError("no bands, only subdatasets")
     if ColorInterp.palette in kinds:
         raise ValueError("it has a color table, not measurements; convert it with gdal_translate -expand rgb")
+    if (orientation := raster.tags().get("EXIF_Orientation", "1")) != "1":
+        raise ValueError(f"its EXIF orientation is {orientation}, and only local images are turned upright; copy it")
     if raster.gcps[0] and raster.transform.is_identity:
         raise ValueError("its position is given by ground control points only; rectify it with gdalwarp")
     has_transform = not raster.transform.is_identity

@@ -78,7 +78,7 @@ def _write(
     problems: dict[int, str] = {}
     rows = 0
     with path.open("wb") as file:
-        file.write(_header(options.dtype, (0, channels, size, size)))
+        file.write(npy_header(options.dtype, (0, channels, size, size)))
         for window, result in cut:
             if isinstance(result, ValueError):
                 problems[window.scene] = str(result)
@@ -88,7 +88,7 @@ def _write(
             parts.append(result._replace(pixels=np.empty(0)))
             owners.append(window.scene)
         file.seek(0)
-        file.write(_header(options.dtype, (rows, channels, size, size)))
+        file.write(npy_header(options.dtype, (rows, channels, size, size)))
     fields = ("columns", "rows", "valid", "means", "squares", "digests")
     arrays: dict[str, Any] = {}
     if parts:
@@ -189,7 +189,7 @@ def run_shards(
     return list(progress(results, total=len(numbers)))
 
 
-def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     """Build a .npy header of 128 bytes, so that the number of rows can be written at the end."""
     text = f"{{'descr': {np.dtype(dtype).str!r}, 'fortran_order': False, 'shape': {tuple(map(int, shape))}, }}"
     body = text.ljust(117).encode() + b"\n"

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 
-def to_degrees(crs: object, x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def to_degrees(
+    crs: object, x: Sequence[float], y: Sequence[float], strict: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Transform positions to longitude and latitude (EPSG:4326).
 
     Args:
         crs: Coordinate reference system of the positions, as rasterio takes it.
         x: n coordinates.
         y: n coordinates.
+        strict: Refuse positions outside of the domain of the system; they are NaN otherwise.
 
     Returns:
         Longitude (n,) and latitude (n,) in degrees.
@@ -28,9 +31,10 @@ def to_degrees(crs: object, x: Sequence[float], y: Sequence[float]) -> tuple[np.
         longitude, latitude = (np.array(values) for values in transform(crs, "EPSG:4326", x, y))
     except Exception as error:  # errors of GDAL and PROJ have no public base class
         raise ValueError(f"its coordinate reference system cannot be transformed ({one_line(error)})") from error
-    if not (np.isfinite(longitude).all() and np.isfinite(latitude).all()):
+    inside = np.isfinite(longitude) & np.isfinite(latitude)
+    if strict and not inside.all():
         raise ValueError("its coordinates lie outside of its coordinate reference system")
-    return longitude, latitude
+    return np.where(inside, longitude, np.nan), np.where(inside, latitude, np.nan)
 
 
 def georeference(raster: Any) -> tuple[Any, Sequence[float]] | None:

@@ -1,0 +1,135 @@
+"""Image folders that are decoded once: the center squares of all images, of one size, in a memory-mapped file."""
+
+import argparse
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from vicreg.common.files import atomic_write
+from vicreg.common.logger import log
+from vicreg.data.base import BaseDataset
+from vicreg.data.image_dataset import ImageDataset
+from vicreg.data.image_io import WHOLE
+from vicreg.data.images import image_size
+from vicreg.distributed.process_group import is_main
+
+_CHUNK = 256  # images decoded at a time
+
+
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add ``--pack`` and ``--pack-size``."""
+    group.add_argument(
+        "--pack", type=Path, metavar="DIR",
+        help="decode all images once to a file in this folder, and train from the largest square in the center of each",
+    )  # fmt: skip
+    group.add_argument(
+        "--pack-size", type=int, metavar="N",
+        help="largest side of the squares of --pack in pixels; default: 8/7 of --image-size, 256 for 224",
+    )  # fmt: skip
+
+
+class PackedImages(BaseDataset):
+    """The center squares of the images of a data set, read from a file; views are cropped from them on the device.
+
+    Args:
+        images: Data set of the image files.
+        path: File of ``pack_images``, uint8 (n, 3, S, S).
+
+    Raises:
+        ValueError: The file is damaged, or has another number of images.
+    """
+
+    in_memory = True
+
+    def __init__(self, images: ImageDataset, path: Path):
+        self.labels, self.classes, self.mean, self.std = images.labels, images.classes, images.mean, images.std
+        self.levels, self.location_ids = images.levels, images.location_ids
+        self._images, self._path = images, path
+        self._on_device: torch.Tensor | None = None
+        self._store: Any = self._open_store()
+        if self._store.ndim != 4 or len(self._store) != len(images):
+            raise ValueError(f"{path} does not hold {len(images)} images; delete it")
+
+    def _open_store(self) -> np.ndarray:
+        try:
+            return np.asarray(np.load(self._path, mmap_mode="r"))  # indexing a plain array is faster than a memmap
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{self._path}: damaged ({error}); delete it") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None}  # loader processes map the file themselves
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._store = self._open_store()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Sequence[int]) -> torch.Tensor:
+        """Load squares: uint8 tensor (n, 3, S, S)."""
+        if self._on_device is not None:
+            return self._on_device[torch.as_tensor(indices, device=self._on_device.device)]
+        return torch.from_numpy(self._store[list(indices)])
+
+    def to_device(self, device: torch.device) -> None:
+        """Copy all squares to a device; ``images`` then returns them from there."""
+        self._on_device = self.images(range(len(self))).to(device)
+
+    def names(self) -> Sequence[str]:
+        """Return the names of the image files."""
+        return self._images.names()
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of the list, and that of file sizes and options."""
+        return {**super().digests(), "images": self._path.stem}
+
+
+def pack_images(images: ImageDataset, folder: Path, max_side: int) -> PackedImages:
+    """Write the center squares of all images to a file, if it is not there, and return them as a data set.
+
+    The file is named after names and sizes of the image files, and the options. Rank 0 writes it; the others wait.
+
+    Args:
+        images: Data set of image files.
+        folder: Folder of the file.
+        max_side: Largest side of the squares in pixels. If the short sides of all images are shorter, their longest.
+
+    Raises:
+        ValueError: The disk has not enough space.
+    """
+    sizes = [images.path(index).stat().st_size for index in range(len(images))]
+    state = json.dumps([images.names(), sizes, images.options, max_side])
+    path = folder / f"{hashlib.sha256(state.encode()).hexdigest()[:16]}.npy"
+    while not path.is_file() and not is_main():  # not a barrier, which would time out
+        time.sleep(1)
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            sides = pool.map(lambda index: min(image_size(images.path(index))), range(len(images)))
+            shape = (len(images), 3, *[min(max_side, max(sides))] * 2)
+        needed, free = np.prod(shape, dtype=float) / 1e9, shutil.disk_usage(folder).free / 1e9
+        if needed > free:
+            raise ValueError(f"--pack {folder}: {needed:.1f} GB are needed, {free:.1f} GB are free; lower --pack-size")
+        atomic_write(path, lambda tmp_path: _write(images, tmp_path, shape))
+    packed = PackedImages(images, path)
+    side = packed.patch_size
+    log(f"{len(packed)} images as squares of {side} pixels in {path} ({len(packed) * 3e-9 * side**2:.2f} GB)")
+    return packed
+
+
+def _write(images: ImageDataset, path: Path, shape: tuple[int, ...]) -> None:
+    store = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    for start in tqdm(range(0, shape[0], _CHUNK), "decoding", leave=False, disable=None):
+        indices = range(start, min(start + _CHUNK, shape[0]))
+        store[start : indices.stop] = images.crop_images(indices, [0] * len(indices), WHOLE, shape[-1]).numpy()
+    store.flush()
