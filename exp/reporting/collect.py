@@ -216,8 +216,9 @@ def _read_lines(folder: Path) -> list[dict[str, Any]]:
     lines = read_stats(folder / STATS_FILE)
     if lines or not (folder / DETECTRON2_LOG).is_file():
         return lines
-    names = {"iteration": "step", "total_loss": "loss"}
-    return [{names.get(key, key): value for key, value in line.items()} for line in read_stats(folder / DETECTRON2_LOG)]
+    names = {"iteration": "step", "total_loss": "loss", "lr": "lr", "bbox/AP": "box_AP", "segm/AP": "mask_AP"}
+    read = read_stats(folder / DETECTRON2_LOG)
+    return [{names[key]: value for key, value in line.items() if key in names} for line in read]
 
 
 def as_dict(value: Any) -> dict[str, Any]:

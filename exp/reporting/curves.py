@@ -21,6 +21,7 @@ NAMES = {
     "loss": "Loss", "lr": "Learning rate", "throughput": "Throughput", "knn20_top1": "kNN-20 probe", "top1": "Top-1",
     "effective_rank": "Effective rank", "embedding_std": "Embedding std", "data_time": "Waiting for data",
     "train_top1": "Training top-1", "mean_iou": "Mean IoU", "mean_dice": "Mean Dice", "top5": "Top-5",
+    "box_AP": "Box AP", "mask_AP": "Mask AP",
 }  # fmt: skip
 HELP = {
     "loss": "Training loss, averaged over each log interval; the triangle is the lower bound of this batch size",
