@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.step_profile import cpu_name
 from vicreg.common import cli
-from vicreg.common.plots import tsne
+from vicreg.common.tsne import tsne
 from vicreg.eval.knn import knn_predict
 from vicreg.eval.linear_probe import fit_linear_probe
 from vicreg.eval.lr_sweep import DEFAULT_LRS

@@ -34,7 +34,7 @@ import torch
 from torch import nn
 
 from benchmarks.step_profile import Profile, cpu_name
-from vicreg.augmentations import functional
+from vicreg.augmentations import fusion
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.augmentations.presets import PRESETS, get_augmentation
 from vicreg.common import cli
@@ -51,7 +51,7 @@ Mark = Callable[[str], None]
 
 def our_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
     """Return a function that takes one pretraining step of this repository."""
-    functional.compile_operations(args.compile and device.type == "cuda")
+    fusion.compile_operations(args.compile and device.type == "cuda")
     model = _model(args, device)
     optimizer = build_optimizer("lars", model, 1e-6)
     views, steps, images = get_augmentation(args.augment), iter(range(2**31)), images.to(device)

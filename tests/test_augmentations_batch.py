@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as reference
 
-from vicreg.augmentations import functional, presets
+from vicreg.augmentations import color, functional, presets
 from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params, seed_step
 from vicreg.augmentations.presets import PLAIN, PRESETS, PROBE_VIEW, Augmentation, get_augmentation
 from vicreg.common.random_streams import torch_rng
@@ -368,7 +368,7 @@ def test_apply_blurs_with_the_views_kernel_and_solarizes_the_blurred_image():
     plain = apply(images, params, 16, view)
     everyone = torch.ones(2, dtype=torch.bool)
     params |= {"blurred": everyone, "solarized": everyone, "sigma": torch.tensor([0.7, 2.0])}
-    expected = functional.solarize(functional.gaussian_blur(plain, params["sigma"], 3))
+    expected = color.solarize(functional.gaussian_blur(plain, params["sigma"], 3))
     assert torch.equal(apply(images, params, 16, view), expected)
 
 

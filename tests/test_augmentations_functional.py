@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from vicreg.augmentations import functional
+from vicreg.augmentations import color, functional
 
 ORDERS = list(itertools.permutations(range(4)))
 
@@ -104,14 +104,14 @@ def test_gaussian_blur_wider_than_the_image_reflects_once():
 
 def test_grayscale_equals_torchvisions():
     images = random_images(2)
-    assert_equal_per_sample(functional.grayscale(images), [reference.rgb_to_grayscale(x) for x in images])
+    assert_equal_per_sample(color.grayscale(images), [reference.rgb_to_grayscale(x) for x in images])
 
 
 def test_solarize_equals_torchvisions_and_inverts_the_threshold():
     images = random_images(2)
     images[0, 0, 0, :3] = torch.tensor([0.5, 0.75, 1.0])
-    assert_equal_per_sample(functional.solarize(images), [reference.solarize(x, 0.5) for x in images])
-    raised = functional.solarize(images, 0.75)
+    assert_equal_per_sample(color.solarize(images), [reference.solarize(x, 0.5) for x in images])
+    raised = color.solarize(images, 0.75)
     assert_equal_per_sample(raised, [reference.solarize(x, 0.75) for x in images])
     assert raised[0, 0, 0, :3].tolist() == [0.5, 0.25, 0.0]
 
@@ -123,12 +123,12 @@ def test_shift_hue_equals_torchvisions_on_random_pure_and_gray_pixels(turns):
     tied = torch.tensor([[0.5, 0.5, 0.5], [0.7, 0.7, 0.2], [0.2, 0.6, 0.6], [0.9, 0.1, 0.9]])
     images[0, :, 0, :8], images[0, :, 1, :4] = pure.T, tied.T
     expected = [reference.adjust_hue(x, turns) for x in images]
-    assert_equal_per_sample(functional.shift_hue(images, torch.full((2,), turns)), expected)
+    assert_equal_per_sample(color.shift_hue(images, torch.full((2,), turns)), expected)
 
 
 def test_shift_hue_by_a_third_turns_red_to_green_and_green_to_blue():
     colors = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])[:, :, None, None]
-    found = functional.shift_hue(colors, torch.full((3,), 1 / 3))
+    found = color.shift_hue(colors, torch.full((3,), 1 / 3))
     assert (found - colors[[1, 2, 0]]).abs().max() <= 1e-5
 
 
@@ -139,7 +139,7 @@ def test_color_jitter_equals_torchvisions_in_every_order(strength):
     spread = 0.2 if strength == "weak" else 0.8  # strong: clipping on the way
     factors = [1 + spread * (2 * torch.rand(24, generator=random) - 1) for _ in range(3)]
     hue = spread * (torch.rand(24, generator=random) - 0.5)
-    found = functional.color_jitter(images, torch.tensor(ORDERS), *factors, hue)
+    found = color.color_jitter(images, torch.tensor(ORDERS), *factors, hue)
     operations = [
         reference.adjust_brightness,
         reference.adjust_contrast,
@@ -159,5 +159,5 @@ def test_color_jitter_does_not_change_its_input():
     images = random_images(24)
     before = images.clone()
     half = torch.full((24,), 0.5)
-    functional.color_jitter(images, torch.tensor(ORDERS), half, half, half, half)
+    color.color_jitter(images, torch.tensor(ORDERS), half, half, half, half)
     assert torch.equal(images, before)

@@ -28,10 +28,13 @@ def blocks(markdown, *languages):
 
 
 def commands(text):
-    """Yield (script, arguments) of each command. Continued lines are joined, ``a && b`` is split, comments are cut."""
+    """Yield (script, arguments) of each command.
+
+    Continued lines are joined, ``a && b`` is split, comments and redirections are cut.
+    """
     for line in text.replace("\\\n", " ").splitlines():
         for part in line.split("&&"):
-            if found := COMMAND.search(part):
+            if found := COMMAND.search(part.partition(" > ")[0]):
                 yield found[1], shlex.split(found[2] or "", comments=True)
 
 

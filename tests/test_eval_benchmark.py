@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from vicreg.common import plots
+from vicreg.common import plots, tsne
 from vicreg.common.random_streams import torch_rng
 from vicreg.eval import benchmark, clustering, splits
 from vicreg.eval import benchmark_metrics as bm
@@ -146,18 +146,18 @@ def test_tsne_of_both_libraries_keeps_neighbors_and_repeats(library):
         pytest.importorskip("openTSNE")
     labels = np.arange(90) % 3
     features = np.random.default_rng(0).normal(size=(90, 60)) + 30 * np.eye(60)[labels]
-    found = plots.tsne(features, library=library)
+    found = tsne.tsne(features, library=library)
     distances = ((found[:, None] - found) ** 2).sum(2) + np.diag(np.full(90, np.inf))
     assert found.shape == (90, 2) and (labels[distances.argmin(1)] == labels).all()
-    np.testing.assert_allclose(plots.tsne(features, library=library), found)
+    np.testing.assert_allclose(tsne.tsne(features, library=library), found)
 
 
 def test_large_maps_are_made_by_opentsne_and_small_ones_by_scikit_learn(monkeypatch):
     opentsne, sizes = pytest.importorskip("openTSNE"), []
-    monkeypatch.setattr(plots, "_LARGE_MAP", 20)
+    monkeypatch.setattr(tsne, "_LARGE_MAP", 20)
     monkeypatch.setattr(opentsne.TSNE, "fit", lambda self, x: sizes.append(len(x)) or x[:, :2])
     features = np.random.default_rng(0).normal(size=(21, 5))
-    plots.tsne(features[:20]), plots.tsne(features)
+    tsne.tsne(features[:20]), tsne.tsne(features)
     assert sizes == [21]
 
 

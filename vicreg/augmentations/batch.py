@@ -10,15 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations.functional import (
-    brightness_contrast,
-    color_jitter,
-    crop_resize,
-    gaussian_blur,
-    grayscale,
-    rotate_quarters,
-    solarize,
-)
+from vicreg.augmentations.color import brightness_contrast, color_jitter, grayscale, solarize
+from vicreg.augmentations.functional import crop_resize, gaussian_blur, rotate_quarters
 from vicreg.augmentations.presets import Augmentation
 from vicreg.augmentations.random_crop import MAX_TRIES, log_aspect_range, resized_crop_size, square_crop_side
 from vicreg.common.devices import send

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vicreg import distributed
-from vicreg.augmentations import functional, presets
+from vicreg.augmentations import fusion, presets
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
 from vicreg.common.logger import VIEWS_FILE, log
@@ -93,7 +93,7 @@ class PairAugmentation:
 
     def __init__(self, config: PretrainConfig, plan: RunPlan, dataset: PairDataset, device: torch.device) -> None:
         check_channels(config.in_chans, dataset, "--in-chans")
-        functional.compile_operations(config.compile and device.type == "cuda")
+        fusion.compile_operations(config.compile and device.type == "cuda")
         self._views = presets.get_augmentation(config.augment, config.aug_override)
         self._sizes, self._steps_per_epoch = config.view_sizes(dataset.patch_size, plan.epochs), plan.steps_per_epoch
         self._augment = functools.partial(

@@ -15,7 +15,7 @@ from vicreg.data.image_io import error_reason, exif_orientation, open_image
 DRIVERS: dict[str, list[str]] = {
     ".tif": ["GTiff"], ".tiff": ["GTiff"], ".jp2": ["JP2OpenJPEG"], ".img": ["HFA", "ENVI"], ".dat": ["ENVI"],
     ".bsq": ["ENVI"], ".bil": ["ENVI"], ".bip": ["ENVI"], ".vrt": ["VRT"], ".png": ["PNG"], ".jpg": ["JPEG"],
-    ".jpeg": ["JPEG"], ".webp": ["WEBP"], ".bmp": ["BMP"], ".ppm": ["PNM"], ".pgm": ["PNM"],
+    ".jpeg": ["JPEG"], ".webp": ["WEBP"], ".bmp": ["BMP"], ".gif": ["GIF"], ".ppm": ["PNM"], ".pgm": ["PNM"],
 }  # fmt: skip
 COLORS = ("red", "green", "blue")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")

@@ -1,0 +1,37 @@
+"""t-SNE maps of features, by the library that is faster for their number."""
+
+import os
+from importlib.util import find_spec
+
+import numpy as np
+
+_LARGE_MAP = 10_000  # samples from which openTSNE is faster than scikit-learn
+
+
+def tsne(features: np.ndarray, seed: int = 0, library: str | None = None) -> np.ndarray:
+    """Compute a t-SNE map (van der Maaten & Hinton 2008) of L2-normalized features.
+
+    Args:
+        features: Shape (N, F), N > 2.
+        seed: Seed of PCA and t-SNE.
+        library: ``"openTSNE"`` or ``"scikit-learn"``; None: openTSNE where it is installed and N is large enough for it
+            to be faster.
+
+    Returns:
+        Positions, shape (N, 2).
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import normalize
+
+    points = normalize(features)
+    if min(points.shape) > 50:  # faster, with nearly the same neighbors
+        points = PCA(50, random_state=seed).fit_transform(points)
+    perplexity, init = min(30, (len(points) - 1) / 3), "pca" if min(points.shape) > 1 else "random"
+    if library == "openTSNE" or (library is None and len(points) > _LARGE_MAP and find_spec("openTSNE")):
+        import openTSNE
+
+        method = openTSNE.TSNE(perplexity=perplexity, initialization=init, random_state=seed, n_jobs=os.cpu_count())
+        return np.asarray(method.fit(points))
+    from sklearn.manifold import TSNE
+
+    return TSNE(init=init, perplexity=perplexity, random_state=seed).fit_transform(points)
