@@ -6,6 +6,11 @@
 #   make quickstart SN7_DIR=/path/to/train   on real SpaceNet-7 mosaics
 #
 # It writes to data/quickstart* and exp/quickstart. Started again, it resumes.
+#
+# Hardware: two CPU cores, or a GPU. Time: not measured on idle cores. On a busy 2-core AMD EPYC machine, all
+#   parts but the sample and the pretraining took 224 s of processor time; pretraining takes 34,560 images of 48 pixels.
+# Results on the sample, two seeds, bf16: linear top-1 0.550 and 0.550 (VICReg) beside 0.398 and 0.421 (statistics), 0.364
+#   and 0.375 (random); kNN-20 0.494 and 0.485, 0.359 and 0.359, 0.316 and 0.281. Intervals are about +- 0.05.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
@@ -51,7 +56,8 @@ fi
 "$python" downstream/eurosat_landcover_clsf_task/train_eurosat.py --data-dir "$tasks/EuroSAT" --exp-dir "$run/eurosat" \
     --pretrained "$backbone" --weights freeze --workers 0
 "$python" downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir "$tasks/FloodNet" --exp-dir "$run/floodnet" \
-    --task floodnet --pretrained "$backbone" --crop 64 --epochs 3 --batch-size 16 --lr 0.001 --workers 0
+    --task floodnet --pretrained "$backbone" --crop 64 --repeats 6 --epochs 2 --batch-size 8 --lr 0.001 --schedule cosine \
+    --workers 0
 if "$python" -c 'import detectron2' 2> /dev/null; then
     "$python" downstream/detectron2_crowdai_detection_task/train_crowdai.py --data-dir "$tasks/crowdai" \
         --exp-dir "$run/crowdai" --pretrained "$backbone" --resume \
