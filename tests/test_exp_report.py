@@ -112,15 +112,15 @@ def test_different_samples_are_not_compared(tmp_path):
 @pytest.mark.parametrize(
     ("top1", "half", "verdict", "summary"),
     [
-        (0.6, 0.03, "Better, beyond the intervals", "The pretrained backbone is better"),
-        (0.52, 0.03, "Ahead, within the intervals", "No difference is established"),
+        (0.6, 0.03, "Better, beyond the intervals", "The pretrained backbone is better than random weights"),
+        (0.52, 0.03, "Ahead, within the intervals", "No difference to random weights and statistics"),
         (
             0.4,
             0.03,
             "Worse, beyond the intervals",
-            "Of 2 comparisons, the pretrained backbone is worse beyond the interv",
+            "Against random weights and statistics, the pretrained backbone is worse in 2 of 2",
         ),
-        (0.6, None, "Ahead, without intervals", "No difference is established"),
+        (0.6, None, "Ahead, without intervals", "No difference to random weights and statistics"),
     ],
 )
 def test_a_sentence_says_whether_the_intervals_separate(tmp_path, top1, half, verdict, summary):
@@ -131,6 +131,21 @@ def test_a_sentence_says_whether_the_intervals_separate(tmp_path, top1, half, ve
     assert [claim.verdict for claim in claims] == [verdict] * 2  # linear probe and kNN
     assert compare.summarize(claims).startswith(summary)
     assert f"vicreg {top1:.3f}" in claims[0].text and "Color statistics 0.500" in claims[0].text
+
+
+def test_supervised_networks_are_compared_apart_from_baselines(tmp_path):
+    write_evaluation(tmp_path / "a", "stats", "stats", 0.4)
+    write_evaluation(tmp_path / "b", "exp/supervised/trained_model.pth", "supervised, resnet18", 0.7)
+    write_evaluation(tmp_path / "c", "exp/vicreg/trained_model.pth", "VICReg", 0.6)
+    write_evaluation(tmp_path / "d", "exp/other/trained_model.pth", "VICReg", 0.5)
+    claims = compare.compare(build(tmp_path).values())
+    assert [claim.against for claim in claims] == ["baseline", "supervised"] * 2
+    assert all("vicreg 0.6" in claim.text or "vicreg 0.58" in claim.text for claim in claims)
+    assert compare.summarize(claims) == (
+        "The pretrained backbone is better than random weights and statistics in all 2 comparisons, beyond the "
+        "intervals. Against the supervised network, the pretrained backbone is worse in 2 of 2 comparisons, by the "
+        "intervals."
+    )
 
 
 def test_results_of_several_evaluations_of_a_backbone_share_a_row(tmp_path):

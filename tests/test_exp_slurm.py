@@ -148,7 +148,7 @@ def test_evaluation_job_evaluates_a_backbone_and_two_baselines_and_prints_the_ta
     job = submit("evaluate_sn7", f"{TOY} --lr-head 0.1 --views 1 --knn 5", 1)
     out = job.communicate(timeout=300)[0]
     assert job.returncode == 0, out
-    assert out.count("/freeze_100") >= 6 and "Evaluation" in out and (tmp_path / "run" / "report.html").exists()
+    assert out.count("/freeze_100") >= 6 and "Table 1" in out and (tmp_path / "run" / "report.html").exists()
     assert {path.parent.parent.name for path in tmp_path.glob("run/*/*/result.json")} == {
         "random", "stats", "trained_model",
     }  # fmt: skip

@@ -62,7 +62,8 @@ def test_checkpoints_and_baselines_come_out_in_one_table_and_a_second_start_reus
     for name in names:
         found = {path.name for path in (folder / name).iterdir()}
         assert found == {
-            "result.json", "tsne.png", "neighbors.png", "tsne_protocol2.png", "neighbors_protocol2.png"
+            "result.json", "tsne.png", "neighbors.png", "embedding_map.json", "thumbnails.jpg",
+            "tsne_protocol2.png", "neighbors_protocol2.png", "embedding_map_protocol2.json", "thumbnails_protocol2.jpg",
         }  # fmt: skip
         results[name] = json.loads((folder / name / "result.json").read_text())
         low, high = results[name]["intervals"]["top1"]

@@ -24,16 +24,25 @@ _VERDICTS = {
 }
 
 
+_AGAINST = {  # kind of the other row: how it is called
+    "baseline": "random weights and statistics",
+    "supervised": "the supervised network",
+    "pretrained": "the next best one",
+}
+
+
 class Claim(NamedTuple):
-    """The comparison of the best pretrained backbone with the best other one; without these, of the best two.
+    """The comparison of the best pretrained backbone with the best baseline, supervised or other pretrained one.
 
     Attributes:
+        against: Kind of the other one, a key of ``_AGAINST``.
         text: The sentence.
         verdict: Its short form.
         is_ahead: Whether the pretrained backbone has the higher value.
         is_separated: Whether the intervals do not overlap; None without intervals.
     """
 
+    against: str
     text: str
     verdict: str
     is_ahead: bool
@@ -52,24 +61,26 @@ def compare(tables: Iterable[Table]) -> list[Claim]:
 
 
 def summarize(claims: Sequence[Claim]) -> str:
-    """Return one sentence about all comparisons."""
+    """Return a sentence about the comparisons with each kind of backbone."""
     if not claims:
         return "Nothing to compare yet: no two backbones were evaluated on the same samples."
+    parts = [(name, [claim for claim in claims if claim.against == kind]) for kind, name in _AGAINST.items()]
+    return " ".join(_summarize(part, name) for name, part in parts if part)
+
+
+def _summarize(claims: Sequence[Claim], other: str) -> str:
     better = sum(claim.is_ahead and claim.is_separated is True for claim in claims)
     worse = sum(not claim.is_ahead and claim.is_separated is True for claim in claims)
     count = f"{len(claims)} comparison{'s' * (len(claims) > 1)}"
     if better == len(claims):
         count = f"all {count}" if better > 1 else count
-        return f"The pretrained backbone is better than the best alternative in {count}, beyond the intervals."
+        return f"The pretrained backbone is better than {other} in {count}, beyond the intervals."
     if not better and not worse:
-        return f"No difference is established: in {count}, the intervals never separate the best two backbones."
-    parts = [f"the pretrained backbone is better beyond the intervals in {better}"] * bool(better)
-    parts += [f"worse beyond them in {worse}"] * bool(worse)
+        return f"No difference to {other} is established: in {count}, the intervals overlap or are missing."
+    parts = [f"better in {better}"] * bool(better) + [f"worse in {worse}"] * bool(worse)
     rest = len(claims) - better - worse
-    parts += [f"not separated from the best alternative in {rest}"] * bool(rest)
-    if not better:
-        parts[0] = f"the pretrained backbone is {parts[0]}".replace("beyond them", "beyond the intervals")
-    return f"Of {count}, " + ", ".join(parts) + "."
+    parts += [f"not separated in {rest}"] * bool(rest)
+    return f"Against {other}, the pretrained backbone is {', '.join(parts)} of {count}, by the intervals."
 
 
 def _comparable(group: Group, key: str) -> list[list[Row]]:
@@ -83,12 +94,17 @@ def _comparable(group: Group, key: str) -> list[list[Row]]:
 
 
 def _compare_rows(rows: list[Row], key: str, group: Group) -> list[Claim]:
+    """Compare the best pretrained row with the best one of each other kind; without others, with the next one."""
     ordered = sorted(rows, key=lambda row: row.cells[key].value or 0.0, reverse=True)
     first = next((row for row in ordered if row.kind == "pretrained"), ordered[0])
-    others = [row for row in ordered if row.kind != "pretrained"] or [row for row in ordered if row is not first]
-    other = next((row for row in others if row is not first), None)
-    if other is None:
-        return []
+    others = [row for row in ordered if row is not first]
+    best = {row.kind: row for row in reversed(others)}
+    if len(best) > 1:
+        best.pop("pretrained", None)
+    return [_claim(first, best[kind], key, group) for kind in _AGAINST if kind in best]
+
+
+def _claim(first: Row, other: Row, key: str, group: Group) -> Claim:
     one, two = first.cells[key], other.cells[key]
     is_ahead, is_separated = (one.value or 0) > (two.value or 0), None
     if one.interval and two.interval:
@@ -102,4 +118,4 @@ def _compare_rows(rows: list[Row], key: str, group: Group) -> list[Claim]:
     setting = f", {setting.replace('%', '% of the labels,')}" if setting else ""
     text = f"{column(key).title}{setting} on {group.title.split(',')[0]}: {first.name} {format_cell(one)}, "
     text += f"{'above' if is_ahead else 'not above'} {other.name} {format_cell(two)}. {reason}"
-    return [Claim(text, _VERDICTS[is_ahead, is_separated], is_ahead, is_separated)]
+    return Claim(other.kind, text, _VERDICTS[is_ahead, is_separated], is_ahead, is_separated)

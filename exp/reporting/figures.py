@@ -66,10 +66,7 @@ def embedding_maps(runs: Sequence[Run], store: ImageStore, problems: list[Proble
     for run, path in _files(runs, ("embedding_map.json", "embedding_map_protocol2.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            count = len(content["x"])
-            columns = [content["y"], content["label"], *content["info"].values()]
-            if any(len(column) != count for column in columns) or not max(content["label"]) < len(content["classes"]):
-                raise ValueError("columns of different lengths")
+            _check_map(content)
             sprite = store.encode(path.parent / content["thumbnails"], 40 * content["columns"], 60)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             problems.append(Problem(path, f"cannot be read: {error}"))
@@ -83,6 +80,24 @@ def embedding_maps(runs: Sequence[Run], store: ImageStore, problems: list[Proble
         if store.take(len(json.dumps(kept))):
             maps.append(kept)
     return {"maps": maps, "sprites": sprites}
+
+
+def _check_map(content: dict[str, Any]) -> None:
+    """Raise ValueError, or what a missing or wrong part raises, if a map is not what ``save_embedding_map`` wrote."""
+    count = len(content["x"])
+    columns = [content["y"], content["label"], *content["info"].values()]
+    if not all(isinstance(column, list) and len(column) == count for column in columns):
+        raise ValueError("columns of different lengths")
+    if any(number(value) is None for name in "xy" for value in content[name]):
+        raise ValueError("a position is not a number")
+    classes, names = content["classes"], [*content["classes"], content["thumbnails"]]
+    if not all(isinstance(name, str) for name in names) or not isinstance(classes, list):
+        raise ValueError("a name is not a text")
+    whole = [*content["label"], content["columns"], content["samples"]]
+    if not all(isinstance(value, int) and 0 <= value < 10**6 for value in whole) or not content["columns"]:
+        raise ValueError("a label or count is not a whole number")
+    if max(content["label"], default=0) >= max(1, len(classes)):
+        raise ValueError("labels without a class")
 
 
 def _shared(values: list[Any]) -> dict[str, Any]:

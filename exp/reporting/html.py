@@ -1,5 +1,6 @@
 """The report as one HTML page that needs no server and no network."""
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def render(title: str, runs: Sequence[Run], tables: Sequence[Table], problems: S
         ValueError: Plotly or Jinja2 is not installed.
     """
     try:
-        import jinja2
+        import jinja2  # noqa: F401
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
         raise ValueError(
@@ -48,18 +49,26 @@ def render(title: str, runs: Sequence[Run], tables: Sequence[Table], problems: S
     data |= {"world": figures.world(runs, store), "confusions": figures.confusions(runs, store)}
     found = figures.encode_images(runs, store, problems)
     claims, places = compare(tables), {id(run): place for place, run in enumerate(runs)}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"bar": _bar, "icons": _ICONS, "number": number}
     has_marks = any(cell.selected for table in tables for row in _rows(table) for cell in row.cells.values())
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         title=title, now=datetime.now().strftime("%Y-%m-%d %H:%M"), runs=runs, tables=tables, problems=problems,
         summary=summarize(claims), claims=claims, pictures=found, left_out=store.left_out, has_marks=has_marks,
         counts={status: sum(run.status == status for run in runs) for status in _ICONS}, data=data,
         json=_script_json(data), plotly=plotly, index_of=lambda run: places[id(run)],
         duration=_duration, local=_local,
     )  # fmt: skip
+
+
+@functools.cache
+def _template() -> Any:
+    """Return the template of the page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals |= {"bar": _bar, "icons": _ICONS, "number": number}
+    return environment.get_template("report.html.j2")
 
 
 def _rows(table: Table) -> list[Any]:

@@ -4,11 +4,14 @@ FUZZ_EXAMPLES=10000 tries more examples than the 100 of a usual run, which are t
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
 import resource
 import signal
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +20,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from PIL import Image
 
 from downstream.detectron2_crowdai_detection_task import coco
-from exp import report, split_table
+from exp import split_table
+from exp.reporting import collect, html, terminal
+from exp.reporting.tables import build_tables
 from preprocessing import text_files
 from preprocessing.audit import samples
 from preprocessing.sn7 import geocode
+from tests import report_fixtures
 from tests.conftest import write_geojson, write_tif
 from tests.fuzz import mutations
 from vicreg.common import checkpoint_io
@@ -51,7 +57,6 @@ COCO = {"images": [{"id": n, "file_name": f"{n}.jpg", "height": 48, "width": 64}
                         for n in range(2)],
         "categories": [{"id": 1, "name": "building"}]}  # fmt: skip
 STATS = [{"step": n, "epoch": 0, "loss": 2.0 / n, "pairs_per_second": 3.0, "loss_lower_bound": 0.1} for n in (1, 2)]
-RESULT = {"source": "a test", "top1": 0.5, "val": {"box": {"AP": 0.1}}, "backbone": {"source": "x"}}
 TABLE = [{"name": "random", "top1": 0.5, "intervals": {"top1": [0.4, 0.6]}}]
 TIMESTAMP = {"timestamp": "2015-07-25T14:23:52Z", "raw_location": "POLYGON ((2.0 48.5, 2.5 48.5, 2.5 49))", "gsd": 0.5}
 PIXELS = np.random.default_rng(0).integers(256, size=(24, 32, 3), dtype=np.uint8)
@@ -162,16 +167,25 @@ def read_coco(path):
     coco.load_split(path.parent)
 
 
+@functools.cache
+def report_files():
+    """Return the files of a run with an evaluation and a map, by name."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        report_fixtures.write_training(folder, steps=2)
+        report_fixtures.write_benchmark(folder, ".", samples=3)
+        report_fixtures.write_provenance(folder, "pretraining")
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def read_report(path):
-    """Read a run folder as report.py does; what is damaged is listed."""
-    stats = "".join(json.dumps(line) + "\n" for line in STATS)
-    files = {"stats.txt": stats, "result.json": json.dumps(RESULT), "config.json": "{}"}
-    for name, content in files.items():
+    """Report on a run, an evaluation with a map and what is damaged, which is listed: the tables and the page."""
+    for name, content in report_files().items():
         if name != path.name:
-            (path.parent / name).write_text(content)
-    errors = []
-    report.pretraining_runs([path.parent], errors)
-    report.evaluations([path.parent], errors)
+            (path.parent / name).write_bytes(content)
+    runs, problems = collect.collect([path.parent])
+    tables = build_tables(runs)
+    assert html.render("a test", runs, tables, problems) and terminal.format_runs(runs) and terminal.format_csv(tables)
 
 
 def read_listing(path):
@@ -188,7 +202,6 @@ def read_features(path):
 NPY = npy(np.zeros((3, 3, 8, 8), np.uint8))
 FEATURES = npy(np.zeros((3, 4), np.float32))
 AUDIT_LIST = "path,location,class\na.jpg,1,x\nb.jpg,2,y\n"
-PLAN = {"plan": {"steps": 2, "batch_size": 8}}
 # reader -> (file, strategy of its content, function)
 READERS = {
     "sn7 patch list": ("train.csv", mutations.damaged_csv(PATCH_LIST), sn7_format.read_patch_list),
@@ -226,9 +239,15 @@ READERS = {
     "audit coco": ("a.json", mutations.damaged_json(COCO), samples.from_coco),
     "audit list": ("train.csv", mutations.damaged_csv(AUDIT_LIST), samples.from_list),
     "stats.txt": ("stats.txt", mutations.damaged_lines(STATS), read_stats),
-    "report stats.txt": ("stats.txt", mutations.damaged_lines(STATS), read_report),
-    "report result.json": ("result.json", mutations.damaged_json(RESULT), read_report),
-    "report config.json": ("config.json", mutations.damaged_json(PLAN), read_report),
+    "report stats.txt": (
+        "stats.txt",
+        mutations.damaged_lines([json.loads(line) for line in report_files()["stats.txt"].splitlines()]),
+        read_report,
+    ),
+    **{
+        f"report {name}": (name, mutations.damaged_json(json.loads(report_files()[name])), read_report)
+        for name in ("result.json", "config.json", "provenance.json", "views.json", "embedding_map.json")
+    },
     "split table": (
         "s/embeddings/table.json",
         mutations.damaged_json(TABLE),
