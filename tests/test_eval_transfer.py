@@ -104,7 +104,7 @@ def test_finetuning_says_if_the_backbone_is_not_trained(lists, tmp_path, capsys)
 def test_evaluate_logs_the_normalization_and_its_source(lists, tmp_path, capsys):
     result = evaluate(lists, tmp_path, "--views", 1, "--epochs", 1)
     assert result["mean"] == list(lists[0].mean)
-    assert "(of the training images)" in capsys.readouterr().out
+    assert "(of the data set)" in capsys.readouterr().out
     result = evaluate(lists, tmp_path, "--views", 1, "--mean", 0.1, 0.2, 0.3, "--std", 1, 1, 0.5)
     assert (result["mean"], result["std"]) == ([0.1, 0.2, 0.3], [1, 1, 0.5])
     assert "mean 0.1 0.2 0.3, std 1 1 0.5 (given by --mean and --std)" in capsys.readouterr().out

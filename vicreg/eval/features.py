@@ -35,7 +35,7 @@ def build_input_spec(info: BackboneInfo, dataset: LabeledDataset, image_size: in
 
 def format_input_spec(spec: InputSpec, info: BackboneInfo) -> str:
     """Format the input of a backbone and where its normalization comes from, for the log."""
-    origin = info["normalization"] or "of the training images"
+    origin = info["normalization"] or "of the data set"
     return f"input {spec.size} x {spec.size} px, {format_normalization(list(spec.mean), list(spec.std), origin)}"
 
 
