@@ -32,6 +32,8 @@ from benchmarks.step_profile import cpu_name
 from vicreg.common import cli
 from vicreg.common.logger import read_stats
 from vicreg.data.sn7_format import COLUMNS
+from vicreg.models.backbones import create_backbone
+from vicreg.models.vicreg import parse_mlp
 
 VARIANTS = ("cached", "loader", "compile", "deterministic", "torchrun")
 
@@ -99,6 +101,10 @@ def main(args: argparse.Namespace) -> None:
     """Write the patches, run the variants and print a line for each."""
     cli.check_positive(args, "batch_size", "image_size", "patch_size", "patches", "steps")
     cli.check_not_negative(args, "workers")
+    parse_mlp(args.mlp)
+    create_backbone(args.arch)
+    if args.batch_size > args.patches:
+        raise ValueError(f"--batch-size {args.batch_size}: there are {args.patches} patches; see --patches")
     name = torch.cuda.get_device_name() if torch.cuda.is_available() and args.device != "cpu" else cpu_name()
     print(
         f"{args.arch}, {args.patches} patches of {args.patch_size} px, views {args.image_size} px, batch "
