@@ -178,7 +178,7 @@ def test_other_processes_wait_for_the_main_process_while_it_writes(tmp_path, mon
     started = time.monotonic()
     with pytest.raises(ConnectionError, match="rank 0 has written no patches to .*out for 0 s"):
         prepare_module.prepare_folder("in", sources, tmp_path / "out", options, lambda items, total: items)
-    assert len(calls) > 12 and time.monotonic() - started > 0.85
+    assert len(calls) > 12 and time.monotonic() - started > 0.5  # not from its start on
 
 
 @pytest.fixture
