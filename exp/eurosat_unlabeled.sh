@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-data=$(cd "${DATA:-data/EuroSAT/2750}" && pwd)
+data=$(cd -- "${DATA:-data/EuroSAT/2750}" > /dev/null && pwd)
 patches=${PATCHES:-data/eurosat_unlabeled}
 runs=${RUNS:-exp/eurosat_unlabeled}
 epochs=${EPOCHS:-31}
@@ -22,13 +22,16 @@ if [ ! -f "$patches/meta.json" ]; then
 fi
 for part in train val; do
     tail -n +2 "$patches/$part.csv" | cut -d, -f2 > "$patches/$part.txt"
-    cut -d/ -f1 "$patches/$part.txt" | sort -u | while read -r class; do
-        mkdir -p "$patches/images/$part/$class"
-        grep "^$class/" "$patches/$part.txt" | sed "s#^#$data/#" | xargs ln -sft "$patches/images/$part/$class"
-    done
+    while IFS= read -r image; do
+        link=$patches/images/$part/$image
+        [ -d "${link%/*}" ] || mkdir -p "${link%/*}"
+        [ -e "$link" ] || ln -sf "$data/$image" "$link"
+    done < "$patches/$part.txt"
 done
 
+backbones=()
 for loss in ${LOSSES:-vicreg barlow_twins}; do
+    backbones+=("$runs/$loss/trained_model.pth")
     "$python" vicreg/main_vicreg_imagery.py --csv-dir "$patches" --exp-dir "$runs/$loss" --arch resnet18 --loss "$loss" \
         --image-size 64 --augment overhead --aug-override jitter=0.2,0.2,0.2,0.05 gray_p=0 solarize_p=0 \
         --mlp 1024-1024-1024 --batch-size 256 --optimizer adamw --lr 0.002 --weight-decay 0.01 --epochs "$epochs" \
@@ -37,7 +40,7 @@ done
 
 "$python" vicreg/evaluate_embeddings.py --data-dir "$patches/images" --exp-dir "$runs/frozen" --arch resnet18 \
     --image-size 64 --train-percent 1 10 --seeds 5 --no-check \
-    --pretrained random stats "$runs"/{vicreg,barlow_twins}/trained_model.pth
+    --pretrained random stats "${backbones[@]}"
 
 finetune() {  # name, backbone, percent of the labels, epochs
     "$python" "$task/train_eurosat.py" --data-dir "$data" --train-list "$patches/train.txt" \
@@ -45,9 +48,11 @@ finetune() {  # name, backbone, percent of the labels, epochs
         --weights finetune --optimizer adamw --lr 0.001 --weight-decay 0.05 --batch-size 128 --image-size 64 \
         --train-percent "$3" --epochs "$4" --seed "$seed"
 }
-for backbone in random vicreg="$runs/vicreg/trained_model.pth"; do
-    finetune "${backbone%%=*}" "${backbone#*=}" 1 100
-    finetune "${backbone%%=*}" "${backbone#*=}" 10 40
-    finetune "${backbone%%=*}" "${backbone#*=}" 100 20
+for backbone in random "${backbones[@]}"; do
+    name=random
+    [ "$backbone" = random ] || name=$(basename "$(dirname "$backbone")")
+    finetune "$name" "$backbone" 1 100
+    finetune "$name" "$backbone" 10 40
+    finetune "$name" "$backbone" 100 20
 done
 "$python" exp/report.py "$runs"

@@ -27,6 +27,7 @@ def commands(repo_root, tmp_path):
             (clone / "data/EuroSAT/2750/River").mkdir(parents=True)
             (clone / "data/eurosat_unlabeled").mkdir()
             for part in ("train", "val"):
+                (clone / f"data/EuroSAT/2750/River/{part}.jpg").write_bytes(b"image")
                 (clone / "data/eurosat_unlabeled" / f"{part}.csv").write_text(f"row,image_id\n0,River/{part}.jpg\n")
         shutil.copy(repo_root / "exp" / recipe, clone / "exp")
         command = ["bash", clone / "exp" / recipe, *ARGUMENTS.get(recipe, [])]
@@ -42,7 +43,7 @@ def commands(repo_root, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "count"),
     [
-        ("eurosat.sh", 5), ("eurosat_unlabeled.sh", 11), ("expander_study.sh", 11), ("floodnet.sh", 1),
+        ("eurosat.sh", 5), ("eurosat_unlabeled.sh", 14), ("expander_study.sh", 11), ("floodnet.sh", 1),
         ("quickstart.sh", 10), ("sn7_resnet18.sh", 5),
         ("sn7_splits.sh", 9), ("sn7_transfer.sh", 3),
     ],

@@ -148,6 +148,37 @@ def test_supervised_networks_are_compared_apart_from_baselines(tmp_path):
     )
 
 
+def test_nothing_is_said_of_a_pretrained_backbone_where_there_is_none(tmp_path):
+    write_evaluation(tmp_path / "a", "stats", "stats", 0.5)
+    write_evaluation(tmp_path / "b", "random", "random", 0.3)
+    write_evaluation(tmp_path / "c", "exp/supervised/trained_model.pth", "supervised, resnet18", 0.7)
+    claims = compare.compare(build(tmp_path).values())
+    assert claims == [] and "better" not in compare.summarize(claims)
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "source", "kind"),
+    [
+        ("/home/me/self-supervised/exp/vicreg/trained_model.pth", "VICReg, resnet18", "pretrained"),
+        ("unsupervised/trained_model.pth", "self-supervised", "pretrained"),
+        ("exp/supervised_sn7/trained_model.pth", "", "supervised"),
+        ("exp/a/trained_model.pth", "supervised, resnet18, SN7", "supervised"),
+    ],
+)
+def test_the_kind_of_a_backbone_is_that_of_its_folder_or_source(tmp_path, pretrained, source, kind):
+    write_evaluation(tmp_path / "a", pretrained, source, 0.5)
+    assert build(tmp_path)["classification"].groups[0].rows[0].kind == kind
+
+
+def test_an_evaluation_without_a_record_of_its_own_does_not_take_that_of_the_training_above_it(tmp_path):
+    write_training(tmp_path / "sn7", lines=3, status="failed", message="out of memory")
+    write_evaluation(tmp_path / "sn7" / "freeze_100", "random", "random", 0.3)
+    (tmp_path / "sn7" / "freeze_100" / "provenance.json").unlink()
+    runs, _ = collect.collect([tmp_path])
+    (evaluation,) = (run for run in runs if run.result)
+    assert (evaluation.kind, evaluation.status, evaluation.sessions) == ("evaluation", "finished", [])
+
+
 def test_results_of_several_evaluations_of_a_backbone_share_a_row(tmp_path):
     write_evaluation(tmp_path / "freeze_100", "random", "random", 0.3)
     write_evaluation(tmp_path / "finetune_10", "random", "random", 0.2, protocol="finetune_10", knn20_top1=None)
@@ -175,7 +206,7 @@ def test_results_of_older_versions_are_read(tmp_path):
     assert found["crowdai"].groups[0].rows[0].cells["box_AP"].value == 0.125
 
 
-@pytest.mark.parametrize("bad", [None, "x", [], {}, [1], float("nan"), True, {"box": 3}], ids=str)
+@pytest.mark.parametrize("bad", [None, "x", [], {}, [1], float("nan"), True, {"box": 3}, 10**400], ids=str)
 def test_values_of_a_wrong_type_are_left_out(tmp_path, bad):
     write_training(tmp_path / "run", lines=3)
     (tmp_path / "run" / "config.json").write_text(json.dumps({"plan": bad, "config": bad, "kind": bad}))

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -93,8 +92,9 @@ class Run:
 
 def number(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e300:
+        return None
+    return float(value)
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
@@ -150,12 +150,17 @@ def read_run(folder: Path, name: str, problems: list[Problem]) -> Run | None:
         run.kind = run.kind or str(content.get("kind") or "")
     run.result = _read_object(folder / results.RESULT_FILE, problems, results.SCHEMA)
     run.config = run.config or as_dict(run.result.get("config")) or as_dict(run.result.get("args"))
-    home = folder if (folder / provenance.PROVENANCE_FILE).is_file() else folder.parent
+    home = folder
+    if not (
+        folder / provenance.PROVENANCE_FILE
+    ).is_file():  # a comparison has one record for the folders of its backbones
+        kind = _read_object(folder.parent / provenance.PROVENANCE_FILE, []).get("kind")
+        home = folder.parent if kind == "embedding benchmark" else folder
     record = _read_object(home / provenance.PROVENANCE_FILE, problems if home == folder else [], provenance.SCHEMA)
     sessions = record.get("sessions")
     run.sessions = [session for session in sessions if isinstance(session, dict)] if isinstance(sessions, list) else []
     run.kind = str(record.get("kind") or run.kind or ("evaluation" if run.result else "training"))
-    if not (run.result or run.lines or run.config) and (home != folder or _has_results(folder)):
+    if not (run.result or run.lines or run.config) and (not has_record or _has_results(folder)):
         return None  # the folder of a comparison, whose results are in its folders
     run.status, run.reason = _status(run, home)
     return run

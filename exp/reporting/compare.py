@@ -63,7 +63,7 @@ def compare(tables: Iterable[Table]) -> list[Claim]:
 def summarize(claims: Sequence[Claim]) -> str:
     """Return a sentence about the comparisons with each kind of backbone."""
     if not claims:
-        return "Nothing to compare yet: no two backbones were evaluated on the same samples."
+        return "Nothing to compare yet: no pretrained backbone was evaluated on the same samples as another one."
     parts = [(name, [claim for claim in claims if claim.against == kind]) for kind, name in _AGAINST.items()]
     return " ".join(_summarize(part, name) for name, part in parts if part)
 
@@ -94,9 +94,11 @@ def _comparable(group: Group, key: str) -> list[list[Row]]:
 
 
 def _compare_rows(rows: list[Row], key: str, group: Group) -> list[Claim]:
-    """Compare the best pretrained row with the best one of each other kind; without others, with the next one."""
+    """Compare the best pretrained row, if any, with the best of each other kind; without others, with the next one."""
     ordered = sorted(rows, key=lambda row: row.cells[key].value or 0.0, reverse=True)
-    first = next((row for row in ordered if row.kind == "pretrained"), ordered[0])
+    first = next((row for row in ordered if row.kind == "pretrained"), None)
+    if first is None:
+        return []
     others = [row for row in ordered if row is not first]
     best = {row.kind: row for row in reversed(others)}
     if len(best) > 1:

@@ -44,11 +44,19 @@ class ImageStore:
         return fits
 
     def encode(self, path: Path, max_width: int = 1200, quality: int = 80) -> str | None:
-        """Return a picture as a data URI (WebP), reduced to a width; None if it does not fit or is damaged."""
+        """Return a picture as a data URI (WebP), reduced to a width; None if it does not fit.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is damaged.
+        """
         content = path.read_bytes()
         key = hashlib.blake2b(content, digest_size=16, key=str(max_width).encode()).digest()
         if key not in self._known:
-            image = Image.open(io.BytesIO(content)).convert("RGB")
+            try:
+                image = Image.open(io.BytesIO(content)).convert("RGB")
+            except (SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises beside OSError
+                raise ValueError(f"{path}: {error}") from error
             image.thumbnail((max_width, 10**5))
             encoded = io.BytesIO()
             image.save(encoded, "WEBP", quality=quality)
@@ -117,7 +125,10 @@ def confusions(runs: Sequence[Run], store: ImageStore) -> list[dict[str, Any]]:
         if not isinstance(classes, list) and isinstance(last, dict) and isinstance(last.get("iou"), dict):
             classes = list(last["iou"])
         square = isinstance(counts, list) and isinstance(classes, list) and len(counts) == len(classes)
-        if square and all(isinstance(row, list) and len(row) == len(classes) for row in counts):
+        rows = counts if square else []
+        if rows and all(
+            isinstance(row, list) and len(row) == len(classes) and None not in map(number, row) for row in rows
+        ):
             item = {"title": f"{_title(run)}", "classes": [str(name) for name in classes], "counts": counts}
             if store.take(len(json.dumps(item))):
                 found.append(item)
@@ -149,7 +160,7 @@ def encode_images(runs: Sequence[Run], store: ImageStore, problems: list[Problem
                 continue  # one picture for each preset
             try:
                 source = store.encode(path)
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
+            except (OSError, ValueError) as error:
                 problems.append(Problem(path, f"cannot be read: {error}"))
                 continue
             if source:

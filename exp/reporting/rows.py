@@ -12,6 +12,7 @@ from exp.reporting.columns import ORDER
 BASELINES = {
     "random": "Random weights", "stats": "Color statistics", "pixels": "Raw pixels", "imagenet": "ImageNet weights",
 }  # fmt: skip
+_SUPERVISED = re.compile(r"(?<![a-z])(?<![a-z]-)supervised")  # not self-supervised
 WEIGHTS = ("trained_model.pth", "model.pth", "best_model.pth")
 
 
@@ -159,7 +160,7 @@ def describe_backbone(run: Run) -> tuple[str, str, str]:
         return run.name, source, "supervised"
     path = Path(pretrained)
     name = path.parent.name if path.name in WEIGHTS and path.parent.name else path.name
-    kind = "supervised" if "supervised" in source.lower() or "supervised" in pretrained.lower() else "pretrained"
+    kind = "supervised" if _SUPERVISED.search(f"{source} {name}".lower()) else "pretrained"
     return name or source or run.name, source if source != name else arch, kind
 
 

@@ -197,7 +197,7 @@ def read_stats(path: str | Path) -> list[dict[str, Any]]:
     for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also numbers of thousands of digits
             continue
         if isinstance(line, dict):
             lines.append(line)

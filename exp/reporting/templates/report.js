@@ -62,7 +62,7 @@
       const plot = document.createElement("div");
       plot.className = "plot";
       plot.setAttribute("role", "img");
-      plot.setAttribute("aria-label", `Curves of ${chart.key} by step, one line per run`);
+      plot.setAttribute("aria-label", `Curves of ${chart.title} by step, one line per run`);
       card.append(title, help, plot);
       element("charts").append(card);
       return drawWhenVisible(plot, () => drawChart(plot, chart, axis.value));
