@@ -150,10 +150,8 @@ def read_run(folder: Path, name: str, problems: list[Problem]) -> Run | None:
         run.kind = run.kind or str(content.get("kind") or "")
     run.result = _read_object(folder / results.RESULT_FILE, problems, results.SCHEMA)
     run.config = run.config or as_dict(run.result.get("config")) or as_dict(run.result.get("args"))
-    home = folder
-    if not (
-        folder / provenance.PROVENANCE_FILE
-    ).is_file():  # a comparison has one record for the folders of its backbones
+    home, has_record = folder, (folder / provenance.PROVENANCE_FILE).is_file()
+    if not has_record:  # a comparison has one for the folders of its backbones
         kind = _read_object(folder.parent / provenance.PROVENANCE_FILE, []).get("kind")
         home = folder.parent if kind == "embedding benchmark" else folder
     record = _read_object(home / provenance.PROVENANCE_FILE, problems if home == folder else [], provenance.SCHEMA)
