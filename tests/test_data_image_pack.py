@@ -17,6 +17,7 @@ from vicreg.data import image_pack
 from vicreg.data.image_crops import read_crops
 from vicreg.data.image_io import WHOLE
 from vicreg.data.image_pack import PackedImages, pack_images
+from vicreg.distributed import waiting
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
@@ -123,6 +124,14 @@ def test_pack_is_no_larger_than_the_images_and_renewed_when_files_change(tmp_pat
     assert again.digests()["images"] != packed.digests()["images"]
     assert again.digests()["samples"] == packed.digests()["samples"] == dataset.digests()["samples"]
     assert not torch.equal(again.images([0]), packed.images([0]))
+
+
+def test_other_processes_end_with_a_message_if_the_main_process_writes_no_pack(tmp_path, jpegs, monkeypatch):
+    monkeypatch.setattr(image_pack.process_group, "is_main", lambda: False)
+    monkeypatch.setattr(image_pack.process_group, "timeout_seconds", lambda: 0.2)
+    monkeypatch.setattr(waiting, "_POLL_SECONDS", 0.05)
+    with pytest.raises(ConnectionError, match="rank 0 has written nothing to .*pack"):
+        pack_images(dataset_of(jpegs), tmp_path / "pack", 32)
 
 
 def test_pack_that_does_not_fit_or_is_damaged_is_refused(tmp_path, jpegs, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from vicreg.augmentations.presets import PRESETS
 from vicreg.data.imagery import ImageryPatches
 from vicreg.data.raster_pack import prepare as prepare_module
 from vicreg.data.raster_pack.headers import PackOptions, list_sources
+from vicreg.distributed import waiting
 
 TOY = "--arch test_resnet --mlp 16-16 --batch-size 8 --workers 0 --device cpu --epochs 2 --lr 0.1".split()
 CLASSES = {"dry": 1000, "wet": 3000}
@@ -166,7 +166,7 @@ def test_other_processes_wait_for_the_main_process_while_it_writes(tmp_path, mon
     work.mkdir(parents=True)
     monkeypatch.setattr(prepare_module.process_group, "is_main", lambda: False)
     monkeypatch.setattr(prepare_module.process_group, "timeout_seconds", lambda: 0.3)
-    monkeypatch.setattr(prepare_module, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "_POLL_SECONDS", 0.05)
     calls = []
 
     def read_meta(*_):  # the main process writes for longer than the time-out, and stops
@@ -175,10 +175,9 @@ def test_other_processes_wait_for_the_main_process_while_it_writes(tmp_path, mon
             (work / "patches-00000.npy").write_bytes(b"x" * len(calls))
 
     monkeypatch.setattr(prepare_module, "_read_meta", read_meta)
-    started = time.monotonic()
-    with pytest.raises(ConnectionError, match="rank 0 has written no patches to .*out for 0 s"):
+    with pytest.raises(ConnectionError, match=r"rank 0 has written nothing to .*out/.imagery-work for \d+ s"):
         prepare_module.prepare_folder("in", sources, tmp_path / "out", options, lambda items, total: items)
-    assert len(calls) > 12 and time.monotonic() - started > 0.5  # not from its start on
+    assert len(calls) >= 12  # it is not the time since the start that counts
 
 
 @pytest.fixture

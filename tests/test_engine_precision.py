@@ -48,6 +48,7 @@ def test_cpu_uses_bf16_if_it_is_clearly_faster_and_both_times_are_logged(measure
     ("bf16", 1000, None, 16, True), ("fp32", 1000, None, 64, False), ("fp32", 1000, True, 64, False),
     ("bf16", 9, False, 64, True), ("auto", 99, None, 64, False), ("auto", 1000, None, 31, False),
     ("auto", 1000, True, 64, True), ("auto", 1000, False, 64, False),
+    ("auto", 1000, True, 28, False),
 ])  # fmt: skip
 def test_cpu_is_measured_only_where_it_can_choose(measured, asked, steps, saved, side, chosen):
     """Not for short or resumed runs, small images, or a given precision."""

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from vicreg.common import trackers
 from vicreg.common.config import setting
 from vicreg.common.logger import MetricLogger, read_stats
+from vicreg.engine.checkpoint import check_finite
 from vicreg.engine.config import RunConfig, plan_run
 from vicreg.engine.optim import build_optimizer
 from vicreg.engine.run import TrainingRun
@@ -175,6 +177,25 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert torch.load(tmp_path / "model.pth", weights_only=True)["step"] == 4
     assert not (tmp_path / "result.txt").exists()
     run.close()
+
+
+def test_running_statistics_that_are_not_finite_are_not_saved():
+    model = nn.BatchNorm1d(2)
+    check_finite(model, 1)
+    model.running_var[1] = math.inf
+    with pytest.raises(FloatingPointError, match="1 weights are not finite after step 3, the first is running_var"):
+        check_finite(model, 3)
+
+
+def test_a_tracker_that_fails_ends_no_run(tmp_path, monkeypatch, capsys):
+    class Broken(trackers.Tracker):
+        def log(self, numbers, step):
+            raise ConnectionError("no server")
+
+    monkeypatch.setattr(trackers, "start_tracker", lambda name, *arguments: Broken(*arguments))
+    finish(start(tmp_path))
+    assert capsys.readouterr().out.count("the tracker failed and gets no more values") == 1
+    assert read_stats(tmp_path / "stats.txt")[-1]["step"] == 8
 
 
 def test_longer_run_continues_a_finished_one(tmp_path, capsys):

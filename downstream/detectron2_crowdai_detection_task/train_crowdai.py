@@ -88,15 +88,18 @@ def main(args: argparse.Namespace) -> None:
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {processes} processes")
     machines = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    lock = lock_run_dir(args.exp_dir)
-    digests = {f"{name} annotations": files.file_digest(split.json_file)[:16] for name, split in splits.items()}
-    provenance.start(args.exp_dir, "CrowdAI detection", torch.device(device), digests)
+    lock = None
+    if args.machine_rank == 0:  # each machine runs this script, on one folder
+        lock = lock_run_dir(args.exp_dir)
+        digests = {f"{name} annotations": files.file_digest(split.json_file)[:16] for name, split in splits.items()}
+        provenance.start(args.exp_dir, "CrowdAI detection", torch.device(device), digests)
     try:
         launch(run_process, *machines, (args, cfg, splits, run))
     except torch.multiprocessing.ProcessExitedException as error:  # the process has printed the reason
         sys.exit(error.exit_code or 1)
     provenance.finish()
-    lock.close()
+    if lock:
+        lock.close()
 
 
 def configure(args, splits, run, device):

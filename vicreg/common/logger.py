@@ -107,7 +107,7 @@ class MetricLogger:
         lines = [line for line in read_stats(path) if _step(line) <= step] if step else []
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = path.open("a")
-        self._tracker = trackers.start_tracker(tracker, path.parent, step, config or {})
+        self._tracker: trackers.Tracker | None = trackers.start_tracker(tracker, path.parent, step, config or {})
 
     def add(self, metrics: Mapping[str, torch.Tensor], data_seconds: float = 0.0) -> None:
         """Add the metrics of one step.
@@ -165,9 +165,9 @@ class MetricLogger:
         self._file.flush()
         step = line.get("step", 0)
         numbers = {key: value for key, value in line.items() if key != "step" and isinstance(value, (int, float))}
-        self._tracker.log(numbers, step)
+        self._track("log", numbers, step)
         if self._views and self._views.is_file():
-            self._tracker.log_image(self._views, step)
+            self._track("log_image", self._views, step)
         self._views = None
         if show:
             log("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
@@ -182,7 +182,16 @@ class MetricLogger:
         self._bar.close()
         if self._file is not None:
             self._file.close()
-            self._tracker.close()
+            self._track("close")
+
+    def _track(self, name: str, *arguments: Any) -> None:
+        """Call a function of the tracker. One that fails is given up with a line in the log: it must not end a run."""
+        try:
+            if self._tracker:
+                getattr(self._tracker, name)(*arguments)
+        except Exception as error:
+            log(f"warning: the tracker failed and gets no more values; they are in {STATS_FILE}: {error}")
+            self._tracker = None
 
 
 def _step(line: Mapping[str, Any]) -> float:

@@ -2,7 +2,8 @@
 
 ``start`` appends a session to ``provenance.json`` when a script begins to write to the folder, and again when it
 resumes; ``cli.run`` calls ``finish`` however the script ends. The status of a session is ``running``, ``finished``,
-``stopped`` (by a signal) or ``failed``. A killed process leaves ``running`` and releases the lock of the folder.
+``stopped`` (by a signal that the script handles) or ``failed``. A process that a signal ends leaves ``running`` and
+releases the lock of the folder.
 """
 
 import contextlib
@@ -19,7 +20,6 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -30,9 +30,7 @@ from vicreg.distributed.process_group import is_main, world_size
 SCHEMA = 1
 PROVENANCE_FILE = "provenance.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # which end a process that does not handle them
 _open: dict[Path, dict[str, Any]] = {}  # content of the files whose last session is of this process
-_handlers: dict[signal.Signals, Any] = {}
 
 
 def start(folder: str | Path, kind: str, device: torch.device, data: Mapping[str, str] | None = None) -> None:
@@ -56,10 +54,6 @@ def start(folder: str | Path, kind: str, device: torch.device, data: Mapping[str
     content = {"schema": SCHEMA, "kind": kind, "sessions": [*sessions, session | {"status": "running", "message": ""}]}
     write_json(path, content)
     _open[path] = content
-    with contextlib.suppress(ValueError):  # signal handlers can be set in the main thread only
-        for number in _SIGNALS:
-            if signal.getsignal(number) == signal.SIG_DFL:
-                _handlers[number] = signal.signal(number, functools.partial(_stop, os.getpid()))
 
 
 def finish(status: str = "finished", message: str = "", folder: str | Path | None = None) -> None:
@@ -75,8 +69,6 @@ def finish(status: str = "finished", message: str = "", folder: str | Path | Non
             content["sessions"][-1] |= {"end": _now(), "status": status, "message": message}
             with contextlib.suppress(OSError):  # a full disk; the error that ends the script is reported
                 write_json(path, content)
-    while not _open and _handlers:
-        signal.signal(*_handlers.popitem())
 
 
 def exit_status(code: Any) -> tuple[str, str]:
@@ -96,14 +88,6 @@ def read(folder: str | Path) -> dict[str, Any]:
     sessions = content.get("sessions") if isinstance(content, dict) else None
     valid = isinstance(sessions, list) and all(isinstance(session, dict) for session in sessions)
     return content if valid else {}
-
-
-def _stop(process: int, number: int, frame: FrameType | None) -> None:
-    """Write the end, unless this is a loader process that inherited the handler, and let the signal end the process."""
-    if os.getpid() == process:
-        finish("stopped", signal.Signals(number).name)
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 def _now() -> str:
@@ -128,7 +112,8 @@ def _commit() -> dict[str, Any]:
     top = (_git(root, "rev-parse", "--show-toplevel", "HEAD") or "").split("\n")
     if Path(top[0]) != root:  # such as an environment inside of another repository
         return {"commit": None, "dirty": None}
-    return {"commit": top[1], "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    state = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    return {"commit": top[1], "dirty": None if state is None else bool(state)}
 
 
 def _git(root: Path, *words: str) -> str | None:

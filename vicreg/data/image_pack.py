@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,13 +13,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vicreg.common.devices import send
 from vicreg.common.files import atomic_write
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
 from vicreg.data.image_dataset import ImageDataset
 from vicreg.data.image_io import WHOLE
 from vicreg.data.images import image_size
-from vicreg.distributed.process_group import is_main
+from vicreg.data.raster_pack.shards import npy_header
+from vicreg.distributed import process_group
+from vicreg.distributed.waiting import wait_for_main
 
 _CHUNK = 256  # images decoded at a time
 
@@ -78,7 +80,7 @@ class PackedImages(BaseDataset):
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Load squares: uint8 tensor (n, 3, S, S)."""
         if self._on_device is not None:
-            return self._on_device[torch.as_tensor(indices, device=self._on_device.device)]
+            return self._on_device[send(torch.as_tensor(indices), self._on_device.device)]
         return torch.from_numpy(self._store[list(indices)])
 
     def to_device(self, device: torch.device) -> None:
@@ -105,14 +107,14 @@ def pack_images(images: ImageDataset, folder: Path, max_side: int) -> PackedImag
         max_side: Largest side of the squares in pixels. If the short sides of all images are shorter, their longest.
 
     Raises:
-        ValueError: The disk has not enough space.
+        ValueError: The disk has not enough space, or another process sees other images.
+        ConnectionError: Rank 0 makes no progress.
     """
     sizes = [images.path(index).stat().st_size for index in range(len(images))]
     state = json.dumps([images.names(), sizes, images.options, max_side])
     path = folder / f"{hashlib.sha256(state.encode()).hexdigest()[:16]}.npy"
-    while not path.is_file() and not is_main():  # not a barrier, which would time out
-        time.sleep(1)
-    if not path.is_file():
+    process_group.check_same_across_ranks({"--pack": path.name}, "images")
+    if process_group.is_main() and not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(8) as pool:
             sides = pool.map(lambda index: min(image_size(images.path(index))), range(len(images)))
@@ -121,6 +123,7 @@ def pack_images(images: ImageDataset, folder: Path, max_side: int) -> PackedImag
         if needed > free:
             raise ValueError(f"--pack {folder}: {needed:.1f} GB are needed, {free:.1f} GB are free; lower --pack-size")
         atomic_write(path, lambda tmp_path: _write(images, tmp_path, shape))
+    wait_for_main(lambda: path.is_file() or None, folder)
     packed = PackedImages(images, path)
     side = packed.patch_size
     log(f"{len(packed)} images as squares of {side} pixels in {path} ({len(packed) * 3e-9 * side**2:.2f} GB)")
@@ -128,8 +131,8 @@ def pack_images(images: ImageDataset, folder: Path, max_side: int) -> PackedImag
 
 
 def _write(images: ImageDataset, path: Path, shape: tuple[int, ...]) -> None:
-    store = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    for start in tqdm(range(0, shape[0], _CHUNK), "decoding", leave=False, disable=None):
-        indices = range(start, min(start + _CHUNK, shape[0]))
-        store[start : indices.stop] = images.crop_images(indices, [0] * len(indices), WHOLE, shape[-1]).numpy()
-    store.flush()
+    with path.open("wb") as file:  # not memory-mapped: a full disk is an error here, and a signal there
+        file.write(npy_header("uint8", shape))
+        for start in tqdm(range(0, shape[0], _CHUNK), "decoding", leave=False, disable=None):
+            indices = range(start, min(start + _CHUNK, shape[0]))
+            file.write(images.crop_images(indices, [0] * len(indices), WHOLE, shape[-1]).contiguous().numpy().data)

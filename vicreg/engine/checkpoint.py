@@ -41,7 +41,7 @@ def quarantine_checkpoint(folder: str | Path, step: int) -> None:
 
 @torch.no_grad()
 def check_finite(model: nn.Module, step: int) -> None:
-    """Raise FloatingPointError if a weight of a model is not finite.
+    """Raise FloatingPointError if a weight or a running statistic of a model is not finite.
 
     A finite loss does not show it: the gradients of the last step may not be finite, for instance those of bfloat16
     convolutions with a stride over 1 x 1 maps in PyTorch's CPU kernels.
@@ -50,9 +50,11 @@ def check_finite(model: nn.Module, step: int) -> None:
         model: Model with floating-point parameters.
         step: Steps that it was trained for, for the message.
     """
-    norms = torch.stack(torch._foreach_norm(list(model.parameters())))
+    values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    values = {name: value for name, value in values.items() if value.is_floating_point()}
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(values.values()))])
     if not norms.isfinite().all():
-        names = [name for name, norm in zip(dict(model.named_parameters()), norms, strict=True) if not norm.isfinite()]
+        names = [name for name, norm in zip(values, norms, strict=True) if not norm.isfinite()]
         raise FloatingPointError(
             f"{len(names)} weights are not finite after step {step}, the first is {names[0]}; the last good checkpoint "
             "is kept. A lower --lr, larger images, or --precision fp32 helps"

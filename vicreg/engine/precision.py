@@ -27,8 +27,9 @@ def choose_bf16(
 ) -> bool:
     """Return whether a training run uses bfloat16 autocast. A collective call.
 
-    On a CPU, ``"auto"`` keeps the precision of the checkpoint. A new run of ``MIN_STEPS`` steps or more on images of
-    ``MIN_SIDE`` pixels or more measures both on rank 0 and logs the result; others use float32.
+    On a CPU, ``"auto"`` means float32 for images of less than ``MIN_SIDE`` pixels, and otherwise the precision of the
+    checkpoint. A new run of ``MIN_STEPS`` steps or more measures both on rank 0 and logs the result; a shorter one uses
+    float32.
 
     Args:
         precision: ``"auto"``, ``"bf16"`` or ``"fp32"``.
@@ -39,7 +40,9 @@ def choose_bf16(
     """
     if precision != "auto" or device.type != "cpu":
         return use_bf16(precision, device)
-    if saved is not None or steps < MIN_STEPS or (side or MIN_SIDE) < MIN_SIDE:
+    if (side or MIN_SIDE) < MIN_SIDE:
+        return False
+    if saved is not None or steps < MIN_STEPS:
         return bool(saved)
     choice = torch.zeros(1)
     if distributed.is_main():

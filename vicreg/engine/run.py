@@ -214,6 +214,7 @@ class TrainingRun:
     def _run_validation(self, validate: Callable[[], dict[str, Any]], epoch: int, step: int) -> dict[str, Any]:
         """Validate, keep the last and the best metrics, and return those that are numbers."""
         self._guard.check()  # a model with a non-finite loss is not evaluated
+        checkpoint.check_finite(self.module, step)
         self.last = {"epoch": epoch, "step": step, **validate()}
         self.module.train()
         if self._monitor and (not self.best or self.last[self._monitor] > self.best[self._monitor]):

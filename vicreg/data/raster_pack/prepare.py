@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from vicreg.data.raster_pack.scenes import FileProblem
 from vicreg.data.raster_pack.shards import run_shards
 from vicreg.data.tables import read_meta_file
 from vicreg.distributed import process_group
+from vicreg.distributed.waiting import wait_for_main
 
 _WORKERS = min(8, os.cpu_count() or 1)
-_POLL_SECONDS = 0.5
 
 
 def prepare_folder(
@@ -53,7 +52,7 @@ def prepare_folder(
     process_group.check_same_across_ranks({str(data_dir): plan.fingerprint}, "files")
     if process_group.is_main() and _read_meta(out_dir, plan) is None:
         _write(data_dir, out_dir, plan, progress)
-    meta = _wait_for_meta(out_dir, plan)
+    meta = wait_for_main(lambda: _read_meta(out_dir, plan), out_dir / WORK_FOLDER)
     unreadable = [FileProblem(kind, Path(path), message) for kind, path, message in meta.get("problems", ())]
     return meta, problems + unreadable
 
@@ -82,21 +81,3 @@ def _write(data_dir: str | Path, out_dir: Path, plan: Plan, progress: Callable[.
     meta = describe(plan, result, [], {"rule": "none"})
     meta["problems"] = [(kind, str(path), message) for kind, path, message in result.problems]
     publish(work, out_dir, result.table, meta)
-
-
-def _wait_for_meta(out_dir: Path, plan: Plan) -> dict[str, Any]:
-    """Wait until the main process has written ``meta.json``; not in a barrier, which would time out."""
-    written, changed = -1, time.monotonic()
-    while (meta := _read_meta(out_dir, plan)) is None:
-        total = 0
-        with contextlib.suppress(FileNotFoundError), os.scandir(out_dir / WORK_FOLDER) as entries:
-            total = sum(entry.stat().st_size for entry in entries)
-        if total != written:
-            written, changed = total, time.monotonic()
-        elif (seconds := time.monotonic() - changed) > process_group.timeout_seconds():
-            raise ConnectionError(
-                f"rank 0 has written no patches to {out_dir} for {seconds:.0f} s; see its message, and check that "
-                "all processes share this folder. If it was only slow, raise --timeout-minutes"
-            )
-        time.sleep(_POLL_SECONDS)
-    return meta

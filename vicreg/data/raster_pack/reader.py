@@ -87,10 +87,10 @@ class SceneReader:
         is_masked = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
         if is_masked and ColorInterp.alpha not in chosen:  # a band that is chosen holds values, whatever its tag says
             return self._source.read_masks(self.scene.bands[0], window=window) > 0
-        if MaskFlags.nodata in flags:
-            nodata = [self._source.nodatavals[number - 1] for number in self.scene.bands]
-            values = np.array([np.nan if value is None else value for value in nodata])
-            return (pixels != values[:, None, None]).any(0)
+        nodata = {place: self._source.nodatavals[number - 1] for place, number in enumerate(self.scene.bands)}
+        nodata = {place: value for place, value in nodata.items() if value is not None}
+        if nodata:  # bands of a stack are files of their own, of which some may have no such value
+            return (pixels[list(nodata)] != np.array(list(nodata.values()))[:, None, None]).any(0)
         return np.ones(pixels.shape[1:], bool)
 
     def _clouds(self, left: int, top: int, width: int, height: int) -> np.ndarray:
