@@ -5,7 +5,7 @@
 
 makes random features with a class structure, and prints seconds and the growth of the peak memory of kNN, of the linear
 probe with all learning rates and with one, and with ``--tsne N`` the seconds of t-SNE of N samples in openTSNE and
-scikit-learn, alternately, with the accuracy of kNN-10 on the maps. Give few ``--epochs``; the time of 100 is printed.
+scikit-learn, one after the other, with the accuracy of kNN-10 on the maps. Give few ``--epochs``; the time of 100 is printed.
 """
 
 import argparse
@@ -67,10 +67,12 @@ def timed(name: str, run: Callable[[], str]) -> float:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Time each part once; the maps in turns."""
+    """Time each part once."""
     cli.check_positive(args, "samples", "dim", "classes", "queries", "epochs")
     if 0 < args.tsne < 20:
         raise ValueError(f"--tsne {args.tsne}: 20 samples or more are needed")
+    if args.tsne > args.samples:
+        raise ValueError(f"--tsne {args.tsne}: there are {args.samples} samples; see --samples")
     centers = 0.15 * torch.randn(args.classes, args.dim, generator=torch.Generator().manual_seed(0))
     train, labels = make_features(args.samples, args.dim, centers, 1)
     queries, expected = make_features(args.queries, args.dim, centers, 2)

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Measure on one GPU what only a GPU can show, in about 5 minutes on an H100, and print the lines of a table.
+# Measure on one GPU what only a GPU can show, in 5 to 10 minutes, and print the lines of a table.
 #
 #   bash benchmarks/gpu_suite.sh [OUT_FILE]     default: gpu_suite.txt
 #   TOY=1 bash benchmarks/gpu_suite.sh          seconds on a CPU: shows that everything runs
 #
 # Each part prints its settings, the device and the version of PyTorch. A part that fails does not stop the others.
 set -uo pipefail
+out=$(realpath -m -- "${1:-gpu_suite.txt}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-out=${1:-gpu_suite.txt}
 workers=${WORKERS:-$(nproc)}
 : > "$out"
 failed=0

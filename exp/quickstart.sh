@@ -17,7 +17,7 @@ python=${PYTHON:-python3}
 run=exp/quickstart
 patches=data/quickstart
 tasks=data/quickstart_tasks
-tree=${SN7_DIR:-data/quickstart_sample/train}
+tree=${SN7_DIR:-data/quickstart_mosaics/train}
 grid=4 # patches per side of a real mosaic
 steps=270
 seed=${SEED:-0}
@@ -34,7 +34,7 @@ echo "$tree" > "$run/source.txt"
 
 if [ -z "${SN7_DIR:-}" ]; then
     grid=8
-    [ -d "$tree" ] || "$python" preprocessing/make_sn7_sample.py --out data/quickstart_sample --size 384
+    [ -d "$tree" ] || "$python" preprocessing/make_sn7_sample.py --out data/quickstart_mosaics --size 384
 fi
 if [ ! -f "$patches/meta.json" ] || [ ! -f "$backbone" ]; then
     "$python" preprocessing/make_sn7_csv.py --data-dir "$tree" --out-dir "$patches" --grid "$grid"
