@@ -11,7 +11,6 @@ time and the ratios. lightly is left out where it is not installed (``pip instal
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from benchmarks.step_profile import format_ratio, processor_seconds
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.augmentations.presets import PRESETS
 from vicreg.common import cli
@@ -102,19 +102,11 @@ def main(args: argparse.Namespace) -> None:
             pipelines["lightly"] = lightly(images, size)
         except ImportError:
             print("lightly is not installed")
-        seconds: dict[str, list[float]] = {name: [] for name in pipelines}
-        for step in range(args.repeats + 1):  # the first warms up
-            for name, make in pipelines.items():
-                started = time.process_time()
-                make(step)
-                if step:
-                    seconds[name].append(time.process_time() - started)
+        seconds = processor_seconds(pipelines, args.repeats)
         for name, values in seconds.items():
-            ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], values, strict=True)]
-            ratio = (
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if name != "ours" else ""
+            print(
+                f"{size:4} px  {name:15}{args.images / statistics.median(values):9.0f}  {format_ratio(seconds, name)}"
             )
-            print(f"{size:4} px  {name:15}{args.images / statistics.median(values):9.0f}  {ratio}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
+from benchmarks.step_profile import format_ratio, processor_seconds
 from vicreg.augmentations.batch import augment_pair
 from vicreg.augmentations.presets import PRESETS, PROBE_VIEW
 from vicreg.common import cli
@@ -101,18 +101,10 @@ def main(args: argparse.Namespace) -> None:
         if not paths:
             raise ValueError(f"--data-dir {folder}: no JPEGs")
         timed = pipelines(paths, args.size, Path(name))
-        seconds: dict[str, list[float]] = {kind: [] for kind in timed}
-        for step in range(args.repeats + 1):  # the first warms up
-            for kind, make in timed.items():
-                started = time.process_time()
-                make(step)
-                if step:
-                    seconds[kind].append(time.process_time() - started)
-    print(f"one thread, torch {torch.__version__}, {len(paths)} images, two crops of {args.size} px each")
+        seconds = processor_seconds(timed, args.repeats)
+    print(f"one thread, torch {torch.__version__}, {len(paths)} images, two crops of {args.size} px each; ours / other")
     for kind, values in seconds.items():
-        ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], values, strict=True)]
-        ratio = f"ours / it: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"  {kind:13}{len(paths) / statistics.median(values):8.0f} images/s  {ratio if kind != 'ours' else ''}")
+        print(f"  {kind:13}{len(paths) / statistics.median(values):8.0f} images/s  {format_ratio(seconds, kind)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 makes random features with a class structure, and prints seconds and the growth of the peak memory of kNN, of the linear
 probe with all learning rates and with one, and with ``--tsne N`` the seconds of t-SNE of N samples in openTSNE and
-scikit-learn, one after the other, with the accuracy of kNN-10 on the maps. Give few ``--epochs``; the time of 100 is printed.
+scikit-learn, one after the other, with the accuracy of kNN-10 on the maps. Give few ``--epochs``; the time of 100 is
+printed.
 """
 
 import argparse

@@ -1,10 +1,12 @@
-"""The parts of a training step: wall time, processor time and page faults; and the name of the processor."""
+"""What benchmarks share: the parts of a training step, turns of several pipelines, and the name of the processor."""
 
 import collections
 import platform
 import resource
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,24 @@ class Profile:
         lines = [f"{'':14}{'wall s':>9}{'user s':>9}{'system s':>10}{'page faults':>13}"]
         lines += [f"{name:14}{w:9.3f}{u:9.3f}{s:10.3f}{f:13,.0f}" for name, (w, u, s, f) in rows.items()]
         return "\n".join(lines)
+
+
+def processor_seconds(pipelines: Mapping[str, Callable[[int], Any]], repeats: int) -> dict[str, list[float]]:
+    """Return the processor time of each call of functions of the step, which take turns; the first turn warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in pipelines}
+    for step in range(repeats + 1):
+        for name, run in pipelines.items():
+            started = time.process_time()
+            run(step)
+            if step:
+                seconds[name].append(time.process_time() - started)
+    return seconds
+
+
+def format_ratio(seconds: Mapping[str, list[float]], name: str) -> str:
+    """Return how many times as fast ``"ours"`` is as another one, with the range; "" for itself."""
+    ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds[name], strict=True)]
+    return f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if name != "ours" else ""
 
 
 def cpu_name() -> str:
