@@ -148,6 +148,15 @@ def test_supervised_networks_are_compared_apart_from_baselines(tmp_path):
     )
 
 
+def test_recipes_beside_the_runs_are_not_named(tmp_path, monkeypatch):
+    write_training(tmp_path / "run", lines=3)
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "recipe.sh").write_text("echo")
+    assert {problem.path.name for problem in collect.collect([tmp_path])[1]} == {"slurm", "recipe.sh"}
+    monkeypatch.setattr(collect, "RECIPES", tmp_path)
+    assert collect.collect([tmp_path])[1] == []
+
+
 def test_nothing_is_said_of_a_pretrained_backbone_where_there_is_none(tmp_path):
     write_evaluation(tmp_path / "a", "stats", "stats", 0.5)
     write_evaluation(tmp_path / "b", "random", "random", 0.3)

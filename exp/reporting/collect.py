@@ -18,6 +18,7 @@ DETECTRON2_LOG = "metrics.json"  # JSON lines of Detectron2
 MARKERS = (provenance.PROVENANCE_FILE, *CONFIG_FILES, STATS_FILE, *RESULT_FILES)
 SKIPPED = {"tensorboard", "features", "working_copies", "__pycache__"}
 OWN_FILES = {"report.html", "curves.png", "source.txt", "splits.md"}
+RECIPES = Path(__file__).resolve().parents[1]  # exp/, whose recipes and code are no runs
 FRESH_SECONDS = 600  # where locks are not supported, a folder that changed since then holds a running job
 
 
@@ -135,6 +136,7 @@ def _run_folders(root: Path, problems: list[Problem]) -> list[Path]:
 
 def _is_known(path: Path, runs: Sequence[Path]) -> bool:
     hidden = path.name.startswith(".") or path.name in OWN_FILES | SKIPPED
+    hidden |= path.parent.resolve() == RECIPES and (path.is_file() or path.name in ("reporting", "slurm"))
     return hidden or any(path == run or path in run.parents for run in runs)
 
 
