@@ -14,7 +14,10 @@ from vicreg.common.logger import log
 from vicreg.data.image_io import is_image_name
 
 # names of split folders, in any case
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    "train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test", "tst": "test",
+}  # fmt: skip
 _BAND = re.compile(r"_B(0[1-9]|8A|1[0-2])\.(tiff?|jp2)", re.IGNORECASE)  # one band of a Sentinel-2 patch
 _SYSTEM = ("thumbs.db", "desktop.ini")
 
@@ -79,6 +82,13 @@ def list_images(folder: str | Path) -> Listing:
         raise ValueError(f"no class folders in {folder} ({loose} loose images); <class>/<image> is expected")
     if len(folders) == 1 and not _has_images(folders[0]) and _subfolders(folders[0]):
         raise ValueError(f"{folder} holds one folder of folders; {folders[0]} is perhaps the folder of class folders")
+    inside = [{path.name for path in _subfolders(folder)} for folder in folders if not _has_images(folder)]
+    if len(folders) == len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+        raise ValueError(
+            f"{folder}: the folders {format_names(sorted(inside[0]))} are in each of its folders, such as "
+            f"{folders[0].name}; which are the classes? Name a folder whose folders are the classes, or give the "
+            "folders in the class folders different names"
+        )
     inodes, skipped = {_inode(path) for path in folders}, list[str]()
     paths_of_classes = [image_paths(path, inodes, skipped) for path in folders]
     if empty := [path for path, paths in zip(folders, paths_of_classes, strict=True) if not paths]:
@@ -237,9 +247,12 @@ def choose_files(
         raise FileNotFoundError(f"no list of files at {names_file}; {flag} takes one image name per line")
     names = [line.strip() for line in read_text(names_file).split("\n") if line.strip()]
 
-    def key_of(name: str) -> str:  # macOS writes accents apart from their letters, Windows backslashes
-        name = unicodedata.normalize("NFC", "/".join(name.replace("\\", "/").split("/")[-2:]))
+    def normalize(name: str) -> str:  # macOS writes accents apart from their letters, Windows backslashes
+        name = unicodedata.normalize("NFC", name.replace("\\", "/"))
         return os.path.splitext(name)[0] if any_suffix else name
+
+    def key_of(name: str) -> str:
+        return "/".join(normalize(name).split("/")[-2:])
 
     index_of: dict[str, list[int]] = {}
     for index, path in enumerate(listing.paths):
@@ -251,6 +264,11 @@ def choose_files(
     if missing := [name for name, key in zip(names, keys, strict=True) if key not in index_of]:
         count = f"{len(missing)} of {len(names)} names"
         raise ValueError(f"{names_file}: {count} are not among the training images: {format_names(missing)}")
-    if ambiguous := [name for name, key in zip(names, keys, strict=True) if len(index_of[key]) > 1]:
+    chosen = [index_of[key] for key in keys]
+    for row, name in enumerate(names):
+        if len(chosen[row]) > 1:  # the class folder may be further up
+            tail = f"/{normalize(name)}"
+            chosen[row] = [index for index in chosen[row] if normalize(listing.paths[index]).endswith(tail)]
+    if ambiguous := [name for name, found in zip(names, chosen, strict=True) if len(found) != 1]:
         raise ValueError(f"{names_file}: {format_names(ambiguous)} in several class folders; write <class>/<name>")
-    return np.unique([index_of[key][0] for key in keys])
+    return np.unique([found[0] for found in chosen])
