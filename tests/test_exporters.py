@@ -350,6 +350,14 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(case, trained, tmp_p
     assert not list(tmp_path.iterdir()) and path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["model.pth", "best_model.pth", "trained_model.pth"])
+def test_checkpoints_of_runs_are_not_replaced(trained, tmp_path, name):
+    (tmp_path / name).write_bytes(b"a run")
+    with pytest.raises(ValueError, match=f"{name} is a checkpoint of a run"):
+        run("--pretrained", trained("test_resnet"), "--to", "timm", "--out", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"a run"
+
+
 def test_std_without_mean_and_baselines_without_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="3 numbers each are needed"):
         run("--pretrained", "random", "--arch", "resnet18", "--std", 1, "--to", "timm", "--out", tmp_path / "a.pth")
