@@ -225,7 +225,7 @@ def test_what_cannot_be_audited_ends_with_exit_code_2_and_a_clear_message(run_sc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--json", "{out}/val.csv"], "use .json"), (["--json", "{out}/meta.json"], "meta.json is an input of the audit"),
+        (["--json", "{out}/val.csv"], "use .json"), (["--json", "{out}/meta.json"], "meta.json is an input"),
         (["--picture", "{data}/c0/0.png"], "0.png is an input of the audit"),
     ],
 )  # fmt: skip
