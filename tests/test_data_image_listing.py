@@ -16,7 +16,8 @@ from vicreg.common import files
 from vicreg.common.logger import log
 from vicreg.data.broken_files import find_broken
 from vicreg.data.image_folder import load_folder, split_image_folder
-from vicreg.data.image_listing import choose_files, image_paths, list_images, split_folders
+from vicreg.data.image_listing import image_paths, list_images, split_folders
+from vicreg.data.name_lists import choose_files
 from vicreg.inference.image_files import find_images
 
 

@@ -322,18 +322,8 @@ REFUSALS = {  # architecture, channels; other arguments (OUT: the folder of the 
     "a folder": ("resnet18", 3, "--to timm --out OUT", "is a folder; name a file in it"),
     "size": ("resnet18", 3, "--to timm --out OUT/a.pth --image-size 64", "--image-size is for --to onnx"),
     "size 0": ("resnet18", 3, "--to onnx --out OUT/a.onnx --image-size 0", "must be positive"),
-    "said twice": (
-        "resnet18",
-        3,
-        "--to timm --out OUT/a.pth --mean 0 0 0 --std 1 1 1",
-        "records its mean and std; leave",
-    ),
-    "other arch": (
-        "resnet18",
-        3,
-        "--to timm --out OUT/a.pth --arch resnet50",
-        "a resnet18, --arch says resnet50",
-    ),
+    "said twice": ("resnet18", 3, "--to timm --out OUT/a.pth --mean 0 0 0 --std 1 1 1", "records its mean and std"),
+    "other arch": ("resnet18", 3, "--to timm --out OUT/a.pth --arch resnet50", "a resnet18, --arch says resnet50"),
     "onto itself": ("resnet18", 3, "--to timm --out PRETRAINED", "is the file to export"),
 }
 
