@@ -40,7 +40,6 @@ import torch
 from benchmarks.lightly_recipe import RECIPES as LIGHTLY
 from benchmarks.lightly_recipe import pretrain_for
 from benchmarks.step_profile import cpu_name
-from vicreg import main_vicreg_imagery, main_vicreg_sn7
 from vicreg.common import cli, files
 from vicreg.common.logger import read_stats
 from vicreg.common.plots import new_figure
@@ -90,12 +89,12 @@ def _patches(csv_dir: Path, part: str) -> SN7Patches:
 
 def our_config(args: argparse.Namespace, options: str) -> tuple[list[str], pretrain_config.PretrainConfig]:
     """Return the command of the pretraining script without ``--exp-dir``, and its settings."""
-    script = main_vicreg_imagery if _is_imagery(args.csv_dir) else main_vicreg_sn7
+    script = f"main_vicreg_{'imagery' if _is_imagery(args.csv_dir) else 'sn7'}.py"
     words = [*shlex.split(args.options), *shlex.split(options), "--seed", str(args.seed), "--probe-every", "0"]
-    words += ["--csv-dir", str(args.csv_dir.resolve()), "--precision", args.precision]
-    parsed = script.get_parser().parse_args([*words, "--exp-dir", "."])
-    config = pretrain_config.build_config(argparse.Namespace(**{**vars(parsed), "augment": parsed.augment or "sn7"}))
-    return [sys.executable, str(script.__file__), *words], config
+    words += ["--precision", args.precision]
+    parsed, _ = pretrain_config.get_parser("").parse_known_args([*words, "--exp-dir", "."])  # without those of the data
+    data = ["--csv-dir", str(args.csv_dir.resolve())]
+    return [sys.executable, str(ROOT / "vicreg" / script), *words, *data], pretrain_config.build_config(parsed)
 
 
 def _run(command: list[str], exp_dir: Path, points: list[Path] | None = None) -> list[tuple[int, float]]:
