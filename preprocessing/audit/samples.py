@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from preprocessing.text_files import read_csv, read_json, read_text
+from preprocessing.text_files import read_csv, read_text
+from vicreg.common.json_files import read_json
 from vicreg.data.fmow import read_timestamp
 from vicreg.data.image_io import IMAGE_SUFFIXES, UnsupportedImage, decoding
 from vicreg.data.image_listing import image_paths
