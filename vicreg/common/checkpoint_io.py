@@ -139,10 +139,12 @@ def check_unpacked_size(path: str | Path) -> None:
 
 
 def _check_tensor_sizes(path: Path, content: Any) -> None:
-    """Raise ValueError if a tensor or array is larger than its file allows, such as one number of any shape."""
+    """Raise ValueError if a tensor is sparse or larger than its file allows, such as one number of any shape."""
     stack, seen, limit = [content], set[int](), 4 * path.stat().st_size + 2**20
     while stack:
         value = stack.pop()
+        if isinstance(value, torch.Tensor) and value.layout != torch.strided:
+            raise ValueError(f"{path}: a sparse tensor; save it as a dense one")
         if isinstance(value, (torch.Tensor, np.ndarray)) and value.nbytes > limit:
             raise ValueError(f"{path}: a tensor of {value.nbytes / 1e6:.0f} MB in a smaller file; save it anew")
         if isinstance(value, (dict, list, tuple, argparse.Namespace)) and id(value) not in seen:

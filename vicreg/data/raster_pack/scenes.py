@@ -219,7 +219,7 @@ def choose_bands(bands: Sequence[str] | None, descriptions: Sequence[str]) -> tu
     for band in bands:
         if band in descriptions:
             numbers.append(list(descriptions).index(band) + 1)
-        elif band.isdigit() and 1 <= int(band) <= len(descriptions):
+        elif band.isdecimal() and 1 <= int(band) <= len(descriptions):
             numbers.append(int(band))
         else:
             names = ", ".join(filter(None, descriptions)) or "without descriptions"
