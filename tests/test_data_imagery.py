@@ -214,12 +214,21 @@ def test_patches_come_from_all_shards_also_in_loader_processes(dated):
     stored = np.concatenate([np.load(dated / shard["file"]) for shard in meta["shards"]])
     order = [11, 0, 5, 5, 3]
     assert torch.equal(dataset.images(order), torch.from_numpy(stored[order]))
+    assert all(isinstance(array.base, np.memmap) for array in dataset._store._arrays)  # not read into memory
     on_device = ImageryPatches(dated / "train.csv")
     on_device.to_device(torch.device("cpu"))
     assert torch.equal(on_device.images(order), dataset.images(order))
     (dated / "patches-00001.npy").unlink()
     with pytest.raises(FileNotFoundError):
         ImageryPatches(dated / "train.csv")
+
+
+@pytest.mark.parametrize(("scale", "levels"), [(None, (0, 65535)), (("0", "9000"), (0, 9000)), (("p0,p50",), None)])
+def test_levels_are_the_scale_that_all_bands_share(tmp_path, scale, levels):
+    write_raster(tmp_path / "in" / "a.tif", ground(3, 32, 32))
+    options = ("--scale", *scale) if scale else ()
+    prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 16, "--split", "none", *options)
+    assert ImageryPatches(tmp_path / "csv" / "train.csv").levels == levels
 
 
 def test_constant_images_have_the_deviation_of_one_step(tmp_path):
