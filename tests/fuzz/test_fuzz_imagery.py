@@ -114,15 +114,14 @@ def open_folder(path):
     for name, content in prepared().items():
         if name != path.name and not (path.parent / name).exists():
             (path.parent / name).write_bytes(content)
-    for name in ("all.csv", "train.csv"):
-        patches = imagery.ImageryPatches(path.parent / name, positives=None)
-        patches.images(list(range(len(patches))))
-        assert len(patches.names()) == len(patches.sample_info()["date"]) == len(patches)
-        patches.positive_index(0, 1)
-        patches.content_bytes([0])
-    imagery.ImageryPatches(path.parent / "all.csv", "temporal", max_days_apart=60)
-    imagery.labeled_sets(path.parent)
-    embeddings.open_patches(path.parent)
+    patches = imagery.ImageryPatches(path if path.suffix == ".csv" else path.parent / "all.csv", "temporal", 60)
+    patches.images(list(range(len(patches))))
+    assert len(patches.names()) == len(patches.sample_info()["date"]) == len(patches)
+    patches.positive_index(0, 1)
+    if path.name == "train.csv":
+        imagery.labeled_sets(path.parent)
+    else:
+        embeddings.open_patches(path.parent)
 
 
 def verify(path):

@@ -72,7 +72,7 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
         "rows": lambda value: isinstance(value, int),
         "patch_size": lambda value: isinstance(value, int) and value > 0,
         "counts": lambda value: isinstance(value, dict),
-        "sha256": lambda value: isinstance(value, dict),
+        "sha256": lambda value: isinstance(value, dict) and all(Path(name).name == name for name in value),
         "grid": lambda value: isinstance(value, int) and 0 < value <= 2**10,
         "shards": lambda value: objects(value, file=str, rows=int, sha256=str),
         "scale": lambda value: value is None or (isinstance(value, list) and all(map(is_pair, value))),
