@@ -12,7 +12,7 @@ from tests.imagery_fixtures import ground, prepare, write_raster
 from vicreg import evaluate_imagery, main_vicreg_imagery
 from vicreg.augmentations.batch import apply, normalize, sample_params
 from vicreg.augmentations.presets import PRESETS
-from vicreg.data.imagery import ImageryPatches
+from vicreg.data.imagery import ImageryPatches, labeled_sets
 from vicreg.data.raster_pack import prepare as prepare_module
 from vicreg.data.raster_pack.headers import PackOptions, list_sources
 from vicreg.distributed import waiting
@@ -229,6 +229,20 @@ def test_levels_are_the_scale_that_all_bands_share(tmp_path, scale, levels):
     options = ("--scale", *scale) if scale else ()
     prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 16, "--split", "none", *options)
     assert ImageryPatches(tmp_path / "csv" / "train.csv").levels == levels
+
+
+def test_labeled_sets_need_a_validation_list_and_classes(dated, tmp_path):
+    assert labeled_sets(dated) is None  # no classes
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "path,class\n" + "".join(f"{path.name},{path.stem[5:7]}\n" for path in (tmp_path / "in").iterdir())
+    )
+    options = ("--patch-size", 16, "--labels", table, "--label-column", "class", "--buffer", 0)
+    prepare(tmp_path / "in", tmp_path / "all", *options, "--split", "none")
+    assert labeled_sets(tmp_path / "all") is None
+    prepare(tmp_path / "in", tmp_path / "both", *options, "--split", "block", "--val-fraction", 0.25)
+    train, val = labeled_sets(tmp_path / "both")
+    assert len(train) == 9 and len(val) == 3 and train.classes == ["01", "04"]
 
 
 def test_constant_images_have_the_deviation_of_one_step(tmp_path):

@@ -210,6 +210,6 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
     default = path.parent / "images"
     folder = Path(images) if images else default if (default / names[0]).is_file() else path.parent
     if not (folder / names[0]).is_file():
-        raise FileNotFoundError(f"no {folder / names[0]}; name the folders of the images with --coco-images")
+        raise FileNotFoundError(f"{path}: no {folder / names[0]}; name the folders of the images with --coco-images")
     files = [folder / name for name in names]
     return Subset(str(path), [str(file) for file in files], lambda index: open_image(files[index]), classes, None)

@@ -90,7 +90,9 @@ def read_mosaic(path: str | Path) -> np.ndarray:
             if raster.count < CHANNELS or raster.dtypes[0] != "uint8":
                 raise ValueError(f"{path}: {raster.count} channels of {raster.dtypes[0]}; RGB(A) uint8 expected")
             return raster.read(list(range(1, CHANNELS + 1))) * (raster.dataset_mask() > 0)
-    except rasterio.errors.RasterioError as error:
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # errors of GDAL have no public base class
         raise ValueError(f"{path}: cannot be read as a TIFF, corrupt or truncated ({error})") from error
 
 

@@ -242,6 +242,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Name the file in errors of pyarrow, which are of many types."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read as Parquet ({one_line(error)})") from error
 
