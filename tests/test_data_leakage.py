@@ -69,6 +69,7 @@ def test_location_keys_include_the_class():
 
 
 def test_overlap_skips_pixels_beyond_max_bytes(monkeypatch):
+    assert leakage.MAX_BYTES < 1e9  # more takes longer than seconds
     monkeypatch.setattr(leakage, "MAX_BYTES", 3 * 4 * 4 - 1)
     location_ids = {"aoi": ["A", "B"], "patch": [0, 0]}
     found = overlap(Images([1, 2], location_ids), Images([1, 2], location_ids))

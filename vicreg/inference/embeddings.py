@@ -218,8 +218,7 @@ def nearest(path: Path, query: str, k: int = 10) -> pd.DataFrame:
         raise ValueError(f"{path} has no columns path and {COLUMN}; write it with embed.py --pretrained")
     with _reading(path):
         table = file.read(columns=names).to_pandas()
-        paths = [str(name) for name in table.path]
-    row = _find_row(paths, query, path)
+    row = _find_row(table.path.astype(str).tolist(), query, path)
 
     def batches() -> Iterator[np.ndarray]:
         for batch in file.iter_batches(_CHUNK, columns=[COLUMN]):
