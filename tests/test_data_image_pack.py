@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +123,13 @@ def test_pack_holds_the_center_squares_and_is_reused(tmp_path, jpegs, monkeypatc
     assert "12 images as squares of 32 pixels in" in capsys.readouterr().out
     monkeypatch.setattr(image_pack, "_write", None)  # a second call writes nothing
     assert pack_images(dataset_of(jpegs), tmp_path / "new" / "pack", 32).digests() == packed.digests()
+
+
+def test_pack_is_refused_where_the_disk_has_too_little_space(tmp_path, jpegs, monkeypatch):
+    needed = 12 * 3 * 32**2
+    monkeypatch.setattr(image_pack.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.9 * needed))
+    with pytest.raises(ValueError, match="lower --pack-size"):
+        pack_images(dataset_of(jpegs), tmp_path / "pack", 32)
 
 
 def test_pack_is_no_larger_than_the_images_and_renewed_when_files_change(tmp_path, jpegs):
