@@ -8,7 +8,6 @@ reads ``<folder>/<split>/embeddings/table.json``, which evaluate_embeddings.py w
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vicreg.common import cli, files
+from vicreg.common.json_files import read_json
 from vicreg.eval import tables
 
 COLUMNS = ("top1", "top5", "label1_top1", "label10_top1", "knn20_top1", "kmeans_accuracy")
@@ -41,7 +41,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     splits: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted(folder.glob("*/embeddings/table.json")):
         try:
-            results = json.loads(path.read_text(encoding="utf-8"))
+            results = read_json(path)
             splits[path.parts[-3]] = {result["name"]: result for result in results}
         except (ValueError, TypeError, KeyError) as error:
             print(f"unreadable: {path}: {type(error).__name__}: {error}", file=sys.stderr)

@@ -182,7 +182,7 @@ def _parse_shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return 0, 1
     first, _, count = text.partition("/")
-    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
         raise ValueError(f"--shard {text}: I/N with I from 0 to N - 1, such as 0/4")
     return int(first), int(count)
 

@@ -1,26 +1,11 @@
-"""Read text that users wrote: UTF-8 with or without a byte order mark, comma or semicolon separated tables, JSON."""
+"""Read text that users wrote: UTF-8 with or without a byte order mark, comma or semicolon separated tables."""
 
-import json
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from vicreg.common.files import read_text
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not JSON.
-    """
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
 
 
 def delimiter(text: str) -> str:

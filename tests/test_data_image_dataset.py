@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image, ImageOps
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from vicreg.augmentations import batch, presets
 from vicreg.augmentations.functional import crop_resize
@@ -23,6 +24,11 @@ from vicreg.data.subsets import LabeledSubset
 from vicreg.eval.features import extract_features
 
 RANDOM = Augmentation("resized", (0.08, 1.0), (3 / 4, 4 / 3))
+
+
+def test_imagenet_normalization_is_that_of_timm():
+    constants = image_dataset.IMAGENET_MEAN, image_dataset.IMAGENET_STD
+    assert constants == (list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
 
 
 def noise(height, width, seed=0, cell=8):

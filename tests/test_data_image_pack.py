@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def test_fast_crops_of_jpegs_differ_by_rounding(tmp_path, decoded, mode, size):
         assert found.shape == expected.shape == (3, size, size) and found.dtype == np.uint8
         assert abs(found.astype(int) - expected).mean() < 0.5
     assert decoded == [(120, 160, 3)]
+
+
+def test_fast_crops_of_one_pixel_are_that_pixel(tmp_path):
+    noise(40, 40, cell=1).save(tmp_path / "a.jpg", quality=95)
+    crops = [(Augmentation("resized", (1 / 1600, 1 / 1600), (1, 1)), seed) for seed in range(4)]
+    for fast, slow in zip(
+        *(read_crops(tmp_path / "a.jpg", crops, 8, fast=fast) for fast in (True, False)), strict=True
+    ):
+        assert np.ptp(fast, axis=(1, 2)).max() == 0 and abs(fast.astype(int) - slow).max() <= 8
 
 
 def test_fast_crops_are_decoded_at_reduced_size_if_two_pixels_remain_per_pixel(tmp_path, decoded):
@@ -104,7 +114,7 @@ def jpegs(tmp_path):
 
 def test_pack_holds_the_center_squares_and_is_reused(tmp_path, jpegs, monkeypatch, capsys):
     dataset = dataset_of(jpegs)
-    packed = pack_images(dataset, tmp_path / "pack", 32)
+    packed = pack_images(dataset, tmp_path / "new" / "pack", 32)
     assert packed.patch_size == 32 and len(packed) == 12 and packed.classes == ["a", "b", "c"]
     expected = dataset.crop_images([3, 5], [0, 0], WHOLE, 32)
     assert torch.equal(packed.images([3, 5]), expected)
@@ -114,7 +124,14 @@ def test_pack_holds_the_center_squares_and_is_reused(tmp_path, jpegs, monkeypatc
     assert torch.equal(packed.images([3, 5]), expected)
     assert "12 images as squares of 32 pixels in" in capsys.readouterr().out
     monkeypatch.setattr(image_pack, "_write", None)  # a second call writes nothing
-    assert pack_images(dataset_of(jpegs), tmp_path / "pack", 32).digests() == packed.digests()
+    assert pack_images(dataset_of(jpegs), tmp_path / "new" / "pack", 32).digests() == packed.digests()
+
+
+def test_pack_is_refused_where_the_disk_has_too_little_space(tmp_path, jpegs, monkeypatch):
+    needed = 12 * 3 * 32**2
+    monkeypatch.setattr(image_pack.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.9 * needed))
+    with pytest.raises(ValueError, match="lower --pack-size"):
+        pack_images(dataset_of(jpegs), tmp_path / "pack", 32)
 
 
 def test_pack_is_no_larger_than_the_images_and_renewed_when_files_change(tmp_path, jpegs):

@@ -12,7 +12,7 @@ from tests.imagery_fixtures import ground, prepare, write_raster
 from vicreg import evaluate_imagery, main_vicreg_imagery
 from vicreg.augmentations.batch import apply, normalize, sample_params
 from vicreg.augmentations.presets import PRESETS
-from vicreg.data.imagery import ImageryPatches
+from vicreg.data.imagery import ImageryPatches, labeled_sets
 from vicreg.data.raster_pack import prepare as prepare_module
 from vicreg.data.raster_pack.headers import PackOptions, list_sources
 from vicreg.distributed import waiting
@@ -214,12 +214,35 @@ def test_patches_come_from_all_shards_also_in_loader_processes(dated):
     stored = np.concatenate([np.load(dated / shard["file"]) for shard in meta["shards"]])
     order = [11, 0, 5, 5, 3]
     assert torch.equal(dataset.images(order), torch.from_numpy(stored[order]))
+    assert all(isinstance(array.base, np.memmap) for array in dataset._store._arrays)  # not read into memory
     on_device = ImageryPatches(dated / "train.csv")
     on_device.to_device(torch.device("cpu"))
     assert torch.equal(on_device.images(order), dataset.images(order))
     (dated / "patches-00001.npy").unlink()
     with pytest.raises(FileNotFoundError):
         ImageryPatches(dated / "train.csv")
+
+
+@pytest.mark.parametrize(("scale", "levels"), [(None, (0, 65535)), (("0", "9000"), (0, 9000)), (("p0,p50",), None)])
+def test_levels_are_the_scale_that_all_bands_share(tmp_path, scale, levels):
+    write_raster(tmp_path / "in" / "a.tif", ground(3, 32, 32))
+    options = ("--scale", *scale) if scale else ()
+    prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 16, "--split", "none", *options)
+    assert ImageryPatches(tmp_path / "csv" / "train.csv").levels == levels
+
+
+def test_labeled_sets_need_a_validation_list_and_classes(dated, tmp_path):
+    assert labeled_sets(dated) is None  # no classes
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "path,class\n" + "".join(f"{path.name},{path.stem[5:7]}\n" for path in (tmp_path / "in").iterdir())
+    )
+    options = ("--patch-size", 16, "--labels", table, "--label-column", "class", "--buffer", 0)
+    prepare(tmp_path / "in", tmp_path / "all", *options, "--split", "none")
+    assert labeled_sets(tmp_path / "all") is None
+    prepare(tmp_path / "in", tmp_path / "both", *options, "--split", "block", "--val-fraction", 0.25)
+    train, val = labeled_sets(tmp_path / "both")
+    assert len(train) == 9 and len(val) == 3 and train.classes == ["01", "04"]
 
 
 def test_constant_images_have_the_deviation_of_one_step(tmp_path):

@@ -69,6 +69,7 @@ def test_a_location_is_one_whatever_its_class_and_the_program_that_wrote_its_id(
 
 
 def test_overlap_skips_pixels_beyond_max_bytes(monkeypatch):
+    assert leakage.MAX_BYTES < 1e9  # more takes longer than seconds
     monkeypatch.setattr(leakage, "MAX_BYTES", 3 * 4 * 4 - 1)
     location_ids = {"aoi": ["A", "B"], "patch": [0, 0]}
     found = overlap(Images([1, 2], location_ids), Images([1, 2], location_ids))

@@ -48,14 +48,14 @@ def test_plan_runs_draws_a_stratified_subset_for_each_seed(tmp_path):
     assert [len(run.indices) for run in runs] == [4] * 3 + [40] * 3
     assert all(data.labels[run.indices].tolist().count(0) == 2 for run in runs[:3])
     assert len({tuple(run.indices) for run in runs[:3]}) == 3
-    assert runs[1].folder == tmp_path / "freeze_10" / "seed_6"
+    assert runs[1].folder == tmp_path / "freeze_10" / "seed_6" and runs[1].percent_folder == tmp_path / "freeze_10"
     assert not any(len(run.held_out) for run in runs)  # one learning rate: nothing to select
 
 
 def test_plan_runs_marks_whole_locations_as_held_out_and_keeps_them_among_the_training_samples(tmp_path):
     data = Blocks()
     (run,) = plan_runs(data, [100], [5], 2, tmp_path / "freeze")
-    assert run.folder == tmp_path / "freeze_100"
+    assert run.folder == run.percent_folder == tmp_path / "freeze_100"
     assert len(run.indices) == 40 and len(run.held_out) == 4  # a tenth of 10 locations per class, 2 samples each
     rest = run.indices[~run.held_out_mask.numpy()]
     assert len(rest) == 36 and not set(data.location_ids[rest]) & set(data.location_ids[run.held_out])
@@ -89,6 +89,22 @@ def test_frozen_features_extracts_every_image_once_for_all_runs(tmp_path, views,
         assert torch.equal(features.plain(run.held_out)[1], data.labels[run.held_out])
         if views:  # images of one color: every crop is the same
             torch.testing.assert_close(features.views(run.indices), expected.expand(2, -1, 1), rtol=0, atol=1e-5)
+
+
+class Gradients(Blocks):
+    """Images that differ from left to right."""
+
+    def images(self, indices):
+        return super().images(indices) // 2 + torch.arange(0, 120, 30, dtype=torch.uint8)
+
+
+def test_views_after_the_first_are_random_crops(tmp_path):
+    data = Gradients()
+    (run,) = plan_runs(data, [100], [5], 1, tmp_path / "freeze")
+    spec = InputSpec(4, data.mean, data.std)
+    features = FrozenFeatures(Mean(), data, data, spec, torch.device("cpu"), [run], 3, seed=0, plain=True)
+    plain, first, second = features.views(run.indices)
+    assert not torch.equal(first, plain) and not torch.equal(first, second)
 
 
 def test_frozen_features_extracts_only_held_out_samples_if_nothing_else_is_needed(tmp_path):

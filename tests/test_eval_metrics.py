@@ -112,6 +112,7 @@ def test_kmeans_takes_the_best_of_ten_initializations_and_depends_on_the_seed(mo
     clusters = [kmeans(features, 24, seed) for seed in range(4)]
     assert [clustering_metrics(found, labels)["ari"] for found in clusters] == [1.0] * 4
     assert not np.array_equal(clusters[0], clusters[1])
+    assert np.array_equal(clusters[0], kmeans(features, 24))
     monkeypatch.setattr(clustering, "_MINI_BATCH_ABOVE", 0)
     assert not np.array_equal(kmeans(features, 24, 0), kmeans(features, 24, 1))
 
@@ -119,3 +120,32 @@ def test_kmeans_takes_the_best_of_ten_initializations_and_depends_on_the_seed(mo
 def test_one_location_has_no_interval():
     found = metrics.intervals({"top1": np.array([True, False, True])}, np.zeros(3))
     assert found == {"intervals": {}, "intervals_of": "none: all samples show one location"}
+
+
+@pytest.mark.parametrize("above", [0, 50_000])
+def test_kmeans_repeats_with_its_seed(monkeypatch, above):
+    monkeypatch.setattr(clustering, "_MINI_BATCH_ABOVE", above)
+    noise = np.random.default_rng(0).normal(size=(100, 4))
+    assert np.array_equal(kmeans(noise, 20, 3), kmeans(noise, 20, 3))
+
+
+def test_classification_metrics_are_those_of_scikit_learn_to_six_digits():
+    from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
+
+    logits = torch.randn(40, 6, generator=torch_rng(0, "logits"))
+    labels, classes = torch.arange(40) % 6, list("abcdef")
+    result, predicted = per_class_metrics(logits, labels, classes), logits.argmax(1)
+    assert result["balanced_accuracy"] == round(balanced_accuracy_score(labels, predicted), 6)
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, zero_division=0.0)
+    for number, name in enumerate(classes):
+        expected = {"precision": precision, "recall": recall, "f1": f1, "support": support}
+        assert result["per_class"][name] == {key: round(values[number], 6) for key, values in expected.items()}
+        assert result["recall"][name] == round(recall[number], 6)
+
+
+def test_embedding_std_is_that_of_the_samples_of_all_processes(monkeypatch):
+    parts = torch.randn(2, 5, 3, generator=torch_rng(0, "embeddings")) + torch.tensor([0.0, 2.0])[:, None, None]
+    monkeypatch.setattr(metrics, "world_size", lambda: 2)
+    sums = iter([parts.mean(1).sum(0), (parts - parts.mean((0, 1))).square().sum((0, 1))])
+    monkeypatch.setattr(metrics, "all_reduce", lambda part: next(sums))
+    torch.testing.assert_close(metrics.embedding_std(parts[0]), parts.flatten(0, 1).std(0).mean())

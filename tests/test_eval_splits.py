@@ -79,3 +79,4 @@ def test_half_a_second_protocol_is_refused(tmp_path):
 def test_retrieval_split_takes_a_folder_alone(sn7_prepared):
     found, expected = retrieval_split(sn7_prepared), aoi_retrieval_split(sn7_prepared)
     assert found is not None and (found.classes, found.description) == (expected.classes, expected.description)
+    assert np.array_equal(found.train.indices, expected.train.indices)  # drawn with the same seed

@@ -94,6 +94,23 @@ def test_finetuning_starts_each_seed_with_the_same_backbone(lists, tmp_path):
     assert losses("alone", "--seed", 0) == [first]
 
 
+def test_finetuning_logs_the_learning_rate_of_the_head(lists, tmp_path):
+    evaluate(lists, tmp_path, "--weights", "finetune", "--lr-head", 0.2, "--lr-backbone", 0.1)
+    lines = [json.loads(line) for line in next(tmp_path.rglob("stats.txt")).read_text().splitlines()]
+    assert [line["lr"] for line in lines] == pytest.approx([0.2, 0.1])  # cosine: half of it in the second epoch of two
+
+
+def test_epochs_on_cached_features_are_shown_ten_times(lists, tmp_path, capsys):
+    evaluate(lists, tmp_path, "--views", 1, "--epochs", 21)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [int(line[1]) for line in lines] == list(range(0, 21, 2))
+
+
+def test_evaluation_config_has_the_seed_that_the_help_names(tmp_path):
+    config = EvaluationConfig(exp_dir=tmp_path, pretrained="random")
+    assert (config.seed, config.seeds, config.knn) == (0, 1, [20])
+
+
 def test_finetuning_says_if_the_backbone_is_not_trained(lists, tmp_path, capsys):
     evaluate(lists, tmp_path, "--weights", "finetune", "--epochs", 1)
     assert "note: with --lr-backbone 0 finetuning trains the head and the BatchNorm statistics only" in (

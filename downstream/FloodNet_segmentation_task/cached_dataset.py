@@ -167,5 +167,5 @@ def _digest(pair: Pair, settings: list) -> str:
 def _is_complete(file: Path) -> bool:
     try:
         return np.load(file, mmap_mode="r").ndim == 3
-    except (OSError, ValueError, EOFError):  # missing, or damaged by something else
+    except Exception:  # missing, or damaged: numpy raises EOFError, SyntaxError and tokenize.TokenError too
         return False

@@ -1,13 +1,13 @@
 """FloodNet and Harvey patches on disk: which image belongs to which mask, in training, validation and test."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vicreg.common.json_files import read_json
 from vicreg.common.logger import log
 from vicreg.data.image_listing import find_split, format_names, image_paths
 from vicreg.data.subsets import held_out_groups
@@ -219,10 +219,7 @@ def _supervised(folder: Path | None, part: str) -> list[Pair]:
 
 
 def _patches(data_dir: Path, task: str) -> dict[str, list[Pair]]:
-    try:
-        meta = json.loads((data_dir / "meta.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{data_dir / 'meta.json'}: not JSON ({error})") from error
+    meta = read_json(data_dir / "meta.json")
     if not isinstance(meta, dict) or meta.get("kind") != PATCHES:
         raise ValueError(
             f"{data_dir / 'meta.json'} was not written by make_harvey_patches.py; --data-dir is another folder"

@@ -12,7 +12,7 @@ from downstream.FloodNet_segmentation_task.config import TASK, FloodConfig
 from vicreg.augmentations.batch import normalize
 from vicreg.common.logger import log
 from vicreg.common.random_streams import stream_seed
-from vicreg.engine.checkpoint import load_task
+from vicreg.engine.checkpoint import load_task, naming
 from vicreg.engine.finetune import build_backbone
 from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
@@ -138,11 +138,12 @@ def load_segmenter(path: str | Path, device: torch.device) -> tuple[Segmenter, d
     """
     weights, about = load_task(path, TASK, device)
     task, info = about["task"], about["backbone"]
-    model = Segmenter(
-        info["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"], info.get("in_chans", 3)
-    )
     task["channels"] = info.get("in_chans", 3)
-    model.load_state_dict(weights)
+    with naming(path):
+        model = Segmenter(
+            info["arch"], task["decoder"], len(task["classes"]), task["mean"], task["std"], task["channels"]
+        )
+        model.load_state_dict(weights)
     return model.to(device), task
 
 

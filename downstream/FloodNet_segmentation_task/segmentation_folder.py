@@ -1,14 +1,13 @@
 """A segmentation folder of the user's own: ``images/``, ``masks/`` and ``classes.json``."""
 
 import functools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from downstream.FloodNet_segmentation_task.floodnet import PARTS, TASKS, Pair, match, palette, split_pairs
-from vicreg.common.files import read_text
+from vicreg.common.json_files import read_json
 from vicreg.common.plots import class_colors
 from vicreg.data.image_listing import find_split
 
@@ -50,7 +49,7 @@ def task_classes(task: str, data_dir: Path) -> Classes:
     if not path.is_file():
         raise FileNotFoundError(f'no {path}; write it: {{"names": ["background", …], "colors": [[40, 40, 40], …]}}')
     try:
-        content = json.loads(read_text(path))
+        content = read_json(path)
         names = content["names"]
         colors = content.get("colors") or (255 * class_colors(len(names))[:, :3]).astype(int).tolist()
         array = np.asarray(colors)

@@ -11,6 +11,7 @@ from shapely import geometry
 from downstream.detectron2_crowdai_detection_task.dataset import Split
 from downstream.detectron2_crowdai_detection_task.model import EARLIER_CHECKPOINT, find_checkpoint
 from vicreg.common import checkpoint_io, files, plots
+from vicreg.common.json_files import read_json
 from vicreg.common.results import RESULT_FILE, write_result
 from vicreg.data.images import load_rgb
 from vicreg.inference import polygons
@@ -35,11 +36,11 @@ def load_run(folder: str | Path) -> dict[str, Any] | None:
     folder = Path(folder)
     try:
         if (folder / RUN_FILE).is_file():
-            return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+            return read_json(folder / RUN_FILE)
         state = checkpoint_io.load(folder / EARLIER_CHECKPOINT)
         classes = [category["name"] for category in state["categories"]]
         return {"backbone": state["backbone"], "image_size": state["image_size"], "classes": classes}
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} does not hold a run of train_crowdai.py; choose another --exp-dir") from error
 
 

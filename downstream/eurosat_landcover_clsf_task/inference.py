@@ -97,9 +97,10 @@ def load_classifier(path: str | Path, device: torch.device) -> tuple[Classifier,
         ValueError: It is not a checkpoint of train_eurosat.py.
     """
     weights, about = checkpoint.load_task(path, TASK, device)
-    backbone, task = create_backbone(about["backbone"]["arch"], about["backbone"]["in_chans"]), about["task"]
-    model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(task["classes"])), frozen=True)
-    model.load_state_dict(weights)
-    log(f"{about['backbone']['arch']} from {path}: {len(task['classes'])} classes, {task['image_size']} px")
-    task["channels"] = about["backbone"]["in_chans"]
+    with checkpoint.naming(path):
+        backbone, task = create_backbone(about["backbone"]["arch"], about["backbone"]["in_chans"]), about["task"]
+        model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(task["classes"])), frozen=True)
+        model.load_state_dict(weights)
+        log(f"{about['backbone']['arch']} from {path}: {len(task['classes'])} classes, {task['image_size']} px")
+        task["channels"] = about["backbone"]["in_chans"]
     return model.eval().to(device, memory_format=torch.channels_last), task

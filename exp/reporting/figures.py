@@ -76,7 +76,7 @@ def embedding_maps(runs: Sequence[Run], store: ImageStore, problems: list[Proble
             content = json.loads(path.read_text(encoding="utf-8"))
             _check_map(content)
             sprite = store.encode(path.parent / content["thumbnails"], 40 * content["columns"], 60)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             problems.append(Problem(path, f"cannot be read: {error}"))
             continue
         if sprite and sprite not in sprites:
@@ -178,7 +178,7 @@ def _pairs(run: Run, problems: list[Problem]) -> list[str]:
         return []
     try:
         return [_pair(*pair) for pair in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
         problems.append(Problem(path, f"cannot be read: {error}"))
         return []
 

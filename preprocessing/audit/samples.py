@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from preprocessing.text_files import read_csv, read_json, read_text
+from preprocessing.text_files import read_csv, read_text
+from vicreg.common.json_files import read_json
 from vicreg.data.fmow import read_timestamp
 from vicreg.data.image_io import IMAGE_SUFFIXES, UnsupportedImage, decoding
 from vicreg.data.image_io import open_image as open_file
@@ -219,6 +220,6 @@ def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
     default = path.parent / "images"
     folder = Path(images) if images else default if (default / names[0]).is_file() else path.parent
     if not (folder / names[0]).is_file():
-        raise FileNotFoundError(f"no {folder / names[0]}; name the folders of the images with --coco-images")
+        raise FileNotFoundError(f"{path}: no {folder / names[0]}; name the folders of the images with --coco-images")
     files = [folder / name for name in names]
     return Subset(str(path), [str(file) for file in files], lambda index: open_image(files[index]), classes, None)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preprocessing.text_files import read_json, read_text
+from preprocessing.text_files import read_text
+from vicreg.common.json_files import read_json
 from vicreg.data.image_listing import SPLITS
 from vicreg.data.raster_pack.headers import Source, list_sources
 
@@ -42,7 +43,8 @@ def find_sources(
         raise ValueError(f"no rasters or images in {', '.join(map(str, folders)) or list_file}")
     (name, count), *_ = Counter(source.name for source in sources).most_common(1)
     if count > 1:
-        raise ValueError(f"{count} files are called {name}; give each folder or file once")
+        where = f"{list_file}: " if list_file else ""
+        raise ValueError(f"{where}{count} files are called {name}; give each folder or file once")
     return sorted(sources, key=lambda source: source.name)
 
 
@@ -67,6 +69,8 @@ def _read_catalog(path: Path, asset: str | None, bands: Sequence[str]) -> list[S
     """Read the items of a STAC ItemCollection (or one item): date and address of an asset of each, or of its bands."""
     content = read_json(path)
     items = content.get("features", [content]) if isinstance(content, dict) else []
+    if not isinstance(items, list):
+        raise ValueError(f"{path}: not a STAC ItemCollection; features is a list of items")
     sources = []
     for number, item in enumerate(items):
         try:

@@ -141,10 +141,10 @@ def _read_header(path: Path, name: MosaicName) -> Mosaic | Problem:
         if crs is None:
             return mosaic
         message = check_position(name.aoi, _mosaic_points(mosaic), "its coordinates")
-    except rasterio.errors.RasterioError as error:
-        return Problem("unreadable mosaic", path, f"cannot be read as a TIFF, corrupt or truncated ({error})")
     except ValueError as error:
         message = f"{error}; assign EPSG:3857, or remove its georeference with gdal_edit.py -unsetgt -a_srs ''"
+    except Exception as error:  # errors of GDAL have no public base class
+        return Problem("unreadable mosaic", path, f"cannot be read as a TIFF, corrupt or truncated ({error})")
     return Problem("georeference", path, message) if message else mosaic
 
 

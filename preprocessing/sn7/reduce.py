@@ -73,7 +73,9 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
             elif raster.gcps[0]:
                 points, profile["crs"] = raster.gcps
                 profile["gcps"] = [GroundControlPoint(p.row / down, p.col / across, p.x, p.y, p.z) for p in points]
-    except rasterio.errors.RasterioError as error:
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # errors of GDAL have no public base class
         raise ValueError(f"{mosaic.path} cannot be read ({error}); fetch it again or remove it") from error
     pixels = np.rint(mean).astype(np.uint8)
     pixels[:, fraction == 0] = nodata or 0
@@ -101,6 +103,8 @@ def is_complete(path: Path, size: int) -> bool:
                 raise ValueError(f"{path} has {raster.width} x {raster.height} pixels, not {size} x {size}; "
                                  "choose another --out-dir, or remove the reduced tree")  # fmt: skip
             raster.checksum(1)
-    except rasterio.errors.RasterioError:
+    except (ValueError, MemoryError):
+        raise
+    except Exception:  # errors of GDAL have no public base class
         return False
     return True

@@ -72,7 +72,9 @@ def damaged_tree(draw, tree, leaf=values):
 @st.composite
 def damaged_json(draw, content):
     """Change values of a JSON document, or its text."""
-    kind = draw(st.sampled_from(["tree", "tree", "tree", "text"]))
+    kind = draw(st.sampled_from(["tree"] * 6 + ["text"] * 2 + ["deep"]))
+    if kind == "deep":
+        return draw(st.sampled_from([b"[" * 10**5, b'{"a": ' * 10**5, b"9" * 10**4]))
     text = json.dumps(draw(damaged_tree(content)) if kind == "tree" else content)
     return text.encode("utf-8", "replace") if kind == "tree" else draw(damaged_text(text))
 

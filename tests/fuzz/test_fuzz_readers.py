@@ -1,34 +1,21 @@
-"""Readers answer damaged files with a result, or with an error that cli.run turns into a line and that names the file.
+"""Readers answer damaged files with a result, or with an error that names the file."""
 
-FUZZ_EXAMPLES=10000 tries more examples than the 100 of a usual run, which are the same each time.
-"""
-
-import contextlib
-import functools
 import io
 import json
-import os
-import resource
-import signal
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
 from PIL import Image
 
 from downstream.detectron2_crowdai_detection_task import coco
 from exp import split_table
-from exp.reporting import collect, html, terminal
-from exp.reporting.tables import build_tables
 from preprocessing import text_files
 from preprocessing.audit import samples
 from preprocessing.sn7 import geocode
-from tests import report_fixtures
 from tests.conftest import write_geojson, write_tif
 from tests.fuzz import mutations
+from tests.fuzz.harness import check_reader, file_bytes, npy
 from vicreg.common import checkpoint_io
 from vicreg.common.logger import read_stats
 from vicreg.data import broken_files, fmow, image_listing, images, name_lists, sn7, sn7_format
@@ -37,8 +24,6 @@ from vicreg.eval import feature_cache
 from vicreg.inference import label_rasters
 from vicreg.models import backbones, weight_files
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 100))
-SECONDS, MEMORY = 20, 3 * 2**30  # limits of one example; the memory is beyond what the process has
 AOI = "L15-0331E-1257N_1327_3160_13"
 ROWS = [
     f"{n},global_monthly_2018_0{n + 1}_mosaic_{AOI}.tif,{n},{AOI},2018,{n + 1},Oakley,California,US,{n},train"
@@ -66,23 +51,6 @@ def encoded(name, **options):
     """Bytes of an image file."""
     buffer = io.BytesIO()
     Image.fromarray(PIXELS).save(buffer, name, **options)
-    return buffer.getvalue()
-
-
-def file_bytes(write, suffix):
-    """Bytes of a file that a function writes."""
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"x{suffix}")
-        write(path)
-        return path.read_bytes()
-
-
-def npy(array):
-    buffer = io.BytesIO()
-    np.save(buffer, array)
     return buffer.getvalue()
 
 
@@ -167,27 +135,6 @@ def read_coco(path):
     coco.load_split(path.parent)
 
 
-@functools.cache
-def report_files():
-    """Return the files of a run with an evaluation and a map, by name."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        report_fixtures.write_training(folder, steps=2)
-        report_fixtures.write_benchmark(folder, ".", samples=3)
-        report_fixtures.write_provenance(folder, "pretraining")
-        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def read_report(path):
-    """Report on a run, an evaluation with a map and what is damaged, which is listed: the tables and the page."""
-    for name, content in report_files().items():
-        if name != path.name:
-            (path.parent / name).write_bytes(content)
-    runs, problems = collect.collect([path.parent])
-    tables = build_tables(runs)
-    assert html.render("a test", runs, tables, problems) and terminal.format_runs(runs) and terminal.format_csv(tables)
-
-
 def read_listing(path):
     """Choose files by a list."""
     listing = image_listing.Listing(["d/A/1.jpg", "d/A/2.jpg", "d/B/1.jpg"], np.array([0, 0, 1]), ["A", "B"])
@@ -239,15 +186,6 @@ READERS = {
     "audit coco": ("a.json", mutations.damaged_json(COCO), samples.from_coco),
     "audit list": ("train.csv", mutations.damaged_csv(AUDIT_LIST), samples.from_list),
     "stats.txt": ("stats.txt", mutations.damaged_lines(STATS), read_stats),
-    "report stats.txt": (
-        "stats.txt",
-        mutations.damaged_lines([json.loads(line) for line in report_files()["stats.txt"].splitlines()]),
-        read_report,
-    ),
-    **{
-        f"report {name}": (name, mutations.damaged_json(json.loads(report_files()[name])), read_report)
-        for name in ("result.json", "config.json", "provenance.json", "views.json", "embedding_map.json")
-    },
     "split table": (
         "s/embeddings/table.json",
         mutations.damaged_json(TABLE),
@@ -272,54 +210,6 @@ READERS = {
 }
 
 
-class TooSlow(BaseException):
-    """An example that takes longer than ``SECONDS``."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def limits():
-    """Limit the memory and the time of an example."""
-
-    def stop(*_):
-        raise TooSlow
-
-    before, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, stop)
-    with open("/proc/self/statm") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
-    signal.signal(signal.SIGALRM, handler)
-
-
 @pytest.mark.parametrize("reader", READERS)
-def test_readers_refuse_damaged_files_with_an_error_that_names_them(reader, tmp_path_factory, capfd):
-    name, strategy, read = READERS[reader]
-    path = tmp_path_factory.mktemp("fuzz") / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    @settings(
-        max_examples=EXAMPLES,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def check(content):
-        for old in path.parent.glob("*.*"):
-            if old.is_file():
-                old.unlink()
-        path.write_bytes(content)
-        signal.alarm(SECONDS)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                read(path)
-        except (ValueError, OSError) as error:
-            named = any(word in str(error) for word in (path.name, str(path.parent), "nowhere"))
-            assert named, f"{error!r}: which file?"
-        finally:
-            signal.alarm(0)
-
-    check()
+def test_readers_refuse_damaged_files_with_an_error_that_names_them(reader, tmp_path_factory):
+    check_reader(READERS[reader], tmp_path_factory.mktemp("fuzz"))

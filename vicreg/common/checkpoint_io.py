@@ -139,7 +139,7 @@ def check_unpacked_size(path: str | Path) -> None:
 
 
 def _check_tensor_sizes(path: Path, content: Any) -> None:
-    """Raise ValueError if a tensor or array is larger than its file allows, such as one number of any shape."""
+    """Raise ValueError if a tensor is sparse or larger than its file allows, such as one number of any shape."""
     stack, seen, limit = [content], set[int](), 4 * path.stat().st_size + 2**20
     while stack:
         value = stack.pop()

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from vicreg.common import files, trackers
+from vicreg.common.json_files import read_json
 from vicreg.distributed.process_group import is_main
 
 STATS_FILE = "stats.txt"
@@ -48,7 +49,7 @@ def lock_results(folder: str | Path, results: Iterable[Path]) -> TextIO:
     for path in filter(Path.is_file, results):
         written = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
         try:
-            of = json.loads(path.read_text(encoding="utf-8")).get("pretrained")
+            of = read_json(path).get("pretrained")
         except (ValueError, AttributeError):
             of = "a damaged file"
         log(f"note: {path} of {written} ({of}) will be replaced; another --exp-dir keeps it")

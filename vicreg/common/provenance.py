@@ -9,7 +9,6 @@ releases the lock of the folder.
 import contextlib
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 
 from vicreg.common.files import write_json
+from vicreg.common.json_files import read_json
 from vicreg.distributed.process_group import is_main, world_size
 
 SCHEMA = 1
@@ -82,7 +82,7 @@ def exit_status(code: Any) -> tuple[str, str]:
 def read(folder: str | Path) -> dict[str, Any]:
     """Read the provenance of a folder; {} if it has none or the file is damaged."""
     try:
-        content = json.loads((Path(folder) / PROVENANCE_FILE).read_text(encoding="utf-8"))
+        content = read_json(Path(folder) / PROVENANCE_FILE)
     except (OSError, ValueError):
         return {}
     sessions = content.get("sessions") if isinstance(content, dict) else None

@@ -190,7 +190,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_id(folder: Path, tracker: str) -> str | None:
     path = folder / _ID_FILE
-    name, _, run_id = path.read_text().strip().partition(" ") if path.is_file() else ("", "", "")
+    name, _, run_id = path.read_text(errors="replace").strip().partition(" ") if path.is_file() else ("", "", "")
     return run_id if name == tracker else None
 
 

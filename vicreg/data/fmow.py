@@ -3,13 +3,13 @@
 ``preprocessing/make_fmow_csv.py`` writes the lists. Pixels stay in the tree, as JPEGs of many sizes.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from vicreg.common.json_files import read_json
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.pairs import month_number
 from vicreg.data.sn7_format import check_rows
@@ -59,7 +59,7 @@ def read_timestamp(path: str | Path) -> tuple[int, int, list[float] | None]:
     if not path.is_file():
         return UNKNOWN, UNKNOWN, None
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
         match = re.match(r"(\d{4})-(0[1-9]|1[0-2])-\d\d", content["timestamp"])
         if not match:
             raise ValueError("no date")

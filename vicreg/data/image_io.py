@@ -83,8 +83,11 @@ def decoding(path: str | Path) -> Iterator[None]:
     """Turn what decoders raise into an ImageError that names the file."""
     try:
         yield
-    except (MemoryError, ImageError):
+    except ImageError:
         raise
+    except MemoryError as error:
+        message = "not enough memory to decode it; it is very large or damaged, or the memory is full"
+        raise UnsupportedImage(f"{printable(path, '')}: {message}") from error
     except Exception as error:  # every decoder has its own
         raise unreadable(path, error) from error
 

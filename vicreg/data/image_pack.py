@@ -65,7 +65,7 @@ class PackedImages(BaseDataset):
     def _open_store(self) -> np.ndarray:
         try:
             return np.asarray(np.load(self._path, mmap_mode="r"))  # indexing a plain array is faster than a memmap
-        except (ValueError, EOFError) as error:
+        except Exception as error:  # numpy raises EOFError, SyntaxError and tokenize.TokenError on damaged headers
             raise ValueError(f"{self._path}: damaged ({error}); delete it") from error
 
     def __getstate__(self) -> dict[str, Any]:

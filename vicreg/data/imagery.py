@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -115,6 +114,8 @@ class ImageryPatches(SN7Patches):
         if missing := [column for column in COLUMNS if column not in self.table]:
             raise ValueError(f"{csv_path}: columns missing: {', '.join(missing)}; write it with make_imagery_csv.py")
         meta = read_meta(csv_path.parent)
+        if "shards" not in meta:
+            raise ValueError(f"{csv_path.with_name('meta.json')} names no shards; write it with make_imagery_csv.py")
         check_rows(csv_path, len(self.table), meta)
         stored = sum(shard["rows"] for shard in meta["shards"])
         check_ranges(csv_path, self.table, row=(0, stored - 1), label=(-1, len(meta["classes"]) - 1))
@@ -184,7 +185,7 @@ def labeled_sets(csv_dir: Path) -> tuple[ImageryPatches, ImageryPatches] | None:
     meta = read_meta(csv_dir)
     if not meta["classes"] or not (csv_dir / "val.csv").is_file():
         return None
-    train, val = (pd.read_csv(csv_dir / f"{part}.csv", usecols=["label"]).label for part in ("train", "val"))
+    train, val = (read_table(csv_dir / f"{part}.csv", ["label"], usecols=["label"]).label for part in ("train", "val"))
     if (train < 0).all() or (val < 0).all():
         return None
     return ImageryPatches(csv_dir / "train.csv", labeled=True), ImageryPatches(csv_dir / "val.csv", labeled=True)

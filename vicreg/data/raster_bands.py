@@ -47,9 +47,10 @@ def choose_bands(source: Any, path: Path, bands: Bands) -> tuple[int, ...]:
     from rasterio.enums import ColorInterp
 
     name = printable(path, "")
-    if reason := _unusual_layout(source):
-        raise UnsupportedImage(f"{name} has {reason}")
-    usable = [number for number, kind in enumerate(source.colorinterp, 1) if kind != ColorInterp.alpha]
+    with decoding(path):
+        if reason := _unusual_layout(source):
+            raise UnsupportedImage(f"{name} has {reason}")
+        usable = [number for number, kind in enumerate(source.colorinterp, 1) if kind != ColorInterp.alpha]
     if isinstance(bands, int):
         if source.count == bands:  # a fourth band of 8 bits is often tagged as alpha
             return tuple(range(1, bands + 1))

@@ -1,6 +1,6 @@
 """Files of a prepared folder: lists of samples as CSV files, and ``meta.json``."""
 
-import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,9 @@ from typing import Any
 import pandas as pd
 
 from vicreg.common import files
+from vicreg.common.json_files import read_json
+
+_IMAGERY_KEYS = ("classes", "patch_size", "rows", "dtype", "scale", "mean", "std", "grids")
 
 
 def read_table(path: str | Path, integers: Sequence[str], **options: Any) -> pd.DataFrame:
@@ -27,8 +30,10 @@ def read_table(path: str | Path, integers: Sequence[str], **options: Any) -> pd.
             names = options.get("names") or pd.read_csv(file, nrows=0).columns
             file.seek(0)
             kinds = {name: types.get(name, "str") for name in names}
-            return pd.read_csv(file, keep_default_na=False, dtype=kinds, index_col=False, **options)
-    except (ValueError, OverflowError) as error:  # pandas' errors are ValueErrors without the file's name
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
+                return pd.read_csv(file, keep_default_na=False, dtype=kinds, index_col=False, **options)
+    except (ValueError, OverflowError, pd.errors.ParserWarning) as error:  # they do not name the file
         raise ValueError(f"{path}: not a table of samples ({error}); write it again") from error
 
 
@@ -50,6 +55,15 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
     def texts(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
+    def objects(value: Any, **types: type) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(item, dict) and all(isinstance(item.get(key), kind) for key, kind in types.items())
+            for item in value
+        )
+
+    def is_pair(value: Any) -> bool:
+        return files.is_numbers(value) and len(value) == 2
+
     is_valid: dict[str, Callable[[Any], bool]] = {
         "classes": lambda value: texts(value) and (len(value) > 0 or "shards" in meta),  # imagery may have no labels
         "splits": lambda value: isinstance(value, (dict, list)) and texts(list(value)),
@@ -58,18 +72,27 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
         "rows": lambda value: isinstance(value, int),
         "patch_size": lambda value: isinstance(value, int) and value > 0,
         "counts": lambda value: isinstance(value, dict),
-        "sha256": lambda value: isinstance(value, dict),
+        "sha256": lambda value: isinstance(value, dict) and all(Path(name).name == name for name in value),
         "grid": lambda value: isinstance(value, int) and 0 < value <= 2**10,
+        "shards": lambda value: objects(value, file=str, rows=int, sha256=str),
+        "scale": lambda value: value is None or (isinstance(value, list) and all(map(is_pair, value))),
+        "dtype": lambda value: value in ("uint8", "uint16"),
+        "grids": lambda value: (
+            objects(value, crs=str)
+            and all(is_pair(grid.get(key)) for grid in value for key in ("origin", "resolution"))
+        ),
         "source": lambda value: (
             texts(sources := [value] if isinstance(value, str) else value) and not any("\0" in text for text in sources)
         ),
     }
     try:
-        meta = json.loads(files.read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); write the folder again") from error
+        meta = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; write the folder again") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{path} is damaged (not a JSON object); write the folder again")
+    if "shards" in meta and (missing := [key for key in _IMAGERY_KEYS if key not in meta]):
+        raise ValueError(f"{path} is damaged (no {missing[0]}); write the folder again")
     if wrong := [key for key, valid in is_valid.items() if key in meta and not valid(meta[key])]:
         raise ValueError(f"{path} is damaged ({wrong[0]}: {str(meta[wrong[0]])[:100]}); write the folder again")
     return meta

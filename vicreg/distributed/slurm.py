@@ -42,7 +42,7 @@ def _expand_ranges(ranges: str, hostlist: str) -> list[str]:
     for item in ranges.split(","):
         first, _, last = item.partition("-")
         last = last or first
-        if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise ValueError(f"{hostlist!r} is not a SLURM hostlist: {item!r} is not a range of numbers")
         numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return numbers
@@ -66,8 +66,8 @@ def launch_environment(environ: Mapping[str, str]) -> dict[str, str]:
         ValueError: SLURM's list of hosts cannot be parsed.
     """
     step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", ""))
-    in_step = "SLURM_STEP_NUM_TASKS" in environ or step.isdigit()
-    if "RANK" in environ or not in_step or (step.isdigit() and int(step) >= _FIRST_SPECIAL_STEP):
+    in_step = "SLURM_STEP_NUM_TASKS" in environ or step.isdecimal()
+    if "RANK" in environ or not in_step or (step.isdecimal() and int(step) >= _FIRST_SPECIAL_STEP):
         return {}
     tasks = int(environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or 1)
     if tasks == 1 or "SLURM_PROCID" not in environ:
@@ -94,4 +94,4 @@ def _local_tasks(environ: Mapping[str, str], default: int) -> int:
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
         counts += [int(count)] * int(times or 1)
     node = environ.get("SLURM_NODEID", "")
-    return counts[int(node)] if node.isdigit() and int(node) < len(counts) else default
+    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else default

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,17 @@ def samples_digest(train: Iterable[str], val: Iterable[str]) -> str:
 def files_digest(paths: Iterable[str | Path]) -> str:
     """Return a hexadecimal digest of the sizes of files: other data under the same names rarely has the same."""
     return samples_digest([str(os.stat(path).st_size) for path in paths], [])
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name a checkpoint in the error that its values cause where a model is built from them."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: values are missing or do not fit ({type(error).__name__}: {error})") from error
 
 
 def load_task(

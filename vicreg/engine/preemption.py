@@ -124,6 +124,8 @@ def clear_preempted_marker(folder: str | Path) -> None:
     """
     path = Path(folder) / MARKER_FILE
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and path.is_file():
-        sys.exit(128 + signal.Signals[path.read_text().split()[0]])
+        name = path.read_text(errors="replace").partition(" ")[0]
+        if name in signal.Signals.__members__:  # else the file is damaged
+            sys.exit(128 + signal.Signals[name])
     if is_main():
         path.unlink(missing_ok=True)

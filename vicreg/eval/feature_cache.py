@@ -12,6 +12,7 @@ from torch import nn
 
 from vicreg.common import checkpoint_io, files
 from vicreg.common.files import write_json
+from vicreg.common.json_files import read_json
 from vicreg.common.logger import log
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.eval.features import build_input_spec, extract_features, format_input_spec
@@ -235,7 +236,7 @@ def _read(path: Path, rows: int, dtype: str) -> np.ndarray | None:
     if features.ndim != 2 or len(features) != rows or features.dtype != dtype:
         return None
     try:
-        recorded = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).get("sha256")
+        recorded = read_json(path.with_suffix(".json")).get("sha256")
     except (ValueError, OSError, AttributeError):
         recorded = "unreadable"
     if recorded not in (None, _digest(features)):  # older records have none

@@ -12,6 +12,7 @@ from torch import nn
 
 from vicreg.common import files, provenance
 from vicreg.common.checkpoint_io import BACKBONE_FILE, MODEL_FILE
+from vicreg.common.json_files import read_json
 from vicreg.exporters import safetensors_file, verify
 from vicreg.exporters.detectron2 import Info, plain_name
 from vicreg.models.backbones import feature_dim
@@ -95,10 +96,7 @@ def _run_of(pretrained: str | Path) -> dict[str, Any]:
     path = Path(pretrained).with_name("config.json")
     if Path(pretrained).name not in (BACKBONE_FILE, MODEL_FILE) or not path.is_file():
         return {}
-    try:
-        run = json.loads(files.read_text(path))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
+    run = read_json(path)
     if not (isinstance(run, dict) and isinstance(run.get("plan"), dict)):
         return {}
     sessions = provenance.read(path.parent).get("sessions")
@@ -108,7 +106,7 @@ def _run_of(pretrained: str | Path) -> dict[str, Any]:
 def _read_results(path: Path) -> tuple[str, dict[str, float]]:
     """Return the name of an evaluation and its metrics."""
     try:
-        result = json.loads(files.read_text(path))
+        result = read_json(path)
         metrics = {key: value for key, value in result.items() if _METRICS.fullmatch(key)}
         metrics = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
     except (ValueError, AttributeError) as error:
@@ -159,7 +157,7 @@ def check_folder(path: str | Path) -> Path:
         raise ValueError(f"{path} is a file; --to hf writes a folder")
     if path.is_dir() and any((path / name).exists() for name in FILES):
         try:
-            ours = "pretrained_cfg" in json.loads(files.read_text(path / "config.json"))
+            ours = "pretrained_cfg" in read_json(path / "config.json")
         except (OSError, ValueError, TypeError):
             ours = False
         if not ours:

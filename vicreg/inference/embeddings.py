@@ -1,5 +1,7 @@
 """A table of embeddings, one row for each image or patch, as (Geo)Parquet; and the rows that are nearest to one."""
 
+import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +17,7 @@ from torch import nn
 from vicreg.common import files
 from vicreg.common.files import printable
 from vicreg.data.base import BaseDataset, InputSpec, LabeledDataset
+from vicreg.data.georeference import one_line
 from vicreg.data.image_crops import read_square
 from vicreg.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD
 from vicreg.data.image_listing import image_paths, log_skipped
@@ -206,37 +209,42 @@ def nearest(path: Path, query: str, k: int = 10) -> pd.DataFrame:
     Raises:
         ValueError: The file is no such table, or ``query`` does not name one row of it.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _reading(path):
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({error})") from error
-    names = [name for name in file.schema_arrow.names if name not in (COLUMN, "geometry")]
+        names = [name for name in file.schema_arrow.names if name not in (COLUMN, "geometry")]
     if COLUMN not in file.schema_arrow.names or "path" not in names:
         raise ValueError(f"{path} has no columns path and {COLUMN}; write it with embed.py --pretrained")
-    table = file.read(columns=names).to_pandas()
-    row = _find_row(table.path.tolist(), query, path)
+    with _reading(path):
+        table = file.read(columns=names).to_pandas()
+    row = _find_row(table.path.astype(str).tolist(), query, path)
 
     def batches() -> Iterator[np.ndarray]:
         for batch in file.iter_batches(_CHUNK, columns=[COLUMN]):
             vectors = np.stack(batch.column(0).to_numpy(zero_copy_only=False)).astype(np.float32)
             yield vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    start, vector = 0, None
-    for vectors in batches():
-        if start <= row < start + len(vectors):
-            vector = vectors[row - start]
-            break
-        start += len(vectors)
-    similarity = np.concatenate([vectors @ vector for vectors in batches()])
+    with _reading(path):
+        vector = next(itertools.islice(itertools.chain.from_iterable(batches()), row, None))
+        similarity = np.concatenate([vectors @ vector for vectors in batches()])
     order = np.argsort(-similarity, kind="stable")
     order = order[order != row][:k]
     result = table.iloc[order].reset_index(drop=True)
     result.insert(0, "row", order)
     result.insert(1, "similarity", similarity[order])
     return result
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file in errors of pyarrow, which are of many types."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({one_line(error)})") from error
 
 
 def _find_row(paths: list[str], query: str, path: Path) -> int:

@@ -13,7 +13,7 @@ def parse_mlp(text: str) -> list[int]:
         ValueError: The text is not positive integers joined by hyphens.
     """
     widths = text.split("-")
-    if not all(width.isdigit() and int(width) > 0 for width in widths):
+    if not all(width.isdecimal() and int(width) > 0 for width in widths):
         raise ValueError(f"--mlp {text}: widths joined by hyphens expected, such as 8192-8192-8192")
     return [int(width) for width in widths]
 

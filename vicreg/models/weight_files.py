@@ -10,6 +10,7 @@ import timm
 import torch
 
 from vicreg.common import checkpoint_io, files
+from vicreg.common.json_files import read_json
 from vicreg.models.checkpoint_layouts import COUNTER, BackboneWeights, StateDict, format_counts, group, unwrap
 from vicreg.models.timm_weights import is_hub_name, read_with_timm
 
@@ -192,7 +193,7 @@ def tensors_digest(state: StateDict, metadata: Mapping[str, str]) -> str:
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         return {key: record.get(key) for key in RECORDED}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: not a JSON object as export.py writes it ({error})") from error

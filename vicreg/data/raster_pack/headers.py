@@ -163,7 +163,7 @@ def _split_masks(sources: Sequence[Source], pattern: str | None) -> tuple[list[S
 
 def _check_alike(scenes: list[Scene], options: PackOptions) -> tuple[list[Scene], list[FileProblem]]:
     """Leave out files whose bands, type or lack of a georeference differ from the others."""
-    by_name = options.bands is not None and not all(band.isdigit() for band in options.bands)
+    by_name = options.bands is not None and not all(band.isdecimal() for band in options.bands)
     keys = [(0 if by_name else scene.count, scene.dtype) for scene in scenes]
     usual, number = Counter(keys).most_common(1)[0] if keys else ((0, ""), 0)
     colors = [tuple(name for name in scene.band_names if name in COLORS) for scene in scenes]

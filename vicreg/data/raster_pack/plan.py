@@ -58,7 +58,7 @@ def work_folder(out_dir: Path, plan: Plan, shared: bool) -> Path:
     """
     folder = out_dir / WORK_FOLDER
     stamp = folder / "plan.txt"
-    if stamp.is_file() and stamp.read_text() != plan.fingerprint:
+    if stamp.is_file() and stamp.read_text(errors="replace") != plan.fingerprint:
         if shared:
             raise ValueError(f"{folder} holds shards of other files or options; remove it, then start all parts again")
         shutil.rmtree(folder)

@@ -30,7 +30,6 @@ class SceneReader:
         Raises:
             ValueError: The file cannot be read.
         """
-        import rasterio
         from rasterio.windows import Window
 
         try:
@@ -47,7 +46,9 @@ class SceneReader:
                     valid = self._valid(pixels, mask_window)
                 if self.scene.mask:
                     valid = valid & ~self._clouds(left, top, width, height)
-        except (OSError, SyntaxError, rasterio.errors.RasterioError) as error:
+        except (ValueError, MemoryError):
+            raise
+        except Exception as error:  # errors of GDAL have no public base class
             raise ValueError(f"cannot be read ({root_reason(error, self.scene.path)})") from error
         if pixels.dtype.kind == "f":
             valid = valid & np.isfinite(pixels).all(0)

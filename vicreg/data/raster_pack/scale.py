@@ -55,7 +55,7 @@ def _percentiles(scenes: Sequence[Scene], low: float, high: float, seed: int) ->
     """Estimate percentiles of each band on one window of each of some scenes."""
     random = rng(seed, "scale_sample")
     chosen = np.sort(random.permutation(len(scenes))[:_SAMPLE_SCENES])
-    samples = []
+    samples, failure = [], ""
     with quiet_georeference():
         for index in chosen:
             scene = scenes[index]
@@ -64,14 +64,15 @@ def _percentiles(scenes: Sequence[Scene], low: float, high: float, seed: int) ->
             reader = SceneReader(scene)
             try:
                 pixels, valid = reader.read(int(left), int(top), width, height)
-            except ValueError:
+            except ValueError as error:
+                failure = f", {scene.mask or scene.path}: {error}"
                 continue  # reported when it is cut
             finally:
                 reader.close()
             samples.append(pixels[:, valid])
     values = np.concatenate(samples, axis=1) if samples else np.empty((0, 0))
     if not values.size:
-        raise ValueError("--scale: the sampled windows hold no data; give two numbers")
+        raise ValueError(f"--scale: the sampled windows hold no data{failure}; give two numbers")
     limits = np.percentile(values, [low, high], axis=1).T
     if (limits[:, 0] >= limits[:, 1]).any():
         raise ValueError(f"--scale: the percentiles of a band are equal ({limits.tolist()}); give two numbers")

@@ -117,8 +117,6 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
     Raises:
         ValueError: The file cannot be used; the message says why and does not name the file.
     """
-    import rasterio
-
     version = (0, 0)
     try:
         if not path.startswith("/vsi"):
@@ -130,9 +128,9 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
                 return _read_pillow_header(path, name, bands, version), {}
         with open_gdal(path) as raster:
             return read_gdal_header(raster, path, name, bands, version), raster.tags()
-    except ValueError:
+    except (ValueError, MemoryError):
         raise
-    except (OSError, SyntaxError, rasterio.errors.RasterioError) as error:
+    except Exception as error:  # errors of GDAL have no public base class
         raise ValueError(f"cannot be read ({root_reason(error, path)})") from error
 
 
@@ -219,7 +217,7 @@ def choose_bands(bands: Sequence[str] | None, descriptions: Sequence[str]) -> tu
     for band in bands:
         if band in descriptions:
             numbers.append(list(descriptions).index(band) + 1)
-        elif band.isdigit() and 1 <= int(band) <= len(descriptions):
+        elif band.isdecimal() and 1 <= int(band) <= len(descriptions):
             numbers.append(int(band))
         else:
             names = ", ".join(filter(None, descriptions)) or "without descriptions"

@@ -101,9 +101,16 @@ def _write(
 
 
 def read_record(record: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the counts of a shard, and the columns of its rows: ``scene``, and fields of ``Patches``."""
-    with np.load(record) as arrays:
-        return json.loads(str(arrays["info"])), {name: arrays[name] for name in arrays.files if name != "info"}
+    """Return the counts of a shard, and the columns of its rows: ``scene``, and fields of ``Patches``.
+
+    Raises:
+        ValueError: The record is damaged.
+    """
+    try:
+        with np.load(record) as arrays:
+            return json.loads(str(arrays["info"])), {name: arrays[name] for name in arrays.files if name != "info"}
+    except Exception as error:  # numpy and zipfile raise exceptions of many types
+        raise ValueError(f"{record}: damaged ({error}); delete it and run the command again") from error
 
 
 def _cut_in_order(
