@@ -210,7 +210,7 @@ def load_data_dir(
         cache: Folder for the patches of rasters.
         device: Device of this process.
         image_size: Side of the views in pixels, of images.
-        patch_size: Side of the patches in pixels, of rasters; default 256.
+        patch_size: Side of the patches in pixels, of rasters; default 256, or what all hold if none reaches it.
         positives: See ``ImageryPatches``.
         max_days_apart: See ``ImageryPatches``.
 
@@ -237,9 +237,10 @@ def load_data_dir(
             log_left_out([(paths[index], reason) for index, reason in broken.items()], len(paths))
             listing = Listing(paths, np.zeros(len(paths), np.int64), ["image"]).without(broken)[0]
             return ImageDataset(listing.paths, listing.labels, listing.classes, side=decode_size(image_size)), "same"
-    meta, problems = prepare_folder(data_dir, sources, cache, PackOptions(patch_size or 256), bar)
+    meta, problems = prepare_folder(data_dir, sources, cache, PackOptions(patch_size), bar)
     log_left_out([(problem.path, problem.message) for problem in problems], len(sources))
     counts = meta["counts"]
-    log(f"{counts['patches']} patches of {counts['locations']} locations from {counts['scenes']} rasters in {cache}")
+    log(f"{counts['patches']} patches of {counts['locations']} locations from {counts['scenes']} rasters in {cache}, "
+        f"side {meta['patch_size']} pixels ({meta.get('patch_size_from', '--patch-size')})")  # fmt: skip
     dataset = ImageryPatches(cache / "train.csv", positives, max_days_apart)
     return dataset, dataset.positives

@@ -44,7 +44,7 @@ class PackOptions:
     """Options of the preparation; see ``make_imagery_csv.py``.
 
     Attributes:
-        patch_size: Side of patches in pixels.
+        patch_size: Side of patches in pixels; None for 256, or what all files hold if none reaches it.
         bands: Numbers or descriptions of the bands, or None.
         scale: ["LOW", "HIGH"], ["p2,p98"] or None.
         dtype: Type of scaled values.
@@ -58,7 +58,7 @@ class PackOptions:
         seed: Seed of the sample for percentiles.
     """
 
-    patch_size: int = 256
+    patch_size: int | None = None
     bands: tuple[str, ...] | None = None
     scale: tuple[str, ...] | None = None
     dtype: str = "uint16"
@@ -73,7 +73,7 @@ class PackOptions:
 
     def __post_init__(self) -> None:
         for flag, valid, need in (
-            ("patch-size", self.patch_size > 0, "1 pixel or more"),
+            ("patch-size", self.patch_size is None or self.patch_size > 0, "1 pixel or more"),
             ("max-nodata", 0 <= self.max_nodata < 1, "0 or more and below 1"),
             ("snap-tolerance", 0 <= self.snap_tolerance < 0.5, "0 or more and below 0.5 pixels"),
             ("resolution", self.resolution is None or self.resolution > 0, "a positive number"),
