@@ -16,6 +16,7 @@ from vicreg.data.broken_files import find_broken, log_left_out
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_listing import Listing, choose_files, find_split, format_names, list_images, split_folders
 from vicreg.data.images import add_levels_argument, check_levels
+from vicreg.data.raster_bands import Levels
 from vicreg.data.subsets import held_out_images
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
@@ -92,7 +93,7 @@ def load_folder(
     train_files: str | Path | None = None,
     val_fraction: float = VAL_FRACTION,
     bands: Sequence[int] | None = None,
-    levels: tuple[float, float] | None = None,
+    levels: Levels = None,
 ) -> tuple[ImageDataset, ImageDataset, np.ndarray | None]:
     """Return the training and the validation data set of a folder of images.
 

@@ -91,7 +91,8 @@ class ImageryPatches(SN7Patches):
         table: The patch list.
         labels: int64 tensor (n,); -1 without a label.
         positives: "same" or "temporal".
-        levels: Values of the source files that became 0 and the maximum; None for 8 bits, or if the bands differ.
+        levels: Values of the source files that became 0 and the maximum, a pair for each band if they differ; None for
+            8 bits.
 
     Raises:
         FileNotFoundError: The list, ``meta.json`` or a shard is missing.
@@ -125,9 +126,9 @@ class ImageryPatches(SN7Patches):
             raise ValueError(f"{csv_path}: no rows{advice}")
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes, self.mean, self.std = meta["classes"], meta["mean"], meta["std"]
-        scale = meta["scale"] or [(0, 65535)]
-        if meta["dtype"] != "uint8" or meta["scale"]:  # for readers of other files; one pair for all bands, or unknown
-            self.levels = tuple(scale[0]) if all(pair == scale[0] for pair in scale) else None
+        scale = [tuple(pair) for pair in meta["scale"] or [(0, 65535)]]
+        if meta["dtype"] != "uint8" or meta["scale"]:  # for readers of other files
+            self.levels = scale[0] if len(set(scale)) == 1 else tuple(scale)
         self._path, self._shards = csv_path.parent, meta["shards"]
         digests = "".join(shard["sha256"] for shard in self._shards)
         self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()

@@ -10,6 +10,7 @@ import numpy as np
 from vicreg.data.raster_pack.grids import Placement
 from vicreg.data.raster_pack.reader import SceneReader
 from vicreg.data.raster_pack.scenes import Scene
+from vicreg.data.rasters import scale_values
 
 WINDOW_BYTES = 8 * 2**20  # pixels that a thread reads at once
 _CACHED_BYTES = 8 * WINDOW_BYTES  # of a row of blocks, which GDAL caches so that each block is decoded once
@@ -149,9 +150,7 @@ def _scale(pixels: np.ndarray, valid: np.ndarray, options: CutOptions) -> tuple[
     for band, scaled, (low, high) in zip(pixels, result, options.scale, strict=True):
         values = np.where(valid, band, low).astype(np.float64)
         clipped += (values < low).sum(), (values > high).sum()
-        values -= low
-        values *= top / (high - low)
-        scaled[:] = values.clip(0, top, out=values).round(out=values)
+        scaled[:] = scale_values(values, low, high, top)
     return result, clipped
 
 
