@@ -18,6 +18,7 @@ from vicreg.data.raster_pack.scenes import (
     is_scene_name,
     is_without_header,
     read_scene,
+    remote_options,
 )
 from vicreg.data.raster_pack.stack import read_stack
 from vicreg.data.rasters import quiet_georeference
@@ -115,6 +116,8 @@ def read_scenes(
     Raises:
         ValueError: An option is malformed or needs something that the files do not have.
     """
+    import rasterio
+
     find_date = date_finder(options.date_pattern)
     sources, masks = _split_masks(sources, options.cloud_mask)
 
@@ -127,11 +130,12 @@ def read_scenes(
             if options.resolution:
                 scene = resample(scene, options.crs, options.resolution)
         except ValueError as error:
-            return FileProblem("unusable file", Path(source.path), str(error))
+            return FileProblem("unusable file", source.path, str(error))
         date, origin = find_date(source.name, tags, source.date)
         return dataclasses.replace(scene, date=date, date_source=origin, mask=masks.get(source.path, ""))
 
-    with quiet_georeference(), ThreadPoolExecutor(workers) as pool:
+    remote = remote_options(source.path for source in sources)
+    with rasterio.Env(**remote), quiet_georeference(), ThreadPoolExecutor(workers) as pool:
         results = list(progress(pool.map(read, sources), total=len(sources)))
     scenes = [result for result in results if isinstance(result, Scene)]
     problems = [result for result in results if isinstance(result, FileProblem)]
@@ -175,13 +179,13 @@ def _check_alike(scenes: list[Scene], options: PackOptions) -> tuple[list[Scene]
             bands = "" if by_name else f"{scene.count} bands of "
             others = "" if by_name else f"{usual[0]} bands of "
             message = f"{bands}{scene.dtype}, where {number} files have {others}{usual[1]}"
-            problems.append(FileProblem("other bands", Path(scene.path), message))
+            problems.append(FileProblem("other bands", scene.path, message))
         elif order and order != usual_colors[0][0]:
             message = f"bands {' '.join(order)}, where others are {' '.join(usual_colors[0][0])}; choose with --bands"
-            problems.append(FileProblem("other bands", Path(scene.path), message))
+            problems.append(FileProblem("other bands", scene.path, message))
         elif has_crs and not scene.crs:
             message = "no georeference with a CRS, where others have one"
-            problems.append(FileProblem("no georeference", Path(scene.path), message))
+            problems.append(FileProblem("no georeference", scene.path, message))
         else:
             alike.append(scene)
     return alike, problems

@@ -56,7 +56,7 @@ def collect(plan: Plan, records: list[Path]) -> Result:
             part = {"row": start + np.arange(info["rows"]), "digest": arrays["digests"].view("S16").astype(object)}
             parts.append(pd.DataFrame(part | {name: arrays[name] for name in ("scene", "columns", "rows", "valid")}))
         start += info["rows"]
-    problems = [FileProblem("unreadable pixels", Path(plan.scenes[index].path), bad[index]) for index in sorted(bad)]
+    problems = [FileProblem("unreadable pixels", plan.scenes[index].path, bad[index]) for index in sorted(bad)]
     if not parts:
         return Result(pd.DataFrame(), records, problems, {"nodata": dropped}, shards)
     rows = pd.concat(parts, ignore_index=True)

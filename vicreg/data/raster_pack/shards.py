@@ -19,7 +19,7 @@ from vicreg.common.files import atomic_write, file_digest
 from vicreg.data.raster_pack.cut import CutOptions, Patches, Window, cut_window
 from vicreg.data.raster_pack.grids import Placement
 from vicreg.data.raster_pack.reader import SceneReader
-from vicreg.data.raster_pack.scenes import Scene
+from vicreg.data.raster_pack.scenes import Scene, remote_options
 from vicreg.data.rasters import quiet_georeference
 
 _GDAL_CACHE_MB = 160
@@ -131,9 +131,7 @@ def _cut_in_order(
         except ValueError as error:
             return failed.setdefault(window.scene, error)
 
-    environment: dict[str, Any] = {"GDAL_CACHEMAX": _GDAL_CACHE_MB}
-    if any(scene.path.startswith("/vsi") for scene in scenes.values()):
-        environment |= {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 3}
+    environment = {"GDAL_CACHEMAX": _GDAL_CACHE_MB} | remote_options(scene.path for scene in scenes.values())
     ahead: deque = deque()
     with rasterio.Env(**environment), quiet_georeference(), ThreadPoolExecutor(workers) as pool:
 
