@@ -7,6 +7,7 @@ bytes whichever process writes it, and a killed job resumes with the shards that
 import functools
 import hashlib
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,17 +82,22 @@ def _write(
     rows = 0
     header = npy_header(options.dtype, (cells, channels, size, size))  # right unless patches are dropped
     digest = hashlib.sha256(header)
-    with path.open("wb") as file:
+    with path.open("wb") as file, ThreadPoolExecutor(1) as pool:
         file.write(header)
+        flushing = pool.submit(os.fsync, file.fileno())  # to disk while other threads read
         for window, result in cut:
             if isinstance(result, ValueError):
                 problems[window.scene] = str(result)
                 continue
             file.write(result.pixels.data)
             digest.update(result.pixels.data)  # while other threads read
+            if flushing.done():
+                flushing.result()  # such as a full disk
+                flushing = pool.submit(os.fsync, file.fileno())
             rows += len(result.pixels)
             parts.append(result._replace(pixels=np.empty(0)))
             owners.append(window.scene)
+        flushing.result()
         if rows != cells:
             file.seek(0)
             file.write(npy_header(options.dtype, (rows, channels, size, size)))
