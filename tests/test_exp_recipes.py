@@ -45,7 +45,7 @@ def commands(repo_root, tmp_path):
     [
         ("eurosat.sh", 5), ("eurosat_unlabeled.sh", 14), ("expander_study.sh", 11), ("floodnet.sh", 1),
         ("quickstart.sh", 10), ("sn7_resnet18.sh", 5),
-        ("sn7_splits.sh", 9), ("sn7_transfer.sh", 3),
+        ("sn7_splits.sh", 9), ("sn7_transfer.sh", 3), ("sweep.sh", 1),
     ],
 )  # fmt: skip
 def test_a_recipe_runs_scripts_with_options_that_they_know(commands, recipe, count):
@@ -68,6 +68,7 @@ def test_every_recipe_is_tested(repo_root):
         "sn7_resnet18",
         "sn7_splits",
         "sn7_transfer",
+        "sweep",
     }
     assert {path.stem for path in (repo_root / "exp").glob("*.sh")} == tested
 

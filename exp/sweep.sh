@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Quality per minute: one change at a time to the recipes for EuroSAT without labels and for SN7, for the same time each.
+#
+#   CSV_DIR=data/eurosat bash exp/sweep.sh eurosat     on patches of make_imagery_csv.py --patch-size 64 --labels folders
+#   CSV_DIR=data/sn7 bash exp/sweep.sh sn7             on patches of make_sn7_csv.py
+#   MINUTES=… RUNS=… NAMES="base crop" bash exp/sweep.sh eurosat
+#
+# Hardware: two CPU cores, nothing else running. Time: MINUTES for each recipe, and a minute for its evaluation.
+# Results: docs/results.md, "Sweep". Started again, it runs the recipes that are left.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+data=${1:-eurosat}
+patches=${CSV_DIR:-data/$data}
+runs=${RUNS:-exp/sweep_$data}
+minutes=${MINUTES:-5}
+
+common="--arch resnet18 --image-size 64 --mlp 1024-1024-1024 --optimizer adamw --weight-decay 0.01"
+recipes=(
+    "base:"
+    "growing: --image-size 32:64"
+    "side48: --image-size 48"
+    "lr_double: --lr 0.004"
+    "lr_half: --lr 0.001"
+    "mlp512: --mlp 512-512-512"
+    "mlp2048: --mlp 2048-2048-2048"
+    "cov_quarter: --cov-coeff 0.25"
+    "cov_4: --cov-coeff 4"
+    "barlow_twins: --loss barlow_twins"
+    "lars: --optimizer lars --lr 0.3 --weight-decay 1e-6"
+)
+case $data in
+    eurosat)
+        views="--augment overhead --aug-override gray_p=0 solarize_p=0 jitter=0.2,0.2,0.2,0.05"
+        common="$common $views --batch-size 256 --lr 0.002"
+        recipes+=(
+            "crop_04: $views scale=0.4,1"
+            "crop_008: $views scale=0.08,1"
+            "jitter_04: $views jitter=0.4,0.4,0.2,0.1"
+            "no_blur: $views blur_p=0"
+            "batch128: --batch-size 128 --lr 0.004"
+            "batch512: --batch-size 512 --lr 0.001"
+        )
+        ;;
+    sn7)
+        common="$common --augment patch_weak --positives neighbor --batch-size 128 --lr 0.002"
+        recipes+=(
+            "temporal: --positives temporal"
+            "same: --positives same"
+            "medium: --augment patch_medium"
+            "batch256: --batch-size 256 --lr 0.001"
+        )
+        ;;
+    *)
+        echo "$0: the first argument is eurosat or sn7, not $data" >&2
+        exit 2
+        ;;
+esac
+chosen=()
+for recipe in "${recipes[@]}"; do
+    case " ${NAMES:-${recipe%%:*}} " in *" ${recipe%%:*} "*) chosen+=("$recipe") ;; esac
+done
+"$python" benchmarks/bench_quality.py --csv-dir "$patches" --exp-dir "$runs" --minutes "$minutes" --points 1 \
+    --options="$common" --recipes "${chosen[@]}"
