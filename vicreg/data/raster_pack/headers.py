@@ -151,12 +151,12 @@ def _split_masks(sources: Sequence[Source], pattern: str | None) -> tuple[list[S
         raise ValueError(
             f"--cloud-mask {pattern!r}: name the mask of a scene with {{stem}}, such as {{stem}}_cloud.tif"
         )
-    masks = {}
+    masks, listed = {}, {source.path for source in sources}
     for source in sources:
-        path = Path(source.path)
-        mask = path.parent / pattern.replace("{stem}", path.stem).replace("{name}", path.name)
-        if mask != path and mask.is_file():
-            masks[source.path] = str(mask)
+        folder, slash, name = source.path.rpartition("/")  # a path or an address, which has to be listed itself
+        mask = folder + slash + pattern.replace("{stem}", Path(name).stem).replace("{name}", name)
+        if mask != source.path and (mask in listed or Path(mask).is_file()):
+            masks[source.path] = mask
     if not masks:
         raise ValueError(f"--cloud-mask {pattern!r}: no scene has such a file beside it")
     chosen = set(masks.values())
