@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Make the pictures of docs/own-imagery.md from SpaceNet 7 mosaics.
 
-    OMP_NUM_THREADS=1 python exp/own_imagery_figures.py --data-dir data/sn7_128/train --work-dir exp/own_imagery
+    OMP_NUM_THREADS=1 python docs/own_imagery_figures.py --data-dir data/sn7_128/train --work-dir exp/own_imagery
 
 runs the commands of the page on some mosaics (a pretraining of a few minutes on one core; what is there already is
 used again), and writes split-blocks.png, feature-map.png and temporal-pairs.png to --out-dir. Expects mosaics that are
