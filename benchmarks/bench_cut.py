@@ -3,9 +3,9 @@
 
     python benchmarks/bench_cut.py --size 30000
 
-writes a tiled GeoTIFF of random uint8 to a temporary folder, in $TMPDIR (30,000 x 30,000 x 4: 3.6 GB, and twice as much for what is
-written), and alternates the commands. Prints the medians of seconds and of processor time, the latter without that of
-``--help`` for the script, their ratios to plain reading and writing, and the peak memory of the script.
+writes a tiled GeoTIFF of random uint8 to a folder in $TMPDIR (30,000 x 30,000 x 4: 3.6 GB, and twice as much for what
+is written), and alternates the commands. Prints the medians of seconds and of processor time, for the script without
+those of ``--help``, their ratios to plain reading and writing, and the peak memory of the script.
 """
 
 import argparse
