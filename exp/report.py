@@ -35,6 +35,8 @@ def main(args: argparse.Namespace) -> None:
     """Read the runs, print the report and write the page."""
     if missing := [folder for folder in args.folders if not folder.exists()]:
         raise FileNotFoundError(f"no folder {missing[0]}")
+    if args.out:
+        files.check_writable(args.out, (".html", ".htm"))
     if args.watch:
         watch.watch(args.folders)
         return

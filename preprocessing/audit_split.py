@@ -25,6 +25,8 @@ from tqdm import tqdm
 from preprocessing.audit import compare, phash, samples, text_report
 from vicreg.common import cli, files
 
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
@@ -79,11 +81,26 @@ def open_subsets(args: argparse.Namespace) -> list[samples.Subset]:
     ]
 
 
+def check_not_input(path: Path, *subsets: samples.Subset) -> None:
+    """Raise ValueError if a file to write is one of the subsets, their ``meta.json``, or an image of them."""
+    for subset in subsets:
+        name = Path(subset.name)
+        if name.is_dir():
+            files.check_outside(path, name, "the output")
+        inputs = (name, name.with_name("meta.json"), *map(Path, subset.samples))
+        if path.exists() and os.path.abspath(path) in {os.path.abspath(each) for each in inputs}:
+            raise ValueError(f"{path} is an input of the audit; choose another name")
+
+
 def main(args: argparse.Namespace) -> int:
     """Audit the split, print the report, and return the exit code."""
-    for path in filter(None, (args.picture, args.json if args.json != "-" else None)):
-        files.check_writable(path)
+    json_file = Path(args.json) if args.json and args.json != "-" else None
+    for path, suffixes in ((args.picture, PICTURES), (json_file, (".json",))):
+        if path:
+            files.check_writable(path, suffixes)
     train, val = open_subsets(args)
+    for path in filter(None, (args.picture, json_file)):
+        check_not_input(path, train, val)
     shifts = (0,) if args.no_shifts else phash.SHIFTS
 
     def bar(iterator: Iterable, description: str, total: int) -> tqdm:

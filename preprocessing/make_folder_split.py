@@ -54,6 +54,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--location-pattern is for --split location, not --split {args.split}")
     if not args.data_dir.is_dir():
         raise FileNotFoundError(f"no folder {args.data_dir}")
+    files.check_outside(args.out_dir, args.data_dir, "--out-dir")
     listing = list_images(args.data_dir)
     paths = [Path(path).relative_to(args.data_dir).as_posix() for path in listing.paths]
     folder_split.check_names(paths)

@@ -65,6 +65,9 @@ def test_read_timestamp_returns_month_and_position(tmp_path):
         encoding="utf-8",
     )
     assert read_timestamp(path)[2] == pytest.approx([2e-5, -24.5])
+    ring = "179.998 -17, -179.996 -17, -179.996 -16.99"  # across 180 degrees
+    path.write_text(f'{{"timestamp": "2015-07-25", "raw_location": "POLYGON (({ring}))"}}')
+    assert read_timestamp(path)[2] == pytest.approx([180.001, -16.995])
     path.write_text('{"timestamp": "2015-07-25"}')
     assert read_timestamp(path) == (2015, 7, None)
     for wrong in ("", "[]", "{}", '{"timestamp": 5}', '{"timestamp": "25.7.2015"}', '{"timestamp": "2015-13-01"}'):

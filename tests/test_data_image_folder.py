@@ -8,7 +8,8 @@ from PIL import Image
 
 from vicreg.data.broken_files import find_broken
 from vicreg.data.image_folder import split_image_folder
-from vicreg.data.image_listing import choose_files, list_images
+from vicreg.data.image_listing import list_images
+from vicreg.data.name_lists import choose_files
 
 
 def write_tree(folder, classes=("bee", "ant", "cat"), images=10):

@@ -16,7 +16,8 @@ from vicreg.common import files
 from vicreg.common.logger import log
 from vicreg.data.broken_files import find_broken
 from vicreg.data.image_folder import load_folder, split_image_folder
-from vicreg.data.image_listing import choose_files, image_paths, list_images, split_folders
+from vicreg.data.image_listing import image_paths, list_images, split_folders
+from vicreg.data.name_lists import choose_files
 from vicreg.inference.image_files import find_images
 
 
@@ -247,3 +248,32 @@ def test_pretraining_does_not_write_to_the_folder_of_images(tmp_path):
     words = ["--data-dir", str(tmp_path), "--exp-dir", str(tmp_path / "run")]
     with pytest.raises(ValueError, match="--exp-dir .*run is in the folder of images"):
         main_vicreg_imagery.main(main_vicreg_imagery.get_parser().parse_args(words))
+
+
+def test_lists_name_images_in_folders_of_class_folders(tmp_path):
+    for name in ("a/x/1.png", "b/x/1.png", "b/y/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    listing = list_images(tmp_path)
+    (tmp_path / "names.txt").write_text("b/x/1.tif\nb\\y\\1\n")
+    assert choose_files(listing, tmp_path / "names.txt", any_suffix=True).tolist() == [1, 2]
+    (tmp_path / "names.txt").write_text("x/1.png\n")
+    with pytest.raises(ValueError, match=r"x/1.png in several class folders; write <class>/<name>"):
+        choose_files(listing, tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("folders", [("fold1", "fold2"), ("2018", "2019")])
+def test_folders_that_hold_the_same_folders_are_not_taken_for_classes(tmp_path, folders):
+    for folder in folders:
+        for name in ("Forest", "River"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            (tmp_path / folder / name / "1.png").touch()
+    with pytest.raises(ValueError, match=f"Forest, River are in each of its folders, such as {folders[0]}; which"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("trn", "dev", "tst"), ("Training", "Validation", "Testing")])
+def test_split_folders_have_many_names(tmp_path, names):
+    for folder in names:
+        (tmp_path / folder / "Forest").mkdir(parents=True)
+    assert [path.name for path in map(split_folders(tmp_path).get, ("train", "val", "test"))] == [*names]

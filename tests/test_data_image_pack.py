@@ -1,6 +1,8 @@
 """Faster pixels of image folders: crops of JPEGs for pretraining, and squares that are decoded once."""
 
 import json
+import multiprocessing
+import os
 import pickle
 import sys
 
@@ -124,6 +126,23 @@ def test_pack_is_no_larger_than_the_images_and_renewed_when_files_change(tmp_pat
     assert again.digests()["images"] != packed.digests()["images"]
     assert again.digests()["samples"] == packed.digests()["samples"] == dataset.digests()["samples"]
     assert not torch.equal(again.images([0]), packed.images([0]))
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, jpegs, monkeypatch):
+    def killed(images, path, shape):
+        path.write_bytes(b"part")
+        os._exit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_pack, "_write", killed)
+        process = multiprocessing.get_context("fork").Process(
+            target=pack_images, args=(dataset_of(jpegs), tmp_path / "pack", 32)
+        )
+        process.start()
+        process.join()
+    assert process.exitcode == 9 and [*(tmp_path / "pack").rglob("*.partial.npy")]
+    pack_images(dataset_of(jpegs), tmp_path / "pack", 32)
+    assert [path.suffix for path in (tmp_path / "pack").iterdir()] == [".npy"]
 
 
 def test_other_processes_end_with_a_message_if_the_main_process_writes_no_pack(tmp_path, jpegs, monkeypatch):

@@ -61,11 +61,11 @@ def test_overlap_of_the_whole_list_with_its_validation_part_is_one(sn7_prepared)
     assert found == {"samples": 60, "location_overlap": 1.0, "exact_duplicates": 1.0}
 
 
-def test_location_keys_include_the_class():
-    train = pd.DataFrame({"class": ["port", "farm"], "location": [0, 1]})
-    val = pd.DataFrame({"class": ["port", "port"], "location": [0, 1]})
-    assert overlap_mask(location_keys(train), location_keys(val)).tolist() == [True, False]
-    assert location_keys(train.drop(columns="class")) == [(0,), (1,)] and location_keys(train[["class"]]) is None
+def test_a_location_is_one_whatever_its_class_and_the_program_that_wrote_its_id():
+    train = pd.DataFrame({"class": ["port", "farm", "farm"], "location": ["7.0", " S\u00e3o", "x"]})
+    val = pd.DataFrame({"class": ["port", "port", "port"], "location": ["7", "Sa\u0303o ", "7.5"]})
+    assert overlap_mask(location_keys(train), location_keys(val)).tolist() == [True, True, False]
+    assert location_keys(pd.DataFrame({"location": [0, 1]})) == [(0,), (1,)] and location_keys(train[["class"]]) is None
 
 
 def test_overlap_skips_pixels_beyond_max_bytes(monkeypatch):

@@ -80,3 +80,38 @@ def test_display_colors_are_the_first_three_bands_and_stretch_sixteen_bits():
     assert display_rgb(ground(1, 4, 4, high=250).astype(np.uint8)).shape == (3, 4, 4)
     shown = display_rgb(ground(5, 40, 40, high=3000))
     assert shown.dtype == np.uint8 and shown.shape == (3, 40, 40) and shown.max() == 255 and 100 < shown.mean() < 150
+
+
+@pytest.mark.parametrize(
+    ("profile", "match"),
+    [
+        ({"photometric": "MINISWHITE"}, "0 for white"), ({"nbits": 4}, "4 bits per value"),
+        ({"count": 3, "photometric": "CIELAB", "interleave": "pixel"}, "colors in CIELAB"),
+        ({"dtype": "complex64"}, "holds complex64"),
+    ],
+)  # fmt: skip
+def test_values_that_are_no_colors_are_refused(tmp_path, profile, match):
+    path = write_raster(tmp_path / "a.tif", np.ones((profile.get("count", 1), 16, 16), np.uint8), **profile)
+    for levels in (None, (0, 255)):
+        with pytest.raises(UnsupportedImage, match=match):
+            open_reader(path, levels=levels)
+
+
+def test_a_tiff_of_several_pages_is_refused_since_the_first_alone_would_be_read(tmp_path):
+    pages = [Image.fromarray(np.full((16, 16), value, np.uint8)) for value in range(4)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    for bands in (None, 4):
+        with pytest.raises(UnsupportedImage, match="4 pages"):
+            read_square(tmp_path / "a.tif", 16, bands)
+
+
+def test_portable_pixmaps_are_not_cut_to_8_bits(tmp_path):
+    values = np.arange(0, 3600, 300).reshape(2, 2, 3)
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6\n2 2\n4095\n" + values.astype(">u2").tobytes())
+    with pytest.raises(UnsupportedImage, match="holds uint16"):
+        read_square(path, 2)
+    found = read_square(path, 2, levels=(0, 3300))
+    np.testing.assert_allclose(found, values.transpose(2, 0, 1) * (255 / 3300), atol=1)
+    path.write_bytes(b"P6\n2 2\n255\n" + (values // 300).astype(np.uint8).tobytes())
+    assert np.array_equal(read_square(path, 2), (values // 300).transpose(2, 0, 1))

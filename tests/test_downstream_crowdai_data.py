@@ -149,6 +149,7 @@ IMAGE = '{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}'
     (f'{{"images": [{IMAGE.replace("4", "null")}], "annotations": [1]}}', "without a valid height, width"),
     (f'{{"images": [{IMAGE.replace("4", "0")}], "annotations": [1]}}', "is 0 pixels high"),
     (f'{{"images": [{IMAGE}, {IMAGE}], "annotations": [1]}}', "two images with the id 1"),
+    (f'{{"images": [{IMAGE}, {IMAGE.replace("1", "2")}], "annotations": [1]}}', "1 files are listed as two images"),
 ])  # fmt: skip
 def test_load_split_refuses_files_that_are_not_coco(tmp_path, text, error):
     (tmp_path / "annotation.json").write_text(text)
@@ -225,3 +226,8 @@ def test_load_split_corrects_every_box_of_the_real_copy(real_data):
     assert split.counts["images"] == 20 and split.counts["polygons"] == 187
     assert split.counts["boxes_corrected"] == 187 and split.counts["dropped"] == {"no area": 1}
     assert split.image_size == [300, 300]
+
+
+def test_coordinates_that_are_fractions_of_the_image_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="all coordinates are 1 or less, fractions of the image"):
+        coco.load_split(write(tmp_path, content({"segmentation": [square(0.1, 0.2, 0.5)]})))

@@ -11,6 +11,8 @@ from PIL import Image
 
 from downstream.FloodNet_segmentation_task import predict_floodnet, train_floodnet
 from downstream.FloodNet_segmentation_task.cached_dataset import CachedPairs, RandomCrops
+from downstream.FloodNet_segmentation_task.floodnet import Pair
+from downstream.FloodNet_segmentation_task.image_mask_io import read_pair
 from downstream.FloodNet_segmentation_task.segmentation_folder import find_folder_parts, task_classes
 from tests.imagery_fixtures import write_raster
 from vicreg.common import checkpoint_io
@@ -169,3 +171,38 @@ def test_folders_that_cannot_be_used_are_named(tmp_path):
     five = with_classes(write_folder(tmp_path / "five", bands=5))
     with pytest.raises(ValueError, match="5 channels record no mean and std; name them with --mean and --std"):
         train(five, tmp_path / "run", "--bands", 1, 2, 3, 4, 5, "--levels", 0, 5000)
+
+
+@pytest.mark.parametrize(
+    ("mask", "nodata", "message"),
+    [
+        (np.uint8([[0, 1, 255]]), None, "holds the value 255; 0 and 1"), (np.float32([[0, 1, 0.5]]), None, "fractions"),
+        (np.uint8([[0, 0, 255]]), 255, r"pixels without data \(255\)"),
+    ],
+)  # fmt: skip
+def test_masks_whose_values_are_no_classes_are_refused(tmp_path, mask, nodata, message):
+    mask = mask.repeat(30, 0).repeat(10, 1)
+    path = write_raster(tmp_path / "mask.tif", mask[None], crs=None, nodata=nodata)
+    Image.new("RGB", (30, 30)).save(tmp_path / "image.png")
+    with pytest.raises(ValueError, match=message):
+        read_pair(Pair(tmp_path / "image.png", path, "g", 2))
+
+
+def test_every_image_is_used_or_counted(tmp_path, capsys):
+    folder = with_classes(write_folder(tmp_path / "data", 4))
+    for name in ("images", "masks"):
+        (folder / name / "f3.png").rename(folder / name / "f3.bmp" if name == "masks" else folder / name / "f3.webp")
+        (folder / name / "more").mkdir()
+    (folder / "masks" / "f1.jpg").write_bytes(b"")
+    parts, _ = find_folder_parts(folder, 0.25, 0)
+    assert sorted(pair.image.name for part in parts.values() for pair in part) == [
+        "f0.png", "f1.png", "f2.png", "f3.webp"
+    ]  # fmt: skip
+    output = capsys.readouterr().out
+    assert f"1 of the entries of {folder / 'images'}" in output and f"2 of the entries of {folder / 'masks'}" in output
+    (folder / "train").mkdir()
+    (folder / "images").rename(folder / "train" / "images")
+    (folder / "masks").rename(folder / "train" / "masks")
+    (folder / "val" / "image").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=f"no folder at {folder / 'val' / 'images'}"):
+        find_folder_parts(folder, 0.25, 0)

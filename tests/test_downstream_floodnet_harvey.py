@@ -171,6 +171,21 @@ def test_missing_files_and_empty_folders_are_named(tmp_path):
         find_tiles(tmp_path / "nowhere")
 
 
+def test_links_to_tiles_and_regions_are_no_further_tiles(tmp_path):
+    data = write_harvey(tmp_path / "harvey")
+    before = find_tiles(data)
+    (data / "a_region").symlink_to(before[0].folder.parent)
+    (before[-1].folder.with_name("a_tile")).symlink_to(before[-1].folder)
+    assert len({tile.folder.resolve() for tile in find_tiles(data)}) == len(find_tiles(data)) == len(before)
+
+
+def test_a_mask_of_several_bands_is_refused(tmp_path):
+    write_tile(tmp_path / "east" / "t1", np.random.default_rng(1))
+    write_raster(tmp_path / "east" / "t1" / "flooded1m.tif", np.ones((3, 48, 32), np.uint8))
+    with pytest.raises(ValueError, match="flooded1m.tif cannot be read .3 bands or pages; a mask has one"):
+        read_tile(find_tiles(tmp_path)[0])
+
+
 def test_whole_tiles_are_held_out_by_the_seed():
     tiles = [Tile(None, str(number)) for number in range(10)]
     parts = split_tiles(tiles, 0.3, 5)

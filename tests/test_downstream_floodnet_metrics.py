@@ -118,3 +118,8 @@ def test_the_losses_are_dice_and_cross_entropy_by_their_formulas():
     p = one.sigmoid()[:, 0]
     assert losses["loss"] == pytest.approx((1 - 2 * (p * binary).sum() / (p.sum() + binary.sum())).item(), rel=1e-5)
     assert list(losses) == ["loss", "dice_loss"]
+
+
+def test_one_image_has_no_interval():
+    found = metrics.bootstrap_intervals(np.array([[[3, 1], [0, 2]]]), ("a", "b"))
+    assert found == {"intervals": {}, "intervals_of": "none: one image"}

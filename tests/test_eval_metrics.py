@@ -114,3 +114,8 @@ def test_kmeans_takes_the_best_of_ten_initializations_and_depends_on_the_seed(mo
     assert not np.array_equal(clusters[0], clusters[1])
     monkeypatch.setattr(clustering, "_MINI_BATCH_ABOVE", 0)
     assert not np.array_equal(kmeans(features, 24, 0), kmeans(features, 24, 1))
+
+
+def test_one_location_has_no_interval():
+    found = metrics.intervals({"top1": np.array([True, False, True])}, np.zeros(3))
+    assert found == {"intervals": {}, "intervals_of": "none: all samples show one location"}

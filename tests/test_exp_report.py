@@ -235,6 +235,8 @@ def test_the_script_prints_tables_and_runs_and_names_the_rest(example, run_scrip
     assert ran.returncode == 0 and "Traceback" not in ran.stderr, ran.stderr
     assert "vicreg" in ran.stdout and "0.620 [0.590, 0.650] *" in ran.stdout and (tmp_path / "page.html").is_file()
     assert f"note: {example / 'damaged' / 'result.json'}: cannot be read" in ran.stderr
+    ran = run_script("exp/report.py", example, "--out", example / "vicreg" / "stats.txt")
+    assert ran.returncode == 1 and "use .html" in ran.stderr
     ran = run_script("exp/report.py", example, "--csv")
     rows = list(csv.DictReader(ran.stdout.splitlines()))
     (row,) = [row for row in rows if row["row"] == "vicreg" and row["metric"] == "linear top-1"]

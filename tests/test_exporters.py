@@ -322,18 +322,8 @@ REFUSALS = {  # architecture, channels; other arguments (OUT: the folder of the 
     "a folder": ("resnet18", 3, "--to timm --out OUT", "is a folder; name a file in it"),
     "size": ("resnet18", 3, "--to timm --out OUT/a.pth --image-size 64", "--image-size is for --to onnx"),
     "size 0": ("resnet18", 3, "--to onnx --out OUT/a.onnx --image-size 0", "must be positive"),
-    "said twice": (
-        "resnet18",
-        3,
-        "--to timm --out OUT/a.pth --mean 0 0 0 --std 1 1 1",
-        "records its mean and std; leave",
-    ),
-    "other arch": (
-        "resnet18",
-        3,
-        "--to timm --out OUT/a.pth --arch resnet50",
-        "a resnet18, --arch says resnet50",
-    ),
+    "said twice": ("resnet18", 3, "--to timm --out OUT/a.pth --mean 0 0 0 --std 1 1 1", "records its mean and std"),
+    "other arch": ("resnet18", 3, "--to timm --out OUT/a.pth --arch resnet50", "a resnet18, --arch says resnet50"),
     "onto itself": ("resnet18", 3, "--to timm --out PRETRAINED", "is the file to export"),
 }
 
@@ -348,6 +338,14 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(case, trained, tmp_p
         run("--pretrained", path, *words)
     assert reason in str(error.value)
     assert not list(tmp_path.iterdir()) and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["model.pth", "best_model.pth", "trained_model.pth"])
+def test_checkpoints_of_runs_are_not_replaced(trained, tmp_path, name):
+    (tmp_path / name).write_bytes(b"a run")
+    with pytest.raises(ValueError, match=f"{name} is a checkpoint of a run"):
+        run("--pretrained", trained("test_resnet"), "--to", "timm", "--out", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"a run"
 
 
 def test_std_without_mean_and_baselines_without_weights_are_refused(tmp_path):

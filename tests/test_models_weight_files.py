@@ -104,3 +104,33 @@ def test_check_input_size_refuses_sizes_that_a_network_does_not_take():
     check_input_size(create_backbone("test_vit"), 3, 41, "test_vit")  # resampled position embeddings
     with pytest.raises(ValueError, match=r"--image-size 40: swinv2_cr_tiny_224 does not take images of 40.*; 224 is"):
         check_input_size(create_backbone("swinv2_cr_tiny_224"), 3, 40, "swinv2_cr_tiny_224")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("layer1.0.se.fc1.weight", torch.ones(4, 4), r"1 tensors belong to a network of another kind \(layer1.0.se"),
+        ("reg_token", torch.ones(1, 4, 8), "of another kind"), ("conv1.weight", torch.int8, "1 tensors of torch.int8"),
+        ("conv1.weight", torch.complex64, "1 tensors of torch.complex64"), ("bn1.running_var", -1.0, "NaN or infinite"),
+        ("conv1.weight", "sparse", "a sparse tensor; save it as a dense one"),
+    ],
+)  # fmt: skip
+def test_weights_that_would_be_left_out_or_cast_are_refused(tmp_path, key, value, message):
+    state = create_backbone("test_resnet").state_dict()
+    key = next((name for name in state if name.endswith(key)), key)
+    if isinstance(value, str):
+        state[key] = state[key].to_sparse()
+    elif isinstance(value, torch.dtype):
+        state[key] = state[key].to(value)
+    else:
+        state[key] = value if isinstance(value, torch.Tensor) else torch.full_like(state[key], value)
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=message):
+        load_backbone(tmp_path / "a.pth", "test_resnet")
+
+
+def test_buffers_and_heads_of_other_libraries_are_left_out(tmp_path):
+    state = create_backbone("test_resnet").state_dict()
+    more = {"layer1.0.attn_mask": torch.ones(2), "layer1.0.index": torch.ones(2, dtype=torch.int64)}
+    torch.save({**state, **more, "fc.weight": torch.ones(2, 2), "mask_token": torch.ones(1)}, tmp_path / "a.pth")
+    assert "4 unused" in load_backbone(tmp_path / "a.pth", "test_resnet")[1]["report"]

@@ -39,11 +39,17 @@ def test_leading_zeros_tell_locations_apart(tmp_path):
     assert compare.compare(train, val, pixels=False)["location"]["samples"] == 1
 
 
-def test_a_class_column_in_one_list_only_does_not_hide_shared_locations(tmp_path):
+@pytest.mark.parametrize("classes", [{}, {"class": ["port", "farm"]}])
+def test_class_columns_do_not_hide_shared_locations(tmp_path, classes):
     columns = {"location": ["1", "2"], "class": ["port", "port"]}
     train = write_list(tmp_path / "train.csv", path=["a.png", "b.png"], **columns)
-    val = write_list(tmp_path / "val.csv", path=["c.png", "d.png"], location=["2", "3"])
+    val = write_list(tmp_path / "val.csv", path=["c.png", "d.png"], location=["3", "2"], **classes)
     assert compare.compare(train, val, pixels=False)["location"]["samples"] == 1
+
+
+def test_rows_without_a_location_are_not_taken_for_one_location(tmp_path):
+    with pytest.raises(ValueError, match=r"a.csv: 2 of 3 rows have no location"):
+        write_list(tmp_path / "a.csv", path=["a.png", "b.png", "c.png"], location=["", " ", "1"])
 
 
 def test_a_list_from_a_spreadsheet_is_read(tmp_path):
@@ -154,21 +160,41 @@ def test_16_bit_and_float_images_are_compared_by_their_relative_values(tmp_path)
     assert sorted((v, t) for v, t, _ in found["near"]["pairs"]) == [(0, 0), (1, 1)]
 
 
-def wedge(pixels, angle, share):
-    """Blacken a share of an image behind a straight line, as at the edge of a rotated scene; angle in degrees."""
+def wedge(pixels, angle, share, value=0):
+    """Blacken or whiten a share of an image behind a straight line, as at the edge of a rotated scene."""
     row, column = np.indices(pixels.shape[:2])
     depth = column * np.sin(np.radians(angle)) + row * np.cos(np.radians(angle))
-    return np.where((depth < np.quantile(depth, share))[..., None], 0, pixels).astype(np.uint8)
+    return np.where((depth < np.quantile(depth, share))[..., None], value, pixels).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["hot pixel", "color table", "white is 0"])
+def test_copies_are_found_whatever_the_layout_of_the_file(tmp_path, kind):
+    image = texture(1) if kind != "white is 0" else texture(1)[..., :1].repeat(3, 2)
+    save(tmp_path / "train" / "a.png", image)
+    (tmp_path / "val").mkdir()
+    if kind == "color table":
+        Image.fromarray(image).quantize(64).save(tmp_path / "val" / "a.tif")
+    else:
+        bands = np.moveaxis(image.astype(np.uint16) * 12, -1, 0)
+        bands[:, 3, 3] = 65535
+        white = kind == "white is 0"
+        bands = 255 - image[None, ..., 0] if white else bands
+        photometric = "MINISWHITE" if white else "MINISBLACK"
+        write_raster(tmp_path / "val" / "a.tif", bands, crs=None, photometric=photometric)
+    found = compare.compare(samples.from_folder(tmp_path / "train"), samples.from_folder(tmp_path / "val"))
+    assert found["overlap"]["samples"] == 1 and found["near"]["excluded_val"] == 0
 
 
 def subset_of(images):
     return samples.Subset("s", ["s"] * len(images), images.__getitem__, {}, None)
 
 
+@pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("share", [0.15, 0.4])
 @pytest.mark.parametrize("angle", [0, 15, 30, 45])
-def test_unrelated_images_with_one_black_wedge_are_no_duplicates_and_copies_are(angle, share):
-    train, val = ([wedge(texture(seed), angle, share) for seed in range(start, start + 100)] for start in (0, 100))
+def test_unrelated_images_with_one_wedge_are_no_duplicates_and_copies_are(angle, share, value):
+    seeds = range(100), range(100, 200)
+    train, val = ([wedge(texture(seed), angle, share, value) for seed in part] for part in seeds)
     assert compare.compare(subset_of(train), subset_of(val))["near"]["samples"] == 0  # under 1 % of 100
     copies = [np.ascontiguousarray(np.rot90(image)) for image in train[:20]]
     pairs = compare.compare(subset_of(train), subset_of(copies))["near"]["pairs"]
@@ -246,7 +272,8 @@ def test_lists_of_any_imagery_are_audited_with_their_locations_and_pixels(tmp_pa
     assert (found["location"]["samples"], found["location"]["locations_shared"]) == (6, 4)
     stored = scenes["2021-04-01"][:3, :, :32].astype(float)
     image = val.read([name.startswith("2021-04") for name in val.samples].index(True)).transpose(2, 0, 1)
-    stretched = (stored - stored.min()) * 255 / (stored.max() - stored.min())
+    low, high = np.percentile(stored, [1, 99])
+    stretched = ((stored - low) * 255 / (high - low)).clip(0, 255)
     assert np.abs(image - stretched).max() <= 0.5
     other = samples.from_list(shutil.copytree(tmp_path / "csv", tmp_path / "other") / "my_val.csv")
     assert compare.compare(train, other, pixels=False)["location"]["samples"] == 0  # names of one folder only

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from preprocessing import audit_split, make_folder_split
 from preprocessing.audit import compare, samples
 
 SCRIPT = "preprocessing/audit_split.py"
@@ -219,6 +220,26 @@ def test_what_cannot_be_audited_ends_with_exit_code_2_and_a_clear_message(run_sc
     arguments, message = BAD[case]
     ran = run_script(SCRIPT, *(argument.format(tmp=tmp_path) for argument in arguments))
     assert ran.returncode == 2 and message in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--json", "{out}/val.csv"], "use .json"), (["--json", "{out}/meta.json"], "meta.json is an input"),
+        (["--picture", "{data}/c0/0.png"], "0.png is an input of the audit"),
+    ],
+)  # fmt: skip
+def test_outputs_that_are_inputs_are_refused(folders, tmp_path, options, message):
+    out, data = tmp_path / "lists", folders / "train"
+    words = ["--data-dir", str(data), "--out-dir", str(out), "--val-fraction", "0.3"]
+    make_folder_split.main(make_folder_split.get_parser().parse_args(words))
+    before = {path: path.read_bytes() for folder in (out, data) for path in folder.rglob("*") if path.is_file()}
+    words = [word.format(out=out, data=data) for word in [str(out), *options]]
+    with pytest.raises(ValueError, match=message):
+        audit_split.main(audit_split.get_parser().parse_args(words))
+    with pytest.raises(ValueError, match="is in the folder of images"):
+        audit_split.main(audit_split.get_parser().parse_args([str(data), str(data), "--picture", str(data / "a.png")]))
+    assert before == {path: path.read_bytes() for path in before}
 
 
 # The README's column "at least"; benchmarks/bench_audit.py measures the rates on thousands of images.

@@ -113,3 +113,11 @@ def test_a_users_mistake_ends_in_one_clear_message_and_writes_nothing(tmp_path, 
     with pytest.raises((ValueError, OSError), match=message.replace("(", r"\(")):
         split(write_scenes(tmp_path / "scenes"), tmp_path / "out", *more)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", [".", "Forest", "new"])
+def test_lists_are_not_written_among_the_images(tmp_path, out):
+    scenes = write_scenes(tmp_path / "scenes")
+    with pytest.raises(ValueError, match="--out-dir .* is in the folder of images .*scenes"):
+        split(scenes, scenes / out)
+    assert not list(scenes.rglob("*.csv"))

@@ -93,3 +93,12 @@ def test_ground_control_points_are_a_position_like_a_transform(sn7_tree, tmp_pat
     with pytest.raises(ValueError, match="nothing written"):
         prepare(sn7_tree, tmp_path / "out")
     assert f"{path}: its coordinates lie at 0.0003 N, 0.0011 W, the tile number" in capsys.readouterr().err
+
+
+def test_a_month_of_another_format_is_a_problem_and_a_picture_beside_a_mosaic_is_none(sn7_tree):
+    first, second = sorted((sn7_tree / US / "images").iterdir())[:2]
+    first.rename(first.with_suffix(".PNG"))
+    second.with_suffix(".jpg").write_bytes(b"a preview")
+    (sn7_tree / US / "images" / "legend.png").write_bytes(b"a picture")
+    (problem,) = scan_tree(sn7_tree, 1)[1]
+    assert (problem.kind, problem.path) == ("not a TIFF", first.with_suffix(".PNG"))

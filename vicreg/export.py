@@ -18,6 +18,8 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vicreg.common import cli
+from vicreg.common.checkpoint_io import BACKBONE_FILE, MODEL_FILE
+from vicreg.engine.checkpoint import BEST_FILE, PREVIOUS_FILE
 from vicreg.eval.config import add_backbone_arguments
 from vicreg.exporters import detectron2 as detectron2_exporter
 from vicreg.exporters import formats, hugging_face
@@ -73,6 +75,8 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--pretrained {args.pretrained}: there are no weights to export")
     if args.out.exists() and Path(args.pretrained).exists() and args.out.samefile(args.pretrained):
         raise ValueError(f"--out {args.out} is the file to export; choose another name")
+    if args.out.exists() and args.out.name in (MODEL_FILE, PREVIOUS_FILE, BEST_FILE, BACKBONE_FILE):
+        raise ValueError(f"--out {args.out} is a checkpoint of a run; choose another name")
     backbone, info = load_backbone(
         args.pretrained, args.arch, args.in_chans, mean=args.mean, std=args.std, bands=args.weight_bands
     )

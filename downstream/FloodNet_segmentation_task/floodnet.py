@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vicreg.data.image_listing import find_split
+from vicreg.common.logger import log
+from vicreg.data.image_listing import find_split, format_names, image_paths
 from vicreg.data.subsets import held_out_groups
 from vicreg.engine.arguments import add_alias
 
@@ -28,7 +29,7 @@ _PALETTE = {
     "vehicle": (255, 217, 47), "pool": (148, 103, 189), "grass": (166, 217, 106), "building": (255, 127, 14),
     "flooded building": (214, 39, 40),
 }  # fmt: skip
-_IMAGES, _MASKS = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}, {".png", ".tif", ".tiff"}
+_LOSSY = (".jpg", ".jpeg", ".webp", ".jp2")  # no masks
 _NAMED = 3  # of many files with the same mistake
 
 
@@ -171,7 +172,7 @@ def match(images: Path, masks: Path, group: str, classes: int = 10, is_patch: bo
     for folder in (images, masks):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder at {folder}; each folder of images has one of masks beside it")
-    image_files, mask_files = _by_name(images, _IMAGES), _by_name(masks, _MASKS)
+    image_files, mask_files = _by_name(images), _by_name(masks, _LOSSY)
     for files, others, folder, missing in (
         (image_files, mask_files, images, "mask"), (mask_files, image_files, masks, "image"),
     ):  # fmt: skip
@@ -183,14 +184,19 @@ def match(images: Path, masks: Path, group: str, classes: int = 10, is_patch: bo
     return [Pair(image_files[name], mask_files[name], group, classes, is_patch) for name in sorted(image_files)]
 
 
-def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
+def _by_name(folder: Path, excluded: tuple[str, ...] = ()) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            name = path.stem.removesuffix("_lab")
-            if name in files:
-                raise ValueError(f"{folder}: {files[name].name} and {path.name} have the same name; remove one of them")
+    skipped: list[str] = [str(path) for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] not in "._"]
+    for path in map(Path, image_paths(folder, skipped=skipped, recursive=False)):
+        name = path.stem.removesuffix("_lab")
+        if path.suffix.lower() in excluded:
+            skipped.append(str(path))
+        elif name in files:
+            raise ValueError(f"{folder}: {files[name].name} and {path.name} have the same name; remove one of them")
+        else:
             files[name] = path
+    if skipped:
+        log(f"note: {len(skipped)} of the entries of {folder} are not used: {format_names(skipped)}")
     return files
 
 
@@ -207,6 +213,8 @@ def _two_groups(labeled: Path) -> list[Pair]:
 
 def _supervised(folder: Path | None, part: str) -> list[Pair]:
     found = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith("-org-img")] if folder else []
+    if folder and part == "val" and not found:
+        raise ValueError(f"{folder} holds no <name>-org-img; complete or remove it")
     return match(found[0], found[0].with_name(f"{found[0].name[:-7]}label-img"), part) if found else []
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from downstream.FloodNet_segmentation_task.image_mask_io import same_shape
+from vicreg.common.logger import log
 from vicreg.data.image_io import decoding
 from vicreg.data.images import open_reader
 from vicreg.data.rasters import open_raster, quiet_georeference
@@ -51,7 +52,12 @@ def find_tiles(data_dir: str | Path) -> list[Tile]:
     if missing := [folder / name for folder in folders for name in names if not (folder / name).is_file()]:
         some = ", ".join(map(str, missing[:_NAMED])) + ", …" * (len(missing) > _NAMED)
         raise FileNotFoundError(f"{len(missing)} file(s) missing: {some}; complete these tiles or remove them")
-    return [Tile(folder, "__".join(folder.relative_to(data_dir).parts)) for folder in folders]
+    firsts: dict[Path, Path] = {}  # a link would put the same tile into both parts
+    for folder in sorted(folders, key=Path.is_symlink):
+        firsts.setdefault(folder.resolve(), folder)
+    if more := len(folders) - len(firsts):
+        log(f"note: {more} of {len(folders)} tiles in {data_dir} are links to others, skipped")
+    return [Tile(folder, "__".join(folder.relative_to(data_dir).parts)) for folder in sorted(firsts.values())]
 
 
 def split_tiles(tiles: Sequence[Tile], val_fraction: float, seed: int) -> dict[str, list[Tile]]:
@@ -122,6 +128,8 @@ def patch_corners(height: int, width: int, side: int, stride: int) -> list[tuple
 def _read_mask(path: Path) -> tuple[np.ndarray, _Grid]:
     """Read a uint8 mask of 0 and 1, and its grid; no data and negative values are 0, as its authors have it."""
     with quiet_georeference(), open_raster(path) as raster, decoding(path):
+        if raster.count > 1 or raster.subdatasets:
+            raise ValueError(f"{max(raster.count, len(raster.subdatasets))} bands or pages; a mask has one")
         values, invalid = raster.read(1), raster.read_masks(1) == 0
         transform = None if raster.transform.is_identity or raster.crs is None else raster.transform
         grid = _Grid(raster.width, raster.height, raster.crs, transform)

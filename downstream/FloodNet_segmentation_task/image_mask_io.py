@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # width, height
 
 # The challenge's copy has masks of 4000 x 3000 for photographs of 4592 x 3072 too: they cover the top-left corner.
+_GDAL_NODATA = 42113  # TIFF tag
 _PHOTOGRAPH, _MASK = (4592, 3072), (4000, 3000)
 
 
@@ -51,6 +52,9 @@ def read_pair(
 
     mask = load_mask(pair.mask)
     values = check_values(np.asarray(mask), pair)
+    nodata = str(getattr(mask, "tag_v2", {}).get(_GDAL_NODATA, "")).strip("\0 ")
+    if nodata == "255" and (np.asarray(mask) == 255).any():
+        raise ValueError(f"{pair.mask} has pixels without data (255); give them a class, or remove the tag")
     size = size_of(pair.image)
     part = covered_part(size, mask.size, pair)
     scale = working_scale(size, image_size, scale)
@@ -120,7 +124,9 @@ def check_values(values: np.ndarray, pair: "Pair") -> np.ndarray:
             f"{pair.mask} has {values.shape[2]} channels: a color rendering of the mask; the label image is needed, "
             f"with one channel of values 0 to {pair.classes - 1}"
         )
-    if pair.classes == 2 and values.dtype == np.uint8:
+    if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+        raise ValueError(f"{pair.mask} holds fractions; a label image of whole numbers is needed")
+    if pair.classes == 2 and values.dtype == np.uint8 and not (values == 1).any():  # beside 1, 255 is no data
         values = np.where(values == 255, np.uint8(1), values)
     highest, lowest = int(values.max()), int(values.min())
     if highest >= pair.classes or lowest < 0:

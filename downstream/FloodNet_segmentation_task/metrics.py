@@ -104,8 +104,10 @@ def bootstrap_intervals(counts: np.ndarray, classes: Sequence[str], resamples: i
         resamples: Number of resamples.
 
     Returns:
-        ``intervals`` (name to [lower, upper]) and ``intervals_of``: what was resampled.
+        ``intervals`` (name to [lower, upper], empty for a single image) and ``intervals_of``: what was resampled.
     """
+    if len(counts) < 2:
+        return {"intervals": {}, "intervals_of": "none: one image"}
     drawn = rng(0, "bootstrap").multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
     totals = (drawn @ counts.reshape(len(counts), -1)).reshape(resamples, *counts.shape[1:])
     found = [segmentation_metrics(total, classes) for total in totals]

@@ -85,8 +85,7 @@ def find_folder_parts(data_dir: Path, val_fraction: float, seed: int) -> tuple[d
         return pairs
 
     folders = {part: folder for part in PARTS if (folder := find_split(data_dir, part))}
-    parts = {part: pairs_of(folder) for part, folder in folders.items() if (folder / "images").is_dir()}
-    parts = parts or {"train": pairs_of(data_dir)}
+    parts = {part: pairs_of(folder) for part, folder in folders.items()} or {"train": pairs_of(data_dir)}
     if "train" not in parts:
         raise ValueError(f"{data_dir} holds {', '.join(parts)} and no train")
     layout = "folder"

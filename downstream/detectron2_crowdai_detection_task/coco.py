@@ -85,6 +85,8 @@ def load_split(
         })  # fmt: skip
     if not any(not annotation["iscrowd"] for annotation in corrected):
         raise ValueError(f"{path}: no usable polygon in it (dropped: {dict(dropped) or 'none'})")
+    if max(max(ring) for annotation in corrected for ring in annotation["segmentation"]) <= 1:
+        raise ValueError(f"{path}: all coordinates are 1 or less, fractions of the image; pixels are expected")
     counts = {
         "images": len(images),
         "images_without_polygons": len(images) - len({annotation["image_id"] for annotation in corrected}),
@@ -153,6 +155,9 @@ def _images(content, path):
         if image["id"] in images:
             raise ValueError(f"{path}: two images with the id {image['id']}")
         images[image["id"]] = {key: image[key] for key in kinds}
+    names = Counter(image["file_name"] for image in images.values())
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise ValueError(f"{path}: {len(twice)} files are listed as two images, such as {twice[0]}; merge them")
     return images
 
 

@@ -15,8 +15,9 @@ from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
 from vicreg.data.image_crops import read_square
-from vicreg.data.image_listing import Listing, choose_files, format_names, list_images, split_folders
+from vicreg.data.image_listing import Listing, format_names, list_images, split_folders
 from vicreg.data.images import image_size
+from vicreg.data.name_lists import choose_files
 from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import display_rgb, widen
 from vicreg.data.subsets import held_out_images, stratified_subset

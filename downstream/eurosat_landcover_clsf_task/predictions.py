@@ -73,7 +73,7 @@ def write_predictions(path: Path, images: Sequence[Path], probabilities: torch.T
     rows = list(zip(images, confidences[:, :3].tolist(), ranked[:, :3].tolist(), strict=True))
     for image, values, labels in rows[:MAX_LOGGED]:
         best = (f"{classes[label]} {value:.3f}" for label, value in zip(labels, values, strict=True))
-        log(f"{image}  {'  '.join(best)}")
+        log(f"{files.printable(image, '')}  {'  '.join(best)}")
     if len(rows) > MAX_LOGGED:
         log(f"… and {len(rows) - MAX_LOGGED} more")
     counts = collections.Counter(classes[label] for label in ranked[:, 0].tolist())

@@ -108,7 +108,6 @@ def compare(
     def bar(description: str) -> Callable[[Iterable, int], Iterator]:
         return lambda iterator, total: progress(iterator, description, total)
 
-    train, val = _same_keys(train, val)
     total = len(val.samples)
     result = {name: {"name": subset.name, "samples": len(subset.samples)}
               for name, subset in (("train", train), ("val", val))}  # fmt: skip
@@ -163,14 +162,6 @@ def _near_duplicates(
     hits = hits[np.argsort(bits[hits], kind="stable")]
     pairs = [(int(rows[hit]), int(columns[match[hit]]), int(bits[hit])) for hit in hits]
     return np.isin(np.arange(len(candidates)), rows[hits]), pairs
-
-
-def _same_keys(train: Subset, val: Subset) -> tuple[Subset, Subset]:
-    """Drop the class from location ids (class, location) if only one of the two lists has a class column."""
-    if not (train.location_ids and val.location_ids and train.location_kind == val.location_kind):
-        return train, val
-    length = min(len(train.location_ids[0]), len(val.location_ids[0]))
-    return tuple(each._replace(location_ids=[key[-length:] for key in each.location_ids]) for each in (train, val))
 
 
 def _common_locations(train: Subset, val: Subset) -> tuple[dict[tuple, int], int, int]:

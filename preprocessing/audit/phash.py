@@ -19,7 +19,7 @@ STEP = SIDE // 32
 SHIFTS = tuple(range(-2, 3))  # in 1/32 of the side, along both axes
 MAX_BITS = 24  # Hamming distance of near duplicates; MAX_BITS and MIN_CONTRAST are chosen by benchmarks/bench_audit.py
 MIN_CONTRAST = 2.0  # gray levels of 255
-MAX_BLACK = 16  # of 255, in all channels: JPEG makes no-data areas nearly black
+MAX_BLACK = 16  # of 255, in all channels, or below white: JPEG makes no-data areas nearly black
 MIN_NODATA = 0.01  # fraction of the image; smaller areas are ordinary shadows
 _MAX_FRINGE, _FRINGE = 40, 4  # of 255, and pixels: what JPEG and resampling have mixed with black
 _TILES = 4
@@ -51,7 +51,7 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def nodata_mask(pixels: np.ndarray) -> np.ndarray:
-    """Find black areas that touch the border, such as the wedges of a rotated scene.
+    """Find black and white areas that touch the border, such as the wedges of a rotated scene.
 
     Without a mask, the outline of these areas would decide the hash, and unrelated images would match.
 
@@ -61,7 +61,12 @@ def nodata_mask(pixels: np.ndarray) -> np.ndarray:
     Returns:
         bool (H, W).
     """
-    brightest = pixels if pixels.ndim == 2 else pixels.max(-1)
+    bands = pixels if pixels.ndim == 3 else pixels[..., None]
+    return _dark_at_border(bands.max(-1)) | _dark_at_border(255 - bands.min(-1))
+
+
+def _dark_at_border(brightest: np.ndarray) -> np.ndarray:
+    """Find large dark areas that touch the border, and their fringe: bool (H, W)."""
     black = brightest <= MAX_BLACK
     if black.mean() < MIN_NODATA:
         return np.zeros_like(black)

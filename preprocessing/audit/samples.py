@@ -1,5 +1,6 @@
 """The subsets of a split, read from patch lists, image lists, folders of images or COCO files."""
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -12,12 +13,15 @@ import pandas as pd
 from preprocessing.text_files import read_csv, read_json, read_text
 from vicreg.data.fmow import read_timestamp
 from vicreg.data.image_io import IMAGE_SUFFIXES, UnsupportedImage, decoding
+from vicreg.data.image_io import open_image as open_file
 from vicreg.data.image_listing import image_paths
 from vicreg.data.imagery import ImageryPatches
-from vicreg.data.images import load_rgb
+from vicreg.data.images import as_rgb, load_rgb
 from vicreg.data.leakage import location_keys
 from vicreg.data.rasters import open_raster
 from vicreg.data.sn7_format import cut_patches, open_pack, read_mosaic, read_patch_list
+
+_RANGE = (1, 99)  # percentiles of deep pixels that become black and white
 
 Position = tuple[float, float]  # longitude, latitude in degrees
 
@@ -48,6 +52,7 @@ def open_image(path: str | Path) -> np.ndarray:
     """Decode an image file as training does: uint8 (H, W, 3), upright, transparent pixels black.
 
     Pixels of more than 8 bits are stretched to the image's own range, because hashes depend on relative values only.
+    TIFFs that training refuses, such as those with a color table, are read as image viewers show them.
 
     Raises:
         ValueError: The file is not an image or is truncated.
@@ -58,6 +63,9 @@ def open_image(path: str | Path) -> np.ndarray:
     try:
         return np.asarray(load_rgb(path))
     except UnsupportedImage:
+        with contextlib.suppress(ValueError), decoding(path), open_file(path) as image:
+            if image.mode in ("1", "L", "P"):
+                return np.asarray(as_rgb(image))
         return _read_raster(path)
 
 
@@ -74,9 +82,9 @@ def _to_rgb(bands: np.ndarray, valid: np.ndarray) -> np.ndarray:
     if pixels.dtype != np.uint8:
         valid = valid & np.isfinite(pixels).all(-1)
         known = pixels[valid].astype(np.float64) if valid.any() else np.zeros(1)
-        low, high = known.min(), known.max()
+        low, high = np.percentile(known, _RANGE)  # of all values, one hot pixel would leave no contrast to the others
         stretched = (np.where(valid[..., None], pixels, low) - low) * (255 / max(high - low, 1e-9))
-        pixels = np.rint(stretched).astype(np.uint8)
+        pixels = np.rint(stretched.clip(0, 255)).astype(np.uint8)
     return np.where(valid[..., None], pixels, np.uint8(0))
 
 
@@ -105,6 +113,8 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
     if {"path", "location"} <= set(table.columns):
         files = [Path(source or path.parent) / name.replace("\\", "/") for name in table.path]
         labels = table["class"] if "class" in table else table.get("label", [])
+        if unknown := int((table.location.str.strip() == "").sum()):
+            raise ValueError(f"{path}: {unknown} of {len(table)} rows have no location; name each, or remove the rows")
         samples, kind = [str(file) for file in files], "location"
         read, position = (lambda index: open_image(files[index])), (lambda index: _position(files[index]))
     else:

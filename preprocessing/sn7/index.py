@@ -13,6 +13,7 @@ from preprocessing.sn7.geocode import check_position, footprint_points, format_p
 from preprocessing.sn7.places import Place
 from preprocessing.sn7.towns import locate
 from vicreg.data.georeference import georeference
+from vicreg.data.image_io import IMAGE_SUFFIXES
 from vicreg.data.rasters import quiet_georeference
 from vicreg.data.sn7_format import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
 
@@ -103,6 +104,10 @@ def _find_mosaics(folder: Path) -> tuple[list[tuple[Path, MosaicName]], list[Pro
             problems.append(Problem("duplicate month", path, f"the same month as {months[name[:3]].name}"))
         else:
             named.append((path, name))
+    for path in _visible(images.iterdir(), IMAGE_SUFFIXES):
+        name = _parse_name(path, f"{path.stem}.tif", folder.name)
+        if path.suffix.lower() not in SUFFIXES and isinstance(name, MosaicName) and name[:3] not in months:
+            problems.append(Problem("not a TIFF", path, "this month has no TIFF; convert it to one"))
     return named, problems
 
 

@@ -7,8 +7,7 @@ import numpy as np
 from preprocessing.sn7.index import Mosaic
 from vicreg.common import files
 from vicreg.data import rasters
-
-BANDS = [1, 2, 3]
+from vicreg.data.images import open_reader
 
 
 def averaging_matrix(pixels: int, size: int) -> np.ndarray:
@@ -62,8 +61,9 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
     from rasterio.control import GroundControlPoint
 
     try:
+        with open_reader(mosaic.path) as reader:
+            mean, fraction = average_blocks(*reader.read(0, 0, reader.height, reader.width), size)
         with rasterio.open(mosaic.path, driver="GTiff") as raster:
-            mean, fraction = average_blocks(raster.read(BANDS), raster.dataset_mask() > 0, size)
             nodata = raster.nodata
             profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8"}
             profile |= {"compress": "deflate", "photometric": "RGB", "crs": raster.crs, "nodata": nodata}

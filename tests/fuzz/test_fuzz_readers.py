@@ -31,7 +31,7 @@ from tests.conftest import write_geojson, write_tif
 from tests.fuzz import mutations
 from vicreg.common import checkpoint_io
 from vicreg.common.logger import read_stats
-from vicreg.data import broken_files, fmow, image_listing, images, sn7, sn7_format
+from vicreg.data import broken_files, fmow, image_listing, images, name_lists, sn7, sn7_format
 from vicreg.engine import checkpoint
 from vicreg.eval import feature_cache
 from vicreg.inference import label_rasters
@@ -191,7 +191,7 @@ def read_report(path):
 def read_listing(path):
     """Choose files by a list."""
     listing = image_listing.Listing(["d/A/1.jpg", "d/A/2.jpg", "d/B/1.jpg"], np.array([0, 0, 1]), ["A", "B"])
-    image_listing.choose_files(listing, path)
+    name_lists.choose_files(listing, path)
 
 
 def read_features(path):

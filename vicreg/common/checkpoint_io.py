@@ -143,6 +143,8 @@ def _check_tensor_sizes(path: Path, content: Any) -> None:
     stack, seen, limit = [content], set[int](), 4 * path.stat().st_size + 2**20
     while stack:
         value = stack.pop()
+        if isinstance(value, torch.Tensor) and value.layout != torch.strided:
+            raise ValueError(f"{path}: a sparse tensor; save it as a dense one")
         if isinstance(value, (torch.Tensor, np.ndarray)) and value.nbytes > limit:
             raise ValueError(f"{path}: a tensor of {value.nbytes / 1e6:.0f} MB in a smaller file; save it anew")
         if isinstance(value, (dict, list, tuple, argparse.Namespace)) and id(value) not in seen:

@@ -68,8 +68,11 @@ def read_timestamp(path: str | Path) -> tuple[int, int, list[float] | None]:
     numbers = re.findall(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", str(content.get("raw_location", "")))
     corners = [float(number) for number in numbers]
     longitudes, latitudes = corners[::2], corners[1::2]
-    known = len(corners) > 1 and len(longitudes) == len(latitudes)
-    center = [(min(values) + max(values)) / 2 for values in (longitudes, latitudes)] if known else None
+    if not corners or len(longitudes) != len(latitudes):
+        return int(match[1]), int(match[2]), None
+    # near the first one, also across 180 degrees
+    longitudes = [longitudes[0] + (value - longitudes[0] + 180) % 360 - 180 for value in longitudes]
+    center = [(min(values) + max(values)) / 2 for values in (longitudes, latitudes)]
     return int(match[1]), int(match[2]), center
 
 

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from vicreg.common.logger import log
 from vicreg.data.broken_files import find_broken, log_left_out
 from vicreg.data.image_dataset import ImageDataset, decode_size
-from vicreg.data.image_listing import Listing, choose_files, find_split, format_names, list_images, split_folders
+from vicreg.data.image_listing import Listing, find_split, format_names, list_images, split_folders
 from vicreg.data.images import add_levels_argument, check_levels
+from vicreg.data.name_lists import choose_files
 from vicreg.data.raster_bands import Levels
 from vicreg.data.subsets import held_out_images
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main

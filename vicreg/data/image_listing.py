@@ -2,19 +2,21 @@
 
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vicreg.common.files import printable, read_text
+from vicreg.common.files import printable
 from vicreg.common.logger import log
 from vicreg.data.image_io import is_image_name
 
 # names of split folders, in any case
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    "train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test", "tst": "test",
+}  # fmt: skip
 _BAND = re.compile(r"_B(0[1-9]|8A|1[0-2])\.(tiff?|jp2)", re.IGNORECASE)  # one band of a Sentinel-2 patch
 _SYSTEM = ("thumbs.db", "desktop.ini")
 
@@ -79,6 +81,13 @@ def list_images(folder: str | Path) -> Listing:
         raise ValueError(f"no class folders in {folder} ({loose} loose images); <class>/<image> is expected")
     if len(folders) == 1 and not _has_images(folders[0]) and _subfolders(folders[0]):
         raise ValueError(f"{folder} holds one folder of folders; {folders[0]} is perhaps the folder of class folders")
+    inside = [{path.name for path in _subfolders(folder)} for folder in folders if not _has_images(folder)]
+    if len(folders) == len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+        raise ValueError(
+            f"{folder}: the folders {format_names(sorted(inside[0]))} are in each of its folders, such as "
+            f"{folders[0].name}; which are the classes? Name a folder whose folders are the classes, or give the "
+            "folders in the class folders different names"
+        )
     inodes, skipped = {_inode(path) for path in folders}, list[str]()
     paths_of_classes = [image_paths(path, inodes, skipped) for path in folders]
     if empty := [path for path, paths in zip(folders, paths_of_classes, strict=True) if not paths]:
@@ -212,45 +221,3 @@ def format_names(names: Sequence[Any], max_items: int = 3) -> str:
     """Return the first names, and the number of the others."""
     more = f" and {len(names) - max_items} more" if len(names) > max_items else ""
     return ", ".join(printable(name, "") for name in names[:max_items]) + more
-
-
-def choose_files(
-    listing: Listing, names_file: str | Path, flag: str = "--train-files", any_suffix: bool = False
-) -> np.ndarray:
-    """Return the indices of the images in a list of file names, such as SimCLR's 1 % and 10 % lists of ImageNet.
-
-    Args:
-        listing: Image files.
-        names_file: Text file with one name per line, with or without the class folder before it.
-        flag: Option that named the file, for messages.
-        any_suffix: Ignore suffixes: ``River_1.tif`` also selects ``River_1.jpg``.
-
-    Returns:
-        Sorted int64 array.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: A name is not among the images or fits several of them.
-    """
-    names_file = Path(names_file)
-    if not names_file.is_file():
-        raise FileNotFoundError(f"no list of files at {names_file}; {flag} takes one image name per line")
-    names = [line.strip() for line in read_text(names_file).split("\n") if line.strip()]
-
-    def key_of(name: str) -> str:  # macOS writes accents apart from their letters, Windows backslashes
-        name = unicodedata.normalize("NFC", "/".join(name.replace("\\", "/").split("/")[-2:]))
-        return os.path.splitext(name)[0] if any_suffix else name
-
-    index_of: dict[str, list[int]] = {}
-    for index, path in enumerate(listing.paths):
-        for name in (os.path.basename(path), path):
-            index_of.setdefault(key_of(name), []).append(index)
-    keys = [key_of(name) for name in names]
-    if not names:
-        raise ValueError(f"{names_file}: no names in it")
-    if missing := [name for name, key in zip(names, keys, strict=True) if key not in index_of]:
-        count = f"{len(missing)} of {len(names)} names"
-        raise ValueError(f"{names_file}: {count} are not among the training images: {format_names(missing)}")
-    if ambiguous := [name for name, key in zip(names, keys, strict=True) if len(index_of[key]) > 1]:
-        raise ValueError(f"{names_file}: {format_names(ambiguous)} in several class folders; write <class>/<name>")
-    return np.unique([index_of[key][0] for key in keys])

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from vicreg.common.devices import send
-from vicreg.common.files import atomic_write
+from vicreg.common.files import atomic_write, partial_folder
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
 from vicreg.data.image_dataset import ImageDataset
@@ -122,7 +123,9 @@ def pack_images(images: ImageDataset, folder: Path, max_side: int) -> PackedImag
         needed, free = np.prod(shape, dtype=float) / 1e9, shutil.disk_usage(folder).free / 1e9
         if needed > free:
             raise ValueError(f"--pack {folder}: {needed:.1f} GB are needed, {free:.1f} GB are free; lower --pack-size")
-        atomic_write(path, lambda tmp_path: _write(images, tmp_path, shape))
+        with partial_folder(folder) as partial:  # removes what killed processes left
+            atomic_write(partial / path.name, lambda tmp_path: _write(images, tmp_path, shape))
+            os.replace(partial / path.name, path)
     wait_for_main(lambda: path.is_file() or None, folder)
     packed = PackedImages(images, path)
     side = packed.patch_size

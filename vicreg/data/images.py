@@ -159,7 +159,10 @@ def needs_rasterio(image: Any) -> bool:
     if image.mode[0] in "IF" or image.format in ("TIFF", "JPEG2000"):
         return True
     details = [tile[3] for tile in image.tile]
-    return any("16" in str(detail) or (isinstance(detail, int) and detail > 255) for detail in details)
+    if image.format == "PPM":  # the mode and the highest value; only the mode where that is 255
+        last = [detail[-1] if isinstance(detail, tuple) else detail for detail in details]
+        return any(isinstance(value, int) and value > 255 for value in last)
+    return any("16" in str(detail) for detail in details)
 
 
 def _upright(image: Any) -> Any:

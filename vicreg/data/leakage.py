@@ -4,6 +4,8 @@ Every evaluation prints it next to its accuracy. ``preprocessing/audit_split.py`
 """
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,15 +27,23 @@ def location_keys(table: pd.DataFrame) -> list[tuple] | None:
     """Return the location of each row of a list, comparable between lists.
 
     Args:
-        table: Image list; its locations are in the columns location (and class), or aoi and patch.
+        table: Image list; its locations are in the column location, or in aoi and patch.
 
     Returns:
-        A tuple for each row, or None if the list has no such columns.
+        A tuple for each row, or None if the list has no such columns. The class is not part of it: one location may
+        show several.
     """
-    for columns in (["class", "location"], ["location"], ["aoi", "patch"]):
+    for columns in (["location"], ["aoi", "patch"]):
         if set(columns) <= set(table.columns):
-            return list(zip(*(table[column] for column in columns), strict=True))
+            return list(zip(*(table[column].map(_comparable) for column in columns), strict=True))
     return None
+
+
+def _comparable(value: Any) -> Any:
+    """Return an id as programs write it differently: without spaces around it, accents composed, and 7.0 as 7."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"^(\d+)\.0+$", r"\1", unicodedata.normalize("NFC", value.strip()))
 
 
 def overlap_mask(train: Iterable[Hashable], val: Sequence[Hashable]) -> np.ndarray:

@@ -15,14 +15,17 @@ Levels = Sequence[float] | Sequence[Sequence[float]] | None  # (low, high) of al
 
 
 def check_depth(source: Any, path: Path, bands: Sequence[int], levels: Levels) -> None:
-    """Raise UnsupportedImage if bands are deeper than 8 bits and ``levels`` is None or of another band count."""
+    """Raise UnsupportedImage if bands are deeper than 8 bits without fitting ``levels``, or if they are complex."""
     dtype = source.dtypes[bands[0] - 1]
+    if dtype.startswith("complex"):
+        raise UnsupportedImage(f"{printable(path, '')} holds {dtype}; save its amplitude as real numbers")
     if dtype == "uint8":
         return
     if levels is not None:
         if np.ndim(levels) == 2 and len(levels) != len(bands):
             raise UnsupportedImage(f"{printable(path, '')}: the weights record levels of {len(levels)} bands, and "
                                    f"{len(bands)} are read; name one pair for all of them with --levels")  # fmt: skip
+        return
         return
     shape = tuple(min(side, 256) for side in source.shape)
     with decoding(path):
@@ -51,6 +54,8 @@ def choose_bands(source: Any, path: Path, bands: Bands) -> tuple[int, ...]:
     from rasterio.enums import ColorInterp
 
     name = printable(path, "")
+    if reason := _unusual_layout(source):
+        raise UnsupportedImage(f"{name} has {reason}")
     usable = [number for number, kind in enumerate(source.colorinterp, 1) if kind != ColorInterp.alpha]
     if isinstance(bands, int):
         if source.count == bands:  # a fourth band of 8 bits is often tagged as alpha
@@ -75,6 +80,21 @@ def choose_bands(source: Any, path: Path, bands: Bands) -> tuple[int, ...]:
         numbers = " ".join(map(str, chosen))
         note(path, f"has {len(usable)} bands; {numbers} are used as red, green, blue", "; choose others with --bands")
     return chosen
+
+
+def _unusual_layout(source: Any) -> str:
+    """Return why the values of a TIFF are not gray or red, green and blue of 8 bits or more; "" for most files."""
+    tags = source.tags(ns="IMAGE_STRUCTURE")
+    bits = int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    if len(pages := source.subdatasets) > 1:
+        return f"{len(pages)} pages, of which the first alone would be read; save one file for each, or one with bands"
+    if tags.get("MINISWHITE") == "YES":
+        return "0 for white (MINISWHITE); convert it to 0 for black"
+    if "LAB" in tags.get("SOURCE_COLOR_SPACE", ""):
+        return f"colors in {tags['SOURCE_COLOR_SPACE']}; convert it to RGB"
+    if 1 < bits < 8:
+        return f"{bits} bits per value; scale it to 8 bits"
+    return ""
 
 
 def resolve_bands(bands: Sequence[int] | None, channels: int) -> Bands:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vicreg.common.files import file_digest, read_text
+from vicreg.data.images import open_reader
 from vicreg.data.tables import check_ranges, read_meta_file, read_table
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
@@ -81,17 +82,11 @@ def read_mosaic(path: str | Path) -> np.ndarray:
         uint8 array (3, height, width); pixels without data (alpha 0 or the nodata value) are black.
 
     Raises:
-        ValueError: The file is not a readable RGB(A) uint8 raster.
+        ValueError: The file is not a readable RGB(A) uint8 raster; see ``vicreg.data.images.open_reader``.
     """
-    import rasterio
-
-    try:
-        with rasterio.open(path, driver="GTiff") as raster:  # a VRT of that name could read other files
-            if raster.count < CHANNELS or raster.dtypes[0] != "uint8":
-                raise ValueError(f"{path}: {raster.count} channels of {raster.dtypes[0]}; RGB(A) uint8 expected")
-            return raster.read(list(range(1, CHANNELS + 1))) * (raster.dataset_mask() > 0)
-    except rasterio.errors.RasterioError as error:
-        raise ValueError(f"{path}: cannot be read as a TIFF, corrupt or truncated ({error})") from error
+    with open_reader(path) as reader:
+        pixels, valid = reader.read(0, 0, reader.height, reader.width)
+    return pixels * valid
 
 
 def patch_side(width: int, grid: int = 4) -> int:

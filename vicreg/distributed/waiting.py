@@ -1,7 +1,6 @@
 """Wait for files that the main process writes; not in a barrier, which would time out."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +25,8 @@ def wait_for_main(read: Callable[[], T | None], folder: Path) -> T:
     written, changed = -1, time.monotonic()
     while (result := read()) is None:
         total = 0
-        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-            total = sum(entry.stat().st_size for entry in entries)
+        with contextlib.suppress(FileNotFoundError):  # also of temporary folders in it
+            total = sum(path.stat().st_size for path in Path(folder).rglob("*"))
         if total != written:
             written, changed = total, time.monotonic()
         elif (seconds := time.monotonic() - changed) > process_group.timeout_seconds():

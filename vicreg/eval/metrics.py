@@ -153,9 +153,11 @@ def intervals(
         seed: Seed of the resamples.
 
     Returns:
-        ``intervals`` (name to [lower, upper]) and ``intervals_of``: what was resampled.
+        ``intervals`` (name to [lower, upper], empty for a single location) and ``intervals_of``: what was resampled.
     """
     locations = len(np.unique(location_ids))
+    if locations < 2:
+        return {"intervals": {}, "intervals_of": "none: all samples show one location"}
     groups, unit = None, f"{len(location_ids)} single samples (no location has two)"
     if locations < len(location_ids):
         groups, unit = location_ids, f"{locations} whole locations, since samples of one location are near duplicates"

@@ -15,19 +15,17 @@ from vicreg.models.timm_weights import is_hub_name, read_with_timm
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 RECORDED = ("arch", "in_chans", "mean", "std", "source", "levels")  # what trained_model.pth and exported files record
+_HEADS, _TOKENS = {"head", "fc", "classifier"}, {"reg_token", "register_tokens", "dist_token"}
 DIGEST = "content_sha256"  # in the metadata of .safetensors files
-
-
-def _is_pair(value: Any) -> bool:
-    return files.is_numbers(value) and len(value) == 2
-
 
 _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "arch": lambda value: isinstance(value, str),
     "in_chans": lambda value: isinstance(value, int) and 0 < value <= 2**12,
     "mean": files.is_numbers,
     "std": lambda value: files.is_numbers(value) and all(x > 0 for x in value),
-    "levels": lambda value: _is_pair(value) or (isinstance(value, (list, tuple)) and all(map(_is_pair, value))),
+    "levels": lambda value: (
+        files.is_pair(value) or (isinstance(value, (list, tuple)) and all(map(files.is_pair, value)))
+    ),
 }
 
 
@@ -231,19 +229,30 @@ def check_fit(weights: BackboneWeights, expected: StateDict, arch: str, path: st
             f"{len(wrong)} of another shape{format_keys(wrong)}, {len(unused)} unused{format_keys(unused)}; the names "
             f"in the file begin with{prefixes}"
         )
-    patterns = {re.sub(r"\d+", "#", key) for key in expected}
-    deeper = [key for key in unused if re.sub(r"\d+", "#", key) in patterns]
-    if deeper:
+    patterns, kind = {re.sub(r"\d+", "#", key) for key in expected}, "another depth"
+    others = [key for key in unused if re.sub(r"\d+", "#", key) in patterns]
+    if not others:
+        parts, kind = {key.partition(".")[0] for key in expected} - _HEADS, "another kind"
+        others = [key for key in unused if key in _TOKENS or (key.split(".")[0] in parts and _is_weight(key, state))]
+    if others:
         raise ValueError(
-            f"{path} does not fit {arch}: {len(deeper)} tensors belong to a network of another depth"
-            f"{format_keys(deeper)}; name its architecture"
+            f"{path} does not fit {arch}: {len(others)} tensors belong to a network of {kind}{format_keys(others)}; "
+            "name its architecture"
         )
-    bad = [key for key in expected if key in state and not state[key].isfinite().all()]
+    shared = [key for key in expected if key in state]
+    if odd := [key for key in shared if expected[key].is_floating_point() != state[key].is_floating_point()]:
+        raise ValueError(f"{path}: {len(odd)} tensors of {state[odd[0]].dtype}{format_keys(odd)}; save them as float32")
+    bad = [key for key in shared if not state[key].isfinite().all() or (key.endswith("var") and state[key].min() < 0)]
     if bad:
         raise ValueError(f"{path}: {len(bad)} tensors are NaN or infinite{format_keys(bad)}; did the run diverge?")
-    left_out = weights.outside + group(unused)
+    left_out, label = weights.outside + group(unused), f"; recognized: {weights.label}" if weights.label else ""
     matched = f"{len(state) - len(unused)} tensors matched, 0 missing, {left_out.total()} unused"
-    return matched + format_counts(left_out) + (f"; recognized: {weights.label}" if weights.label else "")
+    return matched + format_counts(left_out) + label
+
+
+def _is_weight(key: str, state: StateDict) -> bool:
+    """Return whether a tensor in a module is a weight, not a buffer that can be computed, as in Swin."""
+    return state[key].is_floating_point() and not key.endswith(("attn_mask", "relative_coords_table"))
 
 
 def format_keys(keys: list[str], max_items: int = 3) -> str:
