@@ -27,8 +27,6 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
         files.is_pair(value) or (isinstance(value, (list, tuple)) and all(map(files.is_pair, value)))
     ),
 }
-
-
 _kept: dict[tuple, tuple[StateDict, dict[str, Any]]] = {}  # the last file of which only the record was used
 
 
