@@ -51,7 +51,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--on-error", choices=["stop", "skip"], default="stop",
         help="bad files: list all and end with exit code 1, or leave them out (default: stop)")  # fmt: skip
     add = parser.add_argument_group("pixels").add_argument
-    add("--patch-size", type=int, default=256, help="side of the patches in pixels (default: 256)")
+    add("--patch-size", type=int, help="side of the patches in pixels (default: 256, or the largest that all files "
+        "hold, if none reaches 256)")  # fmt: skip
     add("--bands", nargs="+", help="numbers, from 1, or descriptions of the bands, in order (default: all but "
         "alpha); or assets of the STAC items with one band each: B04 B03 B02")  # fmt: skip
     add("--scale", nargs="+", metavar="VALUE", help="LOW HIGH: these values become 0 and the maximum of --dtype; "
@@ -124,7 +125,8 @@ def main(args: argparse.Namespace) -> None:
     _report(result.problems, args)
     problems += result.problems
     if result.table.empty:
-        raise ValueError(f"no patch of {args.patch_size} x {args.patch_size} pixels with enough data: the files are "
+        size = plan.cut.patch_size
+        raise ValueError(f"no patch of {size} x {size} pixels with enough data: the files are "
                          "smaller, or hold too much nodata; see --patch-size and --max-nodata")  # fmt: skip
     table, meta = _label_and_split(plan, result, args)
     meta["source"] = [str(path.resolve()) for path in [*args.data_dir, *([args.list] if args.list else [])]]
@@ -138,7 +140,7 @@ def _label_and_split(plan: Plan, result: Result, args: argparse.Namespace) -> tu
     table["label"] = -1
     if args.labels:
         table["label"], classes = labels.label_patches(
-            table, args.labels, args.label_column, plan.grids, args.patch_size
+            table, args.labels, args.label_column, plan.grids, plan.cut.patch_size
         )
     parts = sources.folder_split(table.image_id.tolist())
     usual = "folders" if parts else "block" if plan.grids else "location" if args.location_pattern else "image"
@@ -146,12 +148,12 @@ def _label_and_split(plan: Plan, result: Result, args: argparse.Namespace) -> tu
     if rule == "folders" and not parts:
         raise ValueError("--split folders: the files are not in folders called train and val")
     table["split"], split = splits.split_table(
-        table, table.label.to_numpy(), rule, args.val_fraction, args.seed, args.buffer, args.patch_size, parts
+        table, table.label.to_numpy(), rule, args.val_fraction, args.seed, args.buffer, plan.cut.patch_size, parts
     )
     dates = table[table.date != ""].groupby("location").date.nunique()
     result.counts.update(
         repeated=int((dates > 1).sum()), unlabeled=int((table.label < 0).sum()),
-        edge=edge_cells(plan.scenes, plan.placements, plan.shards, args.patch_size),
+        edge=edge_cells(plan.scenes, plan.placements, plan.shards, plan.cut.patch_size),
         shared_duplicates=shared_duplicates(table),
     )  # fmt: skip
     return table, describe(plan, result, classes, split)

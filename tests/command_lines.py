@@ -64,6 +64,7 @@ VALID = {
     "exp/split_table.py": "{splits}",
     "benchmarks/bench_audit.py": "--sn7 {sn7} --planted 2 --workers 1 --max-bits 24",
     "benchmarks/bench_augment.py": "--sizes 16 --images 2 --repeats 1",
+    "benchmarks/bench_cut.py": "--size 64 --repeats 1",
     "benchmarks/bench_decode.py": "--data-dir {eurosat} --size 16 --images 2 --repeats 1",
     "benchmarks/bench_eval.py": "--samples 60 --dim 8 --classes 2 --queries 4 --epochs 1",
     "benchmarks/bench_growth.py": "--arch test_resnet --batch-sizes 2 4 --dims 8 16 --image-sizes 16 24 --base 4 8 16 "

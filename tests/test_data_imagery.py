@@ -126,8 +126,10 @@ def test_data_dir_takes_a_folder_of_16_bit_images(tmp_path):
     pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "exp", "--patch-size", 16)
     stored = np.load(tmp_path / "exp" / "patches" / "patches-00000.npy")
     assert stored.dtype == np.uint16 and (stored[3] == ground(3, 16, 16, 3, np.uint16, 65535)).all()
-    with pytest.raises(ValueError, match="no patch of 256 x 256 pixels with enough data: the files are smaller"):
-        pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "other")
+    with pytest.raises(ValueError, match="no patch of 17 x 17 pixels with enough data: the files are smaller"):
+        pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "large", "--patch-size", 17)
+    pretrain("--data-dir", tmp_path / "in", "--exp-dir", tmp_path / "other")
+    assert (np.load(tmp_path / "other" / "patches" / "patches-00000.npy") == stored).all()
 
 
 def test_data_dir_cuts_rasters_once_and_uses_all_of_them(tmp_path, capsys):

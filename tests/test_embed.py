@@ -15,7 +15,7 @@ from rasterio.control import GroundControlPoint
 
 from preprocessing.sn7.geocode import xyz_tile_bounds
 from tests.imagery_fixtures import ground, prepare, write_raster
-from vicreg import embed
+from vicreg import embed, main_vicreg_imagery
 from vicreg.augmentations.functional import crop_resize
 from vicreg.data.base import InputSpec
 from vicreg.data.imagery import ImageryPatches
@@ -29,6 +29,7 @@ from vicreg.inference.embeddings import nearest, write_table
 from vicreg.inference.feature_map import fit_pca, write_feature_map
 from vicreg.inference.positions import image_columns
 from vicreg.models.backbones import create_backbone, load_backbone
+from vicreg.models.weight_files import read_record, recorded_levels
 
 CPU = torch.device("cpu")
 NORMAL = ["--mean", *["0.1"] * 13, "--std", *["0.1"] * 13]
@@ -195,6 +196,32 @@ def test_feature_map_lies_on_cells_of_the_stride_and_is_empty_without_data(tmp_p
     centered = values[:, cells].T - values[:, cells].T.mean(0)  # all cells are in the sample
     _, _, axes = np.linalg.svd(centered, full_matrices=False)
     np.testing.assert_allclose(np.abs(components[:, cells].T), np.abs(centered @ axes[:3].T), atol=1e-3)
+
+
+def test_levels_of_each_band_make_a_map_equal_to_the_embeddings_of_the_prepared_patches(tmp_path):
+    pixels = ground(4, 32, 48) * np.float32([[[1]], [[3]], [[0.1]], [[-20]]]) + 500
+    scene = write_raster(tmp_path / "scenes" / "a.tif", pixels)
+    cut = ["--patch-size", "16", "--split", "none", "--scale", "p2,p98"]
+    _, stored, meta = prepare(tmp_path / "scenes", tmp_path / "csv", *cut)
+    dataset = ImageryPatches(tmp_path / "csv" / "all.csv")
+    assert len(set(dataset.levels)) == 4 and [list(pair) for pair in dataset.levels] == meta["scale"]
+    with open_reader(scene, bands=4, levels=dataset.levels, deep=True) as reader:
+        assert np.array_equal(reader.read(0, 0, 16, 16)[0], stored[0])
+    words = "--device cpu --workers 0 --epochs 1 --batch-size 4 --arch test_resnet --mlp 8-8".split()
+    words += ["--csv-dir", tmp_path / "csv", "--exp-dir", tmp_path / "run"]
+    main_vicreg_imagery.main(main_vicreg_imagery.get_parser().parse_args(list(map(str, words))))
+    weights = tmp_path / "run" / "trained_model.pth"
+    assert recorded_levels([read_record(weights)]) == dataset.levels
+    words = ["--image", scene, "--patch-size", "16", "--stride", "16", "--components", "0", "--device", "cpu"]
+    run("--pretrained", weights, *words, "--out", tmp_path / "a.tif")
+    backbone, info = load_backbone(weights)
+    spec = InputSpec(16, info["mean"], info["std"])
+    expected = embed_images(backbone.eval(), dataset.images(range(6)), spec, CPU).numpy()
+    with rasterio.open(tmp_path / "a.tif") as found:
+        np.testing.assert_allclose(found.read().reshape(expected.shape[1], -1).T, expected, atol=1e-5)
+    few = write_raster(tmp_path / "few.tif", pixels[:3])
+    with pytest.raises(ValueError, match="the weights record levels of 4 bands, and 3 are read"):
+        open_reader(few, bands=3, levels=dataset.levels)
 
 
 def test_feature_map_reads_a_part_of_the_raster_at_a_time(tmp_path):

@@ -4,15 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from preprocessing import make_imagery_csv
 from preprocessing.imagery.sources import find_sources
 from preprocessing.imagery.splits import split_table
 from tests.imagery_fixtures import ground, prepare, write_raster
+from tests.range_server import serve
 from vicreg.data.raster_pack.dates import date_finder
 
 S2 = "S2A_MSIL2A_20210506T100031_N0300_R122_T33UUP_20210507T123456.SAFE/GRANULE/T33UUP_20210506T100031_B04.jp2"
@@ -291,3 +294,37 @@ def test_envi_rasters_are_found_by_their_header(tmp_path, capsys):
     table, packed, _ = prepare(tmp_path / "in", tmp_path / "out", "--patch-size", 32, "--split", "none")
     assert "2 files in " in capsys.readouterr().out  # the header and the other file
     assert table.image_id.tolist() == ["a.dat"] and (packed[0] == ground(2, 32, 32)).all()
+
+
+def test_addresses_give_the_patches_of_the_local_file_and_read_ranges_of_it_alone(tmp_path, monkeypatch, capsys):
+    name = "bucket/scenes/S2_20210601.tif"
+    write_raster(tmp_path / "disk" / name, ground(4, 96, 160), driver="COG", blocksize=64, compress="deflate")
+    clouds = name.replace(".tif", "_clouds.tif")
+    write_raster(tmp_path / "disk" / clouds, (np.arange(160) < 32).astype(np.uint8) * np.ones((1, 96, 1), np.uint8))
+
+    def cut(address, out, *options):
+        (tmp_path / "list.txt").write_text(address + "\n")
+        words = ["--list", tmp_path / "list.txt", "--out-dir", tmp_path / out, "--patch-size", 32, "--split", "none"]
+        words += options
+        make_imagery_csv.main(make_imagery_csv.get_parser().parse_args(list(map(str, words))))
+        return [(tmp_path / out / file).read_bytes() for file in ("patches-00000.npy", "all.csv")]
+
+    local = cut(str(tmp_path / "disk" / name), "local")
+    with serve(tmp_path / "disk", tmp_path / "log.txt") as port:
+        monkeypatch.setenv("AWS_S3_ENDPOINT", f"127.0.0.1:{port}")
+        for key, value in {"HTTPS": "NO", "VIRTUAL_HOSTING": "FALSE", "NO_SIGN_REQUEST": "YES"}.items():
+            monkeypatch.setenv(f"AWS_{key}", value)
+        assert cut(f"http://127.0.0.1:{port}/{name}", "http") == local
+        assert cut(f"s3://{name}", "s3") == local
+        both = f"s3://{name}\ns3://{clouds}"  # masks of addresses are listed too
+        assert len(np.load(BytesIO(cut(both, "masked", "--cloud-mask", "{stem}_clouds.tif")[0]))) == 12
+        with pytest.raises(ValueError, match="nothing written"):
+            cut(f"http://127.0.0.1:{port}/bucket/none.tif", "none")
+    assert f"/vsicurl/http://127.0.0.1:{port}/bucket/none.tif: cannot be read (HTTP" in capsys.readouterr().err
+    requests = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()[1:]]
+    assert len(requests) >= 4 and {path for path, length in requests if length != "0"} == {f"/{name}", f"/{clouds}"}
+    assert {path for path, length in requests} <= {
+        f"/{name}",
+        f"/{clouds}",
+        "/bucket/none.tif",
+    }  # no search for files beside it

@@ -217,6 +217,21 @@ def test_a_four_band_tiff_marked_as_alpha_is_read_with_all_bands_on_request(tmp_
     assert (prepare(tmp_path / "in", tmp_path / "out", *options)[1][0] == land).all()
 
 
+def test_the_default_patch_size_is_what_all_files_hold_if_none_reaches_256(tmp_path, capsys):
+    for number, size in enumerate((40, 48)):
+        write_raster(tmp_path / "in" / f"{number}.tif", ground(1, size, size + 8, number), crs=None)
+    _, pixels, meta = prepare(tmp_path / "in", tmp_path / "out")
+    assert (
+        pixels.shape == (2, 1, 40, 40)
+        and meta["patch_size_from"] == "the largest that all files hold, as none reaches 256"
+    )
+    assert "patches of 40 x 40 pixels (the largest that all files hold, as none reaches 256)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no patch of 256 x 256 .* see --patch-size"):
+        prepare(tmp_path / "in", tmp_path / "other", "--patch-size", 256)
+    write_raster(tmp_path / "in" / "2.tif", ground(1, 256, 256), crs=None)
+    assert prepare(tmp_path / "in", tmp_path / "out", "--split", "none")[1].shape == (1, 1, 256, 256)
+
+
 def archive(folder):
     """Write 6 scenes of 3 x 2 cells of 32 pixels."""
     for month in range(1, 7):

@@ -35,7 +35,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.set_defaults(in_chans=None, augment=None)
     data = imagery.add_arguments(parser, CSV_DIR)  # None: overhead for three bands, otherwise multispectral
     data.add_argument("--data-dir", type=Path, help="folder of images or rasters, without preparation")
-    data.add_argument("--patch-size", type=int, help="side of the patches of rasters in --data-dir; default 256")
+    data.add_argument(
+        "--patch-size",
+        type=int,
+        help="side of the patches of rasters in --data-dir; None: 256, or the "
+        "largest that all files hold, if none reaches 256",
+    )
     data.add_argument(
         "--positives", choices=["same", "temporal"],
         help="two views of one patch, or of one location in two scenes; None: temporal where a location has two dates",

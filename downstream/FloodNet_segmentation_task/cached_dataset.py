@@ -15,7 +15,7 @@ from downstream.FloodNet_segmentation_task.floodnet import Pair, label_map
 from downstream.FloodNet_segmentation_task.image_mask_io import read_pair, working_scale
 from vicreg.common import files
 from vicreg.data.images import image_size as size_of
-from vicreg.data.raster_bands import Bands
+from vicreg.data.raster_bands import Bands, Levels
 
 _FORMAT = 2  # of the cached files
 _ZOOM = (0.75, 4 / 3)  # of the crops
@@ -59,7 +59,7 @@ class CachedPairs:
         scale: float = 1.0,
         workers: int = 1,
         name: str = "pairs",
-        levels: tuple[float, float] | None = None,
+        levels: Levels = None,
         bands: Bands = None,
     ):
         self.pairs, folder = list(pairs), Path(folder)

@@ -14,7 +14,7 @@ from downstream.FloodNet_segmentation_task.results import write_results
 from downstream.FloodNet_segmentation_task.segmentation_folder import FOLDER, find_folder_parts
 from vicreg.common.files import check_outside
 from vicreg.common.logger import log
-from vicreg.data.raster_bands import Bands, resolve_bands
+from vicreg.data.raster_bands import Bands, Levels, resolve_bands
 from vicreg.engine.checkpoint import files_digest, samples_digest
 from vicreg.engine.config import plan_run
 from vicreg.engine.finetune import init_single_device
@@ -82,7 +82,7 @@ def start_run(
 
 
 def prepare_data(
-    config: FloodConfig, bands: Bands = None, levels: tuple[float, float] | None = None
+    config: FloodConfig, bands: Bands = None, levels: Levels = None
 ) -> tuple[dict[str, CachedPairs], int, dict[str, str]]:
     """Find the pairs of each part and reduce them.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from vicreg.data.images import image_size as size_of
 from vicreg.data.images import load_mask, load_rgb, open_reader
-from vicreg.data.raster_bands import Bands
+from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import resize, widen
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def read_pair(
     pair: "Pair",
     image_size: int | None = None,
     scale: float = 1.0,
-    levels: tuple[float, float] | None = None,
+    levels: Levels = None,
     bands: Bands = None,
 ) -> np.ndarray:
     """Read an image and its mask at their working size, both upright.

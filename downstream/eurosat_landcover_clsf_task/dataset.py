@@ -18,7 +18,7 @@ from vicreg.data.image_crops import read_square
 from vicreg.data.image_listing import Listing, format_names, list_images, split_folders
 from vicreg.data.images import image_size
 from vicreg.data.name_lists import choose_files
-from vicreg.data.raster_bands import Bands
+from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import display_rgb, widen
 from vicreg.data.subsets import held_out_images, stratified_subset
 from vicreg.engine.checkpoint import files_digest, samples_digest
@@ -91,9 +91,7 @@ class EurosatSplit(NamedTuple):
     file_size: int
 
 
-def load_split(
-    config: EurosatConfig, channels: int = 3, bands: Bands = None, levels: tuple[float, float] | None = None
-) -> EurosatSplit:
+def load_split(config: EurosatConfig, channels: int = 3, bands: Bands = None, levels: Levels = None) -> EurosatSplit:
     """List, split and decode the images of a run.
 
     Args:

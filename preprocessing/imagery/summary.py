@@ -38,8 +38,8 @@ def summary(
     counts, split = meta["counts"], meta["split"]
     held_out = f" ({split['achieved']:.3f} held out)" if "achieved" in split else ""
     lines = [
-        f"{counts['patches']} patches of {meta['patch_size']} x {meta['patch_size']} pixels, {len(meta['bands'])} "
-        f"bands of {meta['dtype']}, from {counts['scenes']} files",
+        f"{counts['patches']} patches of {meta['patch_size']} x {meta['patch_size']} pixels "
+        f"({meta['patch_size_from']}), {len(meta['bands'])} bands of {meta['dtype']}, from {counts['scenes']} files",
         f"{counts['locations']} locations in {counts['sites']} sites on {len(meta['grids'])} grids; "
         f"{counts['repeated']} locations have two dates or more",
         *dates,

@@ -110,6 +110,11 @@ def is_numbers(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
 
 
+def is_pair(value: Any) -> bool:
+    """Return whether a value read from a file is a list of two finite numbers."""
+    return is_numbers(value) and len(value) == 2
+
+
 def check_outside(out_dir: str | Path, folder: str | Path, flag: str = "--exp-dir") -> None:
     """Check that results are not written to a folder of images, where the next run would read them.
 

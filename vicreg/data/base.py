@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from vicreg.augmentations.presets import Augmentation
+from vicreg.data.raster_bands import Levels
 
 if TYPE_CHECKING:  # readers of file formats run without PyTorch
     import torch
@@ -72,7 +73,7 @@ class ImageSource(Protocol):
         """Standard deviation of each channel, of pixels in [0, 1]."""
 
     @property
-    def levels(self) -> tuple[float, float] | None:
+    def levels(self) -> Levels:
         """Values of black and white of files deeper than 8 bits; None for files of 8 bits."""
 
     def __len__(self) -> int: ...
@@ -177,7 +178,7 @@ class BaseDataset:
     classes: list[str]
     mean: Sequence[float]
     std: Sequence[float]
-    levels: tuple[float, float] | None = None
+    levels: Levels = None
     in_memory: bool = False
     crops_in_loader: bool = False
 

@@ -13,6 +13,7 @@ from vicreg.common.files import printable
 from vicreg.common.logger import log
 from vicreg.data.image_crops import check_image
 from vicreg.data.image_io import UnsupportedImage, check_pixels, check_regular, error_reason
+from vicreg.data.raster_bands import Levels
 
 _CHUNK = 256  # files per task of a thread
 _MAX_LISTED = 5  # files left out, in the message
@@ -31,7 +32,7 @@ def find_broken(
     workers: int = 8,
     progress: Callable[..., Iterable[Any]] = _no_progress,
     bands: Sequence[int] | None = None,
-    levels: tuple[float, float] | None = None,
+    levels: Levels = None,
 ) -> dict[int, str]:
     """Find empty, truncated and unreadable image files without decoding the good ones.
 
@@ -88,7 +89,7 @@ def map_in_threads(
         yield from itertools.chain.from_iterable(progress(results, total=len(chunks)))
 
 
-def _why_broken(path: str | Path, bands: Sequence[int] | None, levels: tuple[float, float] | None) -> str:
+def _why_broken(path: str | Path, bands: Sequence[int] | None, levels: Levels) -> str:
     """Return why an image file cannot be used, or an empty string."""
     try:
         check_regular(path)

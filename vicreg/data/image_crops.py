@@ -19,7 +19,7 @@ from vicreg.data.image_io import (
     sample_crop_box,
 )
 from vicreg.data.images import as_rgb, is_raster, needs_rasterio, open_upright
-from vicreg.data.raster_bands import Bands
+from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import RasterReader, resize
 
 _MIN_REDUCTION = 2  # decode a JPEG at a fraction of its size only if this many pixels remain per pixel of the result
@@ -35,7 +35,7 @@ def read_crops(
     crops: Sequence[tuple[Augmentation, int | Sequence[int]]],
     size: int,
     bands: Bands = None,
-    levels: tuple[float, float] | None = None,
+    levels: Levels = None,
     deep: bool = False,
     fast: bool = False,
 ) -> list[np.ndarray]:
@@ -147,14 +147,14 @@ def read_square(
     path: str | Path,
     size: int,
     bands: Bands = None,
-    levels: tuple[float, float] | None = None,
+    levels: Levels = None,
     deep: bool = False,
 ) -> np.ndarray:
     """Read the largest centered square of an image file: uint8 or uint16 (C, size, size); see ``read_crops``."""
     return read_crops(path, [(WHOLE, 0)], size, bands, levels, deep)[0]
 
 
-def check_image(path: str | Path, bands: Bands = None, levels: tuple[float, float] | None = None) -> None:
+def check_image(path: str | Path, bands: Bands = None, levels: Levels = None) -> None:
     """Check that ``read_crops`` can decode an image, JPEG and PNG files completely, others as far as headers show.
 
     Raises:

@@ -22,6 +22,7 @@ from vicreg.data.base import BaseDataset, SampleKey
 from vicreg.data.image_crops import read_crops
 from vicreg.data.image_io import WHOLE, ImageError, UnsupportedImage
 from vicreg.data.pairs import build_pairs
+from vicreg.data.raster_bands import Levels
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _SIDE = 256  # evaluation crops the center 7/8, 224 pixels
@@ -85,7 +86,7 @@ class ImageDataset(BaseDataset):
         max_months_apart: int | None = None,
         side: int = _SIDE,
         bands: Sequence[int] | None = None,
-        levels: tuple[float, float] | None = None,
+        levels: Levels = None,
         name: str = "images",
     ):
         encoded = [os.fsencode(path) for path in paths]

@@ -17,6 +17,7 @@ from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_listing import Listing, find_split, format_names, list_images, split_folders
 from vicreg.data.images import add_levels_argument, check_levels
 from vicreg.data.name_lists import choose_files
+from vicreg.data.raster_bands import Levels
 from vicreg.data.subsets import held_out_images
 from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
 
@@ -93,7 +94,7 @@ def load_folder(
     train_files: str | Path | None = None,
     val_fraction: float = VAL_FRACTION,
     bands: Sequence[int] | None = None,
-    levels: tuple[float, float] | None = None,
+    levels: Levels = None,
 ) -> tuple[ImageDataset, ImageDataset, np.ndarray | None]:
     """Return the training and the validation data set of a folder of images.
 

@@ -90,7 +90,8 @@ class ImageryPatches(SN7Patches):
         table: The patch list.
         labels: int64 tensor (n,); -1 without a label.
         positives: "same" or "temporal".
-        levels: Values of the source files that became 0 and the maximum; None for 8 bits, or if the bands differ.
+        levels: Values of the source files that became 0 and the maximum, a pair for each band if they differ; None for
+            8 bits.
 
     Raises:
         FileNotFoundError: The list, ``meta.json`` or a shard is missing.
@@ -126,9 +127,9 @@ class ImageryPatches(SN7Patches):
             raise ValueError(f"{csv_path}: no rows{advice}")
         self.labels = torch.from_numpy(self.table.label.to_numpy(np.int64).copy())
         self.classes, self.mean, self.std = meta["classes"], meta["mean"], meta["std"]
-        scale = meta["scale"] or [(0, 65535)]
-        if meta["dtype"] != "uint8" or meta["scale"]:  # for readers of other files; one pair for all bands, or unknown
-            self.levels = tuple(scale[0]) if all(pair == scale[0] for pair in scale) else None
+        scale = [tuple(pair) for pair in meta["scale"] or [(0, 65535)]]
+        if meta["dtype"] != "uint8" or meta["scale"]:  # for readers of other files
+            self.levels = scale[0] if len(set(scale)) == 1 else tuple(scale)
         self._path, self._shards = csv_path.parent, meta["shards"]
         digests = "".join(shard["sha256"] for shard in self._shards)
         self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
@@ -211,7 +212,7 @@ def load_data_dir(
         cache: Folder for the patches of rasters.
         device: Device of this process.
         image_size: Side of the views in pixels, of images.
-        patch_size: Side of the patches in pixels, of rasters; default 256.
+        patch_size: Side of the patches in pixels, of rasters; default 256, or what all hold if none reaches it.
         positives: See ``ImageryPatches``.
         max_days_apart: See ``ImageryPatches``.
 
@@ -238,9 +239,10 @@ def load_data_dir(
             log_left_out([(paths[index], reason) for index, reason in broken.items()], len(paths))
             listing = Listing(paths, np.zeros(len(paths), np.int64), ["image"]).without(broken)[0]
             return ImageDataset(listing.paths, listing.labels, listing.classes, side=decode_size(image_size)), "same"
-    meta, problems = prepare_folder(data_dir, sources, cache, PackOptions(patch_size or 256), bar)
+    meta, problems = prepare_folder(data_dir, sources, cache, PackOptions(patch_size), bar)
     log_left_out([(problem.path, problem.message) for problem in problems], len(sources))
     counts = meta["counts"]
-    log(f"{counts['patches']} patches of {counts['locations']} locations from {counts['scenes']} rasters in {cache}")
+    log(f"{counts['patches']} patches of {counts['locations']} locations from {counts['scenes']} rasters in {cache}, "
+        f"side {meta['patch_size']} pixels ({meta.get('patch_size_from', '--patch-size')})")  # fmt: skip
     dataset = ImageryPatches(cache / "train.csv", positives, max_days_apart)
     return dataset, dataset.positives

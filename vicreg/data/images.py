@@ -13,7 +13,7 @@ from vicreg.data.image_io import (
     open_image,
     tiff_orientation,
 )
-from vicreg.data.raster_bands import Bands
+from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import TIFF, ImageReader, RasterReader, Scale, open_raster
 
 
@@ -21,7 +21,7 @@ def open_reader(
     path: str | Path,
     scale: Scale = 1.0,
     bands: Bands = None,
-    levels: tuple[float, float] | None = None,
+    levels: Levels = None,
     deep: bool = False,
 ) -> ImageReader:
     """Open an image file of any size; TIFFs and files deeper than 8 bits stay on disk, others are decoded.
@@ -33,7 +33,7 @@ def open_reader(
         path: Image file.
         scale: Working pixels for each pixel of the file, or a function of its (width, height).
         bands: See ``raster_bands.choose_bands``. Default: red, green and blue; a single gray band is repeated.
-        levels: (low, high) of deeper files.
+        levels: (low, high) of deeper files, or a pair for each band.
         deep: Return deeper files as uint16, ``high`` as 65535, instead of uint8.
 
     Raises:
@@ -58,9 +58,7 @@ def open_reader(
     return open_upright(path, scale, bands, levels, deep)
 
 
-def open_upright(
-    path: Path, scale: Scale, bands: Bands, levels: tuple[float, float] | None, deep: bool = False
-) -> ImageReader:
+def open_upright(path: Path, scale: Scale, bands: Bands, levels: Levels, deep: bool = False) -> ImageReader:
     """Open a file with rasterio; if it has to be turned upright, hold it in memory. See ``open_reader``."""
     reader = RasterReader(path, scale, bands, levels, deep)
     orientation = _orientation(path)
@@ -107,9 +105,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return image.size[::-1] if exif_orientation(image) >= 5 else image.size
 
 
-def load_rgb(
-    path: str | Path, min_size: tuple[float, float] | None = None, levels: tuple[float, float] | None = None
-) -> Any:
+def load_rgb(path: str | Path, min_size: tuple[float, float] | None = None, levels: Levels = None) -> Any:
     """Decode a whole image file as ``open_reader`` does; pixels without data are black.
 
     Args:
@@ -195,10 +191,11 @@ def as_rgb(image: Any) -> Any:
     return Image.composite(image.convert("RGB"), Image.new("RGB", image.size), opaque)
 
 
-def check_levels(levels: tuple[float, float] | None) -> None:
-    """Raise ValueError unless ``levels`` is None or two finite numbers in ascending order."""
-    if levels and not -math.inf < levels[0] < levels[1] < math.inf:
-        raise ValueError(f"--levels {levels[0]:g} {levels[1]:g}: the second must be larger")
+def check_levels(levels: Levels) -> None:
+    """Raise ValueError unless ``levels`` is None or pairs of finite numbers in ascending order."""
+    for low, high in np.reshape(levels or (), (-1, 2)).tolist():
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"--levels {low:g} {high:g}: the second must be larger")
 
 
 def add_levels_argument(group: argparse._ActionsContainer, default: str) -> None:

@@ -11,14 +11,21 @@ from vicreg.common.logger import log
 from vicreg.data.image_io import UnsupportedImage, decoding
 
 Bands = int | Sequence[int] | None
+Levels = Sequence[float] | Sequence[Sequence[float]] | None  # (low, high) of all bands, or one such pair for each
 
 
-def check_depth(source: Any, path: Path, bands: Sequence[int], levels: tuple[float, float] | None) -> None:
-    """Raise UnsupportedImage if bands are deeper than 8 bits and ``levels`` is None, or if they are complex."""
+def check_depth(source: Any, path: Path, bands: Sequence[int], levels: Levels) -> None:
+    """Raise UnsupportedImage if bands are deeper than 8 bits without fitting ``levels``, or if they are complex."""
     dtype = source.dtypes[bands[0] - 1]
     if dtype.startswith("complex"):
         raise UnsupportedImage(f"{printable(path, '')} holds {dtype}; save its amplitude as real numbers")
-    if dtype == "uint8" or levels is not None:
+    if dtype == "uint8":
+        return
+    if levels is not None:
+        if np.ndim(levels) == 2 and len(levels) != len(bands):
+            raise UnsupportedImage(f"{printable(path, '')}: the weights record levels of {len(levels)} bands, and "
+                                   f"{len(bands)} are read; name one pair for all of them with --levels")  # fmt: skip
+        return
         return
     shape = tuple(min(side, 256) for side in source.shape)
     with decoding(path):

@@ -10,7 +10,7 @@ import numpy as np
 
 from vicreg.common.logger import log
 from vicreg.data.image_io import check_pixels, check_regular, decoding
-from vicreg.data.raster_bands import Bands, check_depth, choose_bands, note
+from vicreg.data.raster_bands import Bands, Levels, check_depth, choose_bands, note
 
 TIFF = (".tif", ".tiff")
 NO_DATA = 255  # in label rasters
@@ -110,7 +110,7 @@ class RasterReader(ImageReader):
         path: str | Path,
         scale: Scale = 1.0,
         bands: Bands = None,
-        levels: tuple[float, float] | None = None,
+        levels: Levels = None,
         deep: bool = False,
     ):
         self.path, self._levels, self._dtype = Path(path), levels, np.dtype(np.uint16 if deep else np.uint8)
@@ -157,13 +157,22 @@ class RasterReader(ImageReader):
             return pixels, valid
         valid &= np.isfinite(pixels).all(0)
         assert self._levels is not None  # checked when the file was opened
-        (low, high), top = self._levels, np.iinfo(self._dtype).max
-        scaled = (np.where(valid, pixels, low).astype(np.float32) - low) * (top / (high - low))
-        return scaled.clip(0, top).round().astype(self._dtype), valid
+        result, top = np.empty(pixels.shape, self._dtype), np.iinfo(self._dtype).max
+        pairs = np.broadcast_to(np.asarray(self._levels, np.float64), (len(pixels), 2)).tolist()
+        for band, scaled, (low, high) in zip(pixels, result, pairs, strict=True):
+            scaled[:] = scale_values(np.where(valid, band, low).astype(np.float64), low, high, top)
+        return result, valid
 
     def close(self) -> None:
         """Close the file."""
         self._source.close()
+
+
+def scale_values(values: np.ndarray, low: float, high: float, top: int) -> np.ndarray:
+    """Map float64 values, in place, from [low, high] to integers in [0, top]; others are clipped."""
+    values -= low
+    values *= top / (high - low)
+    return values.clip(0, top, out=values).round(out=values)
 
 
 def display_rgb(pixels: np.ndarray) -> np.ndarray:

@@ -146,7 +146,7 @@ def save_backbone(
     mean: Iterable[float],
     std: Iterable[float],
     source: str,
-    levels: Sequence[float] | None = None,
+    levels: Sequence[Any] | None = None,
 ) -> None:
     """Write a backbone for other scripts and libraries.
 
@@ -158,7 +158,8 @@ def save_backbone(
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
         source: Description of the training.
-        levels: Values of black and white of image files deeper than 8 bits; None for files of 8 bits.
+        levels: Values of black and white of image files deeper than 8 bits, (low, high) or a pair for each band; None
+            for files of 8 bits.
     """
     state = {key: value.detach().cpu().clone() for key, value in backbone.state_dict().items()}
     payload = {"arch": arch, "in_chans": in_chans, "mean": list(mean), "std": list(std), "source": source}

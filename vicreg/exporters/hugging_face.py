@@ -78,7 +78,9 @@ def model_card(
         lines.append(f"- **Data**: {files.printable(source, '')}")
     lines += [f"- **Input**: {info['in_chans']} channels, pixels in [0, 1], normalized with mean [{mean}], std [{std}]"]
     if info.get("levels"):
-        lines.append(f"- **Levels**: pixel values {info['levels'][0]:g} to {info['levels'][1]:g} are 0 to 1")
+        pairs = info["levels"] if isinstance(info["levels"][0], (list, tuple)) else [info["levels"]]
+        ranges = ", ".join(f"{low:g} to {high:g}" for low, high in pairs)
+        lines.append(f"- **Levels**: pixel values {ranges} are 0 to 1" + " (by band)" * (len(pairs) > 1))
     if command := run.get("command"):
         lines += ["", "## Training", "", "```bash", files.printable(command, ""), "```"]
     if results:

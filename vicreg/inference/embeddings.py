@@ -22,7 +22,7 @@ from vicreg.data.image_crops import read_square
 from vicreg.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD
 from vicreg.data.image_listing import image_paths, log_skipped
 from vicreg.data.imagery import ImageryPatches
-from vicreg.data.raster_bands import Bands
+from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import stack_images
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import read_meta
@@ -56,7 +56,7 @@ class ImageFiles(BaseDataset):
         side: int,
         channels: int = 3,
         bands: Bands = None,
-        levels: tuple[float, float] | None = None,
+        levels: Levels = None,
     ):
         self.paths, self.patch_size, self.classes = list(paths), side, []
         self.mean, self.std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ([0.0] * channels, [1.0] * channels)
@@ -90,7 +90,7 @@ def open_patches(csv_dir: Path) -> tuple[SN7Patches, pd.DataFrame]:
 
 
 def open_images(
-    data_dir: Path, side: int, channels: int, bands: Bands, levels: tuple[float, float] | None
+    data_dir: Path, side: int, channels: int, bands: Bands, levels: Levels
 ) -> tuple[ImageFiles, pd.DataFrame]:
     """Open a folder of image files at any depth, and columns about them; see ``ImageFiles``.
 

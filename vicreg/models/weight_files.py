@@ -24,10 +24,10 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "in_chans": lambda value: isinstance(value, int) and 0 < value <= 2**12,
     "mean": files.is_numbers,
     "std": lambda value: files.is_numbers(value) and all(x > 0 for x in value),
-    "levels": lambda value: files.is_numbers(value) and len(value) == 2,
+    "levels": lambda value: (
+        files.is_pair(value) or (isinstance(value, (list, tuple)) and all(map(files.is_pair, value)))
+    ),
 }
-
-
 _kept: dict[tuple, tuple[StateDict, dict[str, Any]]] = {}  # the last file of which only the record was used
 
 
@@ -116,13 +116,16 @@ def record_of(info: Mapping[str, Any]) -> dict[str, Any]:
     return {key: info.get(key) for key in RECORDED if key != "levels" or info.get(key)}
 
 
-def recorded_levels(records: Iterable[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """Return the ``--levels`` that backbones were trained with; None if no record of ``read_record`` has them.
+def recorded_levels(records: Iterable[Mapping[str, Any]]) -> tuple[Any, ...] | None:
+    """Return the levels that backbones were trained with, (low, high) or a pair for each band; None if none has any.
 
     Raises:
         ValueError: They were trained with different ones.
     """
-    levels = {tuple(record["levels"]) for record in records if record.get("levels")}
+    found = [record["levels"] for record in records if record.get("levels")]
+    levels = {
+        tuple(tuple(value) if isinstance(value, (list, tuple)) else value for value in values) for values in found
+    }
     if len(levels) > 1:
         raise ValueError(f"the backbones were trained with different --levels ({levels}); name them with --levels")
     return levels.pop() if levels else None

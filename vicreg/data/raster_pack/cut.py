@@ -10,6 +10,7 @@ import numpy as np
 from vicreg.data.raster_pack.grids import Placement
 from vicreg.data.raster_pack.reader import SceneReader
 from vicreg.data.raster_pack.scenes import Scene
+from vicreg.data.rasters import scale_values
 
 WINDOW_BYTES = 8 * 2**20  # pixels that a thread reads at once
 _CACHED_BYTES = 8 * WINDOW_BYTES  # of a row of blocks, which GDAL caches so that each block is decoded once
@@ -149,17 +150,17 @@ def _scale(pixels: np.ndarray, valid: np.ndarray, options: CutOptions) -> tuple[
     for band, scaled, (low, high) in zip(pixels, result, options.scale, strict=True):
         values = np.where(valid, band, low).astype(np.float64)
         clipped += (values < low).sum(), (values > high).sum()
-        values -= low
-        values *= top / (high - low)
-        scaled[:] = values.clip(0, top, out=values).round(out=values)
+        scaled[:] = scale_values(values, low, high, top)
     return result, clipped
 
 
 def _moments(patches: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of each channel of each patch, and the sum of squared deviations; zeros are no data or zero."""
-    means, squares = np.empty((2, *patches.shape[:2]), np.float64)
-    for index, patch in enumerate(patches):
-        values = patch.reshape(len(patch), -1).astype(np.float64)
-        means[index] = values.sum(1) / counts[index]
-        squares[index] = np.einsum("ci,ci->c", values, values)  # exact: integers below 2^53
+    is_small = patches.dtype == np.uint8 and patches.shape[-1] <= 256  # sums of a row are integers below 2^24
+    sums, squares = np.empty((2, *patches.shape[:2]), np.float64)
+    for index in np.ndindex(sums.shape):  # a band fits the cache of a core
+        rows = patches[index].astype(np.float32 if is_small else np.float64)  # exact: integers below 2^53
+        sums[index] = rows.sum(1).sum(dtype=np.float64)
+        squares[index] = (rows[:, None] @ rows[:, :, None]).sum(dtype=np.float64)
+    means = sums / counts[:, None]
     return means, np.maximum(squares - counts[:, None] * means**2, 0)

@@ -18,6 +18,7 @@ from vicreg.data.raster_pack.scenes import (
     is_scene_name,
     is_without_header,
     read_scene,
+    remote_options,
 )
 from vicreg.data.raster_pack.stack import read_stack
 from vicreg.data.rasters import quiet_georeference
@@ -44,7 +45,7 @@ class PackOptions:
     """Options of the preparation; see ``make_imagery_csv.py``.
 
     Attributes:
-        patch_size: Side of patches in pixels.
+        patch_size: Side of patches in pixels; None for 256, or what all files hold if none reaches it.
         bands: Numbers or descriptions of the bands, or None.
         scale: ["LOW", "HIGH"], ["p2,p98"] or None.
         dtype: Type of scaled values.
@@ -58,7 +59,7 @@ class PackOptions:
         seed: Seed of the sample for percentiles.
     """
 
-    patch_size: int = 256
+    patch_size: int | None = None
     bands: tuple[str, ...] | None = None
     scale: tuple[str, ...] | None = None
     dtype: str = "uint16"
@@ -73,7 +74,7 @@ class PackOptions:
 
     def __post_init__(self) -> None:
         for flag, valid, need in (
-            ("patch-size", self.patch_size > 0, "1 pixel or more"),
+            ("patch-size", self.patch_size is None or self.patch_size > 0, "1 pixel or more"),
             ("max-nodata", 0 <= self.max_nodata < 1, "0 or more and below 1"),
             ("snap-tolerance", 0 <= self.snap_tolerance < 0.5, "0 or more and below 0.5 pixels"),
             ("resolution", self.resolution is None or self.resolution > 0, "a positive number"),
@@ -115,6 +116,8 @@ def read_scenes(
     Raises:
         ValueError: An option is malformed or needs something that the files do not have.
     """
+    import rasterio
+
     find_date = date_finder(options.date_pattern)
     sources, masks = _split_masks(sources, options.cloud_mask)
 
@@ -127,11 +130,12 @@ def read_scenes(
             if options.resolution:
                 scene = resample(scene, options.crs, options.resolution)
         except ValueError as error:
-            return FileProblem("unusable file", Path(source.path), str(error))
+            return FileProblem("unusable file", source.path, str(error))
         date, origin = find_date(source.name, tags, source.date)
         return dataclasses.replace(scene, date=date, date_source=origin, mask=masks.get(source.path, ""))
 
-    with quiet_georeference(), ThreadPoolExecutor(workers) as pool:
+    remote = remote_options(source.path for source in sources)
+    with rasterio.Env(**remote), quiet_georeference(), ThreadPoolExecutor(workers) as pool:
         results = list(progress(pool.map(read, sources), total=len(sources)))
     scenes = [result for result in results if isinstance(result, Scene)]
     problems = [result for result in results if isinstance(result, FileProblem)]
@@ -147,12 +151,12 @@ def _split_masks(sources: Sequence[Source], pattern: str | None) -> tuple[list[S
         raise ValueError(
             f"--cloud-mask {pattern!r}: name the mask of a scene with {{stem}}, such as {{stem}}_cloud.tif"
         )
-    masks = {}
+    masks, listed = {}, {source.path for source in sources}
     for source in sources:
-        path = Path(source.path)
-        mask = path.parent / pattern.replace("{stem}", path.stem).replace("{name}", path.name)
-        if mask != path and mask.is_file():
-            masks[source.path] = str(mask)
+        folder, slash, name = source.path.rpartition("/")  # a path or an address, which has to be listed itself
+        mask = folder + slash + pattern.replace("{stem}", Path(name).stem).replace("{name}", name)
+        if mask != source.path and (mask in listed or Path(mask).is_file()):
+            masks[source.path] = mask
     if not masks:
         raise ValueError(f"--cloud-mask {pattern!r}: no scene has such a file beside it")
     chosen = set(masks.values())
@@ -175,13 +179,13 @@ def _check_alike(scenes: list[Scene], options: PackOptions) -> tuple[list[Scene]
             bands = "" if by_name else f"{scene.count} bands of "
             others = "" if by_name else f"{usual[0]} bands of "
             message = f"{bands}{scene.dtype}, where {number} files have {others}{usual[1]}"
-            problems.append(FileProblem("other bands", Path(scene.path), message))
+            problems.append(FileProblem("other bands", scene.path, message))
         elif order and order != usual_colors[0][0]:
             message = f"bands {' '.join(order)}, where others are {' '.join(usual_colors[0][0])}; choose with --bands"
-            problems.append(FileProblem("other bands", Path(scene.path), message))
+            problems.append(FileProblem("other bands", scene.path, message))
         elif has_crs and not scene.crs:
             message = "no georeference with a CRS, where others have one"
-            problems.append(FileProblem("no georeference", Path(scene.path), message))
+            problems.append(FileProblem("no georeference", scene.path, message))
         else:
             alike.append(scene)
     return alike, problems

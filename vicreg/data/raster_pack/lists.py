@@ -56,7 +56,7 @@ def collect(plan: Plan, records: list[Path]) -> Result:
             part = {"row": start + np.arange(info["rows"]), "digest": arrays["digests"].view("S16").astype(object)}
             parts.append(pd.DataFrame(part | {name: arrays[name] for name in ("scene", "columns", "rows", "valid")}))
         start += info["rows"]
-    problems = [FileProblem("unreadable pixels", Path(plan.scenes[index].path), bad[index]) for index in sorted(bad)]
+    problems = [FileProblem("unreadable pixels", plan.scenes[index].path, bad[index]) for index in sorted(bad)]
     if not parts:
         return Result(pd.DataFrame(), records, problems, {"nodata": dropped}, shards)
     rows = pd.concat(parts, ignore_index=True)
@@ -126,7 +126,8 @@ def describe(plan: Plan, result: Result, classes: Sequence[str], split: dict[str
     sources = Counter(scene.date_source for scene in plan.scenes if scene.date)
     splits = {part: int((table.split == part).sum()) for part in ("train", "val", "unused")}
     return {
-        "format": FORMAT, "classes": list(classes), "patch_size": plan.cut.patch_size, "rows": len(table),
+        "format": FORMAT, "classes": list(classes), "patch_size": plan.cut.patch_size,
+        "patch_size_from": plan.size_rule, "rows": len(table),
         "dtype": plan.cut.dtype, "bands": list(first.band_names), "scale": plan.cut.scale, "mean": mean, "std": std,
         "split": split, "counts": result.counts | splits, "dates": [dates[0], dates[-1]] if dates else [],
         "date_sources": dict(sources), "grids": grid_list, "shards": result.shards, "fingerprint": plan.fingerprint,

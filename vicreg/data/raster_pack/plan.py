@@ -16,6 +16,7 @@ from vicreg.data.raster_pack.scale import cut_options
 from vicreg.data.raster_pack.scenes import Scene
 
 FORMAT = 1
+PATCH_SIZE = 256  # default
 WORK_FOLDER = ".imagery-work"  # in the output folder, until everything is ready
 
 
@@ -28,6 +29,7 @@ class Plan(NamedTuple):
     shards: list[list[Window]]
     cut: CutOptions
     fingerprint: str
+    size_rule: str  # where the patch size comes from
 
 
 def make_plan(scenes: list[Scene], options: PackOptions, locations: Sequence[str] | None = None) -> Plan:
@@ -38,11 +40,23 @@ def make_plan(scenes: list[Scene], options: PackOptions, locations: Sequence[str
         options: Options.
         locations: Site of each scene, for scenes without a georeference.
     """
+    options, size_rule = _choose_patch_size(scenes, options)
     cut = cut_options(scenes, options)
-    grid_list, placements = place_scenes(scenes, options.snap_tolerance, options.patch_size, locations)
+    grid_list, placements = place_scenes(scenes, options.snap_tolerance, cut.patch_size, locations)
     content = json.dumps([FORMAT, list(map(dataclasses.astuple, scenes)), placements, dataclasses.astuple(cut)])
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-    return Plan(scenes, grid_list, placements, plan_windows(scenes, placements, cut), cut, fingerprint)
+    return Plan(scenes, grid_list, placements, plan_windows(scenes, placements, cut), cut, fingerprint, size_rule)
+
+
+def _choose_patch_size(scenes: Sequence[Scene], options: PackOptions) -> tuple[PackOptions, str]:
+    """Return options with a patch size, and where it comes from."""
+    if options.patch_size is not None:
+        return options, "--patch-size"
+    sides = [min(scene.width, scene.height) for scene in scenes]
+    if max(sides) >= PATCH_SIZE:
+        return dataclasses.replace(options, patch_size=PATCH_SIZE), "default"
+    rule = f"the largest that all files hold, as none reaches {PATCH_SIZE}"
+    return dataclasses.replace(options, patch_size=min(sides)), rule
 
 
 def work_folder(out_dir: Path, plan: Plan, shared: bool) -> Path:

@@ -53,7 +53,7 @@ def prepare_folder(
     if process_group.is_main() and _read_meta(out_dir, plan) is None:
         _write(data_dir, out_dir, plan, progress)
     meta = wait_for_main(lambda: _read_meta(out_dir, plan), out_dir / WORK_FOLDER)
-    unreadable = [FileProblem(kind, Path(path), message) for kind, path, message in meta.get("problems", ())]
+    unreadable = [FileProblem(*problem) for problem in meta.get("problems", ())]
     return meta, problems + unreadable
 
 
@@ -79,5 +79,5 @@ def _write(data_dir: str | Path, out_dir: Path, plan: Plan, progress: Callable[.
                          "(--patch-size), or hold too much nodata")  # fmt: skip
     result = result._replace(table=result.table.assign(label=-1, split="train"))
     meta = describe(plan, result, [], {"rule": "none"})
-    meta["problems"] = [(kind, str(path), message) for kind, path, message in result.problems]
+    meta["problems"] = result.problems
     publish(work, out_dir, result.table, meta)

@@ -28,6 +28,7 @@ def cut_options(scenes: Sequence[Scene], options: PackOptions) -> CutOptions:
                          "become 0 and the maximum of 16 bits: --scale LOW HIGH (reflectance: --scale 0 1), or --scale "
                          "p2,p98")  # fmt: skip
     scale = None if options.scale is None else _read_scale(options.scale, scenes, options.seed)
+    assert options.patch_size is not None  # chosen by make_plan
     cut = CutOptions(options.patch_size, options.max_nodata, options.dtype if scale else dtype, scale)
     return dataclasses.replace(cut, shard_bytes=int(options.shard_size * 2**20))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class FileProblem(NamedTuple):
     """A file that cannot be used, and why."""
 
     kind: str
-    path: Path
+    path: str  # or address
     message: str
 
 
@@ -101,6 +101,13 @@ def open_gdal(path: str) -> Any:
         with suppress(rasterio.errors.RasterioIOError):
             return rasterio.open(path, driver=driver)
     return rasterio.open(path, driver=last)
+
+
+def remote_options(paths: Iterable[str]) -> dict[str, Any]:
+    """Return options of GDAL if some paths are addresses: no search for files beside them, and repeated requests."""
+    if not any(path.startswith("/vsi") for path in paths):
+        return {}
+    return {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 3}
 
 
 def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tuple[Scene, dict[str, str]]:

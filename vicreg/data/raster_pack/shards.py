@@ -5,7 +5,9 @@ bytes whichever process writes it, and a killed job resumes with the shards that
 """
 
 import functools
+import hashlib
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from vicreg.common.files import atomic_write, file_digest
 from vicreg.data.raster_pack.cut import CutOptions, Patches, Window, cut_window
 from vicreg.data.raster_pack.grids import Placement
 from vicreg.data.raster_pack.reader import SceneReader
-from vicreg.data.raster_pack.scenes import Scene
+from vicreg.data.raster_pack.scenes import Scene, remote_options
 from vicreg.data.rasters import quiet_georeference
 
 _GDAL_CACHE_MB = 160
@@ -53,7 +55,8 @@ def write_shard(
         return record
     patches = functools.partial(_cut_in_order, windows, scenes, placements, options, workers)
     channels = len(scenes[windows[0].scene].bands)
-    content = atomic_write(shard, lambda path: _write(path, patches(), channels, options))
+    cells = sum((window.row1 - window.row0) * (window.column1 - window.column0) for window in windows)
+    content = atomic_write(shard, lambda path: _write(path, patches(), (cells, channels), options))
     atomic_write(record, lambda path: np.savez(path, **content))  # type: ignore[arg-type]
     return record
 
@@ -69,32 +72,41 @@ def shard_name(number: int) -> str:
 
 
 def _write(
-    path: Path, cut: Iterable[tuple[Window, Patches | ValueError]], channels: int, options: CutOptions
+    path: Path, cut: Iterable[tuple[Window, Patches | ValueError]], shape: tuple[int, int], options: CutOptions
 ) -> dict[str, np.ndarray]:
-    """Write the patches of a shard, and return the content of its record."""
-    size = options.patch_size
+    """Write the patches of a shard of at most (patches, channels), and return the content of its record."""
+    (cells, channels), size = shape, options.patch_size
     parts: list[Patches] = []
     owners: list[int] = []
     problems: dict[int, str] = {}
     rows = 0
-    with path.open("wb") as file:
-        file.write(npy_header(options.dtype, (0, channels, size, size)))
+    header = npy_header(options.dtype, (cells, channels, size, size))  # right unless patches are dropped
+    digest = hashlib.sha256(header)
+    with path.open("wb") as file, ThreadPoolExecutor(1) as pool:
+        file.write(header)
+        flushing = pool.submit(os.fsync, file.fileno())  # to disk while other threads read
         for window, result in cut:
             if isinstance(result, ValueError):
                 problems[window.scene] = str(result)
                 continue
             file.write(result.pixels.data)
+            digest.update(result.pixels.data)  # while other threads read
+            if flushing.done():
+                flushing.result()  # such as a full disk
+                flushing = pool.submit(os.fsync, file.fileno())
             rows += len(result.pixels)
             parts.append(result._replace(pixels=np.empty(0)))
             owners.append(window.scene)
-        file.seek(0)
-        file.write(npy_header(options.dtype, (rows, channels, size, size)))
+        flushing.result()
+        if rows != cells:
+            file.seek(0)
+            file.write(npy_header(options.dtype, (rows, channels, size, size)))
     fields = ("columns", "rows", "valid", "means", "squares", "digests")
     arrays: dict[str, Any] = {}
     if parts:
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
         arrays["scene"] = np.repeat(owners, [len(part.valid) for part in parts])
-    counts = {"rows": rows, "sha256": file_digest(path), "problems": problems}
+    counts = {"rows": rows, "sha256": digest.hexdigest() if rows == cells else file_digest(path), "problems": problems}
     counts |= {"dropped": sum(part.dropped for part in parts), "scale": options.scale}
     counts["clipped"] = np.sum([part.clipped for part in parts], axis=0).tolist() if parts else [0, 0]
     return {"info": np.array(json.dumps(counts)), **arrays}
@@ -132,9 +144,7 @@ def _cut_in_order(
         except ValueError as error:
             return failed.setdefault(window.scene, error)
 
-    environment: dict[str, Any] = {"GDAL_CACHEMAX": _GDAL_CACHE_MB}
-    if any(scene.path.startswith("/vsi") for scene in scenes.values()):
-        environment |= {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 3}
+    environment = {"GDAL_CACHEMAX": _GDAL_CACHE_MB} | remote_options(scene.path for scene in scenes.values())
     ahead: deque = deque()
     with rasterio.Env(**environment), quiet_georeference(), ThreadPoolExecutor(workers) as pool:
 
