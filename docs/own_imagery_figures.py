@@ -58,10 +58,10 @@ def prepare(folders: list[Path], out_dir: Path, *words: object) -> Path:
     return out_dir
 
 
-def save(figure: Any, path: Path) -> None:
+def save(drawing: Any, path: Path) -> None:
     """Write a figure as PNG of 256 colors."""
     memory = BytesIO()
-    figure.savefig(memory)
+    drawing.savefig(memory)
     image = Image.open(memory).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
     files.atomic_write(path, lambda tmp_path: image.save(tmp_path, optimize=True))
 

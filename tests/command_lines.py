@@ -74,6 +74,7 @@ VALID = {
     "benchmarks/bench_pretrain.py": "--arch test_resnet --image-size 16 --batch-size 4 --mlp 8-8 --steps 1 "
     "--recipes ours --device cpu",
     "benchmarks/bench_patches.py": "--aois 2 --months 2 --size 32 --repeats 1 --patches 2 --batch 2",
+    "benchmarks/bench_quality.py": "--csv-dir {imagery} --exp-dir {out} --recipes ours --minutes 0.01 --plot {out.svg}",
     "benchmarks/bench_run.py": "--arch test_resnet --mlp 8-8 --batch-size 4 --image-size 16 --patch-size 18 "
     "--patches 8 --steps 1 --workers 1 --device cpu --variants cached",
 }

@@ -45,7 +45,8 @@ TEXTS = {  # wrong values of options that take text, besides paths
     "--asset": [], "--label-column": [], "--cloud-mask": [], "--labels": ["nonsense"], "--crs": ["nonsense"],
     "--date-pattern": ["("], "--shard": ["nonsense", "2/2", "-1/2"],
     "make_imagery_csv --scale": ["nonsense", "1", "2 1", "nan 1"],
-    "make_imagery_csv --bands": [], "--dask": [], "--knn": ["nonsense", "-1"],
+    "make_imagery_csv --bands": [], "--dask": [], "--recipes": ["a:b:c d"], "--options": [],
+    "--knn": ["nonsense", "-1"],
 }  # fmt: skip
 CONTEXT = {"--redundancy-coeff": ["--loss", "barlow_twins"]}  # words with which an option has an effect
 LONGEST = 500  # characters of a message

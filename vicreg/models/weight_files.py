@@ -256,6 +256,5 @@ def _is_weight(key: str, state: StateDict) -> bool:
 
 def format_keys(keys: list[str], max_items: int = 3) -> str:
     """Format the first few keys in parentheses, with a leading space; an empty string for none."""
-    if not keys:
-        return ""
-    return f" ({', '.join(keys[:max_items])}{', …' if len(keys) > max_items else ''})"
+    shown = ", ".join(keys[:max_items]) + (", …" if len(keys) > max_items else "")
+    return f" ({shown})" if keys else ""
