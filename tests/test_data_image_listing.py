@@ -264,12 +264,23 @@ def test_lists_name_images_in_folders_of_class_folders(tmp_path):
 
 @pytest.mark.parametrize("folders", [("fold1", "fold2"), ("2018", "2019")])
 def test_folders_that_hold_the_same_folders_are_not_taken_for_classes(tmp_path, folders):
-    for folder in folders:
-        for name in ("Forest", "River"):
-            (tmp_path / folder / name).mkdir(parents=True)
-            (tmp_path / folder / name / "1.png").touch()
-    with pytest.raises(ValueError, match=f"Forest, River are in each of its folders, such as {folders[0]}; which"):
+    make_nested(tmp_path, folders, ("Forest", "River"))
+    match = f"Forest, River are in each of its folders, such as {folders[0]}, which seem to be parts"
+    with pytest.raises(ValueError, match=match):
         list_images(tmp_path)
+
+
+def test_years_in_each_class_folder_are_parts_of_the_class_and_said_so(tmp_path, capsys):
+    make_nested(tmp_path, ("Forest", "River"), ("2018", "2019"))
+    assert list_images(tmp_path).labels.tolist() == [0, 0, 1, 1]
+    assert "its 2 folders are the classes; 2018, 2019 in each of them are not told apart" in capsys.readouterr().out
+
+
+def make_nested(folder, outer, inner):
+    for name in outer:
+        for part in inner:
+            (folder / name / part).mkdir(parents=True)
+            (folder / name / part / "1.png").touch()
 
 
 @pytest.mark.parametrize("names", [("trn", "dev", "tst"), ("Training", "Validation", "Testing")])

@@ -18,6 +18,7 @@ SPLITS = {
     "dev": "val", "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
 _BAND = re.compile(r"_B(0[1-9]|8A|1[0-2])\.(tiff?|jp2)", re.IGNORECASE)  # one band of a Sentinel-2 patch
+_FOLD = re.compile(r"(cv|fold|split|part|set|subset|batch|run|k)?[-_ .]?\d+", re.IGNORECASE)  # not a class
 _SYSTEM = ("thumbs.db", "desktop.ini")
 
 
@@ -83,11 +84,13 @@ def list_images(folder: str | Path) -> Listing:
         raise ValueError(f"{folder} holds one folder of folders; {folders[0]} is perhaps the folder of class folders")
     inside = [{path.name for path in _subfolders(folder)} for folder in folders if not _has_images(folder)]
     if len(folders) == len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
-        raise ValueError(
-            f"{folder}: the folders {format_names(sorted(inside[0]))} are in each of its folders, such as "
-            f"{folders[0].name}; which are the classes? Name a folder whose folders are the classes, or give the "
-            "folders in the class folders different names"
-        )
+        names = format_names(sorted(inside[0]))
+        if all(_FOLD.fullmatch(path.name) for path in folders) and not all(map(_FOLD.fullmatch, inside[0])):
+            raise ValueError(
+                f"{folder}: the folders {names} are in each of its folders, such as {folders[0].name}, which seem to "
+                "be parts, not classes; name one of them, or a folder whose folders are the classes"
+            )
+        log(f"{folder}: its {len(folders)} folders are the classes; {names} in each of them are not told apart")
     inodes, skipped = {_inode(path) for path in folders}, list[str]()
     paths_of_classes = [image_paths(path, inodes, skipped) for path in folders]
     if empty := [path for path, paths in zip(folders, paths_of_classes, strict=True) if not paths]:
