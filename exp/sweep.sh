@@ -20,6 +20,8 @@ recipes=(
     "base:"
     "growing: --image-size 32:64"
     "side48: --image-size 48"
+    "side32: --image-size 32"
+    "growing_lr_double: --image-size 32:64 --lr 0.004"
     "lr_double: --lr 0.004"
     "lr_half: --lr 0.001"
     "mlp512: --mlp 512-512-512"

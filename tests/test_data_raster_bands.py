@@ -9,6 +9,7 @@ from vicreg.data.image_crops import read_square
 from vicreg.data.image_io import UnsupportedImage
 from vicreg.data.images import open_reader
 from vicreg.data.raster_bands import resolve_bands
+from vicreg.data.raster_pack.scenes import read_scene
 from vicreg.data.rasters import display_rgb, resize, stack_images
 
 
@@ -95,6 +96,8 @@ def test_values_that_are_no_colors_are_refused(tmp_path, profile, match):
     for levels in (None, (0, 255)):
         with pytest.raises(UnsupportedImage, match=match):
             open_reader(path, levels=levels)
+    with pytest.raises(ValueError, match=match.replace("holds", "of type")):
+        read_scene(str(path), path.name)
 
 
 def test_a_tiff_of_several_pages_is_refused_since_the_first_alone_would_be_read(tmp_path):
@@ -103,6 +106,8 @@ def test_a_tiff_of_several_pages_is_refused_since_the_first_alone_would_be_read(
     for bands in (None, 4):
         with pytest.raises(UnsupportedImage, match="4 pages"):
             read_square(tmp_path / "a.tif", 16, bands)
+    with pytest.raises(ValueError, match="it has 4 pages"):
+        read_scene(str(tmp_path / "a.tif"), "a.tif")
 
 
 def test_portable_pixmaps_are_not_cut_to_8_bits(tmp_path):

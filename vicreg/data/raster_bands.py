@@ -55,7 +55,7 @@ def choose_bands(source: Any, path: Path, bands: Bands) -> tuple[int, ...]:
 
     name = printable(path, "")
     with decoding(path):
-        if reason := _unusual_layout(source):
+        if reason := unusual_layout(source):
             raise UnsupportedImage(f"{name} has {reason}")
         usable = [number for number, kind in enumerate(source.colorinterp, 1) if kind != ColorInterp.alpha]
     if isinstance(bands, int):
@@ -83,7 +83,7 @@ def choose_bands(source: Any, path: Path, bands: Bands) -> tuple[int, ...]:
     return chosen
 
 
-def _unusual_layout(source: Any) -> str:
+def unusual_layout(source: Any) -> str:
     """Return why the values of a TIFF are not gray or red, green and blue of 8 bits or more; "" for most files."""
     tags = source.tags(ns="IMAGE_STRUCTURE")
     bits = int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vicreg.data.image_io import error_reason, exif_orientation, open_image
+from vicreg.data.raster_bands import unusual_layout
 
 # Without a driver GDAL goes by the content: a VRT named .tif would make it open other files and addresses.
 DRIVERS: dict[str, list[str]] = {
@@ -174,6 +175,8 @@ def read_gdal_header(raster: Any, path: str, name: str, bands: Sequence[str] | N
     kinds, (a, b, left, d, e, top) = raster.colorinterp, raster.transform[:6]
     if not raster.count:
         raise ValueError("no bands, only subdatasets")
+    if reason := unusual_layout(raster):
+        raise ValueError(f"it has {reason}")
     if ColorInterp.palette in kinds:
         raise ValueError("it has a color table, not measurements; convert it with gdal_translate -expand rgb")
     if (orientation := raster.tags().get("EXIF_Orientation", "1")) != "1":
