@@ -69,9 +69,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--options", default=OPTIONS, help=f"options of ours (default: {OPTIONS})")
     parser.add_argument("--minutes", type=float, default=10, help="of each recipe (default: 10)")
     parser.add_argument("--points", type=int, default=4, help="evaluations along a run (default: 4)")
-    parser.add_argument(
-        "--pilot-steps", type=int, default=30, help="steps of the runs that measure speed (default: 30)"
-    )
+    parser.add_argument("--pilot-steps", type=int, default=30, help="of runs that measure the speed (default: 30)")
     parser.add_argument("--workers", type=int, default=2, help="loading processes of lightly's recipes (default: 2)")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of all (default: auto)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
@@ -171,10 +169,8 @@ def run_ours(args: argparse.Namespace, name: str, options: str, train: SN7Patche
 def evaluate(path: str, train: SN7Patches, val: SN7Patches, size: int, arch: str) -> dict[str, Any]:
     """Evaluate the frozen features of a checkpoint: linear with all and with 1 % of the labels, and kNN-20."""
     backbone, info = load_backbone(path, arch)
-    spec = build_input_spec(info, train, size)
-    split = train_val_split(train, val)
-    cpu = torch.device("cpu")
-    features = [extract_features(backbone, dataset, spec, cpu) for dataset in (train, val)]
+    spec, split = build_input_spec(info, train, size), train_val_split(train, val)
+    features = [extract_features(backbone, dataset, spec, torch.device("cpu")) for dataset in (train, val)]
     result, correct = {}, {}
     for found, hit in (
         benchmark_metrics.linear_probe_metrics(split, *features),
@@ -186,10 +182,9 @@ def evaluate(path: str, train: SN7Patches, val: SN7Patches, size: int, arch: str
     return {**result, **metrics.intervals(correct, val.location_ids)}
 
 
-def run_recipe(args: argparse.Namespace, recipe: str, train: SN7Patches, val: SN7Patches) -> dict[str, Any]:
-    """Pretrain with a recipe and evaluate its points; a result that is there is returned."""
+def pretrain_recipe(args: argparse.Namespace, recipe: str, train: SN7Patches) -> dict[str, Any]:
+    """Pretrain with a recipe and write its record, with the points to evaluate; a record that is there is returned."""
     name, _, options = (part.strip() for part in recipe.partition(":"))
-    config = our_config(args, options)[1]
     wanted = {"recipe": recipe, "minutes": args.minutes, "seed": args.seed, "options": args.options}
     path = args.exp_dir / f"{name}.json"
     record = json.loads(files.read_text(path)) if path.exists() else {}
@@ -197,18 +192,23 @@ def run_recipe(args: argparse.Namespace, recipe: str, train: SN7Patches, val: SN
         raise ValueError(f"{path} is of other settings; choose another --exp-dir")
     if not record:
         if name in LIGHTLY:
+            config = our_config(args, options)[1]
             points = pretrain_for(args, name, config, lambda index: train.images([index])[0].numpy(), len(train))
         else:
             points = run_ours(args, name, options, train)
         record = {**wanted, "machine": f"{cpu_name()}, {os.cpu_count()} cores", "points": points}
         files.write_json(path, record)
+    return record
+
+
+def evaluate_points(args: argparse.Namespace, name: str, record: dict[str, Any], *data: SN7Patches) -> None:
+    """Evaluate the points of a record that are left, with views of the size of ours, and write it."""
+    config = our_config(args, "")[1]
     for point in record["points"]:
         if "top1" not in point:
-            size = our_config(args, "")[1].final_image_size or train.patch_size  # the same for all recipes
-            point |= evaluate(point["file"], train, val, size, config.arch)
-            files.write_json(path, record)
+            point |= evaluate(point["file"], *data, config.final_image_size or data[0].patch_size, config.arch)
+            files.write_json(args.exp_dir / f"{name}.json", record)
             print(f"{name}: {_format(point)}", flush=True)
-    return record
 
 
 def _format(point: dict[str, Any]) -> str:
@@ -232,11 +232,11 @@ def plot(path: Path, records: dict[str, dict[str, Any]]) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run all recipes, one after another, and print their last points as a table."""
+    """Pretrain with all recipes, one after another, evaluate them, and print their last points as a table."""
     cli.check_positive(args, "minutes", "points", "pilot_steps")
-    names = [recipe.partition(":")[0].strip() for recipe in args.recipes]
-    if bad := [name for name in names if not re.fullmatch(r"\w+", name)]:
-        raise ValueError(f"--recipes {bad[0]!r}: a name of letters, digits and _ is needed before ':'")
+    for name in (names := [recipe.partition(":")[0].strip() for recipe in args.recipes]):
+        if not re.fullmatch(r"\w+", name):
+            raise ValueError(f"--recipes {name!r}: a name of letters, digits and _ is needed before ':'")
     if len(set(names)) < len(names):
         raise ValueError("--recipes names a recipe twice")
     if args.plot:
@@ -246,7 +246,9 @@ def main(args: argparse.Namespace) -> None:
         args.precision = "bf16" if fp32 >= MIN_SPEEDUP * bf16 else "fp32"
     args.exp_dir.mkdir(parents=True, exist_ok=True)
     train, val = (_patches(args.csv_dir, part) for part in ("train", "val"))
-    records = {name: run_recipe(args, recipe, train, val) for name, recipe in zip(names, args.recipes, strict=True)}
+    records = {name: pretrain_recipe(args, recipe, train) for name, recipe in zip(names, args.recipes, strict=True)}
+    for name, record in records.items():
+        evaluate_points(args, name, record, train, val)
     print(f"\n{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}; the last point of each run")
     for name, record in sorted(records.items(), key=lambda item: -item[1]["points"][-1]["top1"]):
         print(f"{name:16} {_format(record['points'][-1])}")
