@@ -20,7 +20,6 @@ time. Results are kept in ``--exp-dir``, and recipes that are there are not run 
 """
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -41,6 +40,7 @@ from benchmarks.lightly_recipe import RECIPES as LIGHTLY
 from benchmarks.lightly_recipe import pretrain_for
 from benchmarks.step_profile import cpu_name
 from vicreg.common import cli, files
+from vicreg.common.json_files import read_json
 from vicreg.common.logger import read_stats
 from vicreg.common.plots import new_figure
 from vicreg.data.imagery import ImageryPatches
@@ -78,7 +78,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def _is_imagery(csv_dir: Path) -> bool:
-    return "shards" in json.loads(files.read_text(csv_dir / "meta.json"))
+    return "shards" in read_json(csv_dir / "meta.json")
 
 
 def _patches(csv_dir: Path, part: str) -> SN7Patches:
@@ -104,9 +104,10 @@ def _run(command: list[str], exp_dir: Path, points: list[Path] | None = None) ->
     """
     with open(exp_dir.with_suffix(".log"), "a") as log:
         process = subprocess.Popen([*command, "--exp-dir", str(exp_dir)], stdout=log, stderr=log)
-        seen, left = None, iter(points or ())
-        while process.poll() is None:
+        seen, left, running = None, iter(points or ()), True
+        while running:
             time.sleep(0.2)
+            running = process.poll() is None  # once more after the end
             checkpoint = exp_dir / "model.pth"
             if points and checkpoint.exists() and (found := checkpoint.stat().st_ino) != seen:
                 seen, path = found, next(left)
@@ -115,12 +116,11 @@ def _run(command: list[str], exp_dir: Path, points: list[Path] | None = None) ->
     if process.returncode:
         lines = exp_dir.with_suffix(".log").read_text().strip().splitlines() or ["no output"]
         raise ValueError(f"{shlex.join(command)} failed: {lines[-1]}")
-    batch_size = json.loads(files.read_text(exp_dir / "config.json"))["plan"]["batch_size"]
+    batch_size = read_json(exp_dir / "config.json")["plan"]["batch_size"]
     times, step, seconds = [(0, 0.0)], 0, 0.0
     for line in read_stats(exp_dir / "stats.txt"):
         seconds += (line["step"] - step) * batch_size / line["pairs_per_second"]
-        step = line["step"]
-        times.append((step, seconds))
+        times.append((step := line["step"], seconds))
     return times
 
 
@@ -187,7 +187,7 @@ def pretrain_recipe(args: argparse.Namespace, recipe: str, train: SN7Patches) ->
     name, _, options = (part.strip() for part in recipe.partition(":"))
     wanted = {"recipe": recipe, "minutes": args.minutes, "seed": args.seed, "options": args.options}
     path = args.exp_dir / f"{name}.json"
-    record = json.loads(files.read_text(path)) if path.exists() else {}
+    record = read_json(path) if path.exists() else {}
     if record and any(record.get(key) != value for key, value in wanted.items()):
         raise ValueError(f"{path} is of other settings; choose another --exp-dir")
     if not record:
