@@ -226,11 +226,17 @@ def test_patches_come_from_all_shards_also_in_loader_processes(dated):
 
 
 @pytest.mark.parametrize(("scale", "levels"), [(None, (0, 65535)), (("0", "9000"), (0, 9000)), (("p0,p50",), None)])
-def test_levels_are_the_scale_that_all_bands_share(tmp_path, scale, levels):
-    write_raster(tmp_path / "in" / "a.tif", ground(3, 32, 32))
+def test_levels_are_the_scale_of_all_bands_or_of_each(tmp_path, scale, levels):
+    pixels = ground(3, 32, 32)
+    write_raster(tmp_path / "in" / "a.tif", pixels)
     options = ("--scale", *scale) if scale else ()
     prepare(tmp_path / "in", tmp_path / "csv", "--patch-size", 16, "--split", "none", *options)
-    assert ImageryPatches(tmp_path / "csv" / "train.csv").levels == levels
+    found = ImageryPatches(tmp_path / "csv" / "train.csv").levels
+    if levels:
+        assert found == levels
+    else:
+        expected = np.percentile(pixels.reshape(3, -1), [0, 50], axis=1).T  # the scene is smaller than the sample
+        assert np.shape(found) == (3, 2) and np.allclose(found, expected, rtol=0.01)
 
 
 def test_labeled_sets_need_a_validation_list_and_classes(dated, tmp_path):
