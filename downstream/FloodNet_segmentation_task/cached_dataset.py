@@ -97,12 +97,18 @@ class CachedPairs:
 
     def labels(self, index: int) -> np.ndarray:
         """Return the labels of the task, uint8 array (height, width)."""
-        return self._maps[index][np.load(self.files[index], mmap_mode="r")[-1]]
+        return self._label(index, np.load(self.files[index], mmap_mode="r")[-1])
 
     def crop(self, index: int, top: int, left: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a square part of an image and its labels: tensors (C, side, side) and uint8 (side, side)."""
         part = np.load(self.files[index], mmap_mode="r")[:, top : top + side, left : left + side]
-        return torch.from_numpy(np.array(part[:-1])), torch.from_numpy(self._maps[index][part[-1]])
+        return torch.from_numpy(np.array(part[:-1])), torch.from_numpy(self._label(index, part[-1]))
+
+    def _label(self, index: int, values: np.ndarray) -> np.ndarray:
+        try:
+            return self._maps[index][values]
+        except IndexError as error:
+            raise ValueError(f"{self.files[index]} is damaged; remove it, and it is written anew") from error
 
 
 class RandomCrops(torch.utils.data.Dataset):

@@ -75,6 +75,8 @@ def _percentiles(scenes: Sequence[Scene], low: float, high: float, seed: int) ->
     if not values.size:
         raise ValueError(f"--scale: the sampled windows hold no data{failure}; give two numbers")
     limits = np.percentile(values, [low, high], axis=1).T
-    if (limits[:, 0] >= limits[:, 1]).any():
-        raise ValueError(f"--scale: the percentiles of a band are equal ({limits.tolist()}); give two numbers")
+    for band, (lower, upper) in zip(scenes[0].band_names, limits, strict=True):
+        if lower >= upper:
+            where = f"{len(samples)} scenes, such as {scenes[chosen[0]].path}"
+            raise ValueError(f"--scale: both percentiles of band {band} are {lower:g} in {where}; give two numbers")
     return tuple((float(lower), float(upper)) for lower, upper in limits)
