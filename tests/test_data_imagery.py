@@ -239,6 +239,17 @@ def test_levels_are_the_scale_of_all_bands_or_of_each(tmp_path, scale, levels):
         assert np.shape(found) == (3, 2) and np.allclose(found, expected, rtol=0.01)
 
 
+@pytest.mark.parametrize("date", ["0.5", "2020-13-01", "9223372036854775808"])
+def test_a_date_that_is_none_is_refused_where_days_count(dated, date):
+    path = dated / "train.csv"
+    path.write_text(path.read_text().replace("2020-01-01", date).replace("2021-06-01", date))
+    table = ImageryPatches(path, "same").table
+    if date not in set(table.date):
+        path.write_text(path.read_text().replace(table.date.iloc[0], date))
+    with pytest.raises(ValueError, match="a date in the lists of .* cannot be read"):
+        ImageryPatches(path, "temporal", 60)
+
+
 def test_labeled_sets_need_a_validation_list_and_classes(dated, tmp_path):
     assert labeled_sets(dated) is None  # no classes
     table = tmp_path / "labels.csv"

@@ -158,7 +158,12 @@ class ImageryPatches(SN7Patches):
             raise ValueError(f"--max-days-apart {max_days_apart}: 0 days or more are needed")
         if undated := int((self.table.date == "").sum()):
             raise ValueError(f"--max-days-apart needs the date of every patch, and {undated} of {len(self)} have none")
-        return self.table.date.to_numpy("datetime64[D]").astype(np.int64)
+        try:
+            if not self.table.date.str.fullmatch(r"\d{4}-\d\d(-\d\d)?").all():
+                raise ValueError("YYYY-MM-DD is expected")
+            return self.table.date.to_numpy("datetime64[D]").astype(np.int64)
+        except ValueError as error:
+            raise ValueError(f"a date in the lists of {self._path} cannot be read: {error}") from error
 
     def names(self) -> list[str]:
         """Return file and location of each patch."""
