@@ -307,6 +307,13 @@ def test_a_killed_job_resumes_without_writing_finished_shards_again(tmp_path, re
     assert contents(tmp_path / "out") == contents(tmp_path / "again")
 
 
+def test_8_bits_are_not_scaled_since_no_reader_would_repeat_it(tmp_path):
+    write_raster(tmp_path / "in" / "a.tif", ground(3, 32, 32, high=200).astype(np.uint8))
+    for scale in (["0", "100"], ["p2,p98"]):
+        with pytest.raises(ValueError, match=r"--scale .*a\.tif and the others hold uint8"):
+            prepare(tmp_path / "in", tmp_path / "out", "--patch-size", 16, "--scale", *scale)
+
+
 def test_shards_that_were_moved_before_a_kill_are_written_again(tmp_path, monkeypatch):
     from vicreg.data.raster_pack import lists
 

@@ -26,7 +26,6 @@ def check_depth(source: Any, path: Path, bands: Sequence[int], levels: Levels) -
             raise UnsupportedImage(f"{printable(path, '')}: the weights record levels of {len(levels)} bands, and "
                                    f"{len(bands)} are read; name one pair for all of them with --levels")  # fmt: skip
         return
-        return
     shape = tuple(min(side, 256) for side in source.shape)
     with decoding(path):
         values = source.read(sorted(set(bands)), out_shape=(len(set(bands)), *shape)).astype(np.float64)

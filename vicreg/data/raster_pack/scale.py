@@ -20,7 +20,7 @@ def cut_options(scenes: Sequence[Scene], options: PackOptions) -> CutOptions:
     """Determine the stored type and the scale.
 
     Raises:
-        ValueError: The type of the pixels needs ``--scale``, or the scale is malformed.
+        ValueError: The type of the pixels needs ``--scale`` or is not scaled, or the scale is malformed.
     """
     dtype = scenes[0].dtype
     if options.scale is None and dtype not in _STORED:
@@ -28,6 +28,9 @@ def cut_options(scenes: Sequence[Scene], options: PackOptions) -> CutOptions:
                          "become 0 and the maximum of 16 bits: --scale LOW HIGH (reflectance: --scale 0 1), or --scale "
                          "p2,p98")  # fmt: skip
     scale = None if options.scale is None else _read_scale(options.scale, scenes, options.seed)
+    if scale and dtype == "uint8":  # what reads files later takes 8 bits as they are, and would not scale them
+        raise ValueError(f"--scale {' '.join(options.scale or ())}: {scenes[0].path} and the others hold uint8, which "
+                         "is stored as it is; leave out --scale")  # fmt: skip
     assert options.patch_size is not None  # chosen by make_plan
     cut = CutOptions(options.patch_size, options.max_nodata, options.dtype if scale else dtype, scale)
     return dataclasses.replace(cut, shard_bytes=int(options.shard_size * 2**20))
