@@ -226,6 +226,10 @@ def test_the_default_patch_size_is_what_all_files_hold_if_none_reaches_256(tmp_p
         and meta["patch_size_from"] == "the largest that all files hold, as none reaches 256"
     )
     assert "patches of 40 x 40 pixels (the largest that all files hold, as none reaches 256)" in capsys.readouterr().out
+    write_raster(tmp_path / "in" / "icon.tif", ground(1, 4, 4), crs=None)  # would make all patches tiny
+    with pytest.raises(ValueError, match="have 4 to 48 pixels, none the default of 256; choose --patch-size"):
+        prepare(tmp_path / "in", tmp_path / "again")
+    assert prepare(tmp_path / "in", tmp_path / "again", "--patch-size", 40)[1].shape == (2, 1, 40, 40)
     with pytest.raises(ValueError, match="no patch of 256 x 256 .* see --patch-size"):
         prepare(tmp_path / "in", tmp_path / "other", "--patch-size", 256)
     write_raster(tmp_path / "in" / "2.tif", ground(1, 256, 256), crs=None)

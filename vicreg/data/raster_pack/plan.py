@@ -55,6 +55,9 @@ def _choose_patch_size(scenes: Sequence[Scene], options: PackOptions) -> tuple[P
     sides = [min(scene.width, scene.height) for scene in scenes]
     if max(sides) >= PATCH_SIZE:
         return dataclasses.replace(options, patch_size=PATCH_SIZE), "default"
+    if min(sides) < max(sides) / 2:
+        raise ValueError(f"the short sides of the files have {min(sides)} to {max(sides)} pixels, none the default of "
+                         f"{PATCH_SIZE}; choose --patch-size, smaller files are then left out")  # fmt: skip
     rule = f"the largest that all files hold, as none reaches {PATCH_SIZE}"
     return dataclasses.replace(options, patch_size=min(sides)), rule
 
