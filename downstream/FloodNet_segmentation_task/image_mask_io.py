@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]  # width, height
 
-# The challenge's copy has masks of 4000 x 3000 for photographs of 4592 x 3072 too: they cover the top-left corner.
 _GDAL_NODATA = 42113  # TIFF tag
+# The challenge's copy has masks of 4000 x 3000 for photographs of 4592 x 3072 too: they cover the top-left corner.
 _PHOTOGRAPH, _MASK = (4592, 3072), (4000, 3000)
 
 
