@@ -290,3 +290,12 @@ def test_no_data_is_black_large_and_at_the_border():
     mask = phash.nodata_mask(pixels)
     # with the pixels around it; beside a large area the small one at the border counts too
     assert mask[:11, :11].all() and mask.sum() == 11 * 11 + 4 and not phash.nodata_mask(pixels[12:]).any()
+
+
+def test_a_bright_roof_at_the_border_is_data_and_a_white_corner_is_not():
+    pixels = texture(1) // 2
+    pixels[20:40, :12] = 255
+    assert not phash.nodata_mask(pixels).any()
+    pixels[-20:, -12:] = 255
+    mask = phash.nodata_mask(pixels)
+    assert mask[-20:, -12:].all() and not mask[:-22].any()

@@ -51,9 +51,10 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def nodata_mask(pixels: np.ndarray) -> np.ndarray:
-    """Find black and white areas that touch the border, such as the wedges of a rotated scene.
+    """Find black areas that touch the border and white areas that hold a corner, such as wedges of a rotated scene.
 
-    Without a mask, the outline of these areas would decide the hash, and unrelated images would match.
+    Without a mask, the outline of these areas would decide the hash, and unrelated images would match. What lies behind
+    a straight edge always holds a corner; a bright roof that a shift moves to the border seldom does.
 
     Args:
         pixels: uint8 (H, W, 3) or (H, W).
@@ -62,17 +63,21 @@ def nodata_mask(pixels: np.ndarray) -> np.ndarray:
         bool (H, W).
     """
     bands = pixels if pixels.ndim == 3 else pixels[..., None]
-    return _dark_at_border(bands.max(-1)) | _dark_at_border(255 - bands.min(-1))
+    border = np.ones(bands.shape[:2], bool)
+    border[1:-1, 1:-1] = False
+    corners = np.ones_like(border)
+    corners[2:-2] = corners[:, 2:-2] = False
+    return _dark_at(border, bands.max(-1)) | _dark_at(corners, 255 - bands.min(-1))
 
 
-def _dark_at_border(brightest: np.ndarray) -> np.ndarray:
-    """Find large dark areas that touch the border, and their fringe: bool (H, W)."""
+def _dark_at(place: np.ndarray, brightest: np.ndarray) -> np.ndarray:
+    """Find large dark areas that touch ``place``, bool (H, W), and their fringe: bool (H, W)."""
     black = brightest <= MAX_BLACK
     if black.mean() < MIN_NODATA:
         return np.zeros_like(black)
     areas, _ = ndimage.label(black)
-    border = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
-    mask = np.isin(areas, border[border > 0])
+    touching = np.unique(areas[place])
+    mask = np.isin(areas, touching[touching > 0])
     if mask.mean() < MIN_NODATA:
         return np.zeros_like(black)
     mask = ndimage.binary_dilation(mask, np.ones((3, 3)), _FRINGE, mask=brightest <= _MAX_FRINGE)
