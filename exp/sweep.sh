@@ -82,7 +82,7 @@ if [ -n "${EPOCHS:-}" ]; then
             ${recipe#*:} --precision "${PRECISION:-bf16}" --epochs "$EPOCHS" --seed "${SEED:-0}" --probe-every 0
     done
     exec "$python" vicreg/evaluate_embeddings.py "${lists[@]}" --exp-dir "$runs" --image-size 64 --train-percent 1 10 \
-        --map-samples 0 --pretrained random stats "${backbones[@]}"
+        --map-samples 0 --pretrained "${backbones[@]}"
 fi
 "$python" benchmarks/bench_quality.py --csv-dir "$patches" --exp-dir "$runs" --minutes "$minutes" --points 1 \
     --options="$common" --recipes "${chosen[@]}"
