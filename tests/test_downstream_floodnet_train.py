@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.FloodNet_segmentation_task import experiment, make_harvey_patches, train_floodnet
+from downstream.FloodNet_segmentation_task import experiment, make_harvey_patches, metrics, train_floodnet
 from tests.floodnet_fixtures import write_harvey, write_labeled, write_supervised
 from vicreg.common import checkpoint_io
 from vicreg.common.logger import read_stats
@@ -127,7 +127,12 @@ def test_the_second_stage_begins_with_all_weights_of_the_first(patches, tmp_path
 @pytest.mark.parametrize("decoder", ["unet", "deeplabv3plus"])
 def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one_bit_for_bit(floodnet, tmp_path, monkeypatch, decoder):
     more = ("--epochs", 3, "--decoder", decoder, "--schedule", "cosine", "--checkpoint-every", 1)
-    whole = train(floodnet, tmp_path / "whole", *more)
+    with monkeypatch.context() as patch:
+        resampled, bootstrap = [], metrics.bootstrap_intervals
+        patch.setattr(metrics, "bootstrap_intervals", lambda *given: resampled.append(1) or bootstrap(*given))
+        whole = train(floodnet, tmp_path / "whole", *more)
+    assert len(resampled) == 2 and set(whole["intervals"]) == {"mean_iou", "mean_dice", "accuracy"}  # last and best
+    assert whole["intervals"] == whole["best"]["intervals"] and "image_confusion" not in whole["last"]
     calls, forward = [], experiment.SegmentationLoss.forward
 
     def cut(self, logits, labels):

@@ -28,12 +28,11 @@ def evaluate_classifier(
         device: Device of the model.
 
     Returns:
-        dict of ``classification_metrics`` and ``prediction_details``.
+        dict of ``classification_metrics``, and ``ranked`` as a list, for ``prediction_details``.
     """
     logits = predict_logits(model, dataset, spec, device)
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
-    details = prediction_details(ranked, metrics.hits(ranked, dataset.labels), dataset)
-    return details | classification_metrics(ranked, dataset.labels.cpu(), dataset.classes)
+    return classification_metrics(ranked, dataset.labels.cpu(), dataset.classes) | {"ranked": ranked.tolist()}
 
 
 @torch.no_grad()
