@@ -93,7 +93,7 @@ def prediction_details(
         pairs = truth[known] * count + predicted[known]
         details["confusion"] = np.bincount(pairs, minlength=count * count).reshape(count, count).tolist()
         details["class_names"] = list(dataset.classes)
-    info = dataset.sample_info()
+    info = dataset.sample_info(range(len(dataset)))
     if "longitude" in info:
         table = pd.DataFrame({name: info[name] for name in ("location", "longitude", "latitude")})
         groups = table.assign(top1=correct["top1"], samples=1).dropna().groupby(list(table.columns))
