@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from downstream.FloodNet_segmentation_task import experiment, make_harvey_patches, metrics, train_floodnet
+from tests.conftest import call_script
 from tests.floodnet_fixtures import write_harvey, write_labeled, write_supervised
 from vicreg.common import checkpoint_io
 from vicreg.common.logger import read_stats
@@ -199,13 +200,13 @@ def test_arguments_that_cannot_work_are_refused_in_words(floodnet, tmp_path, mor
         train(floodnet, tmp_path / "run", *more)
 
 
-def test_a_wrong_value_ends_the_script_with_one_line(tmp_path, run_script):
+def test_a_wrong_value_ends_the_script_with_one_line(tmp_path):
     data = write_labeled(tmp_path / "data")
     mask = data / "Train" / "Labeled" / "Flooded" / "mask" / "F2_lab.png"
     values = np.array(Image.open(mask))
     values[5, 5] = 10
     Image.fromarray(values).save(mask)
-    ran = run_script(SCRIPT, *arguments(data, tmp_path / "run"))
+    ran = call_script(SCRIPT, *arguments(data, tmp_path / "run"))
     assert ran.returncode == 1
     assert ran.stderr.strip().splitlines()[-1].endswith("F2_lab.png holds the value 10; 0 to 9 are the classes")
     assert "Traceback" not in ran.stderr
