@@ -92,6 +92,8 @@ def call_script(script, *arguments):
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         code = end.code if isinstance(end.code, (int, type(None))) else print(end.code, file=printed) or 1
+    except pytest.skip.Exception:  # of ``--in-process``
+        raise
     except BaseException:
         code = traceback.print_exc(file=printed) or 1
     finally:

@@ -125,9 +125,9 @@ def test_the_second_stage_begins_with_all_weights_of_the_first(patches, tmp_path
             assert torch.allclose(first[key], second[key], atol=1e-9), key
 
 
-@pytest.mark.parametrize("decoder", ["unet", "deeplabv3plus"])
+@pytest.mark.parametrize("decoder", ["unet", pytest.param("deeplabv3plus", marks=pytest.mark.slow)])
 def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one_bit_for_bit(floodnet, tmp_path, monkeypatch, decoder):
-    more = ("--epochs", 3, "--decoder", decoder, "--schedule", "cosine", "--checkpoint-every", 1)
+    more = ("--epochs", 3, "--decoder", decoder, "--schedule", "cosine", "--checkpoint-every", 3)
     with monkeypatch.context() as patch:
         resampled, bootstrap = [], metrics.bootstrap_intervals
         patch.setattr(metrics, "bootstrap_intervals", lambda *given: resampled.append(1) or bootstrap(*given))
