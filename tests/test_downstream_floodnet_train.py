@@ -99,14 +99,16 @@ def test_the_first_weights_are_the_backbones_and_its_normalization(floodnet, tmp
     assert kept["task"]["mean"] == [0.4, 0.4, 0.4]
 
 
-def test_two_stages_find_buildings_and_then_flooded_ones(patches, tmp_path, run_script):
+@pytest.mark.slow
+def test_two_stages_find_buildings_and_then_flooded_ones(patches, tmp_path):
     first, second = tmp_path / "building", tmp_path / "flooded"
-    ran = run_script(SCRIPT, *arguments(patches, first, "--epochs", 5, "--lr", "1e-3", task="building"))
+    more = ("--epochs", 5, "--lr", "1e-3", "--checkpoint-every", 1000)
+    ran = call_script(SCRIPT, *arguments(patches, first, *more, task="building"))
     assert ran.returncode == 0, ran.stderr
     result = json.loads((first / "result.json").read_text())
     assert result["mean_iou"] == result["iou"]["building"] > result["constant"]["mean_iou"] > 0
     given = arguments(patches, second, task="flooded", weights=("--init-from", first / "best_model.pth"))
-    ran = run_script(SCRIPT, *given, "--epochs", 1)
+    ran = call_script(SCRIPT, *given, "--epochs", 1)
     assert ran.returncode == 0, ran.stderr
     assert "unet over resnet18 from" in ran.stdout and ran.stdout.splitlines()[-1].startswith("IoU ")
     result = json.loads((second / "result.json").read_text())
