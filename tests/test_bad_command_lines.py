@@ -25,7 +25,7 @@ SCRIPTS = sorted(
 
 # numeric options for which the value is right; all others refuse it
 ZERO = {
-    "--seed", "--split-seed", "--workers", "--weight-decay", "--wd", "--wd-head", "--grad-clip",
+    "--seed", "--split-seed", "--workers", "--weight-decay", "--wd", "--wd-head", "--grad-clip", "--ema-decay",
     "make_harvey_patches --val-fraction", "make_harvey_patches --val-percent", "--log-freq-time", "--probe-every",
     "--label-smoothing", "--lr-backbone", "--views", "--local-rank", "--sim-coeff", "--std-coeff", "--cov-coeff",
     "--redundancy-coeff", "--max-months-apart", "--momentum", "--warmup-epochs", "--overlap", "--examples",
