@@ -234,6 +234,7 @@ def test_contradicting_options_are_refused(script, inputs, tmp_path):
     check(script, cases, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if not script.startswith("benchmarks")])
 def test_damaged_files_in_a_folder_end_without_a_traceback(script, inputs, tmp_path):
     for words, kind in damaged_folders(VALID[script], inputs, tmp_path):

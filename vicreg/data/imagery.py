@@ -173,9 +173,10 @@ class ImageryPatches(SN7Patches):
         """Return the location of each patch."""
         return list(self.table.location)
 
-    def sample_info(self) -> dict[str, Sequence[Any]]:
-        """Return file, site and date of each patch."""
-        return {name: list(self.table[column]) for name, column in _INFO.items()}
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return file, site and date of patches."""
+        rows = self.table.iloc[indices]
+        return {name: list(rows[column]) for name, column in _INFO.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser, csv_dir: Path) -> argparse._ArgumentGroup:
