@@ -152,6 +152,15 @@ def test_tsne_of_both_libraries_keeps_neighbors_and_repeats(library):
     np.testing.assert_allclose(tsne.tsne(features, library=library), found)
 
 
+@pytest.mark.parametrize("library", ["openTSNE", "scikit-learn"])
+def test_features_of_a_collapsed_network_are_one_point(library):
+    """scikit-learn's t-SNE of equal points ends the process."""
+    random = np.random.default_rng(0)
+    for features in (np.zeros((4, 3)), np.full((10, 5), 0.37), 1 + 1e-8 * random.normal(size=(60, 60))):
+        found = tsne.tsne(features.astype(np.float32), library=library)
+        assert found.shape == (len(features), 2) and not found.any()
+
+
 def test_large_maps_are_made_by_opentsne_and_small_ones_by_scikit_learn(monkeypatch):
     opentsne, sizes = pytest.importorskip("openTSNE"), []
     monkeypatch.setattr(tsne, "_LARGE_MAP", 20)
