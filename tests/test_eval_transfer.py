@@ -174,6 +174,13 @@ def test_check_labels_refuses_labels_outside_the_classes(sn7_prepared, position,
         check_labels(*lists)
 
 
+def test_a_single_class_is_not_evaluated(sn7_prepared, tmp_path):
+    data = SN7Patches(sn7_prepared / "val.csv")
+    data.labels[:], data.classes = 0, ["alone"]
+    with pytest.raises(ValueError, match=r"all samples are of one class \(alone\)"):
+        evaluate([data, data], tmp_path)
+
+
 @pytest.mark.parametrize("options", ["--views 0 --lr-head 0.1 1", "--views 2 --lr-head 0.1 1"])
 def test_two_processes_give_the_results_and_the_loss_of_one(lists, sn7_prepared, tmp_path, fork, options):
     expected = evaluate(lists, tmp_path / "one", *options.split())
