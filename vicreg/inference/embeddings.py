@@ -220,7 +220,7 @@ def nearest(path: Path, query: str, k: int = 10) -> pd.DataFrame:
         raise ValueError(f"{path} has no columns path and {COLUMN}; write it with embed.py --pretrained")
     with _reading(path):
         table = file.read(columns=names).to_pandas()
-    row = _find_row(table.path.astype(str).tolist(), query, path)
+    row = _find_row(table.path.fillna("").astype(str).tolist(), query, path)
 
     def batches() -> Iterator[np.ndarray]:
         for batch in file.iter_batches(_CHUNK, columns=[COLUMN]):
