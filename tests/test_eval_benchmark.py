@@ -7,7 +7,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from vicreg.common import plots, tsne
 from vicreg.common.random_streams import torch_rng
-from vicreg.eval import benchmark, clustering, splits
+from vicreg.data.sn7 import SN7Patches
+from vicreg.eval import benchmark, clustering, feature_cache, splits
 from vicreg.eval import benchmark_metrics as bm
 from vicreg.eval.metrics import effective_rank
 from vicreg.eval.tables import as_markdown, as_text, cells
@@ -138,6 +139,21 @@ def test_a_map_separates_what_is_separate(tmp_path):
     middles = np.stack([found[labels == label].mean(0) for label in (0, 1)])
     nearer = ((found[:, None] - middles) ** 2).sum(2).argmin(1)
     assert (nearer == labels).all() and (tmp_path / "map.png").stat().st_size > 5000
+
+
+def test_figures_of_the_second_protocol_have_a_suffix(sn7_prepared, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        benchmark, "_save_figures", lambda *args: shown.append((args[2], args[4].classes, len(args[6])))
+    )
+    train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
+    protocols = splits.train_val_split(train, val), splits.retrieval_split(sn7_prepared)
+    cache = feature_cache.FeatureCache(tmp_path / "features", train, torch.device("cpu"), 8)
+    config = benchmark.BenchmarkConfig(tmp_path, [1], [0.1], epochs=1, resamples=10)
+    results = benchmark.compare(config, feature_cache.resolve_backbones(["pixels"]), protocols, cache)
+    assert shown == [("", train.classes, len(val)), ("_protocol2", protocols[1].classes, len(protocols[1].test.labels))]
+    assert results["pixels"]["val_samples"] == len(val) and "top1" in results["pixels"]
+    assert results["pixels"]["protocol2"]["val_samples"] == shown[1][2] and "top1" not in results["pixels"]["protocol2"]
 
 
 @pytest.mark.parametrize("library", ["openTSNE", "scikit-learn"])
