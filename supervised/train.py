@@ -30,6 +30,7 @@ from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval.classification import evaluate_classifier, prediction_details
 from vicreg.eval.metrics import hits
+from vicreg.eval.splits import check_labels
 from vicreg.models.backbones import create_backbone, init_backbone
 from vicreg.models.heads import Classifier, LinearHeads
 from vicreg.models.input_size import check_input_size
@@ -57,6 +58,7 @@ def train(
     """
     device = init_device(config)
     unify_classes(dataset, val)
+    check_labels(dataset, val)
     view = first_view(config.augment, config.aug_override)
     folder = RunFolder(config, "supervised training", device)
     parts = {"training": dataset.digests(), "validation": val.digests()}

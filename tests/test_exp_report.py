@@ -216,7 +216,9 @@ def test_results_of_older_versions_are_read(tmp_path):
     assert found["crowdai"].groups[0].rows[0].cells["box_AP"].value == 0.125
 
 
-@pytest.mark.parametrize("bad", [None, "x", [], {}, [1], float("nan"), True, {"box": 3}, 10**400], ids=str)
+@pytest.mark.parametrize(
+    "bad", [None, "x", "a\0b", "\ud800", [], {}, [1], float("nan"), True, {"box": 3}, 10**400], ids=ascii
+)
 def test_values_of_a_wrong_type_are_left_out(tmp_path, bad):
     write_training(tmp_path / "run", lines=3)
     (tmp_path / "run" / "config.json").write_text(json.dumps({"plan": bad, "config": bad, "kind": bad}))
@@ -227,6 +229,7 @@ def test_values_of_a_wrong_type_are_left_out(tmp_path, bad):
     for name in [*names.split(), "protocol", "selected_on_validation", "seeds", "val", "last", "protocol2", "constant"]:
         write_json(tmp_path / name / "result.json", {"top1": 0.5, "source": "a", name: bad})
         write_json(tmp_path / f"flood_{name}" / "result.json", {"mean_iou": 0.5, "source": "a", name: bad})
+    write_json(tmp_path / "pretrained" / "provenance.json", {"sessions": [{"directory": bad}]})
     runs, problems = collect.collect([tmp_path])
     terminal.print_report(runs, tables.build_tables(runs), problems)
 

@@ -201,10 +201,10 @@ def _is_locked(folder: Path) -> bool:
 
 def _read_object(path: Path, problems: list[Problem], schema: int | None = None) -> dict[str, Any]:
     """Read a JSON object; {} if there is none, or it is damaged, which is noted."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
     except (ValueError, OSError, RecursionError) as error:
         problems.append(Problem(path, f"cannot be read: {error}"))
         return {}

@@ -88,8 +88,7 @@ class SN7Patches(BaseDataset):
             if not self._source:
                 raise FileNotFoundError(f"no {self._path} and no SN7 tree; pass --data-dir or run make_sn7_csv.py")
             return None
-        # indexing a plain array is twice as fast as a memmap
-        store = np.asarray(open_pack(self._path, self._rows))
+        store = open_pack(self._path, self._rows)
         side = self._meta.get("patch_size", store.shape[-1])
         if store.shape != (expected := (self._meta.get("rows", len(store)), CHANNELS, side, side)):
             raise ValueError(f"{self._path} is {store.shape}, meta.json says {expected}; write the folder again")
