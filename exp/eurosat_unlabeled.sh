@@ -7,8 +7,10 @@
 # SIZE is the side of the views of pretraining; everything is evaluated at 64 pixels. FINETUNE lists percentages of the
 # labels, each with its epochs; OTHERS, further backbones whose frozen features are evaluated beside these.
 #
-# Hardware: one NVIDIA H200 with 16 CPU cores. Time: about 5 minutes; on two CPU cores, allow a day.
-# Results: docs/results.md, "EuroSAT without labels". Started again, it resumes.
+# Hardware: one NVIDIA H200 with 16 CPU cores. Time: about 5 minutes; on two CPU cores, allow a day. The second command
+# takes one CPU core: 8 minutes for each of six backbones and 4 for their evaluation, on a shared AMD EPYC machine.
+# Results: linear top-1 with 1 % of the labels, frozen VICReg: 0.735 on the GPU; 0.636 on the CPU, the mean of three seeds.
+# docs/results.md, "EuroSAT without labels" and "Without labels on a CPU, three seeds". Started again, it resumes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
@@ -39,7 +41,7 @@ for part in train val; do
 done
 
 backbones=()
-for loss in ${LOSSES:-vicreg barlow_twins}; do
+for loss in ${LOSSES-vicreg barlow_twins}; do
     for seed in $seeds; do
         backbones+=("$runs/${loss}_$seed/trained_model.pth")
         # shellcheck disable=SC2086  # the options are words
