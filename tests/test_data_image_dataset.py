@@ -227,7 +227,9 @@ def test_image_dataset_temporal_pairs_show_one_location_at_two_times(files):
     assert torch.equal(second, dataset.images([index + (1, -1, -1)[index % 3] for index in range(12)]))
 
 
-@pytest.mark.parametrize(("workers", "context"), [(1, "fork"), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "context"), [(1, "fork"), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)]
+)
 def test_image_dataset_batches_do_not_depend_on_loader_processes(files, workers, context):
     dataset = dataset_of(files, positives="temporal")
     dataset.set_views((RANDOM, RANDOM), 16)

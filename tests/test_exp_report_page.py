@@ -56,6 +56,7 @@ def test_sections_without_data_are_left_out_and_the_rest_is_named(tmp_path, page
     assert "damaged/result.json" in page.read_text() and "python main.py --exp-dir vicreg" in page.read_text()
 
 
+@pytest.mark.slow
 def test_200_run_folders_take_less_than_20_seconds_and_fit(tmp_path):
     for number in range(200):
         folder = write_training(tmp_path / f"run_{number:03d}", steps=100, seed=number)

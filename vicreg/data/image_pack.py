@@ -90,6 +90,10 @@ class PackedImages(BaseDataset):
         """Return the names of the image files."""
         return self._images.names()
 
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return the names of image files as ``image``."""
+        return self._images.sample_info(indices)
+
     def digests(self) -> dict[str, str]:
         """Return the digest of the list, and that of file sizes and options."""
         return {**super().digests(), "images": self._path.stem}

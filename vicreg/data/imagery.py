@@ -48,7 +48,7 @@ class PatchShards:
     """
 
     def __init__(self, folder: Path, shards: Sequence[dict[str, Any]], dtype: str):
-        self._arrays = []
+        self._arrays: list[np.ndarray] = []
         for shard in shards:
             array = map_pixels(folder / shard["file"], "prepare the folder again", dtypes=[dtype])
             expected = (shard["rows"], *(self._arrays or [array])[0].shape[1:])
@@ -170,9 +170,10 @@ class ImageryPatches(SN7Patches):
         """Return the location of each patch."""
         return list(self.table.location)
 
-    def sample_info(self) -> dict[str, Sequence[Any]]:
-        """Return file, site and date of each patch."""
-        return {name: list(self.table[column]) for name, column in _INFO.items()}
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return file, site and date of patches."""
+        rows = self.table.iloc[indices]
+        return {name: list(rows[column]) for name, column in _INFO.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser, csv_dir: Path) -> argparse._ArgumentGroup:

@@ -135,12 +135,13 @@ class SN7Patches(BaseDataset):
         """Return (AOI, patch position) of each patch."""
         return list(zip(self.table.aoi, self.table.patch, strict=True))
 
-    def sample_info(self) -> dict[str, Sequence[Any]]:
-        """Return AOI, month and position of each patch."""
-        centers = {aoi: tile_center(aoi) for aoi in self.table.aoi.unique()}
-        dates = [f"{year:04d}-{month:02d}" for year, month in zip(self.table.year, self.table.month, strict=True)]
-        longitude, latitude = zip(*map(centers.__getitem__, self.table.aoi), strict=True)
-        return {"location": list(self.table.aoi), "date": dates, "longitude": longitude, "latitude": latitude}
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return AOI, month and position of patches."""
+        rows = self.table.iloc[indices]
+        centers = {aoi: tile_center(aoi) for aoi in rows.aoi.unique()}
+        dates = [f"{year:04d}-{month:02d}" for year, month in zip(rows.year, rows.month, strict=True)]
+        longitude, latitude = zip(*map(centers.__getitem__, rows.aoi), strict=True)
+        return {"location": list(rows.aoi), "date": dates, "longitude": longitude, "latitude": latitude}
 
     def positive_index(self, index: int, sample_seed: int) -> int:
         """Return the index of the second image of a pair in O(1), chosen by ``sample_seed``."""
