@@ -51,6 +51,19 @@ def dataset_of(files, **options):
     return ImageDataset(files, np.arange(len(files)) // 4, ["a", "b", "c"], **options)
 
 
+def test_training_alone_decodes_the_fast_way_whose_pixels_differ_a_little(files, monkeypatch):
+    fast = []
+    read = image_dataset.read_crops
+    monkeypatch.setattr(image_dataset, "read_crops", lambda *a, **k: (fast.append(k["fast"]), read(*a, **k))[1])
+    dataset = dataset_of(files[:1], location_ids=None)
+    dataset.crop_images([0], [1], RANDOM, 16), dataset.images([0])
+    assert not any(fast) and fast
+    fast.clear()
+    dataset.set_views((RANDOM, RANDOM), 16)
+    dataset.__getitems__([(0, 1)])
+    assert all(fast) and fast
+
+
 def test_decode_size_leaves_the_view_as_center_crop_of_seven_eighths():
     assert decode_size() == decode_size(224) == 256
     assert all(round(decode_size(size) * 7 / 8) == size for size in range(1, 600))

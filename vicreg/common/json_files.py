@@ -30,3 +30,9 @@ def is_numbers(value: Any) -> bool:
 def is_pair(value: Any) -> bool:
     """Return whether a value read from a file is a list of two finite numbers."""
     return is_numbers(value) and len(value) == 2
+
+
+def is_levels(value: Any) -> bool:
+    """Return whether a value read from a file is a pair of ascending numbers, or a list of such pairs."""
+    pairs = [value] if is_pair(value) else value
+    return isinstance(pairs, (list, tuple)) and all(is_pair(pair) and pair[0] < pair[1] for pair in pairs)

@@ -219,7 +219,8 @@ def nearest(path: Path, query: str, k: int = 10) -> pd.DataFrame:
     if COLUMN not in file.schema_arrow.names or "path" not in names:
         raise ValueError(f"{path} has no columns path and {COLUMN}; write it with embed.py --pretrained")
     with _reading(path):
-        table = file.read(columns=names).to_pandas()
+        (stored := file.read(columns=names)).validate(full=True)  # text that is not UTF-8 fails later
+        table = stored.to_pandas()
     row = _find_row(table.path.fillna("").astype(str).tolist(), query, path)
 
     def batches() -> Iterator[np.ndarray]:
@@ -230,8 +231,7 @@ def nearest(path: Path, query: str, k: int = 10) -> pd.DataFrame:
     with _reading(path):
         vector = next(itertools.islice(itertools.chain.from_iterable(batches()), row, None))
         similarity = np.concatenate([vectors @ vector for vectors in batches()])
-    order = np.argsort(-similarity, kind="stable")
-    order = order[order != row][:k]
+    order = (ranked := np.argsort(-similarity, kind="stable"))[ranked != row][:k]
     result = table.iloc[order].reset_index(drop=True)
     result.insert(0, "row", order)
     result.insert(1, "similarity", similarity[order])
