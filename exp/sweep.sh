@@ -34,6 +34,7 @@ recipes=(
     "cov_quarter: --cov-coeff 0.25"
     "cov_4: --cov-coeff 4"
     "barlow_twins: --loss barlow_twins"
+    "ema: --ema-decay 0.95"
     "lars: --optimizer lars --lr 0.3 --weight-decay 1e-6"
 )
 case $data in

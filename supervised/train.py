@@ -28,7 +28,9 @@ from vicreg.engine.optim import build_optimizer
 from vicreg.engine.parallel import init_device
 from vicreg.engine.run import TrainingRun
 from vicreg.engine.run_folder import RunFolder
-from vicreg.eval.classification import evaluate_classifier
+from vicreg.eval.classification import evaluate_classifier, prediction_details
+from vicreg.eval.metrics import hits
+from vicreg.eval.splits import check_labels
 from vicreg.models.backbones import create_backbone, init_backbone
 from vicreg.models.heads import Classifier, LinearHeads
 from vicreg.models.input_size import check_input_size
@@ -56,6 +58,7 @@ def train(
     """
     device = init_device(config)
     unify_classes(dataset, val)
+    check_labels(dataset, val)
     view = first_view(config.augment, config.aug_override)
     folder = RunFolder(config, "supervised training", device)
     parts = {"training": dataset.digests(), "validation": val.digests()}
@@ -145,13 +148,18 @@ def write_metrics(
     path: Path,
 ) -> None:
     """Write ``result.json``, and print its metrics."""
-    last, best, shared = run.last, run.best, overlap(dataset, val)
+    last, best = ({key: value for key, value in found.items() if key != "ranked"} for found in (run.last, run.best))
+    if "ranked" in run.last:
+        ranked = torch.tensor(run.last["ranked"])
+        details = prediction_details(ranked, hits(ranked, val.labels), val)
+    else:  # a finished run of an earlier version
+        details = {key: last[key] for key in ("intervals", "intervals_of", "locations") if key in last}
+    shared = overlap(dataset, val)
     rule = split["rule"] if split else "unknown"
     result = {name: last[name] for name in METRICS} | {f"best_{name}": best[name] for name in (*METRICS, "epoch")}
     result |= {"arch": config.arch, "source": source, "protocol": "supervised", "split": split}
     result |= {"train_samples": run.plan.samples, "val_samples": len(val), "overlap": shared}
-    result |= {"task": "classification", "dataset": val.name, "intervals": last.get("intervals", {})}
-    result |= {"intervals_of": last.get("intervals_of"), "locations": last.get("locations")}
+    result |= {"task": "classification", "dataset": val.name, "intervals": {}, "intervals_of": None, **details}
     result["selected_on_validation"] = [f"best_{name}" for name in METRICS]
     result |= {"image_size": config.view_size(dataset.patch_size), "classes": list(dataset.classes)}
     write_result(path, result | {"last": last, "best": best, "config": to_dict(config)})

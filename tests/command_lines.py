@@ -1,21 +1,15 @@
 """Every script's smallest command line that runs, the toy inputs that it names, and what else it takes."""
 
-import contextlib
-import io
 import json
 import re
-import runpy
 import shutil
-import signal
-import sys
-import traceback
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tests.conftest import ROOT, write_tif, write_tiny_tree
+from tests.conftest import ROOT, call_script, write_tif, write_tiny_tree
 from tests.floodnet_fixtures import write_harvey, write_labeled
 
 EUROSAT, FLOODS = "downstream/eurosat_landcover_clsf_task", "downstream/FloodNet_segmentation_task"
@@ -310,18 +304,6 @@ def fill(line, inputs, out):
 
 
 def run_script(script, words):
-    """Run a script in this process as ``python script words…`` would: exit code, and what it wrote to stderr."""
-    argv, path, handlers = sys.argv, sys.path[:], {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    sys.argv, code, printed = [str(ROOT / script), *words], 0, io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
-            runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, (int, type(None))) else print(end.code, file=printed) or 1
-    except BaseException:
-        code = traceback.print_exc(file=printed) or 1
-    finally:
-        sys.argv, sys.path[:] = argv, path
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return code or 0, printed.getvalue()
+    """Run a script in this process: exit code, and what it wrote to stderr."""
+    ran = call_script(script, *words)
+    return ran.returncode, ran.stderr

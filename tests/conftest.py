@@ -1,12 +1,16 @@
 """What tests share: where the repository and the real data are, scripts as subprocesses, and a tiny SN7 tree."""
 
+import contextlib
+import io
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +81,26 @@ def run_script():
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+def call_script(script, *arguments):
+    """Run a script as the fixture ``run_script`` does, but in this process, which has imported its libraries."""
+    argv, path, handlers = sys.argv, sys.path[:], {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    sys.argv, code, out, printed = [str(ROOT / script), *map(str, arguments)], 0, io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(out):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, (int, type(None))) else print(end.code, file=printed) or 1
+    except pytest.skip.Exception:  # of ``--in-process``
+        raise
+    except BaseException:
+        code = traceback.print_exc(file=printed) or 1
+    finally:
+        sys.argv, sys.path[:] = argv, path
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess([script, *arguments], code or 0, out.getvalue(), printed.getvalue())
 
 
 class Forked:

@@ -25,7 +25,7 @@ SCRIPTS = sorted(
 
 # numeric options for which the value is right; all others refuse it
 ZERO = {
-    "--seed", "--split-seed", "--workers", "--weight-decay", "--wd", "--wd-head", "--grad-clip",
+    "--seed", "--split-seed", "--workers", "--weight-decay", "--wd", "--wd-head", "--grad-clip", "--ema-decay",
     "make_harvey_patches --val-fraction", "make_harvey_patches --val-percent", "--log-freq-time", "--probe-every",
     "--label-smoothing", "--lr-backbone", "--views", "--local-rank", "--sim-coeff", "--std-coeff", "--cov-coeff",
     "--redundancy-coeff", "--max-months-apart", "--momentum", "--warmup-epochs", "--overlap", "--examples",
@@ -234,6 +234,7 @@ def test_contradicting_options_are_refused(script, inputs, tmp_path):
     check(script, cases, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if not script.startswith("benchmarks")])
 def test_damaged_files_in_a_folder_end_without_a_traceback(script, inputs, tmp_path):
     for words, kind in damaged_folders(VALID[script], inputs, tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -95,6 +96,22 @@ def test_remove_partial_files_removes_those_of_killed_processes_only(tmp_path):
     assert len(names(tmp_path)) == 5
     files.remove_partial_files(tmp_path)
     assert names(tmp_path) == [".lock", "a.partial", "model.pth"]
+
+
+def test_atomic_write_removes_what_killed_processes_of_this_machine_left_in_the_folder(tmp_path):
+    temporary = files.atomic_write(tmp_path / "a.b.csv", lambda path: (path.touch(), path.name)[1])
+    host, pid = re.fullmatch(r"\.a\.b\.([^.]+)-(\d+)\.partial\.csv", temporary).groups()
+    kept = [
+        f".x.{host}-1.partial.tif",
+        ".x.elsewhere-999999999.partial.tif",
+        f".x.{host}-{10**30}.partial",
+        f".x.{host}-{pid}.partial",
+    ]
+    for name in (f".x.{host}-999999999.partial.tif", f".y.z.{host}-999999998.partial", *kept):
+        (tmp_path / name).touch()
+    files._swept.clear()
+    files.write_text(tmp_path / "c.txt", "c")
+    assert names(tmp_path) == sorted(["a.b.csv", "c.txt", *kept])
 
 
 def test_partial_folder_is_removed_and_so_are_those_of_killed_processes(tmp_path):

@@ -1,11 +1,16 @@
 """Defaults of ``BaseDataset``: what a data set gets that has only images, labels and statistics."""
 
+import json
+import types
+
 import numpy as np
 import pytest
 import torch
 
 from vicreg.augmentations.presets import get_augmentation
 from vicreg.data.base import BaseDataset
+from vicreg.data.image_dataset import ImageDataset
+from vicreg.engine.run_folder import RunFolder
 
 
 class Constants(BaseDataset):
@@ -69,3 +74,17 @@ def test_base_dataset_refuses_device_memory():
 def test_content_bytes_change_with_the_pixels():
     dataset = Constants()
     assert dataset.content_bytes(range(2)) == dataset.content_bytes([0, 1]) != dataset.content_bytes([0, 2])
+
+
+def test_names_and_first_pairs_are_those_of_the_asked_samples(tmp_path, monkeypatch):
+    dataset = Shifted()
+    assert dataset.sample_info([1]) == {}
+    monkeypatch.setattr(dataset, "names", lambda: list("abcdef"))
+    assert dataset.sample_info([4, 0]) == {"image": ["e", "a"]}
+    RunFolder.write_first_pairs(types.SimpleNamespace(path=tmp_path), dataset, iter([[(3, 7), (1, 2)]]), 0)
+    pairs = json.loads((tmp_path / "views.json").read_text())
+    assert pairs == [[{"image": "d"}, {"image": "e"}], [{"image": "b"}, {"image": "d"}]]
+    files = ImageDataset(["x/a/1.jpg", "x/a/2.jpg", "x/b/1.jpg"], [0, 0, 1], ["a", "b"])
+    assert files.sample_info([2, 0]) == {"image": ["b/1.jpg", "a/1.jpg"]}
+    monkeypatch.setattr(files, "names", None)  # a list of a million names takes seconds
+    assert files.sample_info(np.array([1])) == {"image": ["a/2.jpg"]}

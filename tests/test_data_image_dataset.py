@@ -51,6 +51,19 @@ def dataset_of(files, **options):
     return ImageDataset(files, np.arange(len(files)) // 4, ["a", "b", "c"], **options)
 
 
+def test_training_alone_decodes_the_fast_way_whose_pixels_differ_a_little(files, monkeypatch):
+    fast = []
+    read = image_dataset.read_crops
+    monkeypatch.setattr(image_dataset, "read_crops", lambda *a, **k: (fast.append(k["fast"]), read(*a, **k))[1])
+    dataset = dataset_of(files[:1], location_ids=None)
+    dataset.crop_images([0], [1], RANDOM, 16), dataset.images([0])
+    assert not any(fast) and fast
+    fast.clear()
+    dataset.set_views((RANDOM, RANDOM), 16)
+    dataset.__getitems__([(0, 1)])
+    assert all(fast) and fast
+
+
 def test_decode_size_leaves_the_view_as_center_crop_of_seven_eighths():
     assert decode_size() == decode_size(224) == 256
     assert all(round(decode_size(size) * 7 / 8) == size for size in range(1, 600))
@@ -214,7 +227,9 @@ def test_image_dataset_temporal_pairs_show_one_location_at_two_times(files):
     assert torch.equal(second, dataset.images([index + (1, -1, -1)[index % 3] for index in range(12)]))
 
 
-@pytest.mark.parametrize(("workers", "context"), [(1, "fork"), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "context"), [(1, "fork"), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)]
+)
 def test_image_dataset_batches_do_not_depend_on_loader_processes(files, workers, context):
     dataset = dataset_of(files, positives="temporal")
     dataset.set_views((RANDOM, RANDOM), 16)

@@ -46,6 +46,8 @@ def test_split_image_folder_without_val_holds_out_the_same_tenth_of_each_class(t
     train, val, line = split_image_folder(tmp_path / "EuroSAT")
     assert "3 of 30" in line and "no val/" in line
     assert np.bincount(val.labels).tolist() == [1, 1, 1] and len(train.paths) == 27
+    names = [path.rpartition("/")[2] for path in val.paths]
+    assert names == ["ant_9.JPEG", "bee_4.JPEG", "cat_2.JPEG"]  # in every version, or evaluations see training images
     assert not set(train.paths) & set(val.paths)
     assert split_image_folder(tmp_path / "EuroSAT")[1].paths == val.paths
 

@@ -127,6 +127,8 @@ def test_sn7_patches_of_a_first_version_list_come_from_mosaics(sn7_tree, tmp_pat
     dataset = SN7Patches(tmp_path / "old.csv", data_dir=sn7_tree)
     assert (dataset.images([0])[0].numpy() == cut_patches(read_mosaic(mosaic))[15]).all()
     assert dataset.labels.tolist() == [2] and len(dataset.classes) == 3
+    assert np.multiply(dataset.mean, 255) == pytest.approx([121.8, 106.5, 78.4])
+    assert np.multiply(dataset.std, 255) == pytest.approx([56.7, 44.5, 40.5])
     with pytest.raises(FileNotFoundError, match="--data-dir"):
         SN7Patches(tmp_path / "old.csv")
 

@@ -12,7 +12,7 @@ from rasterio.control import GroundControlPoint
 from scipy import ndimage
 from shapely.geometry import Polygon, box
 
-from tests.conftest import need_detectron2, write_tif
+from tests.conftest import call_script, need_detectron2, write_tif
 
 FOLDER = "downstream/detectron2_crowdai_detection_task"
 
@@ -182,12 +182,12 @@ def predict(trained, images, out, *more):
     predict_crowdai.main(predict_crowdai.get_parser().parse_args(list(map(str, words))))
 
 
-def test_script_draws_a_folder_and_writes_polygons_of_georeferenced_images(tmp_path, spots, trained, run_script):
+def test_script_draws_a_folder_and_writes_polygons_of_georeferenced_images(tmp_path, spots, trained):
     images = tmp_path / "images"
     images.mkdir()
     spots[0].rename(images / "spots.tif")
     Image.new("RGB", (40, 30)).save(images / "plain.jpg")
-    done = run_script(
+    done = call_script(
         f"{FOLDER}/predict_crowdai.py", "--checkpoint", trained, "--image", images, "--out", tmp_path / "out",
         "--threshold", "0", "--device", "cpu", "--precision", "bf16",
     )  # fmt: skip

@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -211,6 +212,36 @@ def test_training_without_masks_reports_boxes_only(tmp_path, arguments):
     run(arguments(tmp_path, "--precision", "bf16", "MODEL.MASK_ON", "False", "SOLVER.MAX_ITER", 2))
     assert set(read_result(tmp_path)["val"]) == {"box"}
     assert not any("mask" in key for key in checkpoint_io.load(tmp_path / "model_final.pth")["model"])
+
+
+def test_tracker_receives_the_scalars_of_metrics_json(tmp_path, arguments, monkeypatch):
+    module, logged = types.ModuleType("wandb"), {}
+    module.init = lambda **options: logged.update(options["config"])
+    module.log = lambda values, step: logged.update({step: logged.get(step, {}) | values})
+    module.finish = lambda: logged.update(finished=True)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    run(arguments(tmp_path, "--tracker", "wandb", "SOLVER.MAX_ITER", 2))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").open()]
+    for line in lines:
+        values = logged[line.pop("iteration")]
+        assert values == pytest.approx(line, nan_ok=True)
+    assert {"loss_mask", "lr", "total_loss", "segm/AP"} <= {key for line in lines for key in line}
+    assert (logged["pretrained"], logged["SOLVER.MAX_ITER"], logged["finished"]) == ("random", 2, True)
+    assert not list(tmp_path.glob("events.*"))
+
+
+def test_a_tracker_that_fails_or_is_missing_is_named(tmp_path, arguments, monkeypatch, capsys):
+    module = types.ModuleType("wandb")
+    module.init, module.log = (lambda **options: None), (lambda values, step: 1 / 0)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    run(arguments(tmp_path, "--tracker", "wandb", "SOLVER.MAX_ITER", 1))
+    assert capsys.readouterr().out.count("the tracker failed and gets no more values") == 1
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
+    with pytest.raises(ValueError, match="--tracker mlflow needs the package mlflow"):
+        run(arguments(tmp_path / "other", "--tracker", "mlflow"))
+    with pytest.raises(SystemExit):
+        run(arguments(tmp_path / "other", "--tracker", "comet"))
+    assert "invalid choice: 'comet'" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 class KnownDetector(torch.nn.Module):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from downstream.eurosat_landcover_clsf_task import predict_eurosat, train_eurosat
+from tests.conftest import call_script
 from vicreg.common import checkpoint_io
 from vicreg.data import rasters
 from vicreg.data.rasters import quiet_georeference
@@ -51,10 +52,10 @@ def write_raster(path, cells, side=32, dtype="uint8", factor=1, crs="EPSG:32632"
     return path
 
 
-def test_a_large_geotiff_becomes_a_map_that_lies_where_it_lies(run_script, trained, tmp_path):
+def test_a_large_geotiff_becomes_a_map_that_lies_where_it_lies(trained, tmp_path):
     cells = [[0, 1, 2], [2, 2, 0]]
     path = write_raster(tmp_path / "scene.tif", cells)
-    ran = run_script(SCRIPT, "--checkpoint", trained, "--image", path, "--out", tmp_path / "out", "--batch-size", 2)
+    ran = call_script(SCRIPT, "--checkpoint", trained, "--image", path, "--out", tmp_path / "out", "--batch-size", 2)
     assert ran.returncode == 0, ran.stderr
     assert "SeaLake 50.0%, Forest 33.3%, Residential 16.7%" in ran.stdout
     with rasterio.open(tmp_path / "out" / "scene_classes.tif") as found, rasterio.open(path) as raster:
@@ -120,7 +121,7 @@ def test_images_and_folders_of_them_get_probabilities_of_every_class(trained, eu
     assert "11 images: SeaLake 10, Residential 1" in capsys.readouterr().out
 
 
-def test_broken_images_are_skipped_and_listed(run_script, trained, eurosat_tree, tmp_path):
+def test_broken_images_are_skipped_and_listed(trained, eurosat_tree, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for number in (1, 2):
@@ -129,7 +130,7 @@ def test_broken_images_are_skipped_and_listed(run_script, trained, eurosat_tree,
     write_raster(folder / "scene.tif", [[0, 1, 2]])
     write_file(folder / "broken.tif")
     write_file(folder / "._hidden.jpg")
-    ran = run_script(SCRIPT, "--checkpoint", trained, "--image", folder, "--out", tmp_path / "out", "--device", "cpu")
+    ran = call_script(SCRIPT, "--checkpoint", trained, "--image", folder, "--out", tmp_path / "out", "--device", "cpu")
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert "2 of 4 images could not be processed: " in ran.stderr
     assert "Forest_2.jpg" in ran.stderr and "broken.tif" in ran.stderr
@@ -219,9 +220,9 @@ def test_a_network_trained_on_reduced_images_is_shown_windows_of_their_full_grou
         assert found.read(1).tolist() == cells
 
 
-def test_a_backbone_or_a_pretraining_run_is_no_checkpoint_to_predict_with(run_script, trained, tmp_path):
+def test_a_backbone_or_a_pretraining_run_is_no_checkpoint_to_predict_with(trained, tmp_path):
     backbone = trained.with_name("trained_model.pth")
-    ran = run_script(SCRIPT, "--checkpoint", backbone, "--image", tmp_path, "--out", tmp_path / "out")
+    ran = call_script(SCRIPT, "--checkpoint", backbone, "--image", tmp_path, "--out", tmp_path / "out")
     assert ran.returncode == 1 and "no checkpoint of EuroSAT" in ran.stderr and "Traceback" not in ran.stderr
     state = {f"module.backbone.{key}": value for key, value in create_backbone("test_resnet").state_dict().items()}
     checkpoint_io.save({"model": state, "args": {}, "backbone": {"arch": "test_resnet"}}, tmp_path / "model.pth")

@@ -19,6 +19,7 @@ from downstream.eurosat_landcover_clsf_task import (
     train_eurosat,
     transforms,
 )
+from tests.conftest import call_script
 from vicreg.common import checkpoint_io
 from vicreg.data.base import InputSpec
 from vicreg.data.rasters import quiet_georeference
@@ -158,7 +159,7 @@ def test_the_split_is_stratified_and_follows_its_own_seed(eurosat_tree):
         (shutil.rmtree, "no folder"),
     ],
 )
-def test_a_tree_that_cannot_be_trained_on_is_named(run_script, eurosat_tree, tmp_path, spoil, message):
+def test_a_tree_that_cannot_be_trained_on_is_named(eurosat_tree, tmp_path, spoil, message):
     tree = shutil.copytree(eurosat_tree, tmp_path / "tree")
     spoil(tree)
     with pytest.raises((ValueError, OSError), match=message):
@@ -166,8 +167,8 @@ def test_a_tree_that_cannot_be_trained_on_is_named(run_script, eurosat_tree, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_list_ends_with_one_line_and_exit_code_1(run_script, eurosat_tree, tmp_path):
-    ran = run_script(
+def test_a_wrong_list_ends_with_one_line_and_exit_code_1(eurosat_tree, tmp_path):
+    ran = call_script(
         SCRIPT, *words(eurosat_tree, tmp_path / "run", "--train-list", tmp_path / "a.txt", "--val-list", 1)
     )
     assert ran.returncode == 1 and "no list of files" in ran.stderr and "Traceback" not in ran.stderr

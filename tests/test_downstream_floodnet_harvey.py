@@ -11,6 +11,7 @@ from PIL import Image
 from downstream.FloodNet_segmentation_task import make_harvey_patches
 from downstream.FloodNet_segmentation_task.floodnet import find_parts
 from downstream.FloodNet_segmentation_task.harvey import Tile, find_tiles, patch_corners, read_tile, split_tiles
+from tests.conftest import call_script
 from tests.floodnet_fixtures import write_harvey, write_raster, write_tile
 
 
@@ -30,9 +31,9 @@ def make(data_dir, out_dir, *more):
     return json.loads((out_dir / "meta.json").read_text())
 
 
-def test_the_script_cuts_tiles_into_patches_of_their_own_part(tmp_path, run_script):
+def test_the_script_cuts_tiles_into_patches_of_their_own_part(tmp_path):
     out = tmp_path / "patches"
-    ran = run_script(
+    ran = call_script(
         "downstream/FloodNet_segmentation_task/make_harvey_patches.py", "--data-dir", write_harvey(tmp_path / "harvey"),
         "--out-dir", out, "--patch-size", 32, "--val-fraction", 0.25,
     )  # fmt: skip

@@ -123,3 +123,11 @@ def test_the_losses_are_dice_and_cross_entropy_by_their_formulas():
 def test_one_image_has_no_interval():
     found = metrics.bootstrap_intervals(np.array([[[3, 1], [0, 2]]]), ("a", "b"))
     assert found == {"intervals": {}, "intervals_of": "none: one image"}
+
+
+def test_intervals_replace_the_counts_of_images():
+    counts = np.array([[[3, 1], [0, 2]], [[2, 2], [1, 1]]])
+    result = {"mean_iou": 0.5, "image_confusion": counts.tolist()}
+    with_intervals = metrics.with_intervals(result, ("a", "b"))
+    assert with_intervals == {"mean_iou": 0.5, **metrics.bootstrap_intervals(counts, ("a", "b"))}
+    assert metrics.with_intervals(with_intervals, ("a", "b")) == with_intervals  # as in checkpoints of earlier versions

@@ -8,6 +8,7 @@ from PIL import Image
 from downstream.FloodNet_segmentation_task import predict_floodnet
 from downstream.FloodNet_segmentation_task.floodnet import FLOODNET, palette
 from downstream.FloodNet_segmentation_task.model import Segmenter
+from tests.conftest import call_script
 from tests.floodnet_fixtures import scene, write_pair, write_raster
 from vicreg.common import checkpoint_io
 from vicreg.data.rasters import RasterReader, quiet_georeference
@@ -48,11 +49,11 @@ def by_brightness(monkeypatch):
     monkeypatch.setattr(predict_floodnet, "predictor", lambda *_: lambda images: Brightness()(images).softmax(1))
 
 
-def test_the_script_labels_a_folder_at_the_images_own_sizes_and_colors_them(network, tmp_path, run_script):
+def test_the_script_labels_a_folder_at_the_images_own_sizes_and_colors_them(network, tmp_path):
     random = np.random.default_rng(0)
     for name, width in (("a", 128), ("b", 80)):
         write_pair(tmp_path / "in", tmp_path / "masks", name, scene(random, width), random)
-    ran = run_script(
+    ran = call_script(
         SCRIPT, "--checkpoint", network, "--image", tmp_path / "in", "--out", tmp_path / "out", "--device", "cpu"
     )
     assert ran.returncode == 0, ran.stderr

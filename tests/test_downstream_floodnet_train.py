@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream.FloodNet_segmentation_task import experiment, make_harvey_patches, train_floodnet
+from downstream.FloodNet_segmentation_task import experiment, make_harvey_patches, metrics, train_floodnet
+from tests.conftest import call_script
 from tests.floodnet_fixtures import write_harvey, write_labeled, write_supervised
 from vicreg.common import checkpoint_io
 from vicreg.common.logger import read_stats
@@ -98,14 +99,16 @@ def test_the_first_weights_are_the_backbones_and_its_normalization(floodnet, tmp
     assert kept["task"]["mean"] == [0.4, 0.4, 0.4]
 
 
-def test_two_stages_find_buildings_and_then_flooded_ones(patches, tmp_path, run_script):
+@pytest.mark.slow
+def test_two_stages_find_buildings_and_then_flooded_ones(patches, tmp_path):
     first, second = tmp_path / "building", tmp_path / "flooded"
-    ran = run_script(SCRIPT, *arguments(patches, first, "--epochs", 5, "--lr", "1e-3", task="building"))
+    more = ("--epochs", 5, "--lr", "1e-3", "--checkpoint-every", 1000)
+    ran = call_script(SCRIPT, *arguments(patches, first, *more, task="building"))
     assert ran.returncode == 0, ran.stderr
     result = json.loads((first / "result.json").read_text())
     assert result["mean_iou"] == result["iou"]["building"] > result["constant"]["mean_iou"] > 0
     given = arguments(patches, second, task="flooded", weights=("--init-from", first / "best_model.pth"))
-    ran = run_script(SCRIPT, *given, "--epochs", 1)
+    ran = call_script(SCRIPT, *given, "--epochs", 1)
     assert ran.returncode == 0, ran.stderr
     assert "unet over resnet18 from" in ran.stdout and ran.stdout.splitlines()[-1].startswith("IoU ")
     result = json.loads((second / "result.json").read_text())
@@ -124,10 +127,15 @@ def test_the_second_stage_begins_with_all_weights_of_the_first(patches, tmp_path
             assert torch.allclose(first[key], second[key], atol=1e-9), key
 
 
-@pytest.mark.parametrize("decoder", ["unet", "deeplabv3plus"])
+@pytest.mark.parametrize("decoder", ["unet", pytest.param("deeplabv3plus", marks=pytest.mark.slow)])
 def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one_bit_for_bit(floodnet, tmp_path, monkeypatch, decoder):
-    more = ("--epochs", 3, "--decoder", decoder, "--schedule", "cosine", "--checkpoint-every", 1)
-    whole = train(floodnet, tmp_path / "whole", *more)
+    more = ("--epochs", 3, "--decoder", decoder, "--schedule", "cosine", "--checkpoint-every", 3)
+    with monkeypatch.context() as patch:
+        resampled, bootstrap = [], metrics.bootstrap_intervals
+        patch.setattr(metrics, "bootstrap_intervals", lambda *given: resampled.append(1) or bootstrap(*given))
+        whole = train(floodnet, tmp_path / "whole", *more)
+    assert len(resampled) == 2 and set(whole["intervals"]) == {"mean_iou", "mean_dice", "accuracy"}  # last and best
+    assert whole["intervals"] == whole["best"]["intervals"] and "image_confusion" not in whole["last"]
     calls, forward = [], experiment.SegmentationLoss.forward
 
     def cut(self, logits, labels):
@@ -194,13 +202,13 @@ def test_arguments_that_cannot_work_are_refused_in_words(floodnet, tmp_path, mor
         train(floodnet, tmp_path / "run", *more)
 
 
-def test_a_wrong_value_ends_the_script_with_one_line(tmp_path, run_script):
+def test_a_wrong_value_ends_the_script_with_one_line(tmp_path):
     data = write_labeled(tmp_path / "data")
     mask = data / "Train" / "Labeled" / "Flooded" / "mask" / "F2_lab.png"
     values = np.array(Image.open(mask))
     values[5, 5] = 10
     Image.fromarray(values).save(mask)
-    ran = run_script(SCRIPT, *arguments(data, tmp_path / "run"))
+    ran = call_script(SCRIPT, *arguments(data, tmp_path / "run"))
     assert ran.returncode == 1
     assert ran.stderr.strip().splitlines()[-1].endswith("F2_lab.png holds the value 10; 0 to 9 are the classes")
     assert "Traceback" not in ran.stderr

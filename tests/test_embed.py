@@ -1,6 +1,7 @@
 """embed.py: tables of embeddings with positions, the nearest rows, and feature maps of rasters."""
 
 import json
+import os
 
 import geopandas
 import numpy as np
@@ -164,8 +165,17 @@ def test_knn_refuses_other_files(tmp_path):
     pd.DataFrame({"path": ["a"]}).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(ValueError, match="b.parquet has no columns path and embedding"):
         nearest(tmp_path / "b.parquet", "0")
-    with pytest.raises(FileNotFoundError):
-        nearest(tmp_path / "c.parquet", "0")
+    os.mkfifo(tmp_path / "d.parquet")
+    for name in ("c.parquet", "d.parquet"):
+        with pytest.raises(FileNotFoundError, match=name):
+            nearest(tmp_path / name, "0")
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(np.eye(2, dtype=np.float32).ravel()), 2)
+    pq.write_table(pa.table({"path": pa.array(["a.png", None]), "embedding": embedding}), tmp_path / "e.parquet")
+    assert nearest(tmp_path / "e.parquet", "a.png").row.tolist() == [1]
+    names = pa.array([b"a.png", b"\xff.png"]).view(pa.string())
+    pq.write_table(pa.table({"path": names, "embedding": embedding}), tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match=r"e.parquet cannot be read as Parquet .*UTF"):
+        nearest(tmp_path / "e.parquet", "0")
 
 
 def test_feature_map_lies_on_cells_of_the_stride_and_is_empty_without_data(tmp_path):

@@ -1,5 +1,7 @@
 """Metrics of frozen features: what they are by hand and elsewhere, their intervals and tables."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from vicreg.common import plots, tsne
 from vicreg.common.random_streams import torch_rng
-from vicreg.eval import benchmark, clustering, splits
+from vicreg.data.sn7 import SN7Patches
+from vicreg.eval import benchmark, clustering, feature_cache, splits
 from vicreg.eval import benchmark_metrics as bm
 from vicreg.eval.metrics import effective_rank
 from vicreg.eval.tables import as_markdown, as_text, cells
@@ -140,8 +143,24 @@ def test_a_map_separates_what_is_separate(tmp_path):
     assert (nearer == labels).all() and (tmp_path / "map.png").stat().st_size > 5000
 
 
+def test_figures_of_the_second_protocol_have_a_suffix(sn7_prepared, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        benchmark, "_save_figures", lambda *args: shown.append((args[2], args[4].classes, len(args[6])))
+    )
+    train, val = (SN7Patches(sn7_prepared / f"{part}.csv") for part in ("train", "val"))
+    protocols = splits.train_val_split(train, val), splits.retrieval_split(sn7_prepared)
+    cache = feature_cache.FeatureCache(tmp_path / "features", train, torch.device("cpu"), 8)
+    config = benchmark.BenchmarkConfig(tmp_path, [1], [0.1], epochs=1, resamples=10)
+    results = benchmark.compare(config, feature_cache.resolve_backbones(["pixels"]), protocols, cache)
+    assert shown == [("", train.classes, len(val)), ("_protocol2", protocols[1].classes, len(protocols[1].test.labels))]
+    assert results["pixels"]["val_samples"] == len(val) and "top1" in results["pixels"]
+    assert results["pixels"]["protocol2"]["val_samples"] == shown[1][2] and "top1" not in results["pixels"]["protocol2"]
+
+
 @pytest.mark.parametrize("library", ["openTSNE", "scikit-learn"])
-def test_tsne_of_both_libraries_keeps_neighbors_and_repeats(library):
+def test_tsne_of_both_libraries_keeps_neighbors_and_repeats(library, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # more threads than 90 points need wait for each other
     if library == "openTSNE":
         pytest.importorskip("openTSNE")
     labels = np.arange(90) % 3
@@ -150,6 +169,15 @@ def test_tsne_of_both_libraries_keeps_neighbors_and_repeats(library):
     distances = ((found[:, None] - found) ** 2).sum(2) + np.diag(np.full(90, np.inf))
     assert found.shape == (90, 2) and (labels[distances.argmin(1)] == labels).all()
     np.testing.assert_allclose(tsne.tsne(features, library=library), found)
+
+
+@pytest.mark.parametrize("library", ["openTSNE", "scikit-learn"])
+def test_features_of_a_collapsed_network_are_one_point(library):
+    """scikit-learn's t-SNE of equal points ends the process."""
+    random = np.random.default_rng(0)
+    for features in (np.zeros((4, 3)), np.full((10, 5), 0.37), 1 + 1e-8 * random.normal(size=(60, 60))):
+        found = tsne.tsne(features.astype(np.float32), library=library)
+        assert found.shape == (len(features), 2) and not found.any()
 
 
 def test_large_maps_are_made_by_opentsne_and_small_ones_by_scikit_learn(monkeypatch):

@@ -133,6 +133,20 @@ def test_a_head_that_diverged_is_an_error(lists, tmp_path):
     assert not list(tmp_path.rglob("result.json"))
 
 
+def test_finetuning_that_diverged_is_an_error(lists, tmp_path):
+    options = ("--weights", "finetune", "--lr-head", 1e30, "--lr-backbone", 1e30)
+    with pytest.raises(ValueError, match=r"diverged in epoch \d; use a lower --lr-head or --lr-backbone"):
+        evaluate(lists, tmp_path, *options)
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize("std", [1e-38, 1e-20])
+def test_features_that_are_not_finite_or_whose_norm_is_not_are_an_error(lists, tmp_path, std):
+    options = ("--pretrained", "pixels", "--mean", *[0.1] * 3, "--std", *[std] * 3)
+    with pytest.raises(ValueError, match=r"pixels: \d+ of \d+ features are not finite as float32"):
+        evaluate(lists, tmp_path, "--views", 1, *options)
+
+
 @pytest.mark.parametrize(
     ("wrong", "flag"),
     [
@@ -158,6 +172,13 @@ def test_check_labels_refuses_labels_outside_the_classes(sn7_prepared, position,
     lists[position].labels[5] = label
     with pytest.raises(ValueError, match=rf"1 labels of the {('training', 'validation')[position]} set .*as {label}"):
         check_labels(*lists)
+
+
+def test_a_single_class_is_not_evaluated(sn7_prepared, tmp_path):
+    data = SN7Patches(sn7_prepared / "val.csv")
+    data.labels[:], data.classes = 0, ["alone"]
+    with pytest.raises(ValueError, match=r"all samples are of one class \(alone\)"):
+        evaluate([data, data], tmp_path)
 
 
 @pytest.mark.parametrize("options", ["--views 0 --lr-head 0.1 1", "--views 2 --lr-head 0.1 1"])

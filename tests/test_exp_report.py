@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from exp.reporting import collect, compare, tables, terminal, watch
+from tests.conftest import call_script
 from tests.report_fixtures import HOSTILE, write_evaluation, write_example, write_json, write_tasks, write_training
 
 
@@ -215,7 +216,9 @@ def test_results_of_older_versions_are_read(tmp_path):
     assert found["crowdai"].groups[0].rows[0].cells["box_AP"].value == 0.125
 
 
-@pytest.mark.parametrize("bad", [None, "x", [], {}, [1], float("nan"), True, {"box": 3}, 10**400], ids=str)
+@pytest.mark.parametrize(
+    "bad", [None, "x", "a\0b", "\ud800", [], {}, [1], float("nan"), True, {"box": 3}, 10**400], ids=ascii
+)
 def test_values_of_a_wrong_type_are_left_out(tmp_path, bad):
     write_training(tmp_path / "run", lines=3)
     (tmp_path / "run" / "config.json").write_text(json.dumps({"plan": bad, "config": bad, "kind": bad}))
@@ -226,27 +229,28 @@ def test_values_of_a_wrong_type_are_left_out(tmp_path, bad):
     for name in [*names.split(), "protocol", "selected_on_validation", "seeds", "val", "last", "protocol2", "constant"]:
         write_json(tmp_path / name / "result.json", {"top1": 0.5, "source": "a", name: bad})
         write_json(tmp_path / f"flood_{name}" / "result.json", {"mean_iou": 0.5, "source": "a", name: bad})
+    write_json(tmp_path / "pretrained" / "provenance.json", {"sessions": [{"directory": bad}]})
     runs, problems = collect.collect([tmp_path])
     terminal.print_report(runs, tables.build_tables(runs), problems)
 
 
-def test_the_script_prints_tables_and_runs_and_names_the_rest(example, run_script, tmp_path):
-    ran = run_script("exp/report.py", example, "--out", tmp_path / "page.html")
+def test_the_script_prints_tables_and_runs_and_names_the_rest(example, tmp_path):
+    ran = call_script("exp/report.py", example, "--out", tmp_path / "page.html")
     assert ran.returncode == 0 and "Traceback" not in ran.stderr, ran.stderr
     assert "vicreg" in ran.stdout and "0.620 [0.590, 0.650] *" in ran.stdout and (tmp_path / "page.html").is_file()
     assert f"note: {example / 'damaged' / 'result.json'}: cannot be read" in ran.stderr
-    ran = run_script("exp/report.py", example, "--out", example / "vicreg" / "stats.txt")
+    ran = call_script("exp/report.py", example, "--out", example / "vicreg" / "stats.txt")
     assert ran.returncode == 1 and "use .html" in ran.stderr
-    ran = run_script("exp/report.py", example, "--csv")
+    ran = call_script("exp/report.py", example, "--csv")
     rows = list(csv.DictReader(ran.stdout.splitlines()))
     (row,) = [row for row in rows if row["row"] == "vicreg" and row["metric"] == "linear top-1"]
     assert (row["value"], row["low"], row["published"], row["runs"]) == ("0.62", "0.59", "0", "eval/vicreg/freeze_100")
 
 
-def test_a_folder_without_runs_is_refused(tmp_path, run_script):
-    ran = run_script("exp/report.py", tmp_path)
+def test_a_folder_without_runs_is_refused(tmp_path):
+    ran = call_script("exp/report.py", tmp_path)
     assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "no runs in" in ran.stderr
-    ran = run_script("exp/report.py", tmp_path / "missing")
+    ran = call_script("exp/report.py", tmp_path / "missing")
     assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "no folder" in ran.stderr
 
 

@@ -41,6 +41,12 @@ def test_the_page_is_one_file_below_10_mb_that_may_not_use_the_network(page):
     assert sources and all(source.startswith(("data:", "#")) for source in sources)
 
 
+def test_text_that_is_not_utf_8_is_escaped(tmp_path):
+    write_training(tmp_path / "run", lines=3)
+    (tmp_path / "run" / "config.json").write_text('{"config": {"augment": "\\ud800"}, "kind": "x"}')
+    assert "\\ud800" in render(tmp_path).encode().decode()
+
+
 def test_sections_without_data_are_left_out_and_the_rest_is_named(tmp_path, page):
     write_evaluation(tmp_path / "a", "random", "random", 0.5, locations=None, confusion=None)
     text = render(tmp_path)
@@ -50,6 +56,7 @@ def test_sections_without_data_are_left_out_and_the_rest_is_named(tmp_path, page
     assert "damaged/result.json" in page.read_text() and "python main.py --exp-dir vicreg" in page.read_text()
 
 
+@pytest.mark.slow
 def test_200_run_folders_take_less_than_20_seconds_and_fit(tmp_path):
     for number in range(200):
         folder = write_training(tmp_path / f"run_{number:03d}", steps=100, seed=number)

@@ -3,6 +3,7 @@
 import json
 
 from exp import split_table
+from tests.conftest import call_script
 
 
 def write(folder, split, **top1):
@@ -14,10 +15,10 @@ def write(folder, split, **top1):
     (where / "table.json").write_text(json.dumps(rows))
 
 
-def test_splits_of_one_backbone_are_in_consecutive_rows(tmp_path, run_script):
+def test_splits_of_one_backbone_are_in_consecutive_rows(tmp_path):
     write(tmp_path, "block", random=0.25, ours=0.5)
     write(tmp_path, "image", random=0.5, ours=0.875)
-    ran = run_script("exp/split_table.py", tmp_path)
+    ran = call_script("exp/split_table.py", tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "splits.md").read_text().splitlines()[2:] == [
         "| random, image | 0.500 [0.40 0.60] |",
@@ -36,7 +37,7 @@ def test_a_damaged_table_is_listed_and_left_out(tmp_path, capsys):
     assert f"unreadable: {tmp_path / 'image' / 'embeddings' / 'table.json'}: " in capsys.readouterr().err
 
 
-def test_a_folder_without_results_is_refused(tmp_path, run_script):
-    ran = run_script("exp/split_table.py", tmp_path)
+def test_a_folder_without_results_is_refused(tmp_path):
+    ran = call_script("exp/split_table.py", tmp_path)
     assert ran.returncode == 1 and "evaluate_embeddings.py writes them" in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import copy
+import functools
 import re
 import sys
 import types
@@ -30,6 +31,11 @@ def randomized(model, seed=0):
 
 def resnet(seed=0, channels=3):
     """torchvision's ResNet18, as the projects below build it, with the classifier."""
+    return copy.deepcopy(_resnet(seed, channels))
+
+
+@functools.cache
+def _resnet(seed, channels):
     model = torchvision.models.resnet18()
     if channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)

@@ -129,6 +129,24 @@ def test_weights_that_would_be_left_out_or_cast_are_refused(tmp_path, key, value
         load_backbone(tmp_path / "a.pth", "test_resnet")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mean": [0.5] * 2, "std": [0.2] * 2}, "records 2 means and 2 standard deviations of 3 channels"),
+        ({"mean": [0.5] * 3, "std": [0.2] * 4}, "records 3 means and 4 "),
+        ({"mean": [0.5] * 3}, "records 3 means and 0 "),
+        ({"levels": [3, 1]}, "levels is .*damaged"),
+        ({"levels": [[0, 1], [2, 2]]}, "levels is .*damaged"),
+    ],
+    ids=str,
+)
+def test_records_that_do_not_fit_the_weights_are_refused(tmp_path, wrong, message):
+    path, state = tmp_path / "a.pth", create_backbone("test_resnet").state_dict()
+    torch.save({"arch": "test_resnet", "in_chans": 3, "state_dict": state, **wrong}, path)
+    with pytest.raises(ValueError, match=f"a.pth.* {message}|a.pth: {message}"):
+        load_backbone(path)
+
+
 def test_buffers_and_heads_of_other_libraries_are_left_out(tmp_path):
     state = create_backbone("test_resnet").state_dict()
     more = {"layer1.0.attn_mask": torch.ones(2), "layer1.0.index": torch.ones(2, dtype=torch.int64)}

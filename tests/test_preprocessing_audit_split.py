@@ -11,6 +11,7 @@ from PIL import Image
 
 from preprocessing import audit_split, make_folder_split
 from preprocessing.audit import compare, samples
+from tests.conftest import call_script
 
 SCRIPT = "preprocessing/audit_split.py"
 MAKE = "preprocessing/make_sn7_csv.py"
@@ -58,9 +59,9 @@ def folders(tmp_path_factory):
     return root
 
 
-def audit(run_script, *arguments):
+def audit(*arguments):
     """Run the script with --json - -> its findings."""
-    ran = run_script(SCRIPT, *arguments, "--json", "-")
+    ran = call_script(SCRIPT, *arguments, "--json", "-")
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
 
@@ -69,8 +70,8 @@ def names(pairs):
     return {(pair["val"].split("/")[-1], pair["train"].split("/")[-1]) for pair in pairs}
 
 
-def test_planted_copies_are_found_in_folders_of_images_and_nothing_else_is(run_script, folders):
-    found = audit(run_script, folders / "train", folders / "val", "--examples", "9")
+def test_planted_copies_are_found_in_folders_of_images_and_nothing_else_is(folders):
+    found = audit(folders / "train", folders / "val", "--examples", "9")
     assert (found["train"]["samples"], found["val"]["samples"]) == (12, 8)
     assert names(found["exact"]["pairs"]) == {("equal.bmp", "0.png")}
     assert names(found["near"]["pairs"]) == {("encoded.jpg", "1.png"), ("turned.png", "2.png"), ("moved.png", "3.png")}
@@ -78,23 +79,23 @@ def test_planted_copies_are_found_in_folders_of_images_and_nothing_else_is(run_s
     assert found["overlap"] == {"samples": 4, "fraction": 0.5} and "location" not in found
 
 
-def test_classes_are_counted_in_both_parts(run_script, folders):
-    classes = audit(run_script, folders / "train", folders / "val", "--no-pixels")["classes"]
+def test_classes_are_counted_in_both_parts(folders):
+    classes = audit(folders / "train", folders / "val", "--no-pixels")["classes"]
     assert classes["counts"] == {"c0": [5, 3], "c1": [5, 4], "new": [0, 1], "sea": [2, 0]}
     assert classes["only_val"] == ["new"] and classes["only_train"] == ["sea"]
 
 
-def test_turns_and_shifts_can_be_left_out_and_featureless_images_kept(run_script, folders):
-    plain = audit(run_script, folders / "train", folders / "val", "--no-turns", "--no-shifts", "--examples", "9")
+def test_turns_and_shifts_can_be_left_out_and_featureless_images_kept(folders):
+    plain = audit(folders / "train", folders / "val", "--no-turns", "--no-shifts", "--examples", "9")
     assert names(plain["near"]["pairs"]) == {("encoded.jpg", "1.png")}
-    all_in = audit(run_script, folders / "train", folders / "val", "--min-contrast", "0", "--examples", "9")
+    all_in = audit(folders / "train", folders / "val", "--min-contrast", "0", "--examples", "9")
     assert ("sea.png", "a.png") in names(all_in["near"]["pairs"])
-    strict = audit(run_script, folders / "train", folders / "val", "--max-bits", "0", "--examples", "9")
+    strict = audit(folders / "train", folders / "val", "--max-bits", "0", "--examples", "9")
     assert ("encoded.jpg", "1.png") not in names(strict["near"]["pairs"])
 
 
-def test_the_text_the_picture_and_the_files_say_the_same(run_script, folders, tmp_path):
-    ran = run_script(SCRIPT, folders / "train", folders / "val", "--json", tmp_path / "found.json",
+def test_the_text_the_picture_and_the_files_say_the_same(folders, tmp_path):
+    ran = call_script(SCRIPT, folders / "train", folders / "val", "--json", tmp_path / "found.json",
                      "--picture", tmp_path / "pairs.png", "--examples", "2")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "equal pixels: 1 validation samples (12.50%)" in ran.stdout
@@ -109,18 +110,18 @@ def test_the_text_the_picture_and_the_files_say_the_same(run_script, folders, tm
 
 
 @pytest.mark.parametrize(("most", "code"), [("49.9", 1), ("50", 0), ("100", 0), ("0", 1)])
-def test_the_exit_code_is_1_only_above_the_overlap_that_is_allowed(run_script, folders, most, code):
-    ran = run_script(SCRIPT, folders / "train", folders / "val", "--max-overlap", most)
+def test_the_exit_code_is_1_only_above_the_overlap_that_is_allowed(folders, most, code):
+    ran = call_script(SCRIPT, folders / "train", folders / "val", "--max-overlap", most)
     assert ran.returncode == code and "with any overlap" in ran.stdout
     assert ("more than --max-overlap" in ran.stderr) == bool(code)
 
 
-def test_an_unreadable_image_is_counted_named_and_left_out(run_script, folders, tmp_path):
+def test_an_unreadable_image_is_counted_named_and_left_out(folders, tmp_path):
     shutil.copytree(folders / "val", tmp_path / "val")
     (tmp_path / "val" / "c0" / "encoded.jpg").write_bytes(b"no image")
     whole = (tmp_path / "val" / "c0" / "turned.png").read_bytes()
     (tmp_path / "val" / "c0" / "turned.png").write_bytes(whole[: len(whole) // 2])
-    found = audit(run_script, folders / "train", tmp_path / "val")
+    found = audit(folders / "train", tmp_path / "val")
     assert found["val"]["unreadable"] == 2 and found["near"]["samples"] == 1
     assert all(name in str(found["val"]["errors"]) for name in ("encoded.jpg", "turned.png"))
 
@@ -134,42 +135,42 @@ def coco(folder, files, boxes):
     return folder / "annotation.json"
 
 
-def test_coco_files_are_audited_and_their_annotations_counted(run_script, tmp_path):
+def test_coco_files_are_audited_and_their_annotations_counted(tmp_path):
     save(tmp_path / "a" / "images" / "0.png", texture(0))
     save(tmp_path / "a" / "images" / "unlisted.png", texture(5))
     save(tmp_path / "b" / "same_name_elsewhere" / "0.png", texture(5))
     save(tmp_path / "b" / "same_name_elsewhere" / "1.png", np.flipud(texture(0)))
     train, val = coco(tmp_path / "a", ["0.png"], [100, 100]), coco(tmp_path / "b", ["0.png", "1.png"], [100, 7, 9])
     images = ["--coco-images", tmp_path / "a" / "images", tmp_path / "b" / "same_name_elsewhere"]
-    found = audit(run_script, "--coco", train, val, *images)
+    found = audit("--coco", train, val, *images)
     assert found["overlap"]["samples"] == 1 and names(found["near"]["pairs"]) == {("1.png", "0.png")}
     assert found["classes"]["counts"] == {"building": [2, 1], "category 9": [0, 1], "road": [0, 1]}
-    ran = run_script(SCRIPT, "--coco", train, val)
+    ran = call_script(SCRIPT, "--coco", train, val)
     assert ran.returncode == 2 and "--coco-images" in ran.stderr
 
 
-def test_patch_lists_share_no_place_by_block_and_every_place_by_image(run_script, sn7_prepared, sn7_tree, tmp_path):
-    found = audit(run_script, sn7_prepared)
+def test_patch_lists_share_no_place_by_block_and_every_place_by_image(sn7_prepared, sn7_tree, tmp_path):
+    found = audit(sn7_prepared)
     assert found["location"]["samples"] == found["location"]["locations_shared"] == 0
     assert found["location"]["locations"] == 16
-    assert run_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "image").returncode == 0
-    found = audit(run_script, tmp_path, "--no-pixels")
+    assert call_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "image").returncode == 0
+    found = audit(tmp_path, "--no-pixels")
     assert found["location"]["fraction"] == found["overlap"]["fraction"] == 1 and "near" not in found
     assert found["location"]["pairs"][0]["val"].startswith("global_monthly_2018_")
 
 
-def test_patches_come_from_the_tree_where_there_is_no_pack(run_script, sn7_tree, tmp_path):
-    assert run_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "published").returncode == 0
+def test_patches_come_from_the_tree_where_there_is_no_pack(sn7_tree, tmp_path):
+    assert call_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "published").returncode == 0
     packed = samples.from_list(tmp_path / "test.csv")
     expected = [packed.read(index).copy() for index in range(64)]
     (tmp_path / "patches.npy").unlink()
     unpacked = samples.from_list(tmp_path / "test.csv")
     assert all((unpacked.read(index) == pixels).all() for index, pixels in enumerate(expected))
-    found = audit(run_script, tmp_path, "--parts", "train", "test")
+    found = audit(tmp_path, "--parts", "train", "test")
     assert found["val"]["samples"] == 64 and found["classes"]["only_val"] == ["United Kingdom"]
 
 
-def test_lists_with_locations_are_audited_by_them(run_script, tmp_path):
+def test_lists_with_locations_are_audited_by_them(tmp_path):
     columns = {"k": 0, "year": 2016, "month": 1, "label": 0}
     for part, locations in (("train", [0, 1]), ("val", [1, 1, 2])):
         files = [f"{part}/{n}.png" for n in range(len(locations))]
@@ -178,7 +179,7 @@ def test_lists_with_locations_are_audited_by_them(run_script, tmp_path):
         table = pd.DataFrame({"path": files, "class": "port", "location": locations, "split": part, **columns})
         table.to_csv(tmp_path / f"{part}.csv", index=False)
     (tmp_path / "meta.json").write_text(json.dumps({"source": str(tmp_path / "images")}))
-    found = audit(run_script, tmp_path)
+    found = audit(tmp_path)
     assert found["location"]["kind"] == "location" and found["location"]["samples"] == 2
     assert (found["location"]["same_name_elsewhere"], found["location"]["position_unknown"]) == (0, 1)
     assert (found["exact"]["samples"], found["near"]["samples"]) == (0, 0)
@@ -186,15 +187,15 @@ def test_lists_with_locations_are_audited_by_them(run_script, tmp_path):
 
 
 @pytest.mark.parametrize(("east", "same"), [(10.001, True), (11, False)])
-def test_locations_of_one_name_are_one_place_only_where_they_lie_together(run_script, tmp_path, east, same):
+def test_locations_of_one_name_are_one_place_only_where_they_lie_together(tmp_path, east, same):
     for part, longitude in (("train", 10), ("val", east)):
         file = tmp_path / part / "port" / "port_0" / "port_0_0_rgb.jpg"  # names start anew in each split
         save(file, texture(len(part)))
         place = f"POLYGON (({longitude} 5, {longitude} 5.001, {longitude} 5))"
         file.with_suffix(".json").write_text(json.dumps({"timestamp": "2016-02-13T09:30:00Z", "raw_location": place}))
-    made = run_script("preprocessing/make_fmow_csv.py", "--data-dir", tmp_path, "--out-dir", tmp_path / "csv")
+    made = call_script("preprocessing/make_fmow_csv.py", "--data-dir", tmp_path, "--out-dir", tmp_path / "csv")
     assert made.returncode == 0, made.stderr
-    found = audit(run_script, tmp_path / "csv")
+    found = audit(tmp_path / "csv")
     assert found["overlap"]["samples"] == found["location"]["samples"] == found["location"]["locations_shared"] == same
     assert (found["location"]["same_name_elsewhere"], found["location"]["position_unknown"]) == (not same, 0)
 
@@ -215,10 +216,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_audited_ends_with_exit_code_2_and_a_clear_message(run_script, tmp_path, case):
+def test_what_cannot_be_audited_ends_with_exit_code_2_and_a_clear_message(tmp_path, case):
     (tmp_path / "x.json").write_text("[1]")
     arguments, message = BAD[case]
-    ran = run_script(SCRIPT, *(argument.format(tmp=tmp_path) for argument in arguments))
+    ran = call_script(SCRIPT, *(argument.format(tmp=tmp_path) for argument in arguments))
     assert ran.returncode == 2 and message in ran.stderr and "Traceback" not in ran.stderr
 
 
@@ -286,16 +287,14 @@ def test_planted_copies_of_real_images_are_found_at_the_rates_the_readme_states(
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_by_image_every_validation_place_of_spacenet_7_is_in_training_and_by_block_none(
-    real_data, run_script, tmp_path
-):
+def test_by_image_every_validation_place_of_spacenet_7_is_in_training_and_by_block_none(real_data, tmp_path):
     tree = real_data / "sn7_128" / "train"
     if not tree.is_dir():
         pytest.skip(f"no SN7 tree at {tree}")
     shares = {}
     for rule in ("image", "block"):
-        run_script(MAKE, "--data-dir", tree, "--out-dir", tmp_path / rule, "--split", rule)
-        shares[rule] = audit(run_script, tmp_path / rule, *(["--no-pixels"] if rule == "image" else []))
+        call_script(MAKE, "--data-dir", tree, "--out-dir", tmp_path / rule, "--split", rule)
+        shares[rule] = audit(tmp_path / rule, *(["--no-pixels"] if rule == "image" else []))
     assert shares["image"]["location"]["fraction"] == 1 and shares["image"]["location"]["locations_shared"] == 960
     assert shares["block"]["location"]["fraction"] == 0
     assert shares["block"]["exact"]["samples"] == shares["block"]["near"]["samples"] == 0

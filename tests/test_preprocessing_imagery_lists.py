@@ -50,7 +50,12 @@ def test_catalogs_come_first_then_the_pattern_then_the_tiff_tag():
     assert date_finder("%Y-%m-%d")("2020-01-02.tif", tags, "2016-01-01T00:00:00Z") == ("2016-01-01", "STAC")
     assert date_finder("%Y-%m-%d")("2020-01-02.tif", tags, "") == ("2020-01-02", "--date-pattern")
     assert date_finder(None)("2020-01-02.tif", tags, "") == ("2017-08-09", "TIFF tag DATETIME")
-    for wrong, message in [("%Q", "unknown directive %Q"), ("(", "neither"), ("2020", "has no groups")]:
+    for wrong, message in [
+        ("%Q", "unknown directive %Q"),
+        ("%Y%", "unknown directive %;"),
+        ("(", "neither"),
+        ("2020", "has no groups"),
+    ]:
         with pytest.raises(ValueError, match=message):
             date_finder(wrong)
 

@@ -9,7 +9,7 @@ import rasterio
 from PIL import Image
 
 from preprocessing import folder_split, make_folder_split
-from tests.conftest import write_tif
+from tests.conftest import call_script, write_tif
 
 
 def write_scenes(folder, classes=("Forest", "River"), places=5, each=2):
@@ -89,10 +89,10 @@ def test_proj_of_another_installation_is_named(tmp_path, monkeypatch, run_script
     assert done.returncode == 1 and f"unset PROJ_DATA={tmp_path}" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_audit_reads_the_lists(tmp_path, run_script):
+def test_the_audit_reads_the_lists(tmp_path):
     scenes = write_scenes(tmp_path / "scenes")
     split(scenes, tmp_path / "out", "--split", "location", "--location-pattern", r"(\w+)_(\d+)_\d+\.")
-    ran = run_script("preprocessing/audit_split.py", tmp_path / "out", "--json", "-")
+    ran = call_script("preprocessing/audit_split.py", tmp_path / "out", "--json", "-")
     assert ran.returncode == 0, ran.stderr
     assert "same pixels: 0 validation samples" in ran.stdout + ran.stderr or '"samples"' in ran.stdout
 

@@ -12,7 +12,7 @@ import rasterio
 from preprocessing import make_sn7_csv
 from preprocessing import problems as problem_report
 from preprocessing.sn7 import pack
-from tests.conftest import write_geojson, write_tif
+from tests.conftest import call_script, write_geojson, write_tif
 from vicreg.data import rasters
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import COLUMNS, cut_patches, read_mosaic
@@ -306,7 +306,7 @@ def test_an_aoi_with_a_broken_label_file_is_placed_by_its_raster(sn7_tree, tmp_p
     assert set(table[table.aoi == US].country) == {"United States"}
 
 
-def test_all_problems_of_a_tree_are_found_in_one_run_with_exit_code_1(sn7_tree, tmp_path, run_script):
+def test_all_problems_of_a_tree_are_found_in_one_run_with_exit_code_1(sn7_tree, tmp_path):
     paths = [
         no_images_folder(sn7_tree), label_file("")(sn7_tree), corrupt(sn7_tree),
         mosaic(sn7_tree, US, 3).rename(sn7_tree / US / "images" / "march.tif"),
@@ -314,7 +314,7 @@ def test_all_problems_of_a_tree_are_found_in_one_run_with_exit_code_1(sn7_tree, 
     short = mosaic(sn7_tree, DARTFORD, 1)
     short.write_bytes(short.read_bytes()[:-600])
     write(mosaic(sn7_tree, DARTFORD, 2), np.ones((3, 64, 64), np.uint8))
-    done = run_script(SCRIPT, "--data-dir", sn7_tree, "--out-dir", tmp_path / "out")
+    done = call_script(SCRIPT, "--data-dir", sn7_tree, "--out-dir", tmp_path / "out")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     for path in [*paths, short, mosaic(sn7_tree, DARTFORD, 2)]:
         assert f"  {path}: " in done.stderr

@@ -6,7 +6,7 @@ import rasterio
 
 from preprocessing import make_sn7_csv, make_sn7_sample, reduce_sn7
 from preprocessing.sn7.geocode import xyz_tile_bounds
-from tests.conftest import write_tif
+from tests.conftest import call_script, write_tif
 from vicreg.data import rasters
 
 SCRIPT = "preprocessing/reduce_sn7.py"
@@ -121,12 +121,12 @@ def test_a_reduced_tree_of_another_size_is_refused_and_a_broken_file_written_aga
     assert paths[0].read_bytes() == whole
 
 
-def test_what_cannot_be_reduced_is_refused_in_one_line(tree, tmp_path, run_script):
+def test_what_cannot_be_reduced_is_refused_in_one_line(tree, tmp_path):
     with pytest.raises(ValueError, match="--size 48 does not divide the 64 pixels"):
         reduce(tree, tmp_path / "small", "--size", 48)
     with pytest.raises(ValueError, match="to another folder"):
         reduce(tree, tree)
-    ran = run_script(SCRIPT, "--data-dir", tmp_path / "none", "--out-dir", tmp_path / "small")
+    ran = call_script(SCRIPT, "--data-dir", tmp_path / "none", "--out-dir", tmp_path / "small")
     assert ran.returncode == 1 and ran.stderr.startswith("reduce_sn7: no folder") and ran.stderr.count("\n") == 1
 
 

@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
+from tests.conftest import call_script
 from vicreg.data.sn7 import SN7Patches
 
 SCRIPT = "preprocessing/make_sn7_csv.py"
@@ -16,9 +17,9 @@ TEST_AOI, NOWHERE = "L15-1025E-1366N_4102_2726_13", "L15-0571E-1075N_2287_3888_1
 
 
 @pytest.fixture
-def prepare(run_script, sn7_tree, tmp_path):
+def prepare(sn7_tree, tmp_path):
     """Function (options) -> CompletedProcess; writes to tmp_path / "out"."""
-    return lambda *options: run_script(SCRIPT, "--data-dir", sn7_tree, "--out-dir", tmp_path / "out", *options)
+    return lambda *options: call_script(SCRIPT, "--data-dir", sn7_tree, "--out-dir", tmp_path / "out", *options)
 
 
 def lists(folder):
@@ -81,11 +82,11 @@ def test_a_tree_the_lists_do_not_know_is_refused_and_nothing_is_written(prepare,
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_the_published_split_of_the_whole_of_spacenet_7(real_data, run_script, tmp_path):
+def test_the_published_split_of_the_whole_of_spacenet_7(real_data, tmp_path):
     tree = real_data / "sn7_128" / "train"
     if not tree.is_dir():
         pytest.skip(f"no SN7 tree at {tree}")
-    ran = run_script(SCRIPT, "--data-dir", tree, "--out-dir", tmp_path / "out", "--split", "published", "--no-pack")
+    ran = call_script(SCRIPT, "--data-dir", tree, "--out-dir", tmp_path / "out", "--split", "published", "--no-pack")
     assert ran.returncode == 0, ran.stderr
     assert "11264 training, 5776 validation and 5408 test patches" in ran.stdout
     assert f"1 AOI, 320 patches ({NOWHERE})" in ran.stdout

@@ -75,6 +75,9 @@ def test_a_run_leaves_figures_a_picture_and_a_backbone_that_loads_strictly(train
     assert set(result["last"]["recall"]) == set(result["classes"])
     assert np.sum(result["last"]["confusion"]) == result["val_samples"] == 60
     assert result["overlap"]["location_overlap"] == 0 and "show a training location" in text
+    assert all(low <= result[name] <= high for name, (low, high) in result["intervals"].items())
+    assert set(result["intervals"]) == {"top1", "top5"} and not {"ranked", "intervals"} & set(result["last"])
+    assert sum(place["samples"] for place in result["locations"]) == 60
     assert Image.open(folder / "confusion.png").size[0] > 100
     backbone, info = load_backbone(folder / "trained_model.pth")
     assert info["arch"] == "test_resnet" and "supervised" in info["source"] and "0 missing" in info["report"]

@@ -15,6 +15,7 @@ from downstream.FloodNet_segmentation_task.floodnet import Pair, label_map
 from downstream.FloodNet_segmentation_task.image_mask_io import read_pair, working_scale
 from vicreg.common import files
 from vicreg.data.images import image_size as size_of
+from vicreg.data.pixel_arrays import map_pixels
 from vicreg.data.raster_bands import Bands, Levels
 
 _FORMAT = 2  # of the cached files
@@ -85,7 +86,7 @@ class CachedPairs:
                     job.result()
             finally:
                 pool.shutdown(cancel_futures=True)
-        self.sizes = [np.load(file, mmap_mode="r").shape[1:] for file in self.files]
+        self.sizes = [_map(file).shape[1:] for file in self.files]
         self.scale = float(np.median([working_scale(size_of(pair.image), image_size, scale) for pair in self.pairs]))
 
     def __len__(self) -> int:
@@ -93,15 +94,15 @@ class CachedPairs:
 
     def image(self, index: int) -> np.ndarray:
         """Return an image, uint8 or uint16 array (C, height, width), read as it is used."""
-        return np.load(self.files[index], mmap_mode="r")[:-1]
+        return _map(self.files[index])[:-1]
 
     def labels(self, index: int) -> np.ndarray:
         """Return the labels of the task, uint8 array (height, width)."""
-        return self._label(index, np.load(self.files[index], mmap_mode="r")[-1])
+        return self._label(index, _map(self.files[index])[-1])
 
     def crop(self, index: int, top: int, left: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a square part of an image and its labels: tensors (C, side, side) and uint8 (side, side)."""
-        part = np.load(self.files[index], mmap_mode="r")[:, top : top + side, left : left + side]
+        part = _map(self.files[index])[:, top : top + side, left : left + side]
         return torch.from_numpy(np.array(part[:-1])), torch.from_numpy(self._label(index, part[-1]))
 
     def _label(self, index: int, values: np.ndarray) -> np.ndarray:
@@ -170,8 +171,12 @@ def _digest(pair: Pair, settings: list) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
+def _map(file: Path) -> np.ndarray:
+    return map_pixels(file, "delete it", ndim=3, dtypes=("uint8", "uint16"))
+
+
 def _is_complete(file: Path) -> bool:
     try:
-        return np.load(file, mmap_mode="r").ndim == 3
-    except Exception:  # missing, or damaged: numpy raises EOFError, SyntaxError and tokenize.TokenError too
+        return bool(len(_map(file)))
+    except (ValueError, OSError):  # damaged, or missing
         return False

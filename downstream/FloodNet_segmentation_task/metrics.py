@@ -84,15 +84,26 @@ def evaluate_segmentation(
         overlap: Fraction of a window that the next one covers too.
 
     Returns:
-        ``segmentation_metrics``, the ``confusion`` counts, and those of ``bootstrap_intervals``.
+        ``segmentation_metrics``, the ``confusion`` counts, and ``image_confusion``, those of each image.
     """
     counts = []
     for index in range(len(pairs)):
         predicted = label_image(pairs.image(index), predict, side, overlap)
         counts.append(confusion(pairs.labels(index), predicted, len(classes)))
     total = np.sum(counts, axis=0)
-    intervals = bootstrap_intervals(np.stack(counts), classes)
-    return {**segmentation_metrics(total, classes), "confusion": total.tolist(), **intervals}
+    result = {**segmentation_metrics(total, classes), "confusion": total.tolist()}
+    return result | {"image_confusion": np.stack(counts).tolist()}
+
+
+def with_intervals(result: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """Replace ``image_confusion`` in a result of ``evaluate_segmentation`` by ``bootstrap_intervals``.
+
+    Results in the checkpoints of earlier versions have the intervals already.
+    """
+    if "image_confusion" not in result:
+        return result
+    rest = {key: value for key, value in result.items() if key != "image_confusion"}
+    return rest | bootstrap_intervals(np.array(result["image_confusion"]), classes)
 
 
 def bootstrap_intervals(counts: np.ndarray, classes: Sequence[str], resamples: int = RESAMPLES) -> dict[str, Any]:

@@ -59,20 +59,20 @@ def save_examples(
         _show(axis[1], colors[truth], "ground truth")
         _show(axis[2], colors[predicted], f"prediction, {(truth == predicted).mean():.0%} of the pixels correct")
     _add_legend(fig, classes, range(len(classes.names)))
-    fig.suptitle(title, fontsize=9)
+    fig.suptitle(plots.literal(title), fontsize=9)
     files.atomic_write(path, fig.savefig)
 
 
 def _show(axis: Any, image: np.ndarray, title: str) -> None:
     axis.imshow(image, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=8)
+    axis.set_title(plots.literal(title), fontsize=8)
 
 
 def _add_legend(fig: Any, classes: Classes, present: Iterable[int], fractions: np.ndarray | None = None) -> None:
     from matplotlib.patches import Patch
 
-    names, colors = classes.names, classes.palette / 255
+    names, colors = [plots.literal(name) for name in classes.names], classes.palette / 255
     patches = [
         Patch(color=colors[n], label=names[n] if fractions is None else f"{names[n]} {fractions[n]:.1%}")
         for n in present

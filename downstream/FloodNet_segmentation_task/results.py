@@ -35,7 +35,8 @@ def write_results(
         side: Side of the windows in pixels.
         backbone_info: ``arch`` and ``source`` of the backbone.
     """
-    folder, classes, best = Path(config.exp_dir), config.classes.names, run.best
+    folder, classes = Path(config.exp_dir), config.classes.names
+    last, best = (metrics.with_intervals(found, classes) for found in (run.last, run.best))
     weights = checkpoint_io.load(folder / BEST_FILE, run.device)["model"]
     run.module.load_state_dict(strip_module_prefix(weights))
     predict = predictor(run.module, run.device, run.plan.bf16)
@@ -57,10 +58,11 @@ def write_results(
         result["selected_on_validation"].append("flooded_building_iou")
     result |= {"constant": constant, "train_samples": len(data["train"]), "val_samples": len(data["val"])}
     if "test" in data:
-        result["test"] = metrics.evaluate_segmentation(predict, data["test"], classes, side, config.overlap)
+        found = metrics.evaluate_segmentation(predict, data["test"], classes, side, config.overlap)
+        result["test"] = metrics.with_intervals(found, classes)
     shared = overlap_of_images(*(map(data[part].image, range(len(data[part]))) for part in ("train", "val")))
     log(format_overlap(shared))
-    result |= {"overlap": shared, "steps": run.plan.steps, "last": run.last, "best": best, "config": to_dict(config)}
+    result |= {"overlap": shared, "steps": run.plan.steps, "last": last, "best": best, "config": to_dict(config)}
     write_result(folder / RESULT_FILE, result)
     plot_examples(config, predict, data["val"], side, best["epoch"])
     for name in classes:

@@ -22,6 +22,8 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 from downstream.detectron2_crowdai_detection_task import dataset, detectron2_setup
 from vicreg.common import cli, files, provenance
 from vicreg.common.logger import lock_run_dir
+from vicreg.common.trackers import check_tracker
+from vicreg.engine.arguments import add_tracker_argument
 from vicreg.engine.precision import use_bf16
 from vicreg.eval.config import add_normalization_arguments
 from vicreg.exporters import detectron2
@@ -51,6 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
     task.add_argument("--seed", type=int, default=0, help="of new weights, order and augmentation")
     task.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
     task.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="fp32", help="auto: bf16 on GPUs")
+    add_tracker_argument(task, "settings and metrics")
     return parser
 
 
@@ -62,6 +65,7 @@ def main(args: argparse.Namespace) -> None:
     from downstream.detectron2_crowdai_detection_task import experiment
 
     cli.check_positive(args, "num_gpus", "num_machines")
+    check_tracker(args.tracker)
     files.check_outside(args.exp_dir, args.data_dir)
     if args.dist_url != "auto" and not args.dist_url.startswith(("tcp://", "file://", "env://")):
         raise ValueError(f"--dist-url {args.dist_url}: tcp://first-machine:port is needed")
@@ -159,7 +163,8 @@ def train(args, cfg, splits, run):
         default_setup(cfg, args)
         if comm.is_main_process():
             files.write_json(args.exp_dir / experiment.RUN_FILE, run)
-        trainer = Trainer(cfg, use_bf16(args.precision, torch.device(cfg.MODEL.DEVICE)))
+        bf16 = use_bf16(args.precision, torch.device(cfg.MODEL.DEVICE))
+        trainer = Trainer(cfg, bf16, args.tracker, run["args"])
         trainer.resume_or_load(args.resume)
         results, step, detector = trainer.train(), trainer.iter, getattr(trainer.model, "module", trainer.model)
     if comm.is_main_process():

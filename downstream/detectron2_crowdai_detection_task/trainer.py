@@ -1,5 +1,7 @@
 """Detectron2's DefaultTrainer with the checks of this task."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,9 +10,11 @@ from detectron2.data import DatasetMapper, build_detection_test_loader, build_de
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter, get_event_storage
 
 from downstream.detectron2_crowdai_detection_task.model import check_backbone
 from vicreg.common import checkpoint_io
+from vicreg.common.logger import GuardedTracker
 from vicreg.data.image_io import ImageError, error_reason, open_image
 from vicreg.data.images import needs_rasterio, open_reader
 
@@ -38,15 +42,46 @@ class Mapper(DatasetMapper):
             raise ImageError(f"{path} cannot be used: {error_reason(error, path)}") from error
 
 
+class TrackerWriter(EventWriter):
+    """Forward scalars, with the values and steps of ``metrics.json``, to a tracker.
+
+    Args:
+        tracker: Tracker of the run.
+    """
+
+    def __init__(self, tracker: GuardedTracker) -> None:
+        self._track, self._last_step = tracker, -1
+
+    def write(self) -> None:
+        """Log the scalars that are new since the last call."""
+        storage, steps = get_event_storage(), dict[int, dict[str, float]]()
+        for name, (value, step) in storage.latest_with_smoothing_hint(20).items():
+            if step > self._last_step:
+                steps.setdefault(step, {})[name] = value
+        for self._last_step in sorted(steps):
+            self._track("log", steps[self._last_step], self._last_step)
+        storage.clear_images()  # the last writer has to
+        storage.clear_histograms()
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._track("close")
+
+
 class Trainer(DefaultTrainer):
     """DefaultTrainer for CrowdAI: COCO metrics, a verified backbone, and checkpoints read with ``weights_only``.
 
     Args:
         cfg: Configuration of ``config.build_config``; its data sets are registered.
         bf16: Train with autocast to bfloat16. Evaluation stays in float32.
+        tracker: Experiment tracker, a key of ``vicreg.common.trackers.TRACKERS``.
+        options: Settings for the tracker that are not in ``cfg``.
     """
 
-    def __init__(self, cfg: CfgNode, bf16: bool = False):
+    def __init__(
+        self, cfg: CfgNode, bf16: bool = False, tracker: str = "tensorboard", options: Mapping[str, Any] | None = None
+    ) -> None:
+        self._tracker, self._options = tracker, options or {}
         super().__init__(cfg)
         self.checkpointer._torch_load = checkpoint_io.load
         if bf16:
@@ -74,6 +109,14 @@ class Trainer(DefaultTrainer):
             if isinstance(hook, hooks.PeriodicCheckpointer):
                 hook.max_to_keep = MAX_CHECKPOINTS
         return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """Return Detectron2's writers, with that of another tracker in the place of its TensorBoard writer."""
+        writers = super().build_writers()
+        if self._tracker == "tensorboard":
+            return writers
+        tracker = GuardedTracker(self._tracker, Path(self.cfg.OUTPUT_DIR), 0, {**self._options, **self.cfg})
+        return [writer for writer in writers if not isinstance(writer, TensorboardXWriter)] + [TrackerWriter(tracker)]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint, if there is one, or load the backbone and check that all of it was loaded.

@@ -17,6 +17,7 @@ from vicreg.engine import checkpoint, parallel
 from vicreg.engine.config import RunPlan
 from vicreg.engine.run_folder import RunFolder
 from vicreg.eval.classification import per_class_metrics
+from vicreg.eval.features import check_features
 from vicreg.eval.knn import knn_predict
 from vicreg.eval.linear_probe import fit_linear_probe
 from vicreg.eval.metrics import accuracy
@@ -94,6 +95,7 @@ def fit_head(
     """
     train = split.train
     extracted = [extract(model.backbone, train, spec, bf16)]
+    check_features(extracted[0], str(config.pretrained))
     for number in range(1, config.views):
         generator = torch_rng(config.seed, "training_views", number)
         extracted.append(extract(model.backbone, train.rotated(number), spec, bf16, TURNS, generator))

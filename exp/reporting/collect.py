@@ -16,7 +16,7 @@ RESULT_FILES = (results.RESULT_FILE,)
 CONFIG_FILES = ("config.json", "args.json")  # args.json is that of older runs
 DETECTRON2_LOG = "metrics.json"  # JSON lines of Detectron2
 MARKERS = (provenance.PROVENANCE_FILE, *CONFIG_FILES, STATS_FILE, *RESULT_FILES)
-SKIPPED = {"tensorboard", "features", "working_copies", "__pycache__"}
+SKIPPED = {"tensorboard", "features", "logs", "working_copies", "__pycache__"}
 OWN_FILES = {"report.html", "curves.png", "source.txt", "splits.md"}
 RECIPES = Path(__file__).resolve().parents[1]  # exp/, whose recipes and code are no runs
 FRESH_SECONDS = 600  # where locks are not supported, a folder that changed since then holds a running job
@@ -201,10 +201,10 @@ def _is_locked(folder: Path) -> bool:
 
 def _read_object(path: Path, problems: list[Problem], schema: int | None = None) -> dict[str, Any]:
     """Read a JSON object; {} if there is none, or it is damaged, which is noted."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
     except (ValueError, OSError, RecursionError) as error:
         problems.append(Problem(path, f"cannot be read: {error}"))
         return {}

@@ -50,13 +50,14 @@ def render(title: str, runs: Sequence[Run], tables: Sequence[Table], problems: S
     found = figures.encode_images(runs, store, problems)
     claims, places = compare(tables), {id(run): place for place, run in enumerate(runs)}
     has_marks = any(cell.selected for table in tables for row in _rows(table) for cell in row.cells.values())
-    return _template().render(
+    page = _template().render(
         title=title, now=datetime.now().strftime("%Y-%m-%d %H:%M"), runs=runs, tables=tables, problems=problems,
         summary=summarize(claims), claims=claims, pictures=found, left_out=store.left_out, has_marks=has_marks,
         counts={status: sum(run.status == status for run in runs) for status in _ICONS}, data=data,
         json=_script_json(data), plotly=plotly, index_of=lambda run: places[id(run)],
         duration=_duration, local=_local,
     )  # fmt: skip
+    return page.encode("utf-8", "backslashreplace").decode()  # names may hold bytes that are not UTF-8
 
 
 @functools.cache

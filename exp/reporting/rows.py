@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from exp.reporting.collect import Run, as_dict, number
 from exp.reporting.columns import ORDER
+from vicreg.common.files import printable
 
 BASELINES = {
     "random": "Random weights", "stats": "Color statistics", "pixels": "Raw pixels", "imagenet": "ImageNet weights",
@@ -169,7 +170,8 @@ def backbone_path(run: Run) -> str:
     pretrained = str(run.result.get("pretrained") or "")
     if not pretrained or pretrained in BASELINES:
         return pretrained
-    return str((Path(str(run.session.get("directory") or ".")) / pretrained).resolve().parent)
+    directory = str(run.session.get("directory") or ".")
+    return str(Path(printable(directory), printable(pretrained)).resolve().parent)  # no NUL, which resolve refuses
 
 
 def _samples(run: Run, part: str = "") -> Samples:

@@ -8,6 +8,7 @@ from preprocessing.audit.compare import KINDS
 from preprocessing.audit.phash import HASH_SIZE
 from preprocessing.audit.samples import Subset
 from vicreg.common import files
+from vicreg.common.plots import literal
 
 MAX_CLASSES = 12  # listed in the text; the JSON has all
 TITLES = {"exact": "equal pixels", "near": "near duplicates", "location": "same location"}
@@ -120,7 +121,7 @@ def plot_pairs(path: str | Path, result: dict[str, Any], train: Subset, val: Sub
         right.imshow(train.read(t))
         left.set_title(TITLES[kind] + (f", {bits} bits" if bits is not None else ""), fontsize=8)
         for axis, name in ((left, val.samples[v]), (right, train.samples[t])):
-            lines = "\n".join(textwrap.wrap(name[-96:], 34))
+            lines = literal("\n".join(textwrap.wrap(name[-96:], 34)))
             axis.text(0.5, -0.02, lines, fontsize=5, ha="center", va="top", transform=axis.transAxes)
     figure.tight_layout()
     files.atomic_write(path, lambda tmp_path: figure.savefig(tmp_path, dpi=120))

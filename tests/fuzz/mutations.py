@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 
 NUMBERS = [0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e9, 1e308, float("nan"), float("inf")]
-TEXTS = ["", " ", "0", "-1", "nan", "1e400", "x" * 300, "a\nb", "\x00", "../..", "/vsicurl/http://x", "=1+1"]
+TEXTS = ["", " ", "0", "-1", "nan", "1e400", "x" * 300, "a\nb", "\x00", "\ud800", "../..", "/vsicurl/http://x", "=1+1"]
 scalars = st.one_of(st.sampled_from(NUMBERS), st.sampled_from(TEXTS), st.none(), st.booleans(), st.integers(-5, 5))
 values = st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(st.sampled_from(TEXTS), scalars, max_size=2))
 encodings = st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"])

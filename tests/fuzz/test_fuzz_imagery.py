@@ -116,7 +116,7 @@ def open_folder(path):
             (path.parent / name).write_bytes(content)
     patches = imagery.ImageryPatches(path if path.suffix == ".csv" else path.parent / "all.csv", "temporal", 60)
     patches.images(list(range(len(patches))))
-    assert len(patches.names()) == len(patches.sample_info()["date"]) == len(patches)
+    assert len(patches.names()) == len(patches.sample_info(range(len(patches)))["date"]) == len(patches)
     patches.positive_index(0, 1)
     if path.name == "train.csv":
         imagery.labeled_sets(path.parent)

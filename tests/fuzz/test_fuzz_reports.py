@@ -35,7 +35,8 @@ def read_report(path):
             (path.parent / name).write_bytes(content)
     runs, problems = collect.collect([path.parent])
     tables = build_tables(runs)
-    assert html.render("a test", runs, tables, problems) and terminal.format_runs(runs) and terminal.format_csv(tables)
+    assert html.render("a test", runs, tables, problems).encode()
+    assert terminal.format_runs(runs) and terminal.format_csv(tables)
 
 
 READERS = {

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import math
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 Result = TypeVar("Result")
+_HOST = socket.gethostname().partition(".")[0]
+_swept: set[Path] = set()  # folders without temporary files of killed processes
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], Result], previous: str | None = None) -> Result:
@@ -32,7 +34,8 @@ def atomic_write(path: str | Path, write: Callable[[Path], Result], previous: st
         >>> atomic_write("figure.png", figure.savefig)  # doctest: +SKIP
     """
     path = Path(path)
-    tmp_path = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    tmp_path = path.with_name(f".{path.stem}.{_HOST}-{os.getpid()}.partial{path.suffix}")
+    _sweep(path.parent)
     try:
         result = write(tmp_path)
         with tmp_path.open("rb") as file:
@@ -53,6 +56,15 @@ def atomic_write(path: str | Path, write: Callable[[Path], Result], previous: st
     finally:
         tmp_path.unlink(missing_ok=True)
     return result
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files of killed processes of this machine, once for each folder."""
+    if folder not in _swept:
+        _swept.add(folder)
+        for path in folder.glob(".*.partial*"):
+            if (match := re.search(rf"\.{re.escape(_HOST)}-(\d+)\.partial", path.name)) and not _is_running(match[1]):
+                path.unlink(missing_ok=True)
 
 
 def _link_previous(path: Path, previous: Path) -> None:
@@ -103,16 +115,6 @@ def read_text(path: str | Path) -> str:
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
-
-
-def is_numbers(value: Any) -> bool:
-    """Return whether a value read from a file is a list of finite numbers."""
-    return isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
-
-
-def is_pair(value: Any) -> bool:
-    """Return whether a value read from a file is a list of two finite numbers."""
-    return is_numbers(value) and len(value) == 2
 
 
 def check_outside(out_dir: str | Path, folder: str | Path, flag: str = "--exp-dir") -> None:
@@ -187,8 +189,7 @@ def partial_folder(out_dir: str | Path) -> Iterator[Path]:
     Temporary folders of killed processes of this machine are removed first. If ``out_dir`` did not exist and is empty
     at the end, it is removed too.
     """
-    out_dir = Path(out_dir)
-    existed = out_dir.is_dir()
+    existed = (out_dir := Path(out_dir)).is_dir()
     out_dir.mkdir(parents=True, exist_ok=True)
     prefix = f".partial-{socket.gethostname()}-"
     for stale in out_dir.glob(f"{prefix}*"):
@@ -231,7 +232,7 @@ def _is_running(pid: str) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, ValueError):  # another user's process, or not a number
+    except (PermissionError, ValueError, OverflowError):  # another user's process, or not a number
         pass
     return True
 

@@ -70,6 +70,22 @@ def format_eta(seconds: float) -> str:
     return f"{duration} (until {time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))})"
 
 
+class GuardedTracker:
+    """A tracker, see ``trackers.start_tracker``, that gets no more values once it has failed: it must not end a run."""
+
+    def __init__(self, name: str, folder: Path, step: int, config: Mapping[str, Any]) -> None:
+        self._tracker: trackers.Tracker | None = trackers.start_tracker(name, folder, step, config)
+
+    def __call__(self, function: str, *arguments: Any) -> None:
+        """Call a function of the tracker; log its error."""
+        try:
+            if self._tracker:
+                getattr(self._tracker, function)(*arguments)
+        except Exception as error:
+            log(f"warning: the tracker failed and gets no more values; they are in the run folder: {error}")
+            self._tracker = None
+
+
 class MetricLogger:
     """Average metrics over intervals and write them, one line per interval, on rank 0.
 
@@ -108,7 +124,7 @@ class MetricLogger:
         lines = [line for line in read_stats(path) if _step(line) <= step] if step else []
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = path.open("a")
-        self._tracker: trackers.Tracker | None = trackers.start_tracker(tracker, path.parent, step, config or {})
+        self._track = GuardedTracker(tracker, path.parent, step, config or {})
 
     def add(self, metrics: Mapping[str, torch.Tensor], data_seconds: float = 0.0) -> None:
         """Add the metrics of one step.
@@ -184,15 +200,6 @@ class MetricLogger:
         if self._file is not None:
             self._file.close()
             self._track("close")
-
-    def _track(self, name: str, *arguments: Any) -> None:
-        """Call a function of the tracker. One that fails is given up with a line in the log: it must not end a run."""
-        try:
-            if self._tracker:
-                getattr(self._tracker, name)(*arguments)
-        except Exception as error:
-            log(f"warning: the tracker failed and gets no more values; they are in {STATS_FILE}: {error}")
-            self._tracker = None
 
 
 def _step(line: Mapping[str, Any]) -> float:

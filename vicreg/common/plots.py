@@ -47,6 +47,12 @@ def class_colors(count: int) -> np.ndarray:
     return matplotlib.colors.hsv_to_rgb(np.stack([hue, saturation, value], 1))
 
 
+def literal(text: str) -> str:
+    """Return text that matplotlib shows as it is: no formulas between dollar signs, no legend entry is hidden."""
+    escaped = files.printable(text).replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
 def plot_confusion_matrix(path: str | Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
     """Plot a confusion matrix, normalized over the true classes.
 
@@ -55,7 +61,7 @@ def plot_confusion_matrix(path: str | Path, confusion: np.ndarray, classes: Sequ
         confusion: Counts of shape (classes, classes); rows are true, columns predicted classes.
         classes: Class names.
     """
-    counts = np.asarray(confusion)
+    counts, classes = np.asarray(confusion), [literal(name) for name in classes]
     fractions = counts / counts.sum(1, keepdims=True).clip(min=1)
     side = 4 + 0.3 * len(classes)
     figure, axes = new_figure(1, 1, (side + 1, side))
@@ -113,8 +119,9 @@ def save_embedding_map(
     figure, axes = new_figure(1, 1, (9, 7))
     colors, present = class_colors(len(classes)), np.unique(labels)
     for label in present:
-        axes[0, 0].scatter(*positions[labels == label].T, s=7, color=colors[label], label=classes[label], linewidths=0)
-    axes[0, 0].set(xticks=[], yticks=[], title=title)
+        text, points = literal(classes[label]), positions[labels == label].T
+        axes[0, 0].scatter(*points, s=7, color=colors[label], label=text, linewidths=0)
+    axes[0, 0].set(xticks=[], yticks=[], title=literal(title))
     if len(present) <= 64:
         columns = -(-len(present) // (32 if len(present) > 32 else 64))
         figure.legend(loc="outside right upper", fontsize=6, markerscale=2, ncols=columns)
@@ -172,8 +179,8 @@ def save_neighbors(
         edges = ["black", *(_RIGHT if same else _WRONG for same in correct[row])]
         for axis, tile, text, edge in zip(axes[row], tiles, [query_names[row], *captions], edges, strict=True):
             _show(axis, tile, edge, 2)
-            axis.set_title(text if len(text) < 25 else text[:23] + "…", fontsize=6)
-    figure.suptitle(title, fontsize=8)
+            axis.set_title(literal(text if len(text) < 25 else text[:23] + "…"), fontsize=6)
+    figure.suptitle(literal(title), fontsize=8)
     files.atomic_write(path, figure.savefig)
 
 
@@ -205,8 +212,8 @@ def save_predictions(
     for axis, tile, name, guess, p in zip(axes.flat, tiles, true, predicted, probabilities, strict=False):
         _show(axis, tile, _RIGHT if name == guess else _WRONG, 3)
         caption = f"{guess} {p:.2f}" if name == guess else f"{guess} {p:.2f}\ntrue: {name}"
-        axis.set_title(caption, fontsize=6, color="black" if name == guess else _WRONG)
-    figure.suptitle(title, fontsize=9)
+        axis.set_title(literal(caption), fontsize=6, color="black" if name == guess else _WRONG)
+    figure.suptitle(literal(title), fontsize=9)
     files.atomic_write(path, figure.savefig)
 
 
@@ -227,10 +234,10 @@ def save_class_map(
     image[known] = np.asarray(colors)[class_ids[known], :3]
     figure, axes = new_figure(1, 1, (10, 2 + 8 * min(2, class_ids.shape[0] / class_ids.shape[1])))
     axes[0, 0].imshow(image, interpolation="nearest")
-    axes[0, 0].set(xticks=[], yticks=[], title=title)
+    axes[0, 0].set(xticks=[], yticks=[], title=literal(title))
     for label, (name, color) in enumerate(zip(classes, colors, strict=True)):
         text = f"{name} {np.mean(class_ids == label):.1%}"
-        axes[0, 0].scatter([], [], marker="s", s=60, color=[color], label=text)
+        axes[0, 0].scatter([], [], marker="s", s=60, color=[color], label=literal(text))
     figure.legend(loc="outside right upper", fontsize=8)
     files.atomic_write(path, figure.savefig)
 

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 
 _LARGE_MAP = 10_000  # samples from which openTSNE is faster than scikit-learn
+_SAME = 1e-6  # largest difference of unit vectors that rounding to float32 explains
 
 
 def tsne(features: np.ndarray, seed: int = 0, library: str | None = None) -> np.ndarray:
@@ -18,12 +19,14 @@ def tsne(features: np.ndarray, seed: int = 0, library: str | None = None) -> np.
             to be faster.
 
     Returns:
-        Positions, shape (N, 2).
+        Positions, shape (N, 2); all zero if the features have one direction.
     """
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import normalize
 
     points = normalize(features)
+    if np.ptp(points, axis=0).max() < _SAME:  # a collapsed network, which ends scikit-learn in a segmentation fault
+        return np.zeros((len(points), 2), np.float32)
     if min(points.shape) > 50:  # faster, with nearly the same neighbors
         points = PCA(50, random_state=seed).fit_transform(points)
     perplexity, init = min(30, (len(points) - 1) / 3), "pca" if min(points.shape) > 1 else "random"

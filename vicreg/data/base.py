@@ -159,7 +159,7 @@ class LabeledDataset(ImageSource, Protocol):
     def location_keys(self) -> Sequence[Hashable] | None:
         """Return the location of each sample, comparable between data sets; None if unknown."""
 
-    def sample_info(self) -> dict[str, Sequence[Any]]:
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
         """Return columns for figures, if known: ``image``, ``location``, ``date``, ``longitude``, ``latitude``."""
 
     def content_bytes(self, indices: Sequence[int]) -> bytes:
@@ -240,9 +240,9 @@ class BaseDataset:
         """Return the names of the samples, which do not depend on where the data is; empty if they have none."""
         return ()
 
-    def sample_info(self) -> dict[str, Sequence[Any]]:
-        """Return the names of the samples as ``image``, if they have names."""
-        return {"image": names} if (names := list(self.names())) else {}
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return the names of samples as ``image``, if they have names."""
+        return {"image": [names[index] for index in indices]} if (names := self.names()) else {}
 
     def digests(self) -> dict[str, str]:
         """Return the digest of the list of samples: their names, labels, locations and classes; images are not read."""

@@ -137,7 +137,11 @@ class ImageDataset(BaseDataset):
 
     def names(self) -> list[str]:
         """Return the last folder and the file name of each image."""
-        return ["/".join(self.path(index).parts[-2:]) for index in range(len(self))]
+        return list(self.sample_info(range(len(self)))["image"])
+
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return the names of images as ``image``."""
+        return {"image": ["/".join(self.path(index).parts[-2:]) for index in indices]}
 
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return paths, sizes and modification times: reading all files takes as long as extracting features."""

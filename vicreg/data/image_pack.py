@@ -21,6 +21,7 @@ from vicreg.data.base import BaseDataset
 from vicreg.data.image_dataset import ImageDataset
 from vicreg.data.image_io import WHOLE
 from vicreg.data.images import image_size
+from vicreg.data.pixel_arrays import map_pixels
 from vicreg.data.raster_pack.shards import npy_header
 from vicreg.distributed import process_group
 from vicreg.distributed.waiting import wait_for_main
@@ -59,14 +60,11 @@ class PackedImages(BaseDataset):
         self._images, self._path = images, path
         self._on_device: torch.Tensor | None = None
         self._store: Any = self._open_store()
-        if self._store.ndim != 4 or len(self._store) != len(images):
+        if len(self._store) != len(images):
             raise ValueError(f"{path} does not hold {len(images)} images; delete it")
 
     def _open_store(self) -> np.ndarray:
-        try:
-            return np.asarray(np.load(self._path, mmap_mode="r"))  # indexing a plain array is faster than a memmap
-        except Exception as error:  # numpy raises EOFError, SyntaxError and tokenize.TokenError on damaged headers
-            raise ValueError(f"{self._path}: damaged ({error}); delete it") from error
+        return map_pixels(self._path, "delete it")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_store": None}  # loader processes map the file themselves
@@ -91,6 +89,10 @@ class PackedImages(BaseDataset):
     def names(self) -> Sequence[str]:
         """Return the names of the image files."""
         return self._images.names()
+
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return the names of image files as ``image``."""
+        return self._images.sample_info(indices)
 
     def digests(self) -> dict[str, str]:
         """Return the digest of the list, and that of file sizes and options."""

@@ -20,6 +20,7 @@ from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.image_io import UnsupportedImage
 from vicreg.data.image_listing import Listing
 from vicreg.data.pairs import TemporalPairs
+from vicreg.data.pixel_arrays import map_pixels
 from vicreg.data.raster_pack.headers import PackOptions, list_sources
 from vicreg.data.raster_pack.lists import COLUMNS
 from vicreg.data.raster_pack.prepare import prepare_folder
@@ -39,24 +40,20 @@ class PatchShards:
     Args:
         folder: The folder.
         shards: File and number of rows of each shard, from ``meta.json``.
+        dtype: Type of the pixels.
 
     Raises:
         FileNotFoundError: A shard is missing.
-        ValueError: A shard has another number of rows.
+        ValueError: A shard has another type or shape.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[dict[str, Any]]):
-        self._arrays = []
+    def __init__(self, folder: Path, shards: Sequence[dict[str, Any]], dtype: str):
+        self._arrays: list[np.ndarray] = []
         for shard in shards:
-            try:
-                array = np.asarray(np.load(folder / shard["file"], mmap_mode="r"))
-            except FileNotFoundError:
-                raise
-            except Exception as error:  # numpy raises EOFError, SyntaxError and others on damaged headers
-                raise ValueError(f"{folder / shard['file']}: damaged ({error}); prepare the folder again") from error
-            if len(array) != shard["rows"]:
-                raise ValueError(f"{folder / shard['file']} has {len(array)} rows, not {shard['rows']}; prepare the "
-                                 "folder again")  # fmt: skip
+            array = map_pixels(folder / shard["file"], "prepare the folder again", dtypes=[dtype])
+            expected = (shard["rows"], *(self._arrays or [array])[0].shape[1:])
+            if array.shape != expected:
+                raise ValueError(f"{folder / shard['file']} is {array.shape}, not {expected}; prepare the folder again")
             self._arrays.append(array)
         self._stops = np.cumsum([len(array) for array in self._arrays])
 
@@ -130,7 +127,7 @@ class ImageryPatches(SN7Patches):
         scale = [tuple(pair) for pair in meta["scale"] or [(0, 65535)]]
         if meta["dtype"] != "uint8" or meta["scale"]:  # for readers of other files
             self.levels = scale[0] if len(set(scale)) == 1 else tuple(scale)
-        self._path, self._shards = csv_path.parent, meta["shards"]
+        self._path, self._shards, self._dtype = csv_path.parent, meta["shards"], meta["dtype"]
         digests = "".join(shard["sha256"] for shard in self._shards)
         self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
         self._rows, self._on_device = self.table.row.to_numpy(), None
@@ -144,7 +141,7 @@ class ImageryPatches(SN7Patches):
             raise ValueError(f"--max-days-apart {max_days_apart} is for temporal positives: add --positives temporal")
 
     def _open_store(self) -> Any:
-        return PatchShards(self._path, self._shards)
+        return PatchShards(self._path, self._shards, self._dtype)
 
     def _default_positives(self) -> str:
         dated = self.table[self.table.date != ""]
@@ -173,9 +170,10 @@ class ImageryPatches(SN7Patches):
         """Return the location of each patch."""
         return list(self.table.location)
 
-    def sample_info(self) -> dict[str, Sequence[Any]]:
-        """Return file, site and date of each patch."""
-        return {name: list(self.table[column]) for name, column in _INFO.items()}
+    def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return file, site and date of patches."""
+        rows = self.table.iloc[indices]
+        return {name: list(rows[column]) for name, column in _INFO.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser, csv_dir: Path) -> argparse._ArgumentGroup:

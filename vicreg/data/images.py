@@ -61,8 +61,7 @@ def open_reader(
 def open_upright(path: Path, scale: Scale, bands: Bands, levels: Levels, deep: bool = False) -> ImageReader:
     """Open a file with rasterio; if it has to be turned upright, hold it in memory. See ``open_reader``."""
     reader = RasterReader(path, scale, bands, levels, deep)
-    orientation = _orientation(path)
-    if orientation == 1 or reader.transform is not None or reader.gcps is not None:
+    if reader.transform is not None or reader.gcps is not None or (orientation := _orientation(path)) == 1:
         return reader
     reader.close()
     with RasterReader(path, 1.0, bands, levels, deep) as stored:

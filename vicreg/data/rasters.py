@@ -146,12 +146,13 @@ class RasterReader(ImageReader):
             check_pixels(*shape)
             bands, shape3 = list(self._bands), (len(self._bands), *shape)
             pixels = self._source.read(bands, window=window, out_shape=shape3, resampling=method)
-            if any(self._source.colorinterp[band - 1] == ColorInterp.alpha for band in bands):  # it is no mask
+            colors = self._source.colorinterp
+            if any(colors[band - 1] == ColorInterp.alpha for band in bands):  # it is no mask
                 mask = np.where((pixels == self._source.nodata).all(0), 0, NO_DATA)
             else:
                 mask = self._source.dataset_mask(window=window, out_shape=shape)
         valid = mask > 0
-        if (valid & (mask < NO_DATA)).mean() > _MAX_PARTIAL_ALPHA:
+        if mask.min() < NO_DATA and (valid & (mask < NO_DATA)).mean() > _MAX_PARTIAL_ALPHA:
             note(self.path, "has a band that is tagged as alpha and is no mask; it is not used as a color")
         if pixels.dtype == np.uint8:
             return pixels, valid

@@ -15,6 +15,7 @@ import pandas as pd
 
 from vicreg.common.files import file_digest, read_text
 from vicreg.data.images import open_reader
+from vicreg.data.pixel_arrays import map_pixels
 from vicreg.data.tables import check_ranges, read_meta_file, read_table
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
@@ -173,10 +174,7 @@ def open_pack(path: str | Path, rows: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: The file is damaged or has too few rows.
     """
-    try:
-        store = np.load(path, mmap_mode="r")
-    except Exception as error:  # numpy raises EOFError, SyntaxError and tokenize.TokenError on damaged headers
-        raise ValueError(f"{path}: damaged ({error}); write it again with make_sn7_csv.py") from error
+    store = map_pixels(Path(path), "write it again with make_sn7_csv.py")
     if rows.max() >= len(store):
         raise ValueError(f"{path} has {len(store)} rows, the list needs row {rows.max()}; write both again")
     return store

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vicreg.common import files
-from vicreg.common.json_files import read_json
+from vicreg.common.json_files import is_numbers, is_pair, read_json
 
 _IMAGERY_KEYS = ("classes", "patch_size", "rows", "dtype", "scale", "mean", "std", "grids")
 
@@ -61,14 +60,11 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
             for item in value
         )
 
-    def is_pair(value: Any) -> bool:
-        return files.is_numbers(value) and len(value) == 2
-
     is_valid: dict[str, Callable[[Any], bool]] = {
         "classes": lambda value: texts(value) and (len(value) > 0 or "shards" in meta),  # imagery may have no labels
         "splits": lambda value: isinstance(value, (dict, list)) and texts(list(value)),
-        "mean": lambda value: files.is_numbers(value) and len(value) > 0,
-        "std": lambda value: files.is_numbers(value) and len(value) > 0 and min(value) > 0,
+        "mean": lambda value: is_numbers(value) and len(value) > 0,
+        "std": lambda value: is_numbers(value) and len(value) > 0 and min(value) > 0,
         "rows": lambda value: isinstance(value, int),
         "patch_size": lambda value: isinstance(value, int) and value > 0,
         "counts": lambda value: isinstance(value, dict),

@@ -30,12 +30,17 @@ def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse.
         "--deterministic", action="store_true",
         help="use deterministic GPU algorithms, somewhat slower (CPUs are deterministic anyway)",
     )  # fmt: skip
-    run.add_argument(
-        "--tracker", choices=list(TRACKERS), default="tensorboard",
-        help="show settings, metrics and views there too; wandb, mlflow and trackio if they are installed",
-    )  # fmt: skip
+    add_tracker_argument(run, "settings, metrics and views")
     run.add_argument("--log-freq-time", type=float, default=60, help="seconds between log lines within an epoch")
     return run
+
+
+def add_tracker_argument(group: argparse._ArgumentGroup, what: str) -> None:
+    """Add ``--tracker``, which shows ``what``."""
+    group.add_argument(
+        "--tracker", choices=list(TRACKERS), default="tensorboard",
+        help=f"show {what} there too; wandb, mlflow and trackio if they are installed",
+    )  # fmt: skip
 
 
 def add_alias(parser: argparse._ActionsContainer, flag: str, dest: str, type: type = str) -> None:

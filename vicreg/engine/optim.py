@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import swa_utils
 
 
 class LARS(torch.optim.Optimizer):
@@ -89,6 +90,29 @@ def build_optimizer(name: str, model: nn.Module, weight_decay: float, momentum: 
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=weight_decay)
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay)
+
+
+def average_weights(module: nn.Module, optimizer: torch.optim.Optimizer, decay: float) -> swa_utils.AveragedModel:
+    """Average the weights and buffers of a module exponentially over the optimizer's steps.
+
+    Step n keeps ``min(decay, (1 + n) / (10 + n))`` of the average, so that it forgets the initial weights soon.
+
+    Args:
+        module: Module to average.
+        optimizer: Optimizer of its parameters; each of its steps updates the average.
+        decay: Fraction of the average that a late step keeps.
+
+    Returns:
+        The average, whose state dict has the number of steps too.
+    """
+
+    def update(averages: Any, values: Any, steps: Any) -> None:
+        count = int(steps)
+        swa_utils.get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, steps)
+
+    average = swa_utils.AveragedModel(module, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(module))
+    return average
 
 
 def warmup_epochs(epochs: float) -> float:

@@ -18,7 +18,7 @@ from vicreg.data.base import InputSpec, LabeledDataset, PairDataset
 from vicreg.engine.checkpoint import save_backbone
 from vicreg.engine.config import RunPlan, plan_run
 from vicreg.engine.grad_cache import cached_backward
-from vicreg.engine.optim import build_optimizer
+from vicreg.engine.optim import average_weights, build_optimizer
 from vicreg.engine.parallel import init_device
 from vicreg.engine.pretrain_config import PretrainConfig
 from vicreg.engine.run import TrainingRun
@@ -192,15 +192,21 @@ def start_run(
         info["levels"] = dataset.levels and list(dataset.levels)
         return {"backbone": info, "data": digests}
 
+    optimizer, backbone = build_optimizer(config.optimizer, model, config.weight_decay), model.backbone
+    if config.ema_decay:
+        if folder.checkpoint and not any(".backbone_ema." in key for key in folder.checkpoint["model"]):
+            raise ValueError(f"{config.exp_dir} holds a run without --ema-decay; choose another --exp-dir")
+        average = model.backbone_ema = average_weights(model.backbone, optimizer, config.ema_decay)
+        backbone = average.module
     run = TrainingRun(
-        config, plan, folder, model, build_optimizer(config.optimizer, model, config.weight_decay), device,
+        config, plan, folder, model, optimizer, device,
         describe=describe, summary=summary, info={"source": source, "image_size": size, "loss_lower_bound": bound},
-        validate=functools.partial(knn_probe, model.backbone, probe_sets, spec, device) if probe_sets else None,
+        validate=functools.partial(knn_probe, backbone, probe_sets, spec, device) if probe_sets else None,
         validate_every=config.probe_every,
         on_line=CollapseWarning(plan.warmup_steps, plan.batch_size, feature_dim(model.backbone)),
         constants={} if bound is None else {"loss_lower_bound": bound}, unit="pairs",
     )  # fmt: skip
-    run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, model.backbone, **describe(plan.steps)["backbone"])
+    run.outputs[BACKBONE_FILE] = lambda path: save_backbone(path, backbone, **describe(plan.steps)["backbone"])
     return run
 
 

@@ -50,6 +50,7 @@ class PretrainConfig(RunConfig):
         max_days_apart: Limit for temporal positives of imagery with dates.
         accumulate: Micro-batches per step.
         optimizer: ``"lars"`` or ``"adamw"``.
+        ema_decay: Decay of the moving average of the backbone's weights; 0 does not average.
         probe_every: Epochs between kNN probes; 0 does not probe.
         bands: Red, green and blue band of image files, counted from 1.
         levels: Values of black and white of image files deeper than 8 bits.
@@ -71,6 +72,7 @@ class PretrainConfig(RunConfig):
     max_days_apart: int | None = setting(None)
     accumulate: int = setting(1)
     optimizer: str = setting("lars", compare="must_match")
+    ema_decay: float = setting(0.0, compare="must_match")
     probe_every: int = setting(10, compare="ignore")
     bands: Sequence[int] | None = setting(None, compare="must_match")
     levels: Sequence[float] | None = setting(None, compare="must_match")
@@ -84,7 +86,9 @@ class PretrainConfig(RunConfig):
         if isinstance(self.image_size, Sequence) and not 0 < self.image_size[0] < self.image_size[1]:
             first, last = self.image_size
             raise ValueError(f"--image-size {first}:{last}: both must be positive, and the first smaller")
-        cli.check_not_negative(self, "probe_every")
+        cli.check_not_negative(self, "probe_every", "ema_decay")
+        if self.ema_decay >= 1:
+            raise ValueError(f"--ema-decay {self.ema_decay}: must be below 1")
         check_weight_bands(self.weight_bands, self.init_from, "--init-from")
         parse_mlp(self.mlp)
         presets.get_augmentation(self.augment, self.aug_override)
@@ -169,6 +173,11 @@ def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentPa
         "--lr", type=float, default=0.3, help="peak learning rate for 256 samples; scales with the batch"
     )
     add_alias(optim, "--base-lr", "lr", float)
+    optim.add_argument(
+        "--ema-decay", type=float, default=0.0, metavar="D",
+        help="write and probe the exponential moving average of the backbone's weights with this decay, such as 0.99; "
+        "0: the weights of the last step",
+    )  # fmt: skip
     distributed.add_arguments(parser)
     return parser
 

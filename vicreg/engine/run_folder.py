@@ -102,11 +102,11 @@ class RunFolder:
             start: Step at which the run starts; nothing is written by a run that resumes.
         """
         if start == 0 and distributed.is_main() and isinstance(dataset, BaseDataset):
-            known = dataset.sample_info()
-            info = {name: known[name] for name in ("image", "location", "date") if name in known}
             pairs = [(index, dataset.positive_index(index, seed)) for index, seed in next(iter(batches))[:VIEW_PAIRS]]
-            rows = [[{name: str(info[name][row]) for name in info} for row in pair] for pair in pairs]
-            write_json(self.path / "views.json", rows)
+            known = dataset.sample_info([index for pair in pairs for index in pair])
+            info = {name: map(str, known[name]) for name in ("image", "location", "date") if name in known}
+            samples = [dict(zip(info, values, strict=True)) for values in zip(*info.values(), strict=True)]
+            write_json(self.path / "views.json", list(zip(samples[::2], samples[1::2], strict=True)))
 
     def record_start(self) -> None:
         """Add a session to the provenance of the folder. Call it once the run is sure to start."""

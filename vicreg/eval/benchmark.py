@@ -203,10 +203,13 @@ def _save_map_data(folder: Path, suffix: str, split: EvalSplit, shown: np.ndarra
         display_rgb(dataset.images(part.tolist()).cpu().numpy()) for part in np.array_split(rows, -(-len(rows) // 256))
     ]
     columns = plots.save_thumbnails(folder / f"thumbnails{suffix}.jpg", images)
-    info = {name: [values[row] for row in rows] for name, values in dataset.sample_info().items()}
     content = {"samples": len(split.test.labels), "thumbnails": f"thumbnails{suffix}.jpg", "side": plots.THUMBNAIL}
-    content |= {"columns": columns, "classes": split.classes, "label": split.test.labels[shown].tolist(), "info": info}
-    content |= {"x": positions[:, 0].round(3).tolist(), "y": positions[:, 1].round(3).tolist()}
+    content |= {"columns": columns, "classes": split.classes, "label": split.test.labels[shown].tolist()}
+    content |= {
+        "info": dataset.sample_info(rows),
+        "x": positions[:, 0].round(3).tolist(),
+        "y": positions[:, 1].round(3).tolist(),
+    }
     files.write_text(folder / f"embedding_map{suffix}.json", json.dumps(content))
 
 

@@ -28,12 +28,11 @@ def evaluate_classifier(
         device: Device of the model.
 
     Returns:
-        dict of ``classification_metrics`` and ``prediction_details``.
+        dict of ``classification_metrics``, and ``ranked`` as a list, for ``prediction_details``.
     """
     logits = predict_logits(model, dataset, spec, device)
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
-    details = prediction_details(ranked, metrics.hits(ranked, dataset.labels), dataset)
-    return details | classification_metrics(ranked, dataset.labels.cpu(), dataset.classes)
+    return classification_metrics(ranked, dataset.labels.cpu(), dataset.classes) | {"ranked": ranked.tolist()}
 
 
 @torch.no_grad()
@@ -94,7 +93,7 @@ def prediction_details(
         pairs = truth[known] * count + predicted[known]
         details["confusion"] = np.bincount(pairs, minlength=count * count).reshape(count, count).tolist()
         details["class_names"] = list(dataset.classes)
-    info = dataset.sample_info()
+    info = dataset.sample_info(range(len(dataset)))
     if "longitude" in info:
         table = pd.DataFrame({name: info[name] for name in ("location", "longitude", "latitude")})
         groups = table.assign(top1=correct["top1"], samples=1).dropna().groupby(list(table.columns))

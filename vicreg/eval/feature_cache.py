@@ -15,7 +15,7 @@ from vicreg.common.files import write_json
 from vicreg.common.json_files import read_json
 from vicreg.common.logger import log
 from vicreg.data.base import InputSpec, LabeledDataset
-from vicreg.eval.features import build_input_spec, extract_features, format_input_spec
+from vicreg.eval.features import build_input_spec, check_features, extract_features, format_input_spec
 from vicreg.models.backbones import (
     BASELINES,
     PARAMETER_FREE,
@@ -180,13 +180,9 @@ class FeatureCache:
         if features is not None:
             log(f"  {features.shape[0]} x {features.shape[1]} cached features read from {path}")
             return torch.from_numpy(features).to(self.device).float()
-        with np.errstate(over="ignore"):  # checked below
-            features = self._extract(backbone, dataset).cpu().numpy().astype(self.dtype)
-        if not np.isfinite(features).all():
-            raise ValueError(
-                f"{backbone.pretrained}: {(~np.isfinite(features)).any(1).sum()} of {len(features)} features are not "
-                f"finite as {self.dtype}; did the run diverge?"
-            )
+        extracted = self._extract(backbone, dataset).to("cpu", getattr(torch, self.dtype))
+        check_features(extracted, backbone.pretrained)
+        features = extracted.numpy()
         self.folder.mkdir(parents=True, exist_ok=True)
         record: dict[str, Any] = {"pretrained": backbone.pretrained, "arch": backbone.arch, "digest": backbone.digest}
         record |= {"data_digest": data_digest, "image_size": spec.size, "default_mean": list(spec.mean)}

@@ -95,6 +95,21 @@ def extract_features(
     return all_gather_cat(features)
 
 
+def check_features(features: torch.Tensor, source: str) -> None:
+    """Raise ValueError if the norm of a sample's features (n, F) is not finite.
+
+    Cosines of such features are NaN or, where only the norm overflows, 0.
+
+    Args:
+        features: Floating-point tensor (n, F).
+        source: File or name of the backbone.
+    """
+    bad = int((~torch.linalg.vector_norm(features, dim=1, dtype=torch.float32).isfinite()).sum())
+    if bad:
+        dtype = str(features.dtype).removeprefix("torch.")
+        raise ValueError(f"{source}: {bad} of {len(features)} features are not finite as {dtype}; did the run diverge?")
+
+
 @torch.no_grad()
 def embed_images(backbone: nn.Module, images: torch.Tensor, spec: InputSpec, device: torch.device) -> torch.Tensor:
     """Compute the features of whole images of one size.

@@ -70,6 +70,9 @@ def finetune(
     Returns:
         ``top1`` and ``top5`` on the validation set after each epoch, and the classes of its samples after the last one,
         the likeliest first: int64 (m, 5), or as many columns as there are classes.
+
+    Raises:
+        ValueError: The network diverged.
     """
     torch.manual_seed(stream_seed(seed, "initialization"))
     heads = LinearHeads(1, feature_dim(backbone), len(train.classes)).to(device)
@@ -111,6 +114,8 @@ def finetune(
         line = {"epoch": epoch, "step": (epoch + 1) * steps_per_epoch, "lr": schedule.get_last_lr()[0]}
         schedule.step()
         logits = predict_logits(model, val, spec, device)
+        if not logits.isfinite().all():
+            raise ValueError(f"the network diverged in epoch {epoch}; use a lower --lr-head or --lr-backbone")
         ranked = logits.topk(min(5, logits.shape[1])).indices
         scores = accuracy(ranked, val.labels.to(device))
         history.append(scores)

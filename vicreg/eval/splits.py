@@ -50,7 +50,9 @@ def full_subset(dataset: LabeledDataset) -> EvalSubset:
 
 
 def check_labels(train: LabeledDataset, val: LabeledDataset) -> None:
-    """Raise ValueError if a label is outside the classes of the training set."""
+    """Raise ValueError if there is one class only, or a label is outside the classes of the training set."""
+    if len(train.classes) < 2:
+        raise ValueError(f"all samples are of one class ({train.classes[0]}), so that accuracies say nothing")
     for dataset, name in ((train, "training"), (val, "validation")):
         outside = (dataset.labels < 0) | (dataset.labels >= len(train.classes))
         if outside.any():

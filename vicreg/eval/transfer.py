@@ -29,7 +29,7 @@ from vicreg.data.subsets import LabeledSubset
 from vicreg.eval import knn
 from vicreg.eval.classification import prediction_details
 from vicreg.eval.config import EvaluationConfig
-from vicreg.eval.features import build_input_spec, format_input_spec
+from vicreg.eval.features import build_input_spec, check_features, format_input_spec
 from vicreg.eval.finetune import finetune, local_batch_size
 from vicreg.eval.label_efficiency import FrozenFeatures, LabelFractionRun, plan_runs, summarize
 from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
@@ -99,6 +99,7 @@ def evaluate(
         features = FrozenFeatures(
             backbone, train, val, spec, device, runs, config.views, config.seed, plain=bool(config.knn)
         )
+        check_features(features.val[0], str(config.pretrained))
     for run in runs:
         fraction = f"{run.percent} %" if indices is None else "a list"
         log(f"{len(run.indices)} training samples ({fraction}, seed {run.seed}), {len(run.held_out)} of them held out "

@@ -211,14 +211,17 @@ def nearest(path: Path, query: str, k: int = 10) -> pd.DataFrame:
     """
     import pyarrow.parquet as pq
 
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"no file {path}")
     with _reading(path):
         file = pq.ParquetFile(path)
         names = [name for name in file.schema_arrow.names if name not in (COLUMN, "geometry")]
     if COLUMN not in file.schema_arrow.names or "path" not in names:
         raise ValueError(f"{path} has no columns path and {COLUMN}; write it with embed.py --pretrained")
     with _reading(path):
-        table = file.read(columns=names).to_pandas()
-    row = _find_row(table.path.astype(str).tolist(), query, path)
+        (stored := file.read(columns=names)).validate(full=True)  # text that is not UTF-8 fails later
+        table = stored.to_pandas()
+    row = _find_row(table.path.fillna("").astype(str).tolist(), query, path)
 
     def batches() -> Iterator[np.ndarray]:
         for batch in file.iter_batches(_CHUNK, columns=[COLUMN]):
@@ -228,8 +231,7 @@ def nearest(path: Path, query: str, k: int = 10) -> pd.DataFrame:
     with _reading(path):
         vector = next(itertools.islice(itertools.chain.from_iterable(batches()), row, None))
         similarity = np.concatenate([vectors @ vector for vectors in batches()])
-    order = np.argsort(-similarity, kind="stable")
-    order = order[order != row][:k]
+    order = (ranked := np.argsort(-similarity, kind="stable"))[ranked != row][:k]
     result = table.iloc[order].reset_index(drop=True)
     result.insert(0, "row", order)
     result.insert(1, "similarity", similarity[order])
@@ -241,8 +243,6 @@ def _reading(path: Path) -> Iterator[None]:
     """Name the file in errors of pyarrow, which are of many types."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read as Parquet ({one_line(error)})") from error
 

@@ -148,6 +148,9 @@ def _load_file(
     if "in_chans" not in record and (channels := input_channels.other_channels(stored.state, backbone.state_dict())):
         backbone, info["in_chans"] = create_backbone(info["arch"], channels), channels
     expected, channels = backbone.state_dict(), info["in_chans"]
+    means, stds = len(info["mean"] or ()), len(info["std"] or ())
+    if not means == stds or means not in (0, channels):
+        raise ValueError(f"{path} records {means} means and {stds} standard deviations of {channels} channels")
     info["report"] = f"{info['arch']} from {path}: {check_fit(stored, expected, info['arch'], path)}"
     weights = {key: stored.state.get(key, value) for key, value in expected.items()}
     if bands or in_chans not in (None, channels):

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from vicreg.common import checkpoint_io, files
-from vicreg.common.json_files import read_json
+from vicreg.common.json_files import is_levels, is_numbers, read_json
 from vicreg.models.checkpoint_layouts import COUNTER, BackboneWeights, StateDict, format_counts, group, unwrap
 from vicreg.models.timm_weights import is_hub_name, read_with_timm
 
@@ -22,11 +22,9 @@ DIGEST = "content_sha256"  # in the metadata of .safetensors files
 _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "arch": lambda value: isinstance(value, str),
     "in_chans": lambda value: isinstance(value, int) and 0 < value <= 2**12,
-    "mean": files.is_numbers,
-    "std": lambda value: files.is_numbers(value) and all(x > 0 for x in value),
-    "levels": lambda value: (
-        files.is_pair(value) or (isinstance(value, (list, tuple)) and all(map(files.is_pair, value)))
-    ),
+    "mean": is_numbers,
+    "std": lambda value: is_numbers(value) and all(x > 0 for x in value),
+    "levels": is_levels,
 }
 _kept: dict[tuple, tuple[StateDict, dict[str, Any]]] = {}  # the last file of which only the record was used
 

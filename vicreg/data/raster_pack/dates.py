@@ -66,10 +66,10 @@ def date_finder(pattern: str | None) -> Callable[[str, dict[str, str], str], tup
 
 def _compile(pattern: str) -> re.Pattern[str]:
     if "%" in pattern and "(" not in pattern:
-        if unknown := set(re.findall(r"%(.)", pattern)) - set(_STRPTIME):
+        if unknown := set(re.findall(r"(?s)%(.?)", pattern)) - set(_STRPTIME):
             raise ValueError(f"--date-pattern {pattern!r}: unknown directive %{sorted(unknown)[0]}; known are "
                              f"{' '.join(f'%{key}' for key in _STRPTIME)}")  # fmt: skip
-        parts = re.split(r"(%.)", pattern)
+        parts = re.split(r"(?s)(%.)", pattern)
         pattern = "".join(_STRPTIME[part[1]] if part.startswith("%") else re.escape(part) for part in parts)
     try:
         compiled = re.compile(pattern)
