@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 100))
+PART = 1000  # examples after which Hypothesis starts anew, since it keeps as much memory for each as a checkpoint has
 SECONDS = 20  # limit of one example
 
 
@@ -34,8 +35,7 @@ def check_reader(row, folder, keep=()):
     path.parent.mkdir(parents=True, exist_ok=True)
 
     @settings(
-        max_examples=EXAMPLES,
-        derandomize=True,
+        max_examples=min(EXAMPLES, PART),
         deadline=None,
         database=None,
         phases=[Phase.generate, Phase.shrink],
@@ -57,7 +57,8 @@ def check_reader(row, folder, keep=()):
         finally:
             signal.alarm(0)
 
-    check()
+    for part in range(-(-EXAMPLES // PART)):
+        seed(part)(check)()
 
 
 def file_bytes(write, suffix):
