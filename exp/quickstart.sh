@@ -59,11 +59,11 @@ fi
 if [ ! -f "$patches/meta.json" ] || [ ! -f "$backbone" ]; then
     "$python" preprocessing/make_sn7_csv.py --data-dir "$tree" --out-dir "$patches" --grid "$grid"
 fi
+finish  # before --precision auto measures this machine
 
 # A small batch needs a narrow expander (docs/hyperparameters.md). --max-steps ends the runs, whatever the mosaics' number.
 "$python" vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run/vicreg" --positives temporal --probe-every 0 \
     --mlp 512-512-256 --batch-size 64 --lr 0.004 --max-steps "$steps" "${train[@]}"
-finish
 
 # The supervised network and the tasks run side by side.
 if "$python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("detectron2"))'; then
