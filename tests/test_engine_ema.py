@@ -55,7 +55,7 @@ def test_a_run_that_is_cut_off_resumes_its_average_to_the_bit(averaged, tmp_path
     assert_same_weights(torch.load(averaged / "model.pth", weights_only=True), resumed)
 
 
-def test_a_run_folder_and_its_checkpoint_give_a_backbone(averaged):
+def test_the_checkpoint_of_a_run_gives_the_weights_of_the_last_step(averaged):
     last, info = load_backbone(averaged / "model.pth")
     assert "0 missing" in info["report"]  # the weights of the last step, as for other runs
     state = torch.load(averaged / "model.pth", weights_only=True)["model"]

@@ -69,7 +69,7 @@ def _sweep(folder: Path) -> None:
 
 def _link_previous(path: Path, previous: Path) -> None:
     """Give a file a second name, so that neither name is missing at any moment."""
-    tmp_path = previous.with_name(f".{previous.stem}.{os.getpid()}.partial{previous.suffix}")
+    tmp_path = previous.with_name(f".{previous.stem}.{_HOST}-{os.getpid()}.partial{previous.suffix}")
     try:
         os.link(path, tmp_path)
     except OSError:  # a file system without hard links
