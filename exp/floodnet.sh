@@ -4,6 +4,7 @@
 #   FLOODNET=/path/to/floodnet bash exp/floodnet.sh                                  # random weights
 #   FLOODNET=/path/to/floodnet PRETRAINED=exp/sn7_resnet18/trained_model.pth bash exp/floodnet.sh exp/floodnet_vicreg
 #
+# SEED chooses the held-out images, the initial weights of the decoder, the order and the crops.
 # Started again, it resumes. For full-size images leave out --image-size, --crop and --precision.
 #
 # Hardware: one CPU core.
@@ -16,6 +17,7 @@ data=${FLOODNET:-data/FloodNet}
 run=${1:-exp/floodnet_random}
 pretrained=${PRETRAINED:-random}
 epochs=${EPOCHS:-10}
+seed=${SEED:-0}
 cache=${CACHE:-data/floodnet_256}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
@@ -24,4 +26,4 @@ case $pretrained in random | imagenet) arch=(--arch resnet18) ;; esac
 "$python" downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir "$data" --task floodnet \
     --pretrained "$pretrained" ${arch[@]+"${arch[@]}"} --exp-dir "$run" --image-size 256 --crop 128 --repeats 4 \
     --epochs "$epochs" --batch-size 8 --lr 5e-4 --schedule cosine --precision bf16 --workers 0 --device cpu \
-    --cache-dir "$cache"
+    --cache-dir "$cache" --seed "$seed"

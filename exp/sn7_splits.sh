@@ -6,7 +6,8 @@
 #
 # Every backbone is trained on the training part of the split that it is evaluated on. The recipe is that of
 # sn7_resnet18.sh, with two views of one image (same), of one location in two months (temporal), or of neighboring patches
-# (neighbor). POSITIVES chooses among them. SIZE is the side of the views, EVAL_SIZE that of the evaluation.
+# (neighbor). POSITIVES chooses among them. SIZE is the side of the views, EVAL_SIZE that of the evaluation. SEEDS="0 1 2"
+# trains each backbone three times; the folders of other seeds than 0 end with the seed.
 #
 # Hardware: one CPU core; 32-pixel patches of reduced mosaics (128 x 128).
 # Time: on one core of an AMD EPYC machine, bf16, 15 minutes for each VICReg and 10 for each supervised backbone. With
@@ -25,21 +26,30 @@ supervised_epochs=${SUPERVISED_EPOCHS:-6}
 precision=${PRECISION:-bf16}
 size=${SIZE:-64}
 eval_size=${EVAL_SIZE:-$size}
-seed=${SEED:-0}
+seeds=${SEEDS:-0}
 
 for split in $splits; do
     case $split in block) lists=$patches ;; *) lists=${patches}_$split ;; esac
     run=$runs/$split
-    "$python" supervised/main_supervised_sn7.py --csv-dir "$lists" --exp-dir "$run/supervised" --arch resnet18 \
-        --image-size "$size" --augment patch_weak --batch-size 128 --optimizer adamw --lr 0.001 --weight-decay 0.01 \
-        --warmup-epochs 1 --precision "$precision" --epochs "$supervised_epochs" --seed "$seed"
-    backbones=("$run/supervised/trained_model.pth")
-    for positives in ${POSITIVES:-same temporal neighbor}; do
-        backbones+=("$run/$positives/trained_model.pth")
-        "$python" vicreg/main_vicreg_sn7.py --csv-dir "$lists" --exp-dir "$run/$positives" --arch resnet18 \
-            --positives "$positives" --augment patch_weak --image-size "$size" --mlp 1024-1024-1024 --batch-size 128 \
-            --optimizer adamw --lr 0.002 --weight-decay 0.01 --precision "$precision" --epochs "$epochs" --probe-every 0 \
-            --seed "$seed"
+    backbones=()
+    for seed in $seeds; do
+        suffix=_$seed
+        [ "$seed" != 0 ] || suffix=
+        for method in supervised ${POSITIVES:-same temporal neighbor}; do
+            backbones+=("$run/$method$suffix/trained_model.pth")
+            common=(
+                --csv-dir "$lists" --exp-dir "$run/$method$suffix" --arch resnet18 --augment patch_weak
+                --image-size "$size" --batch-size 128 --optimizer adamw --weight-decay 0.01 --precision "$precision"
+                --seed "$seed"
+            )
+            if [ "$method" = supervised ]; then
+                "$python" supervised/main_supervised_sn7.py "${common[@]}" --lr 0.001 --warmup-epochs 1 \
+                    --epochs "$supervised_epochs"
+            else
+                "$python" vicreg/main_vicreg_sn7.py "${common[@]}" --positives "$method" --lr 0.002 \
+                    --mlp 1024-1024-1024 --epochs "$epochs" --probe-every 0
+            fi
+        done
     done
     "$python" vicreg/evaluate_embeddings.py --csv-dir "$lists" --exp-dir "$run" --arch resnet18 \
         --image-size "$eval_size" --pretrained random stats "${backbones[@]}" --train-percent 1 10 --seeds 5

@@ -44,6 +44,7 @@ case $data in
         recipes+=(
             "crop_04: $views scale=0.4,1"
             "crop_008: $views scale=0.08,1"
+            "jitter_01: $views jitter=0.1,0.1,0.1,0.025"
             "jitter_04: $views jitter=0.4,0.4,0.2,0.1"
             "crop_008_jitter_04: $views scale=0.08,1 jitter=0.4,0.4,0.2,0.1"
             "overhead: --aug-override scale=0.2,1"
