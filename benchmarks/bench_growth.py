@@ -66,6 +66,11 @@ def step_seconds(args: argparse.Namespace, batch: int, dim: int, side: int) -> f
     return batch / float(found[1])
 
 
+def first_fitted(sizes: list[int]) -> int:
+    """Return the position at which the larger half begins; it has two or more sizes."""
+    return min(len(sizes) // 2, len(sizes) - 2)
+
+
 def fit_exponent(sizes: list[int], seconds: list[float]) -> tuple[float, float]:
     """Fit seconds = exp(b) * size^p to the larger half of the points, in logarithms.
 
@@ -76,7 +81,7 @@ def fit_exponent(sizes: list[int], seconds: list[float]) -> tuple[float, float]:
     Returns:
         p and b.
     """
-    first = min(len(sizes) // 2, len(sizes) - 2)
+    first = first_fitted(sizes)
     slope, offset = np.polyfit(np.log(sizes[first:]), np.log(seconds[first:]), 1)
     return float(slope), float(offset)
 
@@ -99,7 +104,8 @@ def main(args: argparse.Namespace) -> None:
         print(f"seconds ~ ({label})^{slope:.2f}")
         axis = axes[0, position]
         axis.loglog(sizes, seconds, "o")
-        axis.loglog(sizes, [math.exp(offset) * size**slope for size in sizes], "-", label=f"exponent {slope:.2f}")
+        fitted = sizes[first_fitted(sizes) :]
+        axis.loglog(fitted, [math.exp(offset) * size**slope for size in fitted], "-", label=f"exponent {slope:.2f}")
         axis.set(xlabel=label, ylabel="seconds per step", xticks=sizes, xticklabels=sizes)
         axis.minorticks_off()
         axis.tick_params(axis="x", labelrotation=45)

@@ -46,6 +46,7 @@ TEXTS = {  # wrong values of options that take text, besides paths
     "--date-pattern": ["("], "--shard": ["nonsense", "2/2", "-1/2"],
     "make_imagery_csv --scale": ["nonsense", "1", "2 1", "nan 1"],
     "make_imagery_csv --bands": [], "--dask": [], "--recipes": ["a:b:c d"], "--options": [],
+    "--settings": ["resnet18,64,256", "resnet81,64,4,8", "resnet18,64,0,8"],
     "--knn": ["nonsense", "-1"],
 }  # fmt: skip
 CONTEXT = {"--redundancy-coeff": ["--loss", "barlow_twins"]}  # words with which an option has an effect

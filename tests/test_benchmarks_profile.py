@@ -1,0 +1,52 @@
+"""The prediction of bench_profile.py, and the fit and the memory of bench_epoch.py."""
+
+import os
+
+import pytest
+import torch
+
+from benchmarks import bench_epoch, bench_profile
+from vicreg.models.backbones import create_backbone
+
+
+def test_operations_are_those_of_the_linear_layers_and_convolutions():
+    operations, weights = bench_profile.count_operations("test_resnet", 16, 4, 8)
+    wider, more = bench_profile.count_operations("test_resnet", 16, 4, 16)
+    width = create_backbone("test_resnet").num_features
+    # of 4 pairs: 8 rows, forward and twice that backward, 2 operations for each multiplication
+    assert wider - operations == 8 * 3 * 2 * ((width * 16 + 2 * 16 * 16) - (width * 8 + 2 * 8 * 8))
+    assert bench_profile.count_operations("test_resnet", 16, 8, 8)[0] == 2 * operations
+    assert more > weights > sum(weight.numel() for weight in create_backbone("test_resnet").parameters())
+
+
+def test_first_setting_is_predicted_as_measured(monkeypatch, capsys):
+    measured = {4: [0.1, 1.0, 0.2, 2.0, 0.3, 3.6], 8: [0.2, 4.0, 0.4, 8.0, 0.3, 12.9]}
+    monkeypatch.setattr(bench_profile, "profile_step", lambda args, arch, side, batch, width: (measured[batch], 1.0))
+    words = ["--settings", "test_resnet,16,4,8", "test_resnet,16,8,8", "--device", "cpu"]
+    bench_profile.main(bench_profile.get_parser().parse_args(words))
+    first, second = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert first[7:9] == ["3.600", "1.00"]
+    assert second[7:9] == ["6.900", "1.87"]  # twice 3.2 s of the network and 0.1 s of augmentation, the same optimizer
+
+
+@pytest.mark.parametrize("text", ["resnet18", "resnet18,64,256", "resnet18,64,256,-8", ",64,256,8", "resnet18,64,0,8"])
+def test_wrong_setting_is_refused(text):
+    with pytest.raises(ValueError, match="expected ARCH,SIDE,BATCH,WIDTH"):
+        bench_profile.parse_setting(text)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
+def test_own_memory_grows_by_what_is_allocated():
+    before = bench_epoch.own_memory(os.getpid())
+    values = torch.ones(25_000_000)
+    assert 0.09 < bench_epoch.own_memory(os.getpid()) - before < 0.12 and len(values)
+    assert bench_epoch.own_memory(2**22 + 1) == 0
+
+
+def test_epochs_are_fitted_by_a_line(monkeypatch, capsys):
+    counts = iter([1000, 2000, 4000])
+    monkeypatch.setattr(bench_epoch, "write_pack", lambda folder, count, side: folder.mkdir())
+    monkeypatch.setattr(bench_epoch, "run_epoch", lambda args, csv_dir, exp_dir: (5 + next(counts) / 100, 0.5))
+    bench_epoch.main(bench_epoch.get_parser().parse_args(["--patches", "4000", "1000", "2000", "--batch-size", "8"]))
+    output = capsys.readouterr().out
+    assert "seconds = 5.0 + patches / 100\n" in output and "patches^1.00" in output and "own memory  0.50 GB" in output
