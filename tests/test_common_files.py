@@ -104,6 +104,7 @@ def test_atomic_write_removes_what_killed_processes_of_this_machine_left_in_the_
     kept = [
         f".x.{host}-1.partial.tif",
         ".x.elsewhere-999999999.partial.tif",
+        f".x.{host.rpartition('-')[0]}-1-999999999.partial.tif",  # of another container
         f".x.{host}-{10**30}.partial",
         f".x.{host}-{pid}.partial",
     ]

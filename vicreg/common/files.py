@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 Result = TypeVar("Result")
-_HOST = socket.gethostname().partition(".")[0]
+_NAMESPACE = Path("/proc/self/ns/pid")  # containers of one host name have process numbers of their own
+_HOST = socket.gethostname().partition(".")[0] + (f"-{_NAMESPACE.stat().st_ino:x}" if _NAMESPACE.exists() else "")
 _swept: set[Path] = set()  # folders without temporary files of killed processes
 
 
@@ -191,7 +192,7 @@ def partial_folder(out_dir: str | Path) -> Iterator[Path]:
     """
     existed = (out_dir := Path(out_dir)).is_dir()
     out_dir.mkdir(parents=True, exist_ok=True)
-    prefix = f".partial-{socket.gethostname()}-"
+    prefix = f".partial-{_HOST}-"
     for stale in out_dir.glob(f"{prefix}*"):
         if not _is_running(stale.name.removeprefix(prefix)):
             shutil.rmtree(stale)
