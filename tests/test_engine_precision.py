@@ -39,7 +39,7 @@ def test_cpu_uses_bf16_if_it_is_clearly_faster_and_both_times_are_logged(measure
     measured(fp32, bf16)
     assert choose_bf16("auto", CPU, 100) is chosen
     assert capsys.readouterr().out == (
-        f"--precision auto: {1000 * fp32:.1f} ms in fp32 and 100.0 ms in bf16 for some layers on this CPU; "
+        f"--precision auto: {1000 * fp32:.1f} ms in fp32 and 100.0 ms in bf16 for some layers on one core of this CPU; "
         f"{'bf16' if chosen else 'fp32'} is used\n"
     )
 
@@ -65,10 +65,20 @@ def test_all_ranks_take_the_choice_of_rank_0(measured, monkeypatch):
     assert calls == [] and parts == [0.0]
 
 
-def test_measurement_takes_positive_times_and_no_random_numbers(monkeypatch):
+def test_measurement_takes_positive_times_one_thread_and_no_random_numbers(monkeypatch):
     monkeypatch.setattr(precision, "_SECONDS", 0.0)
-    state = torch.get_rng_state()
-    assert all(0 < seconds < 60 for seconds in measure_precisions())
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    seen: list[int] = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(
+        torch.nn.functional, "linear", lambda *args: seen.append(torch.get_num_threads()) or linear(*args)
+    )
+    torch.set_num_threads(2)
+    try:
+        assert all(0 < seconds < 60 for seconds in measure_precisions())
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), state)
 
 
