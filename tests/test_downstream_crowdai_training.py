@@ -138,6 +138,7 @@ def test_existing_run_is_not_overwritten_without_resume(trained, arguments):
     assert (trained[0] / "run.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_resume_continues_from_the_last_checkpoint(tmp_path, arguments, monkeypatch):
     with monkeypatch.context() as patch:
         step = trainer.Trainer.run_step

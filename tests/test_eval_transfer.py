@@ -83,6 +83,7 @@ def test_validation_images_are_read_once_for_all_seeds_and_learning_rates(lists,
     assert counts == {"train": 2 * len(lists[0]), "val": len(lists[1])}
 
 
+@pytest.mark.slow
 def test_finetuning_starts_each_seed_with_the_same_backbone(lists, tmp_path):
     def losses(folder, *more):
         evaluate(lists, tmp_path / folder, "--weights", "finetune", "--lr-backbone", 0.1, *more)

@@ -74,7 +74,10 @@ def ours(path, images=IMAGES):
 
 @pytest.mark.parametrize(
     ("to", "arch"),
-    [*((to, "resnet18") for to in ENDINGS), *((to, "resnet50") for to in ("torchvision", "smp", "detectron2"))],
+    [
+        *((to, "resnet18") for to in ENDINGS),
+        *(pytest.param(to, "resnet50", marks=pytest.mark.slow) for to in ("torchvision", "smp", "detectron2")),
+    ],
 )
 def test_the_printed_lines_load_the_file_and_give_the_same_features(to, arch, trained, tmp_path, capsys):
     pytest.importorskip(IMPORTED.get(to, to))

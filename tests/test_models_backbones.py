@@ -156,7 +156,9 @@ def test_an_unknown_architecture_is_refused_with_the_nearest_names(asked, meant)
     assert all(timm.is_model(name) for name in named)
 
 
-@pytest.mark.parametrize(("deep", "arch"), [("resnet34", "resnet18"), ("resnet101", "resnet50")])
+@pytest.mark.parametrize(
+    ("deep", "arch"), [("resnet34", "resnet18"), pytest.param("resnet101", "resnet50", marks=pytest.mark.slow)]
+)
 def test_load_backbone_refuses_weights_of_a_deeper_network(tmp_path, deep, arch):
     checkpoint_io.save(create_backbone(deep).state_dict(), tmp_path / "deep.pth")
     with pytest.raises(ValueError, match=rf"deep.pth does not fit {arch}: \d+ tensors belong to a network of another"):

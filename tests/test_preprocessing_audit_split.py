@@ -266,6 +266,7 @@ def real_images(real_data, kind):
     return [np.ascontiguousarray(patch.transpose(1, 2, 0)) for patch in patches]
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("kind", ["EuroSAT", "SN7"])
 def test_planted_copies_of_real_images_are_found_at_the_rates_the_readme_states(real_data, kind):

@@ -272,6 +272,7 @@ def test_shards_and_merge_give_the_bytes_of_one_process(tmp_path):
         make_imagery_csv.main(parse([*words, "--shard", "1/2"]))
 
 
+@pytest.mark.slow
 def test_an_executor_of_other_processes_gives_the_same_bytes(tmp_path, monkeypatch):
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
