@@ -139,6 +139,7 @@ def _crop_jpeg(
     for box in boxes:
         left, top, right, bottom = (round(edge * scale[n % 2]) for n, edge in enumerate(box))
         crop = pixels[..., top : max(bottom, top + 1), left : max(right, left + 1)]
+        crop = crop.contiguous(memory_format=torch.channels_last)  # otherwise PyTorch makes it planar, which is slower
         results.append(torch.nn.functional.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0].numpy())
     return results
 
