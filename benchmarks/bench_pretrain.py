@@ -7,7 +7,8 @@ takes the same images, backbone, batch size, expander and number of steps in one
 recipes, and prints pairs per second and the ratios:
 
 - ``ours``: augmentation of the batch, VICReg, loss and LARS of this repository;
-- ``network``: forward and backward of the same network on fixed images, and plain SGD, the least that a step can cost;
+- ``network``: forward and backward of the same network on fixed images, and plain SGD, with PyTorch's convolutions for
+  maps of all sizes (ours computes small ones on a CPU by matrix products);
 - ``lightly``: lightly's transform (PIL), loss, projection head and LARS, where lightly is installed
   (``pip install -r requirements-bench.txt``). Its images are transformed by ``--workers`` loading processes.
 
@@ -43,6 +44,7 @@ from vicreg.engine.optim import build_optimizer
 from vicreg.engine.parallel import reuse_freed_memory, to_device
 from vicreg.losses import vicreg_loss
 from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone
+from vicreg.models.small_maps import SmallMapConv2d
 from vicreg.models.vicreg import VICReg, parse_mlp
 
 RECIPES = ("ours", "network", "lightly")
@@ -84,6 +86,9 @@ def our_step(args: argparse.Namespace, images: torch.Tensor, device: torch.devic
 def network_step(args: argparse.Namespace, images: torch.Tensor, device: torch.device, mark: Mark) -> Step:
     """Return a function of forward, backward and plain SGD on fixed images."""
     model = _model(args, device)
+    for module in model.modules():
+        if isinstance(module, SmallMapConv2d):
+            module.__class__ = nn.Conv2d
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     shape = (len(images), images.shape[1], args.image_size, args.image_size)
     view1, view2 = (torch.randn(shape, device=device) for _ in range(2))

@@ -34,6 +34,7 @@ from vicreg.eval.splits import check_labels
 from vicreg.models.backbones import create_backbone, init_backbone
 from vicreg.models.heads import Classifier, LinearHeads
 from vicreg.models.input_size import check_input_size
+from vicreg.models.small_maps import use_matrix_products
 
 METRICS = ("top1", "top5", "balanced_accuracy")
 
@@ -102,6 +103,7 @@ def start_run(
     backbone: Any = create_backbone(config.arch, config.in_chans)
     if config.init_from and not folder.checkpoint:
         log(init_backbone(backbone, config.init_from, config.arch, config.in_chans, config.weight_bands))
+    use_matrix_products(backbone)
     check_input_size(backbone, config.in_chans, config.view_size(dataset.patch_size), config.arch)
     heads = LinearHeads(1, backbone.num_features, len(dataset.classes))
     model = Classifier(backbone, heads, frozen=False)

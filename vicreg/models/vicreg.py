@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from vicreg.models.backbones import feature_dim
+from vicreg.models.small_maps import use_matrix_products
 
 
 def parse_mlp(text: str) -> list[int]:
@@ -37,15 +38,18 @@ class VICReg(nn.Module):
     """Backbone and expander; each of the two views has its own BatchNorm statistics.
 
     The expander's linear layers take both views at once: their weights are read once, and their gradients need no sum.
+    On a CPU, convolutions of small maps are matrix products (``use_matrix_products``).
 
     Args:
-        backbone: Module from images (n, C, H, W) to features (n, F), with the attribute ``num_features``.
+        backbone: Module from images (n, C, H, W) to features (n, F), with the attribute ``num_features``. Classes of
+            its convolutions change in place.
         widths: Layer widths of the expander.
     """
 
     def __init__(self, backbone: nn.Module, widths: list[int]) -> None:
         super().__init__()
         self.backbone = backbone
+        use_matrix_products(backbone)
         self.expander = expander(feature_dim(backbone), widths)
 
     def forward(self, view1: torch.Tensor, view2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
