@@ -3,6 +3,7 @@
 #
 #   bash exp/sn7_resnet18.sh                     on data/sn7 (make_sn7_csv.py, block split)
 #   CSV_DIR=… RUN=… EPOCHS=… POSITIVES=temporal bash exp/sn7_resnet18.sh
+#   SIZE=32 EPOCHS=16 bash exp/sn7_resnet18.sh   views of 32 pixels, evaluated at 64
 #
 # The patches of the reduced mosaics (32 pixels) are enlarged to 64: at 32 the last stage of a ResNet has one pixel. Color
 # augmentation is weak, because colors identify locations. AdamW, because the run is short and the batch small.
@@ -17,9 +18,10 @@ patches=${CSV_DIR:-data/sn7}
 run=${RUN:-exp/sn7_resnet18${POSITIVES:+_$POSITIVES}}
 positives=${POSITIVES:-neighbor}
 epochs=${EPOCHS:-8}
+size=${SIZE:-64}
 
 "$python" vicreg/main_vicreg_sn7.py --csv-dir "$patches" --exp-dir "$run" --arch resnet18 --positives "$positives" \
-    --augment patch_weak --image-size 64 --mlp 1024-1024-1024 --batch-size 128 --optimizer adamw --lr 0.002 \
+    --augment patch_weak --image-size "$size" --mlp 1024-1024-1024 --batch-size 128 --optimizer adamw --lr 0.002 \
     --weight-decay 0.01 --precision bf16 --epochs "$epochs" --probe-every 2
 
 for backbone in random stats "$run/trained_model.pth"; do
