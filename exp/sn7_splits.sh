@@ -13,8 +13,8 @@
 # Time: on one core of an AMD EPYC machine, bf16, 15 minutes for each VICReg and 10 for each supervised backbone. With
 #   SIZE=32 EVAL_SIZE=64 EPOCHS=2 SUPERVISED_EPOCHS=4 on a core that is shared, 5 minutes each and 22 of evaluation.
 # Results, block split: linear top-1 0.369 (random), 0.418 (statistics), 0.595 (supervised), 0.524 and 0.499 (VICReg,
-#   same and temporal); at 32 pixels 0.491, 0.488 and 0.504 (same, temporal, neighbor);
-#   docs/results.md, "The same backbones under two splits" and "With neighboring patches, 32-pixel views".
+#   same and temporal); at 32 pixels 0.496, 0.476 and 0.496 (same, temporal, neighbor; means of three seeds);
+#   docs/results.md, "The same backbones under two splits" and "With neighboring patches, 32-pixel views, three seeds".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
