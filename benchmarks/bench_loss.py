@@ -21,19 +21,9 @@ if __name__ == "__main__":  # scripts run from a bare clone
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.reference_recipe import reference_loss
 from vicreg.common import cli
 from vicreg.losses import vicreg_loss
-
-
-def reference_loss(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
-    """Compute equations 1 to 6 of the paper (Bardes, Ponce, LeCun 2022) with D x D covariance matrices."""
-    variance, covariance = [], []
-    for z in (z1, z2):
-        centered = z - z.mean(0)
-        c = centered.T @ centered / (len(z) - 1)
-        variance.append(torch.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean())
-        covariance.append((c - torch.diag(c.diagonal())).square().sum() / z.shape[1])
-    return 25 * (z1 - z2).square().mean() + 25 * (variance[0] + variance[1]) / 2 + covariance[0] + covariance[1]
 
 
 class LargestTensor(TorchDispatchMode):

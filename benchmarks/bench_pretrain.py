@@ -9,8 +9,10 @@ recipes, and prints pairs per second and the ratios:
 - ``ours``: augmentation of the batch, VICReg, loss and LARS of this repository;
 - ``network``: forward and backward of the same network on fixed images, and plain SGD, with PyTorch's convolutions for
   maps of all sizes (ours computes small ones on a CPU by matrix products);
+- ``reference``: the recipe of the paper from its description: transform of PIL images by torchvision, D x D covariance
+  matrices, LARS of timm;
 - ``lightly``: lightly's transform (PIL), loss, projection head and LARS, where lightly is installed
-  (``pip install -r requirements-bench.txt``). Its images are transformed by ``--workers`` loading processes.
+  (``pip install -r requirements-bench.txt``). The images of both are transformed by ``--workers`` loading processes.
 
 With ``--separate``, the recipes run one after another, ``--steps`` timed steps after as many untimed ones: on a GPU,
 loading processes would otherwise work ahead while the other recipes take their turns.
@@ -35,6 +37,7 @@ import torch
 from torch import nn
 
 from benchmarks.lightly_recipe import lightly_step
+from benchmarks.reference_recipe import reference_step
 from benchmarks.step_profile import Profile, cpu_name
 from vicreg.augmentations import fusion
 from vicreg.augmentations.batch import augment_pair, normalize
@@ -47,7 +50,7 @@ from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone
 from vicreg.models.small_maps import SmallMapConv2d
 from vicreg.models.vicreg import VICReg, parse_mlp
 
-RECIPES = ("ours", "network", "lightly")
+RECIPES = ("ours", "network", "reference", "lightly")
 Step = Callable[[], Any]
 Mark = Callable[[str], None]
 
@@ -121,7 +124,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander (default: 8192-8192-8192)")
     parser.add_argument("--augment", choices=list(PRESETS), default="vicreg", help="our augmentation (default: vicreg)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each recipe (default: 5)")
-    parser.add_argument("--workers", type=int, default=2, help="loading processes of lightly's recipe (default: 2)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="loading processes of reference and lightly (default: 2)"
+    )
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="what to time (default: all that are installed)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
     parser.add_argument(
@@ -156,7 +161,7 @@ def main(args: argparse.Namespace) -> None:
         _profile(args, images, device)
         return
     recipes = args.recipes or [recipe for recipe in RECIPES if recipe != "lightly" or find_spec("lightly")]
-    builders = {"ours": our_step, "network": network_step, "lightly": lightly_step}
+    builders = {"ours": our_step, "network": network_step, "reference": reference_step, "lightly": lightly_step}
     try:
         time_recipes = _time_separately if args.separate else _time_alternately
         seconds = time_recipes(args, {recipe: builders[recipe] for recipe in recipes}, images, device)

@@ -33,12 +33,14 @@ else
 fi
 step="$python benchmarks/bench_pretrain.py --separate --workers $workers $steps $precision"
 run="$python benchmarks/bench_run.py $whole --workers $workers"
+recipes="--recipes ours network"
+"$python" -c "import lightly" > /dev/null 2>&1 && recipes="$recipes lightly"
 
 # shellcheck disable=SC2086 # lists of options
 {
-    part "ResNet18, large views: this repository, the bare network, lightly" $step --arch $resnet18 $large
+    part "ResNet18, large views: this repository, the bare network, lightly" $step --arch $resnet18 $large $recipes
     part "ResNet50, large views, wide expander" $step --arch $resnet50 $wide --recipes ours network
-    part "ResNet18, small views" $step --arch $resnet18 $small
+    part "ResNet18, small views" $step --arch $resnet18 $small $recipes
     part "ResNet18, large views, compiled" $step --arch $resnet18 $large --recipes ours network $compile
     part "parts of a step, ResNet18, large views" $step --arch $resnet18 $large --profile
     part "parts of a step, ResNet18, small views" $step --arch $resnet18 $small --profile

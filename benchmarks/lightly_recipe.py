@@ -43,9 +43,10 @@ def build(recipe: str, arch: str, widths: list[int], image_size: int) -> tuple[n
     return nn.Sequential(backbone, head), VICRegLoss(), VICRegTransform(input_size=image_size)
 
 
-def _training_step(
-    model: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer, views: Any, bf16: bool
+def training_step(
+    model: nn.Module, criterion: Callable, optimizer: torch.optim.Optimizer, views: Any, bf16: bool
 ) -> None:
+    """Take a step with the first two of the views of a batch; the loss is computed in float32."""
     device = next(model.parameters()).device
     view1, view2 = (view.to(device) for view in views[:2])
     optimizer.zero_grad()
@@ -64,14 +65,25 @@ def lightly_step(
     model, criterion, transform = build("lightly_vicreg", args.arch, parse_mlp(args.mlp), args.image_size)
     model = to_device(model, device).train()
     optimizer = LARS(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-6)
-    repeated = np.tile(np.arange(len(images)), 64)  # so that loading processes can work ahead
-    dataset = _PilImages(lambda index: images[repeated[index]].numpy(), len(repeated), transform)
-    batches = _endless(dataset, len(images), args.workers)
+    batches = pil_batches(images, transform, args.workers)
 
     def step() -> None:
-        _training_step(model, criterion, optimizer, next(batches), args.precision == "bf16")
+        training_step(model, criterion, optimizer, next(batches), args.precision == "bf16")
 
     return step
+
+
+def pil_batches(images: torch.Tensor, transform: Callable[[Any], Any], workers: int) -> Iterator[Any]:
+    """Yield batches of as many transformed images as there are, without end, from loading processes.
+
+    Args:
+        images: uint8 (n, 3, H, W).
+        transform: Function of a PIL image.
+        workers: Number of loading processes.
+    """
+    repeated = np.tile(np.arange(len(images)), 64)  # so that loading processes can work ahead
+    dataset = _PilImages(lambda index: images[repeated[index]].numpy(), len(repeated), transform)
+    return _endless(dataset, len(images), workers)
 
 
 def pretrain_for(
@@ -102,7 +114,7 @@ def pretrain_for(
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = cosine_lr(int(10_000 * seconds / (args.minutes * 60)), 10_000, 1000, peak_lr)
-        _training_step(model, criterion, optimizer, next(batches), config.precision == "bf16")
+        training_step(model, criterion, optimizer, next(batches), config.precision == "bf16")
         seconds, steps = seconds + time.perf_counter() - started, steps + 1
         if seconds >= args.minutes * 60 * (len(points) + 1) / args.points:
             path = Path(args.exp_dir) / f"{recipe}_{len(points) + 1}.pth"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 Result = TypeVar("Result")
-_NAMESPACE = Path("/proc/self/ns/pid")  # containers of one host name have process numbers of their own
-_HOST = socket.gethostname().partition(".")[0] + (f"-{_NAMESPACE.stat().st_ino:x}" if _NAMESPACE.exists() else "")
+_pids = Path("/proc/self/ns/pid")  # containers of one host name have process numbers of their own
+_HOST = socket.gethostname().partition(".")[0] + (f"-{_pids.stat().st_ino:x}" if _pids.exists() else "")
 _swept: set[Path] = set()  # folders without temporary files of killed processes
 
 
@@ -81,9 +81,8 @@ def _link_previous(path: Path, previous: Path) -> None:
 
 def remove_partial_files(folder: str | Path) -> None:
     """Remove temporary files that killed processes left in a folder. No other process may be writing there."""
-    for path in Path(folder).glob(".*.partial*"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
+    for path in filter(Path.is_file, Path(folder).glob(".*.partial*")):
+        path.unlink(missing_ok=True)
 
 
 def printable(text: object, allowed: str = "\n") -> str:
