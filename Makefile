@@ -51,7 +51,7 @@ lint: $(READY)  ## check style, docstrings, formatting and types
 	"$(RUN)" -m ruff format --check .
 	"$(RUN)" -m mypy
 
-bench: $(READY) $(BENCH)  ## print benchmarks against other libraries and formulas (4 minutes on two idle cores)
+bench: $(READY) $(BENCH)  ## print benchmarks against other libraries and formulas (under 10 minutes on two idle cores)
 	"$(RUN)" benchmarks/bench_loss.py --repeats 3
 	"$(RUN)" benchmarks/bench_augment.py --repeats 3
 	"$(RUN)" benchmarks/bench_decode.py --repeats 3
