@@ -12,7 +12,7 @@
 # Results on the sample, seeds 0, 1 and 2, bf16: linear top-1 0.550, 0.550, 0.555 (VICReg), 0.398, 0.421, 0.422
 #   (statistics), 0.364, 0.375, 0.391 (random); kNN-20 0.494, 0.485, 0.509 (VICReg), 0.359 (statistics), 0.316, 0.281,
 #   0.317 (random). 95 % intervals are about +- 0.05. With labels, seed 0: 0.634 and 0.559 (supervised). Another number of
-#   threads rounds differently: seed 0 also gave 0.539 and 0.495 (VICReg).
+#   threads rounds differently: seed 0 also gave 0.539 and 0.544 linear, 0.495 and 0.484 kNN-20 (VICReg).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
