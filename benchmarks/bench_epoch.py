@@ -15,13 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # scripts run from a bare clone
-    sys.path[0] = str(ROOT)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
 
+from benchmarks.processes import script_command
 from benchmarks.random_patches import write_pack
 from benchmarks.step_profile import cpu_name
 from vicreg.common import cli
@@ -59,8 +59,7 @@ def run_epoch(args: argparse.Namespace, csv_dir: Path, exp_dir: Path) -> tuple[f
         "csv-dir": csv_dir, "exp-dir": exp_dir, "arch": args.arch, "mlp": args.mlp, "image-size": args.patch_size,
         "batch-size": args.batch_size, "epochs": 1, "probe-every": 0, "precision": "fp32", "workers": 0,
     }  # fmt: skip
-    command = [sys.executable, str(ROOT / "vicreg" / "main_vicreg_sn7.py")]
-    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command = script_command("vicreg/main_vicreg_sn7.py", options)
     started, peak = time.perf_counter(), 0.0
     with (exp_dir.parent / "output.txt").open("w+") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)

@@ -10,17 +10,15 @@ the points, and writes a plot (SVG or PNG).
 
 import argparse
 import math
-import re
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # scripts run from a bare clone
-    sys.path[0] = str(ROOT)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
+from benchmarks.processes import run_bench_pretrain
 from vicreg.common import cli, files
 from vicreg.common.plots import new_figure
 
@@ -56,14 +54,11 @@ def step_seconds(args: argparse.Namespace, batch: int, dim: int, side: int) -> f
     options = {"arch": args.arch, "batch-size": batch, "mlp": f"{dim}-{dim}-{dim}", "image-size": side}
     options |= {"steps": args.steps, "precision": args.precision, "recipes": "ours"}
     options |= {"device": args.device} if args.device else {}
-    command = [sys.executable, str(ROOT / "benchmarks" / "bench_pretrain.py")]
-    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    found = re.search(r"^ours\s+([0-9.]+) pairs/s", ran.stdout, re.M)
-    if ran.returncode or not found or not float(found[1]):
-        lines = ran.stderr.strip().splitlines() or ["no output"]
-        raise ValueError(f"batch {batch}, expander {dim}, {side} px: {lines[-1]}")
-    return batch / float(found[1])
+    try:
+        lines = run_bench_pretrain(options)
+    except ValueError as error:
+        raise ValueError(f"batch {batch}, expander {dim}, {side} px: {error}") from error
+    return batch / next(float(line.split()[1]) for line in lines if line.startswith("ours "))
 
 
 def first_fitted(sizes: list[int]) -> int:

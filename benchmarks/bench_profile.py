@@ -10,17 +10,16 @@ pixels. A step that takes longer than predicted uses the processor less well tha
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # scripts run from a bare clone
-    sys.path[0] = str(ROOT)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.processes import run_bench_pretrain
 from vicreg.common import cli
 from vicreg.models.backbones import create_backbone
 from vicreg.models.vicreg import VICReg, parse_mlp
@@ -78,12 +77,10 @@ def profile_step(args: argparse.Namespace, arch: str, side: int, batch: int, wid
     """
     options = {"arch": arch, "image-size": side, "batch-size": batch, "mlp": f"{width}-{width}-{width}"}
     options |= {"steps": args.steps, "precision": args.precision, "device": args.device}
-    command = [sys.executable, str(ROOT / "benchmarks" / "bench_pretrain.py"), "--profile"]
-    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    lines = (done.stdout if not done.returncode else done.stderr).strip().splitlines() or ["no output"]
-    if done.returncode:
-        raise ValueError(f"{arch}, {side} px, batch {batch}, expander {width}: {lines[-1]}")
+    try:
+        lines = run_bench_pretrain(options, "--profile")
+    except ValueError as error:
+        raise ValueError(f"{arch}, {side} px, batch {batch}, expander {width}: {error}") from error
     seconds = [float(line[14:23]) for part in PARTS for line in lines if line.startswith(part)]
     return seconds, float(lines[-1].split()[-2])
 

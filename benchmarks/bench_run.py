@@ -19,12 +19,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # scripts run from a bare clone
-    sys.path[0] = str(ROOT)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
+from benchmarks.processes import script_command
 from benchmarks.random_patches import write_pack
 from benchmarks.step_profile import cpu_name
 from vicreg.common import cli
@@ -54,19 +54,17 @@ def get_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, variant: str, csv_dir: Path, exp_dir: Path) -> dict[str, float]:
     """Run the script and return the medians of its log lines after the first."""
-    starter = [sys.executable]
-    if variant == "torchrun":
-        starter += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     options = {
         "csv-dir": csv_dir, "exp-dir": exp_dir, "arch": args.arch, "mlp": args.mlp, "image-size": args.image_size,
         "batch-size": args.batch_size, "max-steps": args.steps, "precision": args.precision, "probe-every": 0,
         "device": args.device, "workers": args.workers, "log-freq-time": 3, "epochs": 100,
     }  # fmt: skip
-    command = [*starter, ROOT / "vicreg" / "main_vicreg_sn7.py"]
-    command += [word for name, value in options.items() for word in (f"--{name}", value)]
+    command = script_command("vicreg/main_vicreg_sn7.py", options)
+    if variant == "torchrun":
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     command += [] if variant == "loader" else ["--cache-on-device"]
     command += [f"--{variant}"] if variant in ("compile", "deterministic") else []
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{variant}: main_vicreg_sn7.py failed: {done.stderr.strip()[-500:]}")
     lines = read_stats(exp_dir / "stats.txt")

@@ -26,7 +26,7 @@ supervised_epochs=${SUPERVISED_EPOCHS:-6}
 precision=${PRECISION:-bf16}
 size=${SIZE:-64}
 eval_size=${EVAL_SIZE:-$size}
-seeds=${SEEDS:-0}
+seeds=${SEEDS:-${SEED:-0}}
 
 for split in $splits; do
     case $split in block) lists=$patches ;; *) lists=${patches}_$split ;; esac
