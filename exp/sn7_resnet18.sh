@@ -10,7 +10,7 @@
 # weak, because colors identify locations. AdamW, because the run is short and the batch small.
 #
 # Hardware: one CPU core; 32-pixel patches of reduced mosaics (128 x 128).
-# Time: 16 minutes of pretraining on one core of an AMD EPYC machine, bf16, and 13 of evaluation.
+# Time: 16 minutes of pretraining on one core of an AMD EPYC machine, bf16, and 12 of evaluation.
 # Results: linear top-1 0.423 (random), 0.455 (statistics), 0.604 (VICReg); docs/results.md, "SpaceNet 7, block split".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
