@@ -20,7 +20,8 @@ from vicreg.common import cli
 def main(namespace):
     {before}
     distributed.init("cpu", 0, {timeout})
-    print(f"pid {{distributed.rank()}} {{os.getpid()}}", flush=True)
+    sys.stdout.write(f"pid {{distributed.rank()}} {{os.getpid()}}\\n")  # one write, which another process cannot split
+    sys.stdout.flush()
     for step in range({steps}):
         rank = distributed.rank()
         {action}

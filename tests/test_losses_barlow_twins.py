@@ -91,19 +91,23 @@ from vicreg import distributed
 from vicreg.losses.barlow_twins import barlow_twins_loss
 
 rows, dim, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-distributed.init("cpu")
-torch.manual_seed(0)
-x1 = torch.randn(rows, 6) + 1
-x2 = x1 + 0.5 * torch.randn(rows, 6)
-layer = torch.nn.Linear(6, dim)
-parallel = DistributedDataParallel(layer) if distributed.world_size() > 1 else layer
-local = rows // distributed.world_size()
-mine = slice(distributed.rank() * local, (distributed.rank() + 1) * local)
-losses = barlow_twins_loss(parallel(x1[mine]), parallel(x2[mine]), 0.1)
-losses["loss"].backward()
-result = {key: value.item() for key, value in losses.items()} | {"grad": layer.weight.grad.tolist()}
-open(f"{out}.{distributed.rank()}", "w").write(json.dumps(result))
-distributed.destroy()
+
+def main():
+    distributed.init("cpu")
+    torch.manual_seed(0)
+    x1 = torch.randn(rows, 6) + 1
+    x2 = x1 + 0.5 * torch.randn(rows, 6)
+    layer = torch.nn.Linear(6, dim)
+    parallel = DistributedDataParallel(layer) if distributed.world_size() > 1 else layer
+    local = rows // distributed.world_size()
+    mine = slice(distributed.rank() * local, (distributed.rank() + 1) * local)
+    losses = barlow_twins_loss(parallel(x1[mine]), parallel(x2[mine]), 0.1)
+    losses["loss"].backward()
+    result = {key: value.item() for key, value in losses.items()} | {"grad": layer.weight.grad.tolist()}
+    open(f"{out}.{distributed.rank()}", "w").write(json.dumps(result))
+    distributed.destroy()
+
+main()
 """
 
 

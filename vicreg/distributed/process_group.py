@@ -4,7 +4,9 @@ Every function also works in a single process without a process group.
 """
 
 import argparse
+import atexit
 import contextlib
+import gc
 import os
 import socket
 import time
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # DistributedDataParallel imports it; see destroy
 
 from vicreg.distributed import slurm
 from vicreg.distributed.rendezvous import first_line, rendezvous
@@ -66,6 +69,7 @@ def init(device: str = "auto", local_rank: int = 0, timeout_minutes: float = 5.0
         store, rank, world_size = rendezvous(_timeout)
         backend = "nccl" if selected.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_timeout)
+        atexit.register(gc.collect)
     return selected
 
 
@@ -93,6 +97,11 @@ def timeout_seconds() -> float:
 
 def destroy(wait: bool = False) -> None:
     """Leave the process group.
+
+    Gloo's threads end with the last reference to the process group. A thread that still releases the tensor of a
+    collective when Python exits aborts the process ("terminate called without an active exception"; PyTorch pull
+    request 179291). A model under DistributedDataParallel has such references, in cycles that are collected at exit,
+    and so do the default arguments of ``torch.distributed.nn.functional`` if it is imported after ``init``.
 
     Args:
         wait: First wait for the other processes. For an exit code other than 0, at which launchers end the processes
