@@ -160,3 +160,9 @@ def test_listing_without_renumbers_the_subset_and_keeps_every_class(tmp_path):
         listing.without([3, 4, 5])
     with pytest.raises(ValueError, match="none of the chosen files"):
         listing.without([0], np.array([0]))
+
+
+def test_listing_without_accepts_a_held_out_part_that_has_no_image_of_a_class(tmp_path):
+    held_out = list_images(write_tree(tmp_path, images=3)).take(np.arange(5))  # no cat
+    kept, _ = held_out.without([0])
+    assert kept.labels.tolist() == [0, 0, 1, 1] and kept.classes == ["ant", "bee", "cat"]

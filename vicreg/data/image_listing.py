@@ -55,7 +55,7 @@ class Listing(NamedTuple):
         """
         kept = np.ones(len(self.paths), bool)
         kept[list(indices)] = False
-        if lost := sorted(set(range(len(self.classes))) - set(self.labels[kept].tolist())):
+        if lost := np.setdiff1d(self.labels, self.labels[kept]).tolist():
             raise ValueError(f"no readable image of {format_names([self.classes[label] for label in lost])}")
         if subset is not None:
             subset = (np.cumsum(kept) - 1)[subset[kept[subset]]]
