@@ -3,7 +3,7 @@
 import argparse
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,8 @@ def load_folder(
     chosen = None if train_files is None else choose_files(train, train_files)
     log(line)
     if check:
-        find = functools.partial(find_broken, bands=bands, levels=levels)
-        train, chosen = _without_broken(train, find, chosen)
-        val, _ = _without_broken(val, find)
+        train, chosen = without_broken(train, chosen, bands, levels)
+        val, _ = without_broken(val, None, bands, levels)
     assert_equal_across_ranks(len(train.paths) + len(val.paths), "images", device)
     side = decode_size(image_size)
     options: dict[str, Any] = {"side": side, "bands": bands, "levels": levels}
@@ -132,11 +131,11 @@ def load_folder(
     return train_set, val_set, chosen
 
 
-def _without_broken(
-    listing: Listing, find: Callable[..., dict[int, str]], subset: np.ndarray | None = None
+def without_broken(
+    listing: Listing, subset: np.ndarray | None = None, bands: Sequence[int] | None = None, levels: Levels = None
 ) -> tuple[Listing, np.ndarray | None]:
-    """Remove the broken files that ``find`` finds, and log them; see ``Listing.without``."""
+    """Remove the files that ``find_broken`` finds, and log them; see ``Listing.without``."""
     bar = functools.partial(tqdm, desc="checking files", leave=False, disable=None if is_main() else True)
-    broken = find(listing.paths, min(16, 4 * (os.cpu_count() or 1)), bar)
+    broken = find_broken(listing.paths, min(16, 4 * (os.cpu_count() or 1)), bar, bands, levels)
     log_left_out([(listing.paths[index], reason) for index, reason in broken.items()], len(listing.paths))
-    return listing.without(broken, subset) if broken else (listing, subset)
+    return listing.without(broken, subset)

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import functools
 import hashlib
-import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from tqdm import tqdm
 
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
-from vicreg.data.broken_files import find_broken, log_left_out
+from vicreg.data.broken_files import log_left_out
 from vicreg.data.image_dataset import ImageDataset, decode_size
+from vicreg.data.image_folder import without_broken
 from vicreg.data.image_io import UnsupportedImage
 from vicreg.data.image_listing import Listing
 from vicreg.data.pairs import TemporalPairs
@@ -68,9 +68,6 @@ class PatchShards:
             first = self._stops[number] - len(self._arrays[number])
             result[inside] = self._arrays[number][rows[inside] - first]
         return result
-
-
-_INFO = {"image": "image_id", "location": "site", "date": "date"}
 
 
 class ImageryPatches(SN7Patches):
@@ -173,7 +170,7 @@ class ImageryPatches(SN7Patches):
     def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
         """Return file, site and date of patches."""
         rows = self.table.iloc[indices]
-        return {name: list(rows[column]) for name, column in _INFO.items()}
+        return {"image": list(rows.image_id), "location": list(rows.site), "date": list(rows.date)}
 
 
 def add_arguments(parser: argparse.ArgumentParser, csv_dir: Path) -> argparse._ArgumentGroup:
@@ -232,15 +229,13 @@ def load_data_dir(
     assert_equal_across_ranks(len(sources), "files", device)
     bar = functools.partial(tqdm, leave=False, disable=None if is_main() else True)
     if all(source.path.lower().endswith(PILLOW_SUFFIXES) for source in sources):
-        paths = [source.path for source in sources]
+        listing = Listing([source.path for source in sources], np.zeros(len(sources), np.int64), ["image"])
         with contextlib.suppress(UnsupportedImage):  # deeper than 8 bits, as rasters are
-            broken = find_broken(paths, min(16, 4 * (os.cpu_count() or 1)), bar)
+            listing, _ = without_broken(listing)
             options = {"--positives": positives, "--patch-size": patch_size, "--max-days-apart": max_days_apart}
             if given := [f"{flag} {value}" for flag, value in options.items() if value not in (None, "same")]:
                 raise ValueError(f"{', '.join(given)}: the images in {data_dir} have no locations, dates or patches; "
                                  "prepare them with make_imagery_csv.py --location-pattern")  # fmt: skip
-            log_left_out([(paths[index], reason) for index, reason in broken.items()], len(paths))
-            listing = Listing(paths, np.zeros(len(paths), np.int64), ["image"]).without(broken)[0]
             return ImageDataset(listing.paths, listing.labels, listing.classes, side=decode_size(image_size)), "same"
     meta, problems = prepare_folder(data_dir, sources, cache, PackOptions(patch_size), bar)
     log_left_out([(problem.path, problem.message) for problem in problems], len(sources))
