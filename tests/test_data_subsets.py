@@ -7,7 +7,6 @@ from vicreg.data.subsets import (
     check_fraction,
     held_out_groups,
     held_out_images,
-    held_out_subset,
     stratified_subset,
 )
 
@@ -77,14 +76,14 @@ def test_held_out_groups_keeps_a_single_group():
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
-def test_held_out_subset_leaves_each_class_samples_to_train_on(fraction):
+def test_held_out_groups_leaves_each_class_samples_to_train_on(fraction):
     labels = np.arange(30) % 6
-    held_out = held_out_subset(labels, np.arange(30), fraction, seed=3)
-    assert set(np.delete(labels, held_out)) == set(labels[held_out]) == set(range(6))
+    held_out = held_out_groups(np.arange(30), fraction, 3, labels)
+    assert set(labels[~held_out]) == set(labels[held_out]) == set(range(6))
 
 
-def test_held_out_subset_depends_on_the_seed_alone():
+def test_held_out_groups_depends_on_the_seed_alone():
     labels, location_ids = np.repeat([0, 1], 40), np.repeat(np.arange(20), 4)
-    held_out = held_out_subset(labels, location_ids, 0.1, seed=0)
-    assert np.array_equal(held_out, held_out_subset(labels, location_ids, 0.1, seed=0))
-    assert not np.array_equal(held_out, held_out_subset(labels, location_ids, 0.1, seed=1))
+    held_out = held_out_groups(location_ids, 0.1, 0, labels)
+    assert np.array_equal(held_out, held_out_groups(location_ids, 0.1, 0, labels))
+    assert not np.array_equal(held_out, held_out_groups(location_ids, 0.1, 1, labels))

@@ -111,21 +111,6 @@ def held_out_groups(
     return held_out
 
 
-def held_out_subset(labels: npt.ArrayLike, location_ids: npt.ArrayLike, fraction: float, seed: int) -> np.ndarray:
-    """Hold out whole locations of each class of a training set, to select a learning rate on.
-
-    Args:
-        labels: Class of each sample, integers (n,).
-        location_ids: Location of each sample (n,); samples of one location are near duplicates.
-        fraction: Fraction of the locations of each class in (0, 1).
-        seed: Seed of the choice.
-
-    Returns:
-        Sorted int64 array of indices, see ``held_out_groups``.
-    """
-    return np.flatnonzero(held_out_groups(location_ids, fraction, seed, labels, "held_out_subset"))
-
-
 class LabeledSubset(torch.utils.data.Dataset):
     """Some samples of a labeled data set to train on, loaded a batch at a time: keys -> (images, labels).
 

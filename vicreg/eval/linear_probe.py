@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vicreg.data.sampler import epoch_order
-from vicreg.data.subsets import HELD_OUT, held_out_subset
+from vicreg.data.subsets import HELD_OUT, held_out_groups
 from vicreg.eval.lr_sweep import DEFAULT_LRS, FeatureBatch, LinearSweep, select_lr, train_sweep
 from vicreg.eval.metrics import accuracy
 
@@ -57,7 +57,7 @@ def hold_out(labels: np.ndarray, location_ids: np.ndarray, num_lrs: int, seed: i
     """
     if num_lrs == 1:
         return np.empty(0, np.int64)
-    held_out = held_out_subset(labels, location_ids, HELD_OUT, seed)
+    held_out = np.flatnonzero(held_out_groups(location_ids, HELD_OUT, seed, labels, "held_out_subset"))
     if not len(held_out):
         raise ValueError(
             "several learning rates need held-out samples to select one, and no class has two locations in the "
