@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from vicreg.augmentations.presets import Augmentation
+from vicreg.data.pairs import SpatialNeighborPairs, TemporalPairs
 from vicreg.data.raster_bands import Levels
 
 if TYPE_CHECKING:  # readers of file formats run without PyTorch
@@ -181,6 +182,7 @@ class BaseDataset:
     levels: Levels = None
     in_memory: bool = False
     crops_in_loader: bool = False
+    _pairs: TemporalPairs | SpatialNeighborPairs | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -205,8 +207,8 @@ class BaseDataset:
         return np.arange(len(self))
 
     def positive_index(self, index: int, sample_seed: int) -> int:
-        """Return the index of the second image of a pair, chosen by ``sample_seed``: here the image itself."""
-        return index
+        """Return the index of the second image of a pair, chosen by ``sample_seed``: the image itself by default."""
+        return index if self._pairs is None else self._pairs.positive_index(index, sample_seed)
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
         first = [index for index, _ in keys]

@@ -149,10 +149,6 @@ class ImageDataset(BaseDataset):
         options = [self.options] if any(self.options.values()) else []
         return json.dumps(options + [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]).encode()
 
-    def positive_index(self, index: int, sample_seed: int) -> int:
-        """Return the index of the second image of a pair in O(1), chosen by ``sample_seed``."""
-        return index if self._pairs is None else self._pairs.positive_index(index, sample_seed)
-
     def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
         view1, view2 = self._views
         positives = [self.positive_index(index, seed) for index, seed in keys]

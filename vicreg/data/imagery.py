@@ -131,7 +131,6 @@ class ImageryPatches(SN7Patches):
         self._store, self.in_memory = self._open_store(), True
         self.location_ids = self.table.groupby("location", sort=False).ngroup().to_numpy()
         self.positives = positives or self._default_positives()
-        self._pairs = None
         if self.positives == "temporal":
             self._pairs = TemporalPairs(self.location_ids, self._days(max_days_apart), max_days_apart)
         elif max_days_apart is not None:

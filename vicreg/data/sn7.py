@@ -9,7 +9,7 @@ import torch
 
 from vicreg.common.devices import send
 from vicreg.data.base import BaseDataset
-from vicreg.data.pairs import SpatialNeighborPairs, TemporalPairs, build_pairs, month_number
+from vicreg.data.pairs import SpatialNeighborPairs, build_pairs, month_number
 from vicreg.data.sn7_format import (
     CHANNELS,
     check_rows,
@@ -75,7 +75,6 @@ class SN7Patches(BaseDataset):
         self._store = self._open_store()
         self.in_memory = self._store is not None
         self.location_ids = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
-        self._pairs: TemporalPairs | SpatialNeighborPairs | None
         if positives == "neighbor" and max_months_apart is None:
             mosaics = self.table.groupby(["aoi", "year", "month"], sort=False).ngroup()
             self._pairs = SpatialNeighborPairs(mosaics.to_numpy(), self.table.patch.to_numpy(), self._grid)
@@ -142,7 +141,3 @@ class SN7Patches(BaseDataset):
         dates = [f"{year:04d}-{month:02d}" for year, month in zip(rows.year, rows.month, strict=True)]
         longitude, latitude = zip(*map(centers.__getitem__, rows.aoi), strict=True)
         return {"location": list(rows.aoi), "date": dates, "longitude": longitude, "latitude": latitude}
-
-    def positive_index(self, index: int, sample_seed: int) -> int:
-        """Return the index of the second image of a pair in O(1), chosen by ``sample_seed``."""
-        return index if self._pairs is None else self._pairs.positive_index(index, sample_seed)
