@@ -125,11 +125,10 @@ def apply(images: torch.Tensor, params: Params, size: int, view: Augmentation) -
         if rgb:
             names = ("order", "brightness", "contrast", "saturation", "hue")
             return color_jitter(selected, *(params[name][rows] for name in names))
-        brightness, contrast = (params[name][rows, None] for name in ("brightness", "contrast"))
-        return brightness_contrast(selected, brightness, contrast, contrast_first[rows])
+        return jitter_bands(selected, rows, prefix="")
 
-    def jitter_bands(selected: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        brightness, contrast = (params[name][rows] for name in ("band_brightness", "band_contrast"))
+    def jitter_bands(selected: torch.Tensor, rows: torch.Tensor, prefix: str = "band_") -> torch.Tensor:
+        brightness, contrast = (params[prefix + name][rows].view(len(rows), -1) for name in ("brightness", "contrast"))
         return brightness_contrast(selected, brightness, contrast, contrast_first[rows])
 
     def gray(selected: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -224,20 +223,7 @@ def augment_pair(
     micro_batch: int = 0,
     num_micro_batches: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make the two views of one step; arguments as for ``augment_batch``.
-
-    Args:
-        images1: uint8 or uint16 tensor (n, C, H, W), first image of each pair.
-        images2: uint8 or uint16 tensor (n, C, H, W), second image of each pair.
-        views: Augmentation of the first and of the second image.
-        size: Side of the views in pixels.
-        batch_size: Number of pairs of all processes together.
-        rank: Rank of this process.
-        seed: Seed of the run.
-        step: Step of the run.
-        device: Device to augment on.
-        micro_batch: Index of the micro-batch to return.
-        num_micro_batches: Number of micro-batches into which the pairs are divided.
+    """Make the two views of one step, each from one image of a pair; other arguments as for ``augment_batch``.
 
     Returns:
         Two float32 tensors (m, C, size, size) in [0, 1] on the device.

@@ -9,7 +9,7 @@ import torch
 _compile = False  # see ``compile_operations``
 
 
-def compile_operations(enable: bool = True) -> None:
+def compile_operations(enable: bool) -> None:
     """Choose whether ``torch.compile`` fuses the operations on pixels: fewer and larger kernels for a GPU."""
     global _compile
     _compile = enable
