@@ -141,9 +141,8 @@ def find_split(parent: str | Path, split: str) -> Path | None:
     Raises:
         ValueError: There are two.
     """
-    parent = Path(parent)
-    names = sorted(os.listdir(parent)) if parent.is_dir() else []
-    found = [parent / name for name in names if SPLITS.get(name.lower()) == split and (parent / name).is_dir()]
+    folders = _subfolders(Path(parent)) if os.path.isdir(parent) else []
+    found = [path for path in folders if SPLITS.get(path.name.lower()) == split]
     if len(found) > 1:
         raise ValueError(f"{found[0]} and {found[1]}: two folders of one split; rename or remove one of them")
     return found[0] if found else None
@@ -152,9 +151,7 @@ def find_split(parent: str | Path, split: str) -> Path | None:
 def _subfolders(folder: Path) -> list[Path]:
     """Return the visible folders in a folder, sorted by name."""
     with os.scandir(folder) as entries:
-        return [
-            folder / name for name in sorted(entry.name for entry in entries if _is_visible(entry) and entry.is_dir())
-        ]
+        return sorted(folder / entry.name for entry in entries if _is_visible(entry) and entry.is_dir())
 
 
 def _has_images(folder: Path) -> bool:
@@ -181,28 +178,26 @@ def image_paths(
         recursive: Whether to search folders in it.
         accept: Which file names are images.
     """
-    folder = Path(folder)
-    entered = {_inode(path) for path in (folder, *folder.absolute().parents, *folder.resolve().parents)} | set(skip)
-    return list(_walk(str(folder), entered, [] if skipped is None else skipped, recursive, accept))
+    top = Path(folder)
+    entered = {_inode(path) for path in (top, *top.absolute().parents, *top.resolve().parents)} | set(skip)
 
+    def walk(folder: str) -> Iterator[str]:
+        with os.scandir(folder) as entries:
+            visible = sorted((entry for entry in entries if _is_visible(entry)), key=lambda entry: entry.name)
+        inside = []
+        for entry in visible:
+            if entry.is_dir():
+                inside.append(entry.path)
+            elif accept(entry.name) and entry.is_file():
+                yield entry.path
+            elif skipped is not None and entry.name.lower() not in _SYSTEM:
+                skipped.append(entry.path)
+        for path in inside if recursive else ():
+            if (inode := _inode(path)) not in entered:
+                entered.add(inode)
+                yield from walk(path)
 
-def _walk(
-    folder: str, entered: set[tuple[int, int]], skipped: list[str], recursive: bool, accept: Callable[[str], bool]
-) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        visible = sorted((entry for entry in entries if _is_visible(entry)), key=lambda entry: entry.name)
-    inside = []
-    for entry in visible:
-        if entry.is_dir():
-            inside.append(entry.path)
-        elif accept(entry.name) and entry.is_file():
-            yield entry.path
-        elif entry.name.lower() not in _SYSTEM:
-            skipped.append(entry.path)
-    for path in inside if recursive else ():
-        if (inode := _inode(path)) not in entered:
-            entered.add(inode)
-            yield from _walk(path, entered, skipped, recursive, accept)
+    return list(walk(str(top)))
 
 
 def log_skipped(folder: str | Path, skipped: Sequence[str]) -> None:
