@@ -73,11 +73,6 @@ class UnsupportedImage(ImageError):
     """An image file that needs an option of the user, such as ``--levels``; no other image may replace it."""
 
 
-def unreadable(path: str | Path, error: Exception) -> ImageError:
-    """Return the error that says that a file cannot be read, and why."""
-    return ImageError(f"{printable(path, '')} cannot be read ({error_reason(error, path)})")
-
-
 @contextmanager
 def decoding(path: str | Path) -> Iterator[None]:
     """Turn what decoders raise into an ImageError that names the file."""
@@ -89,7 +84,7 @@ def decoding(path: str | Path) -> Iterator[None]:
         message = "not enough memory to decode it; it is very large or damaged, or the memory is full"
         raise UnsupportedImage(f"{printable(path, '')}: {message}") from error
     except Exception as error:  # every decoder has its own
-        raise unreadable(path, error) from error
+        raise ImageError(f"{printable(path, '')} cannot be read ({error_reason(error, path)})") from error
 
 
 def check_regular(path: str | Path) -> None:

@@ -7,12 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vicreg.data.image_io import (
-    decoding,
-    exif_orientation,
-    open_image,
-    tiff_orientation,
-)
+from vicreg.data.image_io import decoding, exif_orientation, open_image, tiff_orientation
 from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import TIFF, ImageReader, RasterReader, Scale, open_raster
 
@@ -47,7 +42,9 @@ def open_reader(
         return open_upright(path, scale, bands, levels, deep)
     with decoding(path), open_image(path) as image:
         if not needs_rasterio(image):
-            image = _upright(image)
+            image = _transpose(image)
+            if "transparency" in image.info:  # of a palette or of a color
+                image = image.convert("RGBA")
             factor = scale(image.size) if callable(scale) else scale
             size = tuple(max(1, round(side * factor)) for side in image.size)
             pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).transpose(2, 0, 1)
@@ -127,7 +124,7 @@ def load_rgb(path: str | Path, min_size: tuple[float, float] | None = None, leve
                 if min_size and image.format == "JPEG":
                     size = min_size[::-1] if exif_orientation(image) >= 5 else min_size
                     image.draft(None, tuple(math.ceil(side) for side in size))
-                upright = _upright(image)
+                upright = _transpose(image)
                 upright.load()
                 return as_rgb(upright)
     with open_upright(path, 1.0, None, levels) as reader:
@@ -162,12 +159,6 @@ def needs_rasterio(image: Any) -> bool:
         last = [detail[-1] if isinstance(detail, tuple) else detail for detail in details]
         return any(isinstance(value, int) and value > 255 for value in last)
     return any("16" in str(detail) for detail in details)
-
-
-def _upright(image: Any) -> Any:
-    """Apply EXIF's orientation and the transparency of a palette or of a color."""
-    image = _transpose(image)
-    return image.convert("RGBA") if "transparency" in image.info else image
 
 
 def _transpose(image: Any) -> Any:
