@@ -23,16 +23,16 @@ class CutOptions:
     Attributes:
         patch_size: Side in pixels.
         max_nodata: Maximum fraction of a patch without data.
-        scale: (low, high) of each band, which become 0 and the maximum of ``dtype``; None stores values as they are.
         dtype: "uint8" or "uint16".
+        scale: (low, high) of each band, which become 0 and the maximum of ``dtype``; None stores values as they are.
         shard_bytes: Maximum size of a shard.
     """
 
     patch_size: int
     max_nodata: float
     dtype: str
-    scale: tuple[tuple[float, float], ...] | None = None
-    shard_bytes: int = 2**29
+    scale: tuple[tuple[float, float], ...] | None
+    shard_bytes: int
 
 
 class Window(NamedTuple):

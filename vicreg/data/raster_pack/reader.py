@@ -39,11 +39,10 @@ class SceneReader:
                 if self.scene.pillow:
                     rows, columns = slice(top, top + height), slice(left, left + width)
                     pixels, valid = (array[..., rows, columns] for array in self._source)
-                    mask_window = None
                 else:
-                    mask_window = Window(left, top, width, height)
-                    pixels = self._source.read(list(self.scene.bands), window=mask_window)
-                    valid = self._valid(pixels, mask_window)
+                    window = Window(left, top, width, height)
+                    pixels = self._source.read(list(self.scene.bands), window=window)
+                    valid = self._valid(pixels, window)
                 if self.scene.mask:
                     valid = valid & ~self._clouds(left, top, width, height)
         except (ValueError, MemoryError):
@@ -88,8 +87,8 @@ class SceneReader:
         is_masked = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
         if is_masked and ColorInterp.alpha not in chosen:  # a band that is chosen holds values, whatever its tag says
             return self._source.read_masks(self.scene.bands[0], window=window) > 0
-        nodata = {place: self._source.nodatavals[number - 1] for place, number in enumerate(self.scene.bands)}
-        nodata = {place: value for place, value in nodata.items() if value is not None}
+        values = [self._source.nodatavals[number - 1] for number in self.scene.bands]
+        nodata = {place: value for place, value in enumerate(values) if value is not None}
         if nodata:  # bands of a stack are files of their own, of which some may have no such value
             return (pixels[list(nodata)] != np.array(list(nodata.values()))[:, None, None]).any(0)
         return np.ones(pixels.shape[1:], bool)

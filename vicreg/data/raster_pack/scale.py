@@ -1,6 +1,5 @@
 """The stored type of pixels, and the values that become its limits."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,20 +31,20 @@ def cut_options(scenes: Sequence[Scene], options: PackOptions) -> CutOptions:
         raise ValueError(f"--scale {' '.join(options.scale or ())}: {scenes[0].path} and the others hold uint8, which "
                          "is stored as it is; leave out --scale")  # fmt: skip
     assert options.patch_size is not None  # chosen by make_plan
-    cut = CutOptions(options.patch_size, options.max_nodata, options.dtype if scale else dtype, scale)
-    return dataclasses.replace(cut, shard_bytes=int(options.shard_size * 2**20))
+    shard_bytes, stored = int(options.shard_size * 2**20), options.dtype if scale else dtype
+    return CutOptions(options.patch_size, options.max_nodata, stored, scale, shard_bytes)
 
 
 def _read_scale(values_given: Sequence[str], scenes: Sequence[Scene], seed: int) -> tuple[tuple[float, float], ...]:
-    text = f"--scale {' '.join(values_given)}"
+    text, words = f"--scale {' '.join(values_given)}", ",".join(values_given).split(",")
+    marked = {word.startswith("p") for word in words}
     try:
-        values = [float(value.lstrip("p")) for word in values_given for value in word.split(",")]
-        low, high = values
+        values = [float(word.lstrip("p")) for word in words]
     except ValueError:
-        raise ValueError(f"{text}: two numbers are needed, or two percentiles such as p2,p98") from None
-    marked = {value.startswith("p") for word in values_given for value in word.split(",")}
-    if len(marked) > 1:
+        values = []
+    if len(values) != 2 or len(marked) > 1:
         raise ValueError(f"{text}: two numbers are needed, or two percentiles such as p2,p98")
+    low, high = values
     if not low < high or not np.isfinite(values).all():
         raise ValueError(f"{text}: the lower value comes first")
     if marked == {False}:

@@ -81,7 +81,7 @@ class Scene:
 def is_scene_name(name: str) -> bool:
     """Return whether a file name has a suffix of a raster or image; a VRT has to be named by the user."""
     suffix = Path(name).suffix.lower()
-    return not name.startswith(".") and suffix != ".vrt" and (suffix in DRIVERS or suffix in PILLOW_SUFFIXES)
+    return not name.startswith(".") and suffix != ".vrt" and suffix in DRIVERS
 
 
 def is_without_header(path: str) -> bool:
@@ -152,8 +152,8 @@ def root_reason(error: Exception, path: str) -> str:
 def _is_deep_png(path: str) -> bool:
     """Return whether a PNG has 16 bits per channel, which Pillow would cut to 8."""
     with open(path, "rb") as file:
-        head = file.read(26)
-    return head.startswith(b"\x89PNG") and len(head) == 26 and head[24] == 16
+        head = file.read(25)
+    return head.startswith(b"\x89PNG") and head[24:] == b"\x10"
 
 
 def _read_pillow_header(path: str, name: str, bands: Sequence[str] | None, version: tuple[int, int]) -> Scene:

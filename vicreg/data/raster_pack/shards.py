@@ -4,7 +4,6 @@ A shard is a list of windows of scenes. The list depends on the scenes and the o
 bytes whichever process writes it, and a killed job resumes with the shards that are missing.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -35,28 +34,17 @@ def write_shard(
     folder: Path,
     workers: int,
 ) -> Path:
-    """Write a shard and, last, its record. A complete shard without scenes that could not be read is kept.
+    """Write a shard and, last, its record, whose path is returned; see ``run_shards`` and ``read_record``.
 
-    Args:
-        number: Number of the shard.
-        windows: Its windows.
-        scenes: Scenes of the windows, by number.
-        placements: Their placements.
-        options: How patches are cut.
-        folder: Folder to write to.
-        workers: Number of threads.
-
-    Returns:
-        Path of the record, see ``read_record``.
+    A complete shard without scenes that could not be read is kept.
     """
-    record = record_path(folder, number)
-    shard = folder / shard_name(number)
+    record, shard = record_path(folder, number), folder / shard_name(number)
     if record.exists() and shard.exists() and not read_record(record)[0]["problems"]:
         return record
-    patches = functools.partial(_cut_in_order, windows, scenes, placements, options, workers)
+    patches = _cut_in_order(windows, scenes, placements, options, workers)
     channels = len(scenes[windows[0].scene].bands)
     cells = sum((window.row1 - window.row0) * (window.column1 - window.column0) for window in windows)
-    content = atomic_write(shard, lambda path: _write(path, patches(), (cells, channels), options))
+    content = atomic_write(shard, lambda path: _write(path, patches, (cells, channels), options))
     atomic_write(record, lambda path: np.savez(path, **content))  # type: ignore[arg-type]
     return record
 
