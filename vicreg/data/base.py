@@ -53,9 +53,19 @@ class InputSpec(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """What pretraining and evaluation both ask of a data set; ``name`` is that of its kind, such as ``"SN7"``."""
+    """What pretraining and evaluation both ask of a data set.
+
+    Attributes:
+        name: Kind of data, such as ``"SN7"``.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel, of pixels in [0, 1].
+        levels: Values of black and white of files deeper than 8 bits; None for files of 8 bits.
+    """
 
     name: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    levels: Levels
 
     @property
     def num_channels(self) -> int:
@@ -64,18 +74,6 @@ class ImageSource(Protocol):
     @property
     def patch_size(self) -> int:
         """Side of the images in pixels."""
-
-    @property
-    def mean(self) -> Sequence[float]:
-        """Mean of each channel, of pixels in [0, 1]."""
-
-    @property
-    def std(self) -> Sequence[float]:
-        """Standard deviation of each channel, of pixels in [0, 1]."""
-
-    @property
-    def levels(self) -> Levels:
-        """Values of black and white of files deeper than 8 bits; None for files of 8 bits."""
 
     def __len__(self) -> int: ...
 
@@ -122,22 +120,18 @@ class LabeledDataset(ImageSource, Protocol):
     Attributes:
         labels: int64 tensor (n,) of class indices.
         classes: Class names.
+        in_memory: Whether reading all images costs next to nothing.
+        crops_in_loader: Whether ``crop_images`` crops the source images, which are larger than those of ``images``.
     """
 
     labels: torch.Tensor
     classes: list[str]
+    in_memory: bool
+    crops_in_loader: bool
 
     @property
     def location_ids(self) -> np.ndarray:
         """Integer array (n,): equal numbers are one location. Not comparable between data sets (``location_keys``)."""
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether reading all images costs next to nothing."""
-
-    @property
-    def crops_in_loader(self) -> bool:
-        """Whether ``crop_images`` crops the source images, which are larger than those of ``images``."""
 
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Load the images of n indices: uint8 tensor (n, C, patch_size, patch_size)."""
