@@ -23,28 +23,18 @@ P = TypeVar("P", str, Path)
 R = TypeVar("R")
 
 
-def _no_progress(chunks: Iterable[Any], total: int) -> Iterable[Any]:
-    return chunks
-
-
 def find_broken(
     paths: Sequence[P],
     workers: int = 8,
-    progress: Callable[..., Iterable[Any]] = _no_progress,
+    progress: Callable[..., Iterable[Any]] = lambda chunks, total: chunks,
     bands: Sequence[int] | None = None,
     levels: Levels = None,
 ) -> dict[int, str]:
     """Find empty, truncated and unreadable image files without decoding the good ones.
 
     The first and last bytes of JPEG and PNG files show nearly all truncations. Files that look odd there are decoded
-    completely, so that good files with data after their end are kept. For other formats the header is read.
-
-    Args:
-        paths: Paths of n files.
-        workers: Number of threads.
-        progress: Progress bar, such as ``tqdm``; see ``map_in_threads``.
-        bands: See ``vicreg.data.images.open_reader``.
-        levels: See ``vicreg.data.images.open_reader``.
+    completely, so that good files with data after their end are kept. For other formats the header is read, with
+    ``bands`` and ``levels`` as for ``vicreg.data.images.open_reader``.
 
     Returns:
         Index of each broken file -> reason.
@@ -57,12 +47,7 @@ def find_broken(
 
 
 def log_left_out(reasons: Sequence[tuple[str | Path, str]], total: int) -> None:
-    """Log files that are left out.
-
-    Args:
-        reasons: Each file, and why it cannot be used.
-        total: Number of all files.
-    """
+    """Log the files that are left out of ``total`` files, and why each of them cannot be used."""
     if reasons:
         lines = [f"  {printable(path, '')}: {printable(reason, '')}" for path, reason in reasons[:_MAX_LISTED]]
         more = [f"  … and {len(reasons) - _MAX_LISTED} more"] if len(reasons) > _MAX_LISTED else []
@@ -70,18 +55,11 @@ def log_left_out(reasons: Sequence[tuple[str | Path, str]], total: int) -> None:
 
 
 def map_in_threads(
-    function: Callable[[P], R], paths: Sequence[P], workers: int, progress: Callable[..., Iterable[Any]] = _no_progress
+    function: Callable[[P], R], paths: Sequence[P], workers: int, progress: Callable[..., Iterable[Any]]
 ) -> Iterator[R]:
-    """Apply a function to millions of paths in threads, without a task for each.
+    """Apply a function to millions of paths in threads, without a task for each; yield the results in order.
 
-    Args:
-        function: Function of one path.
-        paths: Paths.
-        workers: Number of threads.
-        progress: Function (iterator, total) -> iterator over chunks of paths, such as ``tqdm``.
-
-    Yields:
-        Results in the order of the paths.
+    ``progress``, such as ``tqdm``, is a function (iterator, total) -> iterator over chunks of paths.
     """
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(workers) as pool:

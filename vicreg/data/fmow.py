@@ -93,8 +93,7 @@ def read_image_list(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
                 f"no {file}; write it with preprocessing/make_fmow_csv.py --data-dir FMOW --out-dir {path.parent}"
             )
     table = read_table(path, INTEGERS)
-    missing = [column for column in COLUMNS if column not in table]
-    if missing or table.empty:
+    if (missing := [column for column in COLUMNS if column not in table]) or table.empty:
         reason = f"columns missing: {', '.join(missing)}" if missing else "no rows"
         raise ValueError(f"{path}: {reason}; write it again with preprocessing/make_fmow_csv.py")
     check_ranges(path, table, k=(0, 2**31), year=(0, 9999), month=(0, 12), label=(0, 2**20))

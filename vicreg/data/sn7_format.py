@@ -135,13 +135,9 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
     first_line = read_text(path).partition("\n")[0].strip()
     if first_line.split(",")[:2] == COLUMNS[:2]:
         table = read_table(path, INTEGERS)
-        missing = [column for column in COLUMNS if column not in table]
-        if missing:
-            advice = (
-                "it is a list of make_imagery_csv.py, for the imagery scripts"
-                if "site" in table
-                else ("write it again with make_sn7_csv.py")
-            )
+        if missing := [column for column in COLUMNS if column not in table]:
+            imagery = "it is a list of make_imagery_csv.py, for the imagery scripts"
+            advice = imagery if "site" in table else "write it again with make_sn7_csv.py"
             raise ValueError(f"{path}: columns missing: {', '.join(missing)}; {advice}")
         check_ranges(path, table, **LIMITS)
         return table[COLUMNS]
@@ -150,13 +146,11 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
     table = read_table(path, ["label"], header=None, names=FIRST_VERSION_COLUMNS)
     try:
         patch, mosaic = zip(*(entry.split("!", 1) for entry in table.image_id), strict=True)
-        names = [parse_mosaic_name(name) for name in mosaic]
+        names = pd.DataFrame(map(parse_mosaic_name, mosaic))
         table = table.assign(row=-1, patch=[int(k) for k in patch], image_id=mosaic, country="", split=path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    table["aoi"] = [name.aoi for name in names]
-    table["year"] = [name.year for name in names]
-    table["month"] = [name.month for name in names]
+    table[["aoi", "year", "month"]] = names[["aoi", "year", "month"]]
     check_ranges(path, table, **LIMITS)
     return table[COLUMNS]
 
