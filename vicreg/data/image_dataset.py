@@ -25,15 +25,14 @@ from vicreg.data.pairs import build_pairs
 from vicreg.data.raster_bands import Levels
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-_SIDE = 256  # evaluation crops the center 7/8, 224 pixels
 _MAX_TRIES = 100  # unreadable files in a row before the disk, and not a file, is at fault
 
 _Crops = list[tuple[Augmentation, list[int]]]  # pairs (augmentation, seed)
 
 
 def decode_size(view_size: int | None = None) -> int:
-    """Return the side of the square image whose center crop of 7/8 has ``view_size`` pixels; 256 for None."""
-    return round(view_size * 8 / 7) if view_size else _SIDE
+    """Return the side of the square whose center crop of 7/8, which evaluation takes, has ``view_size`` (224) pixels."""
+    return round((view_size or 224) * 8 / 7)
 
 
 class ImageDataset(BaseDataset):
@@ -84,7 +83,7 @@ class ImageDataset(BaseDataset):
         location_ids: npt.ArrayLike | None = None,
         months: npt.ArrayLike | None = None,
         max_months_apart: int | None = None,
-        side: int = _SIDE,
+        side: int = decode_size(),
         bands: Sequence[int] | None = None,
         levels: Levels = None,
         name: str = "images",
@@ -186,7 +185,9 @@ class ImageDataset(BaseDataset):
             except UnsupportedImage:
                 raise
             except ImageError as error:
-                self._warn(candidate, error)
+                if candidate not in self._warned:
+                    self._warned.add(candidate)
+                    print(f"warning: {error}; another image replaces it", file=sys.stderr, flush=True)
         raise ImageError(
             f"{self.path(index)} cannot be read, and no image that could replace it; is the disk available?"
         )
@@ -197,8 +198,3 @@ class ImageDataset(BaseDataset):
         for group in (np.flatnonzero(self.location_ids == self.location_ids[index]), same_class):
             yield from group[group > index].tolist()
             yield from group[group < index].tolist()
-
-    def _warn(self, index: int, error: ImageError) -> None:
-        if index not in self._warned:
-            self._warned.add(index)
-            print(f"warning: {error}; another image replaces it", file=sys.stderr, flush=True)

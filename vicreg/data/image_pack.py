@@ -1,6 +1,7 @@
 """Image folders that are decoded once: the center squares of all images, of one size, in a memory-mapped file."""
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -59,19 +60,15 @@ class PackedImages(BaseDataset):
         self.levels, self.location_ids = images.levels, images.location_ids
         self._images, self._path = images, path
         self._on_device: torch.Tensor | None = None
-        self._store: Any = self._open_store()
         if len(self._store) != len(images):
             raise ValueError(f"{path} does not hold {len(images)} images; delete it")
 
-    def _open_store(self) -> np.ndarray:
+    @functools.cached_property
+    def _store(self) -> np.ndarray:
         return map_pixels(self._path, "delete it")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_store": None}  # loader processes map the file themselves
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._store = self._open_store()
+    def __getstate__(self) -> dict[str, Any]:  # loader processes map the file themselves
+        return {name: value for name, value in self.__dict__.items() if name != "_store"}
 
     def __len__(self) -> int:
         return len(self.labels)

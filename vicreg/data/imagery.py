@@ -128,7 +128,7 @@ class ImageryPatches(SN7Patches):
         digests = "".join(shard["sha256"] for shard in self._shards)
         self._pack_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
         self._rows, self._on_device = self.table.row.to_numpy(), None
-        self._store, self.in_memory = self._open_store(), True
+        self.in_memory = self._store is not None  # opens the shards
         self.location_ids = self.table.groupby("location", sort=False).ngroup().to_numpy()
         self.positives = positives or self._default_positives()
         if self.positives == "temporal":
@@ -136,7 +136,8 @@ class ImageryPatches(SN7Patches):
         elif max_days_apart is not None:
             raise ValueError(f"--max-days-apart {max_days_apart} is for temporal positives: add --positives temporal")
 
-    def _open_store(self) -> Any:
+    @functools.cached_property
+    def _store(self) -> PatchShards:
         return PatchShards(self._path, self._shards, self._dtype)
 
     def _default_positives(self) -> str:

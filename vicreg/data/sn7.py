@@ -1,5 +1,6 @@
 """SpaceNet-7 patches as a data set."""
 
+import functools
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,6 @@ class SN7Patches(BaseDataset):
         self._path, self._meta = csv_path.parent / "patches.npy", meta
         self._pack_digest: str | None = meta.get("sha256", {}).get(self._path.name)
         self._on_device: torch.Tensor | None = None
-        self._store = self._open_store()
         self.in_memory = self._store is not None
         self.location_ids = self.table.groupby(["aoi", "patch"], sort=False).ngroup().to_numpy()
         if positives == "neighbor" and max_months_apart is None:
@@ -82,7 +82,9 @@ class SN7Patches(BaseDataset):
             months = month_number(self.table.year, self.table.month).to_numpy()
             self._pairs = build_pairs(positives, self.location_ids, months, max_months_apart)
 
-    def _open_store(self) -> np.ndarray | None:
+    @functools.cached_property
+    def _store(self) -> Any:
+        """Array (rows, C, P, P) in the file beside the list; None without one, if there are mosaics."""
         if not self._path.is_file() or (self._rows < 0).any():
             if not self._source:
                 raise FileNotFoundError(f"no {self._path} and no SN7 tree; pass --data-dir or run make_sn7_csv.py")
@@ -93,12 +95,8 @@ class SN7Patches(BaseDataset):
             raise ValueError(f"{self._path} is {store.shape}, meta.json says {expected}; write the folder again")
         return store
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_store": None}  # loader processes map the file themselves instead of copying it
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._store = self._open_store()
+    def __getstate__(self) -> dict[str, Any]:  # loader processes map the file themselves instead of copying it
+        return {name: value for name, value in self.__dict__.items() if name != "_store"}
 
     def __len__(self) -> int:
         return len(self.table)
