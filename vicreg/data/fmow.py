@@ -30,10 +30,7 @@ class ImageName(NamedTuple):
 
 
 def parse_image_name(name: str) -> ImageName:
-    """Parse the file name of an image.
-
-    Args:
-        name: Such as ``single-unit_residential_12_3_rgb.jpg``: class, location, number of the image there.
+    """Parse the file name of an image, such as ``single-unit_residential_12_3_rgb.jpg``: class, location, number there.
 
     Raises:
         ValueError: The name does not follow fMoW's pattern.

@@ -11,13 +11,9 @@ import numpy as np
 def to_degrees(
     crs: object, x: Sequence[float], y: Sequence[float], strict: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Transform positions to longitude and latitude (EPSG:4326).
+    """Transform n positions in any system that rasterio takes to longitude and latitude (EPSG:4326).
 
-    Args:
-        crs: Coordinate reference system of the positions, as rasterio takes it.
-        x: n coordinates.
-        y: n coordinates.
-        strict: Refuse positions outside of the domain of the system; they are NaN otherwise.
+    Positions outside of the domain of the system are refused, or NaN if not ``strict``.
 
     Returns:
         Longitude (n,) and latitude (n,) in degrees.
@@ -38,10 +34,7 @@ def to_degrees(
 
 
 def georeference(raster: Any) -> tuple[Any, Sequence[float]] | None:
-    """Return where a raster lies, from its transform or, without one, its ground control points.
-
-    Args:
-        raster: Open rasterio dataset.
+    """Return where an open raster lies, from its transform or, without one, its ground control points.
 
     Returns:
         CRS and affine transform, pixel -> CRS (the nearest one to the control points); None without a georeference.

@@ -31,7 +31,7 @@ _Crops = list[tuple[Augmentation, list[int]]]  # pairs (augmentation, seed)
 
 
 def decode_size(view_size: int | None = None) -> int:
-    """Return the side of the square whose center crop of 7/8, which evaluation takes, has ``view_size`` (224) pixels."""
+    """Return the side of the square whose center crop of 7/8, as evaluation takes, has ``view_size`` pixels (224)."""
     return round((view_size or 224) * 8 / 7)
 
 

@@ -34,17 +34,7 @@ def is_image_name(name: str) -> bool:
 
 
 def sample_crop_box(view: Augmentation, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Sample the crop box of one image.
-
-    Args:
-        view: Augmentation whose crop is taken.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        rng: Generator; not used for "center".
-
-    Returns:
-        (left, top, right, bottom) in whole pixels, inside the image.
-    """
+    """Sample the crop box of one image: (left, top, right, bottom) in whole pixels, inside the image."""
     if view.crop == "resized":
         low, high = log_aspect_range(view)
         tries = ((rng.uniform(*view.scale), math.exp(rng.uniform(low, high))) for _ in range(MAX_TRIES))

@@ -41,11 +41,7 @@ class Listing(NamedTuple):
         return Listing([self.paths[index] for index in indices], self.labels[indices], self.classes)
 
     def without(self, indices: Iterable[int], subset: np.ndarray | None = None) -> tuple["Listing", np.ndarray | None]:
-        """Remove files.
-
-        Args:
-            indices: Indices of the files to remove.
-            subset: Sorted indices of a subset of the files, or None.
+        """Remove the files of some indices, also from a subset given by sorted indices.
 
         Returns:
             The remaining files, and the indices of the remaining part of the subset among them.

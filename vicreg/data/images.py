@@ -189,12 +189,7 @@ def check_levels(levels: Levels) -> None:
 
 
 def add_levels_argument(group: argparse._ActionsContainer, default: str) -> None:
-    """Add ``--levels``.
-
-    Args:
-        group: Parser or group to extend.
-        default: What holds without the option, for the help text.
-    """
+    """Add ``--levels``; ``default`` tells in the help text what holds without the option."""
     group.add_argument(
         "--levels", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help=f"values of black and white of files deeper than 8 bits, such as 0 2750 for Sentinel-2 ({default})",

@@ -24,10 +24,7 @@ def digest(pixels: np.ndarray) -> bytes:
 
 
 def location_keys(table: pd.DataFrame) -> list[tuple] | None:
-    """Return the location of each row of a list, comparable between lists.
-
-    Args:
-        table: Image list; its locations are in the column location, or in aoi and patch.
+    """Return the location of each row of a list, comparable between lists: the columns location, or aoi and patch.
 
     Returns:
         A tuple for each row, or None if the list has no such columns. The class is not part of it: one location may
@@ -55,10 +52,6 @@ def overlap_mask(train: Iterable[Hashable], val: Sequence[Hashable]) -> np.ndarr
 def overlap(train: LabeledDataset, val: LabeledDataset) -> dict[str, Any]:
     """Compute how much of a validation set is in the training set.
 
-    Args:
-        train: Training set.
-        val: Validation set.
-
     Returns:
         ``samples`` (of validation), ``location_overlap`` and ``exact_duplicates``: fractions of them whose location,
         and whose pixels, are also in training. None if locations are unknown, or pixels are too many to compare.
@@ -85,11 +78,7 @@ def _iterate_images(dataset: LabeledDataset, batch_size: int = 1024) -> Iterator
 
 
 def overlap_of_images(train: Iterable[np.ndarray], val: Iterable[np.ndarray]) -> dict[str, Any]:
-    """Compute which validation images equal a training image; the same dict as ``overlap``.
-
-    Args:
-        train: Training images, read once.
-        val: Validation images, read once.
+    """Compute which validation images equal a training image, reading each once; the same dict as ``overlap``.
 
     Raises:
         ValueError: There is no validation image.

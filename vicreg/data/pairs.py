@@ -7,13 +7,7 @@ import numpy.typing as npt
 
 
 def add_arguments(group: Any, positives: str = "same", neighbors: bool = False) -> None:
-    """Add the options of positive pairs.
-
-    Args:
-        group: Argument group of a script whose data has locations and months.
-        positives: Default of ``--positives``.
-        neighbors: Whether images lie in a grid, so that "neighbor" is a choice.
-    """
+    """Add the options of positive pairs; with ``neighbors``, images lie in a grid and "neighbor" is a choice."""
     group.add_argument(
         "--positives",
         type=lambda text: text.replace("neighbour", "neighbor"),

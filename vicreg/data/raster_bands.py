@@ -98,11 +98,7 @@ def unusual_layout(source: Any) -> str:
 
 
 def resolve_bands(bands: Sequence[int] | None, channels: int) -> Bands:
-    """Return what readers take for ``--bands`` and a network: None for the red, green and blue of an image.
-
-    Args:
-        bands: ``--bands``, or None without it.
-        channels: Input channels of the network.
+    """Return what readers take for ``--bands`` and a network of ``channels``: None for red, green and blue.
 
     Raises:
         ValueError: ``bands`` are not as many as the channels, or not counted from 1.

@@ -210,12 +210,9 @@ def coarser(transform: Any, across: float, down: float) -> Any:
 def resize(
     pixels: np.ndarray, shape: tuple[int, int], box: tuple[float, float, float, float] | None = None
 ) -> np.ndarray:
-    """Resize (C, H, W) to (C, *shape) with PIL's antialiased bicubic filter.
+    """Resize (C, H, W), or its part ``box`` (left, top, right, bottom), to (C, *shape).
 
-    Args:
-        pixels: uint8 or uint16 array.
-        shape: (rows, columns) of the result.
-        box: (left, top, right, bottom) of the part to use.
+    The filter is PIL's antialiased bicubic one; pixels are uint8 or uint16.
     """
     from PIL import Image
 

@@ -25,12 +25,7 @@ _MAX_TMPDIR = 75  # bytes; multiprocessing adds 32, and the address of a socket 
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order of an epoch and the sample seeds.
-
-    Args:
-        n: Number of samples.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
+    """Return the order of ``n`` samples in an epoch, from 0, and the sample seeds.
 
     Returns:
         A permutation of range(n), and int64 numbers (n,) in [0, 2^63 - 1): the seed of each position, which decides
@@ -118,17 +113,10 @@ def _end_workers(reference: weakref.ref, workers: list[Any]) -> None:
 
 
 def fit_shared_memory(workers: int, batch_bytes: int, free: int) -> tuple[int, int]:
-    """Return how many loader processes, and batches that each prefetches, fit into shared memory.
+    """Return how many of ``workers``, and batches that each prefetches, fit into ``free`` bytes of shared memory.
 
-    At most ``workers * prefetch`` batches wait, one more is made ready, and one is in use.
-
-    Args:
-        workers: Loader processes asked for.
-        batch_bytes: Size of a batch.
-        free: Free shared memory in bytes.
-
-    Returns:
-        Loader processes and prefetched batches; (0, 0) if not even one process fits.
+    At most ``workers * prefetch`` batches wait, one more is made ready, and one is in use. (0, 0) if not even one
+    process fits.
     """
     for count in range(workers, 0, -1):
         for prefetch in range(_PREFETCH, 0, -1):

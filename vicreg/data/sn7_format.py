@@ -41,10 +41,7 @@ class MosaicName(NamedTuple):
 
 
 def parse_mosaic_name(name: str) -> MosaicName:
-    """Parse the file name of a mosaic.
-
-    Args:
-        name: Such as ``global_monthly_2018_12_mosaic_L15-1025E-1366N_4102_2726_13.tif``; the suffix is optional.
+    """Parse a mosaic's name, such as ``global_monthly_2018_12_mosaic_L15-1025E-1366N_4102_2726_13``, perhaps ``.tif``.
 
     Raises:
         ValueError: The name does not follow SpaceNet-7's pattern.
@@ -156,11 +153,7 @@ def read_patch_list(path: str | Path) -> pd.DataFrame:
 
 
 def open_pack(path: str | Path, rows: np.ndarray) -> np.ndarray:
-    """Map the patches of a prepared folder into memory.
-
-    Args:
-        path: ``patches.npy``.
-        rows: Rows that a patch list names.
+    """Map ``patches.npy`` of a prepared folder into memory; ``rows`` are those that a patch list names.
 
     Returns:
         uint8 (rows, channels, P, P), read-only.

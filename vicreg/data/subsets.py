@@ -26,12 +26,7 @@ def check_percent(percent: int) -> None:
 
 
 def stratified_subset(labels: npt.ArrayLike, fraction: float, seed: int) -> np.ndarray:
-    """Choose a random fraction of each class to train on, at least one sample of each.
-
-    Args:
-        labels: Class of each sample, integers (n,).
-        fraction: Fraction of each class in (0, 1].
-        seed: Seed of the choice.
+    """Choose a random fraction, in (0, 1], of each class to train on, at least one sample of each.
 
     Returns:
         Sorted int64 array of indices.

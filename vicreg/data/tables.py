@@ -13,12 +13,7 @@ _IMAGERY_KEYS = ("classes", "patch_size", "rows", "dtype", "scale", "mean", "std
 
 
 def read_table(path: str | Path, integers: Sequence[str], **options: Any) -> pd.DataFrame:
-    """Read a CSV file in UTF-8; a byte order mark is dropped.
-
-    Args:
-        path: The file.
-        integers: Columns of whole numbers. All others are text.
-        **options: Further options of ``pandas.read_csv``.
+    """Read a CSV file in UTF-8; a byte order mark is dropped. Columns are text but for ``integers``.
 
     Raises:
         ValueError: The file cannot be read as a table, or a column of ``integers`` has other values.

@@ -33,13 +33,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(scenes: list[Scene], options: PackOptions, locations: Sequence[str] | None = None) -> Plan:
-    """Place the scenes on grids and divide their cells into shards.
-
-    Args:
-        scenes: Scenes of ``read_scenes``.
-        options: Options.
-        locations: Site of each scene, for scenes without a georeference.
-    """
+    """Place scenes on grids and divide their cells into shards; ``locations`` as for ``place_scenes``."""
     options, size_rule = _choose_patch_size(scenes, options)
     cut = cut_options(scenes, options)
     grid_list, placements = place_scenes(scenes, options.snap_tolerance, cut.patch_size, locations)
@@ -65,13 +59,8 @@ def _choose_patch_size(scenes: Sequence[Scene], options: PackOptions) -> tuple[P
 def work_folder(out_dir: Path, plan: Plan, shared: bool) -> Path:
     """Return the folder of unfinished work; what another plan has left there is removed.
 
-    Args:
-        out_dir: Output folder.
-        plan: The plan.
-        shared: Whether other processes write shards of this plan to the same folder.
-
     Raises:
-        ValueError: With ``shared``: the folder holds work of another plan.
+        ValueError: The folder holds work of another plan and is ``shared`` with other processes.
     """
     folder = out_dir / WORK_FOLDER
     stamp = folder / "plan.txt"

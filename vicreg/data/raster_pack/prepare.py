@@ -26,16 +26,9 @@ def prepare_folder(
     options: PackOptions,
     progress: Callable[..., Iterable[Any]],
 ) -> tuple[dict[str, Any], list[FileProblem]]:
-    """Prepare files without labels and without a validation part, if that has not been done already.
+    """Prepare files of ``data_dir`` without labels and a validation part, if that has not been done already.
 
     The main process writes; the others wait for it. A collective call.
-
-    Args:
-        data_dir: Folder, for messages.
-        sources: Its files.
-        out_dir: Folder to write.
-        options: Options.
-        progress: Progress bar (iterable, total) -> iterable.
 
     Returns:
         Content of ``meta.json``, and the files that were left out, now or when the folder was prepared.

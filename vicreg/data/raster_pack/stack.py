@@ -12,11 +12,7 @@ _NO_TRANSFORM = (0.0, 1.0, 0.0, 1.0)
 def read_stack(files: Sequence[tuple[str, str]], name: str) -> tuple[Scene, dict[str, str]]:
     """Read the headers of files with one band each, and lay them on the pixels of the first one.
 
-    Files of another resolution are resampled when they are read, bilinear.
-
-    Args:
-        files: Name and path of each band.
-        name: Name of the scene.
+    Files of another resolution are resampled when they are read, bilinear. ``files`` are names and paths of bands.
 
     Returns:
         The scene, without a date, and the tags of the first file.
