@@ -226,7 +226,10 @@ class BaseDataset:
 
     def to_device(self, device: torch.device) -> None:
         """Refuse to copy the images to a device."""
-        raise ValueError("--cache-on-device: this data set cannot be copied to device memory; leave the option out")
+        raise ValueError(
+            "--cache-on-device is for patches of one size; this data set cannot be copied to device memory: leave the "
+            "option out"
+        )
 
     def location_keys(self) -> Sequence[Hashable] | None:
         """Return None: locations cannot be compared with those of another data set."""

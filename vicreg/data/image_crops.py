@@ -69,8 +69,9 @@ def read_crops(
         with open_upright(Path(path), 1.0, bands, levels, deep) as reader:
             results = []
             for view, seed in crops:
-                box = sample_crop_box(view, reader.height, reader.width, np.random.default_rng(seed))
-                left, top, right, bottom = box
+                left, top, right, bottom = sample_crop_box(
+                    view, reader.height, reader.width, np.random.default_rng(seed)
+                )
                 pixels, valid = reader.read(top, left, bottom - top, right - left)
                 results.append(resize(pixels * valid, (size, size)))
             return results
@@ -87,8 +88,7 @@ def _crop_image(opened: Any, crops: Sequence[tuple[Augmentation, int | Sequence[
     smallest = min(min(right - left, bottom - top) for left, top, right, bottom in boxes)
     reduction = smallest / (_MIN_REDUCTION * size)
     if opened.format == "JPEG" and reduction >= 2:
-        reduced_width, reduced_height = (math.ceil(side / reduction) for side in opened.size)
-        opened.draft(None, (reduced_width, reduced_height))
+        opened.draft(None, tuple(math.ceil(side / reduction) for side in opened.size))
     image = opened.transpose(Image.Transpose[operation]) if operation else opened
     scale = image.width / width, image.height / height  # 1 unless the JPEG was reduced
     results = []
@@ -145,11 +145,7 @@ def _crop_jpeg(
 
 
 def read_square(
-    path: str | Path,
-    size: int,
-    bands: Bands = None,
-    levels: Levels = None,
-    deep: bool = False,
+    path: str | Path, size: int, bands: Bands = None, levels: Levels = None, deep: bool = False
 ) -> np.ndarray:
     """Read the largest centered square of an image file: uint8 or uint16 (C, size, size); see ``read_crops``."""
     return read_crops(path, [(WHOLE, 0)], size, bands, levels, deep)[0]

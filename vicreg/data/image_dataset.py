@@ -119,10 +119,6 @@ class ImageDataset(BaseDataset):
         self._views, self._size = tuple(views), size
         return tuple(without_crop(view) for view in views)
 
-    def to_device(self, device: torch.device) -> None:
-        """Refuse to copy the images to a device: they have all sizes, and are cropped anew each time."""
-        raise ValueError("--cache-on-device is for patches of one size; image files are read from disk: leave it out")
-
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Load the central squares of images: uint8 tensor (n, 3, patch_size, patch_size)."""
         return self.crop_images(indices, [0] * len(indices), WHOLE, self.patch_size)

@@ -175,17 +175,16 @@ def _check_alike(scenes: list[Scene], options: PackOptions) -> tuple[list[Scene]
     has_crs = any(scene.crs for scene in scenes)
     alike, problems = [], []
     for scene, key, order in zip(scenes, keys, colors, strict=True):
+        kind, message = "other bands", ""
         if key != usual:
-            bands = "" if by_name else f"{scene.count} bands of "
-            others = "" if by_name else f"{usual[0]} bands of "
+            bands, others = ("" if by_name else f"{count} bands of " for count in (scene.count, usual[0]))
             message = f"{bands}{scene.dtype}, where {number} files have {others}{usual[1]}"
-            problems.append(FileProblem("other bands", scene.path, message))
         elif order and order != usual_colors[0][0]:
             message = f"bands {' '.join(order)}, where others are {' '.join(usual_colors[0][0])}; choose with --bands"
-            problems.append(FileProblem("other bands", scene.path, message))
         elif has_crs and not scene.crs:
-            message = "no georeference with a CRS, where others have one"
-            problems.append(FileProblem("no georeference", scene.path, message))
+            kind, message = "no georeference", "no georeference with a CRS, where others have one"
+        if message:
+            problems.append(FileProblem(kind, scene.path, message))
         else:
             alike.append(scene)
     return alike, problems

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vicreg.data.image_io import exif_orientation, open_image
-from vicreg.data.raster_pack.scenes import Scene, open_gdal, root_reason
+from vicreg.data.raster_pack.scenes import Scene, open_gdal, reading
 
 
 class SceneReader:
@@ -32,23 +32,17 @@ class SceneReader:
         """
         from rasterio.windows import Window
 
-        try:
-            with self.lock:
-                if self._source is None:
-                    self._open()
-                if self.scene.pillow:
-                    rows, columns = slice(top, top + height), slice(left, left + width)
-                    pixels, valid = (array[..., rows, columns] for array in self._source)
-                else:
-                    window = Window(left, top, width, height)
-                    pixels = self._source.read(list(self.scene.bands), window=window)
-                    valid = self._valid(pixels, window)
-                if self.scene.mask:
-                    valid = valid & ~self._clouds(left, top, width, height)
-        except (ValueError, MemoryError):
-            raise
-        except Exception as error:  # errors of GDAL have no public base class
-            raise ValueError(f"cannot be read ({root_reason(error, self.scene.path)})") from error
+        with reading(self.scene.path), self.lock:
+            if self._source is None:
+                self._open()
+            if self.scene.pillow:
+                pixels, valid = (array[..., top : top + height, left : left + width] for array in self._source)
+            else:
+                window = Window(left, top, width, height)
+                pixels = self._source.read(list(self.scene.bands), window=window)
+                valid = self._valid(pixels, window)
+            if self.scene.mask:
+                valid = valid & ~self._clouds(left, top, width, height)
         if pixels.dtype.kind == "f":
             valid = valid & np.isfinite(pixels).all(0)
         return pixels, valid

@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +126,7 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
         ValueError: The file cannot be used; the message says why and does not name the file.
     """
     version = (0, 0)
-    try:
+    with reading(path):
         if not path.startswith("/vsi"):
             status = os.stat(path)
             version = (status.st_size, status.st_mtime_ns)
@@ -136,17 +136,20 @@ def read_scene(path: str, name: str, bands: Sequence[str] | None = None) -> tupl
                 return _read_pillow_header(path, name, bands, version), {}
         with open_gdal(path) as raster:
             return read_gdal_header(raster, path, name, bands, version), raster.tags()
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what decoders raise into a ValueError that says why the file cannot be read, and does not name it."""
+    try:
+        yield
     except (ValueError, MemoryError):
         raise
     except Exception as error:  # errors of GDAL have no public base class
-        raise ValueError(f"cannot be read ({root_reason(error, path)})") from error
-
-
-def root_reason(error: Exception, path: str) -> str:
-    """Return the message of the error that an error of rasterio comes from."""
-    while isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return error_reason(error, path)
+        root = error
+        while isinstance(root.__cause__, Exception):  # rasterio's own error says less
+            root = root.__cause__
+        raise ValueError(f"cannot be read ({error_reason(root, path)})") from error
 
 
 def _is_deep_png(path: str) -> bool:
