@@ -116,8 +116,8 @@ def main(args: argparse.Namespace) -> None:
     work = work_folder(args.out_dir, plan, shared=bool(args.shard or args.merge))
     records = [record_path(work, number) for number in range(len(plan.shards))]
     if not args.merge:
-        run_shards(plan.shards, plan.scenes, plan.placements, plan.cut, work, args.workers, part,
-                   _dask_executor(args.dask), functools.partial(bar, desc="shards"))  # fmt: skip
+        executor = _dask_executor(args.dask)
+        run_shards(plan, work, args.workers, part, executor, functools.partial(bar, desc="shards"))
     if args.shard:
         print(f"part {args.shard} is written; after all parts, run the same command with --merge")
         return

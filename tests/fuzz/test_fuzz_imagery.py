@@ -72,7 +72,7 @@ def prepared():
         files = {path.name: path.read_bytes() for path in out.iterdir()}
         work, (scenes, _) = Path(temporary), read_scenes(folder, headers.PackOptions(8))
         made = plan.make_plan(scenes, headers.PackOptions(8))
-        record, *_ = shards.run_shards(made.shards, made.scenes, made.placements, made.cut, work)
+        record, *_ = shards.run_shards(made, work)
         return files | {record.name: record.read_bytes()}
 
 
@@ -87,7 +87,7 @@ def cut(path, **options):
     if scenes:
         made = plan.make_plan(scenes, options)
         with tempfile.TemporaryDirectory() as folder:
-            records = shards.run_shards(made.shards, made.scenes, made.placements, made.cut, Path(folder))
+            records = shards.run_shards(made, Path(folder))
             problems = lists.collect(made, records).problems
     if problems:
         raise ValueError(f"{problems[0].path}: {problems[0].message}")

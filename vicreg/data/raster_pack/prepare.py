@@ -64,7 +64,7 @@ def _write(data_dir: str | Path, out_dir: Path, plan: Plan, progress: Callable[.
     waiting = f" ({others} other process(es) wait)" if others else ""
     log(f"cutting {len(plan.scenes)} files into patches in {out_dir}{waiting}")
     work = work_folder(out_dir, plan, shared=False)
-    records = run_shards(plan.shards, plan.scenes, plan.placements, plan.cut, work, _WORKERS, progress=progress)
+    records = run_shards(plan, work, _WORKERS, progress=progress)
     result = collect(plan, records)
     if result.table.empty:
         size = plan.cut.patch_size

@@ -18,6 +18,7 @@ import numpy as np
 from vicreg.common.files import atomic_write, file_digest
 from vicreg.data.raster_pack.cut import CutOptions, Patches, Window, cut_window
 from vicreg.data.raster_pack.grids import Placement
+from vicreg.data.raster_pack.plan import Plan
 from vicreg.data.raster_pack.reader import SceneReader
 from vicreg.data.raster_pack.scenes import Scene, remote_options
 from vicreg.data.rasters import quiet_georeference
@@ -28,8 +29,7 @@ _GDAL_CACHE_MB = 160
 def write_shard(
     number: int,
     windows: Sequence[Window],
-    scenes: Mapping[int, Scene],
-    placements: Mapping[int, Placement],
+    scenes: Mapping[int, tuple[Scene, Placement]],
     options: CutOptions,
     folder: Path,
     workers: int,
@@ -41,8 +41,8 @@ def write_shard(
     record, shard = record_path(folder, number), folder / shard_name(number)
     if record.exists() and shard.exists() and not read_record(record)[0]["problems"]:
         return record
-    patches = _cut_in_order(windows, scenes, placements, options, workers)
-    channels = len(scenes[windows[0].scene].bands)
+    patches = _cut_in_order(windows, scenes, options, workers)
+    channels = len(scenes[windows[0].scene][0].bands)
     cells = sum((window.row1 - window.row0) * (window.column1 - window.column0) for window in windows)
     content = atomic_write(shard, lambda path: _write(path, patches, (cells, channels), options))
     atomic_write(record, lambda path: np.savez(path, **content))  # type: ignore[arg-type]
@@ -114,9 +114,8 @@ def read_record(record: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _cut_in_order(
-    windows: Sequence[Window], scenes: Mapping[int, Scene], placements: Mapping[int, Placement], options: CutOptions,
-    workers: int,
-) -> Iterator[tuple[Window, Patches | ValueError]]:  # fmt: skip
+    windows: Sequence[Window], scenes: Mapping[int, tuple[Scene, Placement]], options: CutOptions, workers: int
+) -> Iterator[tuple[Window, Patches | ValueError]]:
     """Yield the patches of windows in order, or why a scene cannot be read, reading a few ahead in threads."""
     import rasterio
 
@@ -128,11 +127,11 @@ def _cut_in_order(
         if window.scene in failed:
             return failed[window.scene]
         try:
-            return cut_window(readers[window.scene], placements[window.scene], window, options)
+            return cut_window(readers[window.scene], scenes[window.scene][1], window, options)
         except ValueError as error:
             return failed.setdefault(window.scene, error)
 
-    environment = {"GDAL_CACHEMAX": _GDAL_CACHE_MB} | remote_options(scene.path for scene in scenes.values())
+    environment = {"GDAL_CACHEMAX": _GDAL_CACHE_MB} | remote_options(scene.path for scene, _ in scenes.values())
     ahead: deque = deque()
     with rasterio.Env(**environment), quiet_georeference(), ThreadPoolExecutor(workers) as pool:
 
@@ -144,7 +143,7 @@ def _cut_in_order(
             return window, result
 
         for index, window in enumerate(windows):
-            readers.setdefault(window.scene, SceneReader(scenes[window.scene]))
+            readers.setdefault(window.scene, SceneReader(scenes[window.scene][0]))
             ahead.append((index, window, pool.submit(cut, window)))
             if len(ahead) > workers:
                 yield finish()
@@ -153,10 +152,7 @@ def _cut_in_order(
 
 
 def run_shards(
-    shards: Sequence[Sequence[Window]],
-    scenes: Sequence[Scene],
-    placements: Sequence[Placement],
-    options: CutOptions,
+    plan: Plan,
     folder: Path,
     workers: int = 1,
     part: tuple[int, int] = (0, 1),
@@ -166,10 +162,7 @@ def run_shards(
     """Write shards, all of them or those of one part.
 
     Args:
-        shards: Windows of each shard.
-        scenes: All scenes.
-        placements: Their placements.
-        options: How patches are cut.
+        plan: What is to be cut.
         folder: Folder to write to, shared by all processes.
         workers: Threads for each shard.
         part: (I, N): this process writes the shards I, I + N, …
@@ -179,12 +172,12 @@ def run_shards(
     Returns:
         Paths of the records.
     """
-    numbers = range(part[0], len(shards), part[1])
+    numbers = range(part[0], len(plan.shards), part[1])
 
     def arguments(number: int) -> tuple[Any, ...]:  # only the scenes of a shard travel to another process
-        used = {window.scene for window in shards[number]}
-        parts = ({index: values[index] for index in used} for values in (scenes, placements))
-        return number, shards[number], *parts, options, folder, workers
+        used = {window.scene for window in plan.shards[number]}
+        scenes = {index: (plan.scenes[index], plan.placements[index]) for index in used}
+        return number, plan.shards[number], scenes, plan.cut, folder, workers
 
     if executor is None:
         results: Iterable[Path] = (write_shard(*arguments(number)) for number in numbers)
