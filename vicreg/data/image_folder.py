@@ -65,12 +65,13 @@ def split_image_folder(data_dir: str | Path, val_fraction: float = VAL_FRACTION)
 
 
 def _check_same_classes(train: list[str], train_folder: Path, val: list[str], val_folder: Path) -> None:
-    if train == val:
-        return
-    train_only, val_only = sorted(set(train) - set(val)), sorted(set(val) - set(train))
-    differences = [f"{format_names(train_only)} only in {train_folder}"] if train_only else []
-    differences += [f"{format_names(val_only)} only in {val_folder}"] if val_only else []
-    raise ValueError(f"class folders differ: {'; '.join(differences)}; both need the same ones")
+    differences = [
+        f"{format_names(only)} only in {folder}"
+        for classes, others, folder in ((train, val, train_folder), (val, train, val_folder))
+        if (only := sorted(set(classes) - set(others)))
+    ]
+    if differences:
+        raise ValueError(f"class folders differ: {'; '.join(differences)}; both need the same ones")
 
 
 def add_arguments(parser: argparse.ArgumentParser, levels: str = "default: such files are refused") -> Any:

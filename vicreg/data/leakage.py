@@ -60,16 +60,10 @@ def overlap(train: LabeledDataset, val: LabeledDataset) -> dict[str, Any]:
     location_overlap = None
     if train_keys is not None and val_keys is not None:
         location_overlap = float(overlap_mask(train_keys, val_keys).mean())
-    duplicates = _exact_duplicates(train, val)
+    duplicates = None
+    if train.in_memory and val.in_memory and (len(train) + len(val)) * val.images([0]).numel() <= MAX_BYTES:
+        duplicates = overlap_of_images(_iterate_images(train), _iterate_images(val))["exact_duplicates"]
     return {"samples": len(val), "location_overlap": location_overlap, "exact_duplicates": duplicates}
-
-
-def _exact_duplicates(train: LabeledDataset, val: LabeledDataset) -> float | None:
-    if not (train.in_memory and val.in_memory):
-        return None
-    if (len(train) + len(val)) * val.images([0]).numel() > MAX_BYTES:
-        return None
-    return overlap_of_images(_iterate_images(train), _iterate_images(val))["exact_duplicates"]
 
 
 def _iterate_images(dataset: LabeledDataset, batch_size: int = 1024) -> Iterator[np.ndarray]:

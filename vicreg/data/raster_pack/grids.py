@@ -100,24 +100,17 @@ def place_scenes(
         if scene.transform is None:
             positions.append((-1, 0, 0))
             continue
+        left, xres, top, yres = scene.transform
         numbers = by_crs[scene.crs]
         found = _find_grid(scene, arrays[scene.crs], tolerance) if numbers else None
         if found is None:
-            left, xres, top, yres = scene.transform
             grids.append(Grid(scene.crs, xres, yres, left - round(left / xres) * xres, top - round(top / yres) * yres))
             numbers.append(len(grids) - 1)
             arrays[scene.crs] = np.array([grids[number][1:] for number in numbers])
-            found = len(numbers) - 1
-        number = numbers[found]
-        column, row = _corner(scene, grids[number])
-        positions.append((number, round(column), round(row)))
+            found = -1
+        grid = grids[numbers[found]]
+        positions.append((numbers[found], round((left - grid.x0) / grid.xres), round((grid.y0 - top) / grid.yres)))
     return grids, _find_sites(scenes, positions, patch_size, locations)
-
-
-def _corner(scene: Scene, grid: Grid) -> tuple[float, float]:
-    assert scene.transform is not None
-    left, _, top, _ = scene.transform
-    return (left - grid.x0) / grid.xres, (grid.y0 - top) / grid.yres
 
 
 def _find_grid(scene: Scene, grids: np.ndarray, tolerance: float) -> int | None:
@@ -163,5 +156,7 @@ def _find_sites(
             anchor = min(counts, key=lambda corner: (-counts[corner], corner))
             for position in inside:
                 sites[indices[position]], anchors[indices[position]] = f"{grid}-{number}", anchor
-    return [Placement(*position[:1], site, *position[1:], (anchor[0] % patch_size, anchor[1] % patch_size))
-            for position, site, anchor in zip(positions, sites, anchors, strict=True)]  # fmt: skip
+    return [
+        Placement(grid, site, column, row, (anchor[0] % patch_size, anchor[1] % patch_size))
+        for (grid, column, row), site, anchor in zip(positions, sites, anchors, strict=True)
+    ]
