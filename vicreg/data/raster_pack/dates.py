@@ -46,18 +46,14 @@ def date_finder(pattern: str | None) -> Callable[[str, dict[str, str], str], tup
     def find(name: str, tags: dict[str, str], catalog_date: str) -> tuple[str, str]:
         if catalog_date:
             return catalog_date[:10], "STAC"
-        if compiled:
-            match = compiled.search(name)
-            if match and (date := _date(match)):
-                return date, "--date-pattern"
-        match = re.match(_DAY.format(":"), tags.get("TIFFTAG_DATETIME", ""))
-        if match and (date := _date(match)):
+        if compiled and (date := _date(compiled.search(name))):
+            return date, "--date-pattern"
+        if date := _date(re.match(_DAY.format(":"), tags.get("TIFFTAG_DATETIME", ""))):
             return date, "TIFF tag DATETIME"
         path = PurePosixPath(name)
         for part in (path.name, *(folder.name for folder in path.parents)):
             for source, common in _COMMON:
-                match = common.search(part)
-                if match and (date := _date(match)):
+                if date := _date(common.search(part)):
                     return date, source
         return "", ""
 
@@ -81,8 +77,10 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def _date(match: re.Match[str]) -> str:
+def _date(match: re.Match[str] | None) -> str:
     """Return the date of a match as YYYY-MM-DD; "" if it is none."""
+    if match is None:
+        return ""
     groups = match.groupdict()
     if not groups:
         values = [value for value in match.groups() if value]
