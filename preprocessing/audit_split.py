@@ -14,13 +14,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from tqdm import tqdm
 
 from preprocessing.audit import compare, phash, samples, text_report
 from vicreg.common import cli, files
@@ -102,12 +99,8 @@ def main(args: argparse.Namespace) -> int:
     for path in filter(None, (args.picture, json_file)):
         check_not_input(path, train, val)
     shifts = (0,) if args.no_shifts else phash.SHIFTS
-
-    def bar(iterator: Iterable, description: str, total: int) -> tqdm:
-        return tqdm(iterator, description, total, disable=None)  # hidden without a terminal
-
     result = compare.compare(train, val, not args.no_pixels, args.max_bits, args.min_contrast, shifts,
-                             not args.no_turns, args.workers, bar)  # fmt: skip
+                             not args.no_turns, args.workers)  # fmt: skip
     result = compare.limit_pairs(result, args.examples)
     named = compare.name_pairs(result, train, val)
     if args.json == "-":

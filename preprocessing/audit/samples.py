@@ -28,25 +28,15 @@ Position = tuple[float, float]  # longitude, latitude in degrees
 
 
 class Subset(NamedTuple):
-    """One subset of a split, such as the training set, with n samples.
+    """One subset of a split, such as the training set, with n samples."""
 
-    Attributes:
-        name: Path it was read from.
-        samples: n names by which a user finds the sample, mostly paths.
-        read: Function index -> uint8 (H, W, 3). Raises ValueError or OSError if the sample cannot be read.
-        classes: Class name -> number of samples (of annotations for COCO); empty if there are no classes.
-        location_ids: n tuples, such as (class, location), or None if locations are unknown.
-        location_kind: What ``location_ids`` are, for the report.
-        position: Function index -> (longitude, latitude) or None, where location names may be ambiguous.
-    """
-
-    name: str
-    samples: list[str]
-    read: Callable[[int], np.ndarray]
-    classes: Counter
-    location_ids: list[tuple] | None
-    location_kind: str = "location"
-    position: Callable[[int], Position | None] | None = None
+    name: str  # path it was read from
+    samples: list[str]  # n names by which a user finds the sample, mostly paths
+    read: Callable[[int], np.ndarray]  # index -> uint8 (H, W, 3); ValueError or OSError if it cannot be read
+    classes: Counter  # class name -> number of samples (of annotations for COCO); empty if there are no classes
+    location_ids: list[tuple] | None  # n tuples, such as (class, location); None if locations are unknown
+    location_kind: str = "location"  # what they are, for the report
+    position: Callable[[int], Position | None] | None = None  # of a sample, where location names may be ambiguous
 
 
 def open_image(path: str | Path) -> np.ndarray:
@@ -67,18 +57,13 @@ def open_image(path: str | Path) -> np.ndarray:
         with contextlib.suppress(ValueError), decoding(path), open_file(path) as image:
             if image.mode in ("1", "L", "P"):
                 return np.asarray(as_rgb(image))
-        return _read_raster(path)
-
-
-def _read_raster(path: str | Path) -> np.ndarray:
-    """Read the first one or three bands of a raster; types other than uint8 are stretched, and no data is black."""
-    with open_raster(path) as raster, decoding(path):
-        bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
-        return _to_rgb(raster.read(bands), raster.dataset_mask() > 0)
+        with open_raster(path) as raster, decoding(path):
+            bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
+            return _to_rgb(raster.read(bands), raster.dataset_mask() > 0)
 
 
 def _to_rgb(bands: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Convert three bands (3, H, W), valid where a mask (H, W) says so, to uint8 (H, W, 3); see ``_read_raster``."""
+    """Convert bands (3, H, W) to uint8 (H, W, 3), other types stretched, with black where ``valid`` (H, W) is False."""
     pixels = bands.transpose(1, 2, 0)
     if pixels.dtype != np.uint8:
         valid = valid & np.isfinite(pixels).all(-1)
