@@ -60,8 +60,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("name a folder of lists, two lists, two folders of images, or --coco JSON JSON")
     if args.coco_images and not args.coco:
         parser.error("--coco-images requires --coco")
-    if args.max_bits < 0 or args.workers < 1 or args.examples < 0 or not args.min_contrast >= 0:
-        parser.error("--max-bits, --min-contrast and --examples must be 0 or more, --workers 1 or more")
+    if args.workers < 1 or args.min_contrast < 0:
+        parser.error("--min-contrast must be 0 or more, --workers 1 or more")
     if args.max_overlap is not None and not 0 <= args.max_overlap <= 100:
         parser.error("--max-overlap is a percentage, 0 to 100")
     if args.no_pixels and args.picture:

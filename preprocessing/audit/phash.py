@@ -85,14 +85,9 @@ def contrast(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def spectra(thumbnails: np.ndarray, shifts: tuple[int, ...] = (0,)) -> np.ndarray:
-    """Compute the low DCT frequencies of windows of thumbnails.
+    """Compute the low DCT frequencies of windows of thumbnails, as ``scipy.fftpack.dct`` along both axes.
 
-    Args:
-        thumbnails: uint8 (n, SIDE, SIDE).
-        shifts: Offsets S of the windows along both axes, in 1/32 of the side.
-
-    Returns:
-        float64 (n, S**2, HASH_SIZE, HASH_SIZE), equal to ``scipy.fftpack.dct`` along both axes.
+    Thumbnails are as for ``all_hashes``, the result is float64 (n, S**2, HASH_SIZE, HASH_SIZE).
     """
     starts = [(SIDE - WINDOW) // 2 + STEP * shift for shift in shifts]
     images = np.asarray(thumbnails, np.float64)

@@ -77,11 +77,8 @@ def _to_rgb(bands: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
     """Read a patch list, or an image list with columns path and location.
 
-    Patch lists are those of make_sn7_csv.py, of the earlier work, and of make_imagery_csv.py.
-
-    Args:
-        path: CSV file.
-        data_dir: Folder of the images or mosaics (default: ``source`` of the meta.json in the list's folder).
+    Patch lists are those of make_sn7_csv.py, of the earlier work, and of make_imagery_csv.py. The images or mosaics are
+    in ``data_dir``, by default in ``source`` of the meta.json in the list's folder.
 
     Raises:
         FileNotFoundError: There is no such list, or neither patches.npy nor the mosaics.
@@ -181,9 +178,7 @@ def from_folder(folder: str | Path) -> Subset:
 def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
     """List the images of a COCO file. Class counts are numbers of annotations.
 
-    Args:
-        path: JSON file.
-        images: Folder of the images (default: ``images/`` in the file's folder, else the file's folder).
+    By default, ``images`` is the folder of this name in the file's folder, else the file's folder.
 
     Raises:
         FileNotFoundError: There is no such file, or the images are elsewhere.
