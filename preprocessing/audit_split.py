@@ -14,13 +14,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from tqdm import tqdm
 
 from preprocessing.audit import compare, phash, samples, text_report
 from vicreg.common import cli, files
@@ -63,8 +60,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("name a folder of lists, two lists, two folders of images, or --coco JSON JSON")
     if args.coco_images and not args.coco:
         parser.error("--coco-images requires --coco")
-    if args.max_bits < 0 or args.workers < 1 or args.examples < 0 or not args.min_contrast >= 0:
-        parser.error("--max-bits, --min-contrast and --examples must be 0 or more, --workers 1 or more")
+    if args.workers < 1 or args.min_contrast < 0:
+        parser.error("--min-contrast must be 0 or more, --workers 1 or more")
     if args.max_overlap is not None and not 0 <= args.max_overlap <= 100:
         parser.error("--max-overlap is a percentage, 0 to 100")
     if args.no_pixels and args.picture:
@@ -102,12 +99,8 @@ def main(args: argparse.Namespace) -> int:
     for path in filter(None, (args.picture, json_file)):
         check_not_input(path, train, val)
     shifts = (0,) if args.no_shifts else phash.SHIFTS
-
-    def bar(iterator: Iterable, description: str, total: int) -> tqdm:
-        return tqdm(iterator, description, total, disable=None)  # hidden without a terminal
-
     result = compare.compare(train, val, not args.no_pixels, args.max_bits, args.min_contrast, shifts,
-                             not args.no_turns, args.workers, bar)  # fmt: skip
+                             not args.no_turns, args.workers)  # fmt: skip
     result = compare.limit_pairs(result, args.examples)
     named = compare.name_pairs(result, train, val)
     if args.json == "-":

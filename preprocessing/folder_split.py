@@ -28,10 +28,6 @@ def check_names(paths: Sequence[str]) -> None:
 def parse_locations(paths: Sequence[str], pattern: str | None) -> list[str]:
     """Return the location of each path: the groups of a pattern, joined by "/", or the whole match without groups.
 
-    Args:
-        paths: Image paths.
-        pattern: Regular expression, searched in each path.
-
     Raises:
         ValueError: There is no pattern, it is malformed, or it or one of its groups does not match a path.
     """
@@ -77,17 +73,10 @@ def read_longitudes(data_dir: str | Path, paths: Sequence[str]) -> np.ndarray:
 
 
 def eastern_part(longitudes: np.ndarray, fraction: float) -> np.ndarray:
-    """Hold out the eastern part of images.
+    """Return which images lie in the eastern part, a fraction 0..1 of them that is held out: bool (n,).
 
-    Longitudes are counted eastward from the largest gap between the images, so that a region across 180 degrees is
-    not divided there.
-
-    Args:
-        longitudes: (n,) in degrees.
-        fraction: Fraction of the images to hold out, 0..1.
-
-    Returns:
-        bool (n,), True for validation.
+    Longitudes (n,), in degrees, are counted eastward from the largest gap between the images, so that a region across
+    180 degrees is not divided there.
 
     Raises:
         ValueError: All images have the same longitude.

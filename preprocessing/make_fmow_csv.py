@@ -9,7 +9,6 @@ each split, locations that are in both, and the next command. Nothing in --out-d
 """
 
 import argparse
-import functools
 import os
 import signal
 import sys
@@ -19,10 +18,8 @@ from pathlib import Path
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tqdm import tqdm
-
 from preprocessing.fmow import index
-from preprocessing.problems import format_problems
+from preprocessing.problems import check_problems
 from vicreg.common import cli, files
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "data" / "fmow"
@@ -50,19 +47,11 @@ def main(args: argparse.Namespace) -> None:
     """Scan the tree, write the lists, print the summary."""
     started = time.perf_counter()
     cli.check_positive(args, "workers", "stats_images")
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed}: must be 0 or more")
     if len(set(args.splits)) < len(args.splits):
         raise ValueError(f"--splits {' '.join(args.splits)}: every name must occur once")
-    bar = functools.partial(tqdm, desc="checking files", disable=None)  # hidden without a terminal
-    table, problems = index.scan_tree(args.data_dir, args.splits, args.workers, bar)
-    if problems:
-        print(format_problems(problems), file=sys.stderr)
-    if problems and args.on_error == "stop":
-        raise ValueError(f"nothing written: the problems in {args.data_dir} are listed above; fix them, or leave "
-                         "the bad files out with --on-error skip")  # fmt: skip
-    empty = [split for split in args.splits if not (table.split == split).any()]
-    if empty:
+    table, problems = index.scan_tree(args.data_dir, args.splits, args.workers)
+    check_problems(problems, args.on_error, args.data_dir)
+    if empty := [split for split in args.splits if not (table.split == split).any()]:
         raise ValueError(f"no usable image in {args.data_dir / empty[0]}")
     table, meta = index.describe(table, args.data_dir, args.stats_images, args.seed)
     with files.partial_folder(args.out_dir) as partial:

@@ -48,8 +48,6 @@ def main(args: argparse.Namespace) -> None:
     """List the images, split them, write the lists."""
     started = time.perf_counter()
     subsets.check_fraction(args.val_fraction)
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed}: must be 0 or more")
     if args.location_pattern and args.split != "location":
         raise ValueError(f"--location-pattern is for --split location, not --split {args.split}")
     if not args.data_dir.is_dir():

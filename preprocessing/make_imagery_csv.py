@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from preprocessing.folder_split import parse_locations
 from preprocessing.imagery import labels, sources, splits
-from preprocessing.imagery.summary import date_lines, shared_duplicates, summary
-from preprocessing.problems import format_problems
+from preprocessing.imagery.summary import date_lines, summary
+from preprocessing.problems import check_problems
 from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.data.georeference import check_proj
@@ -34,7 +34,6 @@ from vicreg.data.raster_pack.cut import edge_cells
 from vicreg.data.raster_pack.headers import PackOptions, read_scenes
 from vicreg.data.raster_pack.lists import Result, collect, describe, publish
 from vicreg.data.raster_pack.plan import Plan, make_plan, work_folder
-from vicreg.data.raster_pack.scenes import FileProblem, Scene
 from vicreg.data.raster_pack.shards import record_path, run_shards
 from vicreg.data.sn7_format import verify_folder
 
@@ -100,8 +99,7 @@ def main(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     if not args.data_dir and not args.list:
         raise ValueError("nothing to read: give --data-dir or --list")
-    if args.workers < 1:
-        raise ValueError(f"--workers {args.workers}: 1 or more is needed")
+    cli.check_positive(args, "workers")
     part = _parse_shard(args.shard)
     bands = tuple(band for word in args.bands or () for band in word.split(",") if band)
     options = from_args(PackOptions, args, bands=bands or None)
@@ -109,10 +107,16 @@ def main(args: argparse.Namespace) -> None:
     bar = functools.partial(tqdm, disable=None)  # hidden without a terminal
     found = sources.find_sources(args.data_dir, args.list, args.asset, bands)
     scenes, problems = read_scenes(found, options, args.workers, functools.partial(bar, desc="headers"))
-    _report(problems, args)
+    source = "--list" if args.list else "--data-dir"
+    check_problems(problems, args.on_error, source)
     if not scenes:
         raise ValueError("no usable raster or image")
-    plan = make_plan(scenes, options, _locations(scenes, args.location_pattern))
+    sites = None
+    if args.location_pattern is not None:
+        if any(scene.transform for scene in scenes):
+            raise ValueError("--location-pattern is for images without a georeference; these have one")
+        sites = parse_locations([scene.name for scene in scenes], args.location_pattern)
+    plan = make_plan(scenes, options, sites)
     work = work_folder(args.out_dir, plan, shared=bool(args.shard or args.merge))
     records = [record_path(work, number) for number in range(len(plan.shards))]
     if not args.merge:
@@ -122,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"part {args.shard} is written; after all parts, run the same command with --merge")
         return
     result = collect(plan, records)
-    _report(result.problems, args)
+    check_problems(result.problems, args.on_error, source)
     problems += result.problems
     if result.table.empty:
         size = plan.cut.patch_size
@@ -136,48 +140,26 @@ def main(args: argparse.Namespace) -> None:
 
 def _label_and_split(plan: Plan, result: Result, args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Return the finished patch list and the content of meta.json."""
-    table, classes = result.table, []
+    table, size, classes = result.table, plan.cut.patch_size, []
     table["label"] = -1
     if args.labels:
-        table["label"], classes = labels.label_patches(
-            table, args.labels, args.label_column, plan.grids, plan.cut.patch_size
-        )
+        table["label"], classes = labels.label_patches(table, args.labels, args.label_column, plan.grids, size)
     parts = sources.folder_split(table.image_id.tolist())
     usual = "folders" if parts else "block" if plan.grids else "location" if args.location_pattern else "image"
     rule = args.split or usual
     if rule == "folders" and not parts:
         raise ValueError("--split folders: the files are not in folders called train and val")
     table["split"], split = splits.split_table(
-        table, table.label.to_numpy(), rule, args.val_fraction, args.seed, args.buffer, plan.cut.patch_size, parts
+        table, table.label.to_numpy(), rule, args.val_fraction, args.seed, args.buffer, size, parts
     )
     dates = table[table.date != ""].groupby("location").date.nunique()
+    train, val = (table[table.split == part].digest for part in ("train", "val"))
     result.counts.update(
         repeated=int((dates > 1).sum()), unlabeled=int((table.label < 0).sum()),
-        edge=edge_cells(plan.scenes, plan.placements, plan.shards, plan.cut.patch_size),
-        shared_duplicates=shared_duplicates(table),
+        edge=edge_cells(plan.scenes, plan.placements, plan.shards, size),
+        shared_duplicates=int(val.isin(set(train)).sum()),
     )  # fmt: skip
     return table, describe(plan, result, classes, split)
-
-
-def _report(problems: list[FileProblem], args: argparse.Namespace) -> None:
-    """Print the files that cannot be used; end the run unless they are to be left out."""
-    if problems:
-        print(format_problems(problems), file=sys.stderr)
-        if args.on_error == "stop":
-            source = "--list" if args.list else "--data-dir"
-            raise ValueError(
-                f"nothing written: fix the problems of {source} listed above, or leave the bad files out with "
-                "--on-error skip"
-            )
-
-
-def _locations(scenes: list[Scene], pattern: str | None) -> list[str] | None:
-    """Return the site of each scene from --location-pattern."""
-    if pattern is None:
-        return None
-    if any(scene.transform for scene in scenes):
-        raise ValueError("--location-pattern is for images without a georeference; these have one")
-    return parse_locations([scene.name for scene in scenes], pattern)
 
 
 def _parse_shard(text: str | None) -> tuple[int, int]:

@@ -10,7 +10,6 @@ everything is ready.
 """
 
 import argparse
-import functools
 import os
 import signal
 import sys
@@ -20,9 +19,7 @@ from pathlib import Path
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tqdm import tqdm
-
-from preprocessing.problems import format_problems
+from preprocessing.problems import check_problems
 from preprocessing.sn7 import index, pack, places, splits, writer
 from vicreg.common import cli, files
 from vicreg.data.georeference import check_proj
@@ -61,7 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Scan the tree, cut and split the patches, write the outputs, print the summary."""
     started = time.perf_counter()
-    fraction = splits.check_arguments(args.split, args.grid, args.val_fraction, args.seed)
+    fraction = splits.check_arguments(args.split, args.grid, args.val_fraction)
     if args.val_fraction is not None and fraction is None:
         print("--val-fraction is ignored: the published lists define what is held out", file=sys.stderr)
     check_proj()
@@ -76,17 +73,11 @@ def main(args: argparse.Namespace) -> None:
         pack.check_grid(args.grid, mosaics[0].width)
         if args.split == "published":  # before the pixels are read
             splits.published_parts([mosaic.name.aoi for mosaic in mosaics])
-    stop = args.on_error == "stop"
     with files.partial_folder(args.out_dir) as partial:
-        bar = functools.partial(tqdm, desc="mosaics", total=len(mosaics), disable=None)  # hidden without a terminal
-        target = None if args.no_pack or (stop and problems) else partial / "patches.npy"
-        packed = pack.pack_patches(mosaics, args.grid, args.workers, target, bar)
+        no_pack = args.no_pack or (problems and args.on_error == "stop")
+        packed = pack.pack_patches(mosaics, args.grid, args.workers, None if no_pack else partial / "patches.npy")
         problems += packed.problems
-        if problems:
-            print(format_problems(problems), file=sys.stderr)
-        if problems and stop:
-            raise ValueError(f"nothing written: the problems in {args.data_dir} are listed above; fix them, or leave "
-                             "the bad files out with --on-error skip")  # fmt: skip
+        check_problems(problems, args.on_error, args.data_dir)
         if not packed.mosaics:
             raise ValueError(f"no usable mosaic in {args.data_dir}")
         split = {"rule": args.split, "fraction": fraction, "seed": args.seed}

@@ -13,10 +13,8 @@ and prints (in about five seconds on two cores)
     12 AOIs x 6 months: 72 mosaics of 256 x 256 pixels and 50838 footprints in data/sn7_sample/train
     next: python preprocessing/make_sn7_csv.py --data-dir data/sn7_sample/train --out-dir data/sn7
 
-As in real imagery, the structure of the land says more about the AOI than its color. Each AOI has its own land cover:
-texture of the ground, shape and size of fields, layout of streets, density of buildings. Colors vary within an AOI, and
-with season, light and haze from month to month. A sample in which color alone gives the class away would rank the mean
-color of a patch above any learned feature.
+As in real imagery, the structure of the land says more about the AOI than its color, which varies within the AOI and
+with the season. Otherwise the mean color of a patch would rank above any learned feature.
 """
 
 import argparse

@@ -32,6 +32,7 @@ from PIL import Image
 from preprocessing.sn7.drawing import draw_mosaic
 from preprocessing.sn7.synthetic import COVERS, TREES, WATER, Scene, build_scene, smooth_noise
 from vicreg.common import cli
+from vicreg.data.sn7_format import cut_patches
 
 TOWNS = ("newtown", "suburb", "metro", "coast")  # scenes of the tasks with buildings
 MONTH, SIDE = 12, 128  # month that is drawn; side of the images with buildings
@@ -50,10 +51,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def crops(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Cut (H, W, C) into squares (n, side, side, C), row by row."""
-    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
-    cut = pixels[: rows * side, : columns * side].reshape(rows, side, columns, side, -1)
-    return cut.swapaxes(1, 2).reshape(-1, side, side, cut.shape[-1])
+    """Cut (H, H, C) into squares (n, side, side, C), row by row."""
+    return cut_patches(pixels.transpose(2, 0, 1), len(pixels) // side).transpose(0, 2, 3, 1)
 
 
 def write_classes(folder: Path, size: int, seed: int) -> int:

@@ -1,5 +1,6 @@
 """Problems in input files, collected and reported together."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,15 @@ class Problem(NamedTuple):
     kind: str  # for counting, such as "wrong size"
     path: Path
     message: str
+
+
+def check_problems(problems: Sequence[Problem], on_error: str, source: str | Path) -> None:
+    """Print problems of a source on stderr; raise ValueError if ``--on-error`` is "stop" and there are any."""
+    if problems:
+        print(format_problems(problems), file=sys.stderr)
+        if on_error == "stop":
+            raise ValueError(f"nothing written: fix the problems of {source} listed above, or leave the bad files out "
+                             "with --on-error skip")  # fmt: skip
 
 
 def format_problems(problems: Sequence[Problem]) -> str:

@@ -64,12 +64,8 @@ def main(namespace: argparse.Namespace) -> None:
             (out_dir / aoi.name / "labels").mkdir(parents=True, exist_ok=True)
             shutil.copy2(newest, out_dir / aoi.name / "labels" / newest.name)
     with rasters.quiet_georeference(), ThreadPoolExecutor(namespace.workers) as pool:
-        jobs = [pool.submit(reduce.reduce_mosaic, mosaic, target, size) for mosaic, target in todo]
-        try:
-            for job in tqdm(jobs, desc="mosaics", disable=None):
-                job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        jobs = pool.map(lambda job: reduce.reduce_mosaic(*job, size), todo)  # a failure cancels those not started
+        list(tqdm(jobs, "mosaics", len(todo), disable=None))
     print(f"{len(mosaics)} mosaics of {side} pixels reduced to {size} in {out_dir} ({len(existing)} existed)")
 
 

@@ -11,14 +11,7 @@ _PIPELINE = b"gdal_streamed_alg"  # JSON that makes GDAL 3.11 and later run a pi
 
 
 def read_vector(path: str | Path, **options: Any) -> Any:
-    """Read a GeoJSON, GeoPackage, Shapefile or FlatGeobuf file.
-
-    Args:
-        path: The file.
-        **options: Options of ``geopandas.read_file``.
-
-    Returns:
-        GeoDataFrame.
+    """Read a GeoJSON, GeoPackage, Shapefile or FlatGeobuf file, with options of ``geopandas.read_file``.
 
     Raises:
         OSError: There is no such file.

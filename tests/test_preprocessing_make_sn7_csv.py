@@ -336,7 +336,6 @@ def test_a_long_report_is_capped_with_a_count():
         (["--grid", "1"], "--split location or image"),
         (["--grid", "32"], "--grid 32 is too fine"),
         (["--workers", "0"], "--workers"),
-        (["--seed", "-1"], "--seed"),
     ],
 )
 def test_impossible_arguments_are_refused_before_anything_is_written(sn7_tree, tmp_path, options, message):

@@ -16,7 +16,8 @@ from rasterio.warp import transform_bounds, transform_geom
 from preprocessing import make_sn7_sample
 from preprocessing.make_sn7_sample import get_parser, main
 from preprocessing.sn7.drawing import draw_mosaic
-from preprocessing.sn7.sample import AOIS, aoi_name, to_degrees, write_aoi
+from preprocessing.sn7.geocode import mercator_to_degrees
+from preprocessing.sn7.sample import AOIS, aoi_name, write_aoi
 from preprocessing.sn7.synthetic import COVERS, build_scene
 from vicreg.data.sn7_format import cut_patches, parse_mosaic_name
 
@@ -79,7 +80,7 @@ def test_the_first_12_aois_are_in_12_countries():
     positions = []
     for tile, _ in AOIS[:12]:
         x, y = map(int, tile.split("_"))
-        lon, lat = to_degrees((x + 0.5 - 4096) * TILE, (4096 - y - 0.5) * TILE)
+        lon, lat = mercator_to_degrees((x + 0.5 - 4096) * TILE, (4096 - y - 0.5) * TILE)
         positions.append((lat, lon))
     assert len({place["country_code"] for place in reverse_geocode.search(positions)}) == 12
 
@@ -123,7 +124,7 @@ def test_footprints_lie_on_the_buildings_drawn_that_month(tmp_path, tile, cover)
     centers = rasterize(outlines, picture.shape[1:], transform=grid).astype(bool)
     touched = rasterize(outlines, picture.shape[1:], transform=grid, all_touched=True).astype(bool)
 
-    latitude = to_degrees(0, grid.f)[1]
+    latitude = mercator_to_degrees(0, grid.f)[1]
     scene = build_scene(cover, latitude, 256, key=(0, zlib.crc32(aoi_name(tile).encode())))
     assert (np.moveaxis(draw_mosaic(scene, 1), 2, 0) == picture).all()
     nothing_built = replace(scene, finished=np.full_like(scene.finished, np.inf))
@@ -223,7 +224,7 @@ def test_a_mosaic_with_a_row_less_keeps_its_corner_and_its_footprints_inside(tmp
         assert (raster.height, raster.width) == (63, 64)
         assert raster.transform.a == pytest.approx(TILE / 64)
         assert raster.bounds.top == pytest.approx((4096 - 3655) * TILE)
-        south = to_degrees(0, raster.bounds.bottom)[1]
+        south = mercator_to_degrees(0, raster.bounds.bottom)[1]
     assert min(lat for feature in features(path) for _, lat in feature["geometry"]["coordinates"][0]) >= south
 
 

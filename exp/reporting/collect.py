@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 from vicreg.common import provenance, results
 from vicreg.common.logger import LOCK_FILE, STATS_FILE, read_stats
 
-RESULT_FILES = (results.RESULT_FILE,)
 CONFIG_FILES = ("config.json", "args.json")  # args.json is that of older runs
 DETECTRON2_LOG = "metrics.json"  # JSON lines of Detectron2
-MARKERS = (provenance.PROVENANCE_FILE, *CONFIG_FILES, STATS_FILE, *RESULT_FILES)
+MARKERS = (provenance.PROVENANCE_FILE, *CONFIG_FILES, STATS_FILE, results.RESULT_FILE)
 SKIPPED = {"tensorboard", "features", "logs", "working_copies", "__pycache__"}
 OWN_FILES = {"report.html", "curves.png", "source.txt", "splits.md"}
 RECIPES = Path(__file__).resolve().parents[1]  # exp/, whose recipes and code are no runs
@@ -31,31 +30,18 @@ class Problem(NamedTuple):
 
 @dataclass
 class Run:
-    """A run folder.
-
-    Attributes:
-        path: The folder.
-        name: Its path from the folder that was searched.
-        config: Settings: ``config`` of ``config.json``, or ``args`` of a result.
-        plan: Steps, batch size and device of training.
-        kind: What ran, such as ``"pretraining"``.
-        sessions: Starts of the run, see ``vicreg.common.provenance``; empty for older versions.
-        lines: Log lines.
-        result: Metrics of an evaluation.
-        status: ``running``, ``finished``, ``stopped``, ``failed``, ``killed`` (ended without a record) or ``unknown``.
-        reason: Signal or error that ended the run.
-    """
+    """A run folder."""
 
     path: Path
-    name: str
-    config: dict[str, Any] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-    kind: str = ""
-    sessions: list[dict[str, Any]] = field(default_factory=list)
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    result: dict[str, Any] = field(default_factory=dict)
-    status: str = "unknown"
-    reason: str = ""
+    name: str  # its path from the folder that was searched
+    config: dict[str, Any] = field(default_factory=dict)  # ``config`` of config.json, or ``args`` of a result
+    plan: dict[str, Any] = field(default_factory=dict)  # steps, batch size and device of training
+    kind: str = ""  # what ran, such as "pretraining"
+    sessions: list[dict[str, Any]] = field(default_factory=list)  # starts, see ``vicreg.common.provenance``
+    lines: list[dict[str, Any]] = field(default_factory=list)  # of the log
+    result: dict[str, Any] = field(default_factory=dict)  # of an evaluation
+    status: str = "unknown"  # or running, finished, stopped, failed, killed (ended without a record)
+    reason: str = ""  # signal or error that ended the run
 
     @property
     def session(self) -> dict[str, Any]:
@@ -99,14 +85,7 @@ def number(value: Any) -> float | None:
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
-    """Read all runs below folders, at any depth.
-
-    Args:
-        folders: Run folders, or folders of runs.
-
-    Returns:
-        The runs, and what is no run or cannot be read.
-    """
+    """Read all runs below folders, at any depth; return them, and what is no run or cannot be read."""
     runs: dict[Path, Run] = {}
     problems: list[Problem] = []
     for root in folders:
@@ -157,17 +136,12 @@ def read_run(folder: Path, name: str, problems: list[Problem]) -> Run | None:
         kind = _read_object(folder.parent / provenance.PROVENANCE_FILE, []).get("kind")
         home = folder.parent if kind == "embedding benchmark" else folder
     record = _read_object(home / provenance.PROVENANCE_FILE, problems if home == folder else [], provenance.SCHEMA)
-    sessions = record.get("sessions")
-    run.sessions = [session for session in sessions if isinstance(session, dict)] if isinstance(sessions, list) else []
+    run.sessions = [session for session in as_list(record.get("sessions")) if isinstance(session, dict)]
     run.kind = str(record.get("kind") or run.kind or ("evaluation" if run.result else "training"))
-    if not (run.result or run.lines or run.config) and (not has_record or _has_results(folder)):
+    if not (run.result or run.lines or run.config) and (not has_record or any(folder.glob(f"*/{results.RESULT_FILE}"))):
         return None  # the folder of a comparison, whose results are in its folders
     run.status, run.reason = _status(run, home)
     return run
-
-
-def _has_results(folder: Path) -> bool:
-    return any(folder.glob(f"*/{results.RESULT_FILE}"))
 
 
 def _status(run: Run, home: Path) -> tuple[str, str]:
@@ -205,11 +179,10 @@ def _read_object(path: Path, problems: list[Problem], schema: int | None = None)
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
     except (ValueError, OSError, RecursionError) as error:
         problems.append(Problem(path, f"cannot be read: {error}"))
-        return {}
-    if not isinstance(content, dict):
-        problems.append(Problem(path, "cannot be read: not a JSON object"))
         return {}
     if schema and (version := content.get("schema", schema)) != schema:
         problems.append(Problem(path, f"written by another version (schema {version}, not {schema}); shown in part"))
@@ -224,6 +197,11 @@ def _read_lines(folder: Path) -> list[dict[str, Any]]:
     names = {"iteration": "step", "total_loss": "loss", "lr": "lr", "bbox/AP": "box_AP", "segm/AP": "mask_AP"}
     read = read_stats(folder / DETECTRON2_LOG)
     return [{names[key]: value for key, value in line.items() if key in names} for line in read]
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list, or [] for anything else."""
+    return value if isinstance(value, list) else []
 
 
 def as_dict(value: Any) -> dict[str, Any]:

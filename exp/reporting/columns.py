@@ -42,20 +42,15 @@ _COLUMNS = {
     "flooded_iou": ("flooded IoU", "Intersection over union of flooded buildings"),
     "mean_iou": ("mean IoU", "Intersection over union, averaged over the classes of the masks"),
     "mean_dice": ("mean Dice", "Dice, averaged over the classes of the masks"),
-    "best_iou": ("best IoU †", "IoU of the epoch that was best on the same validation images, so too high"),
-}
-_SUFFIXES = {
     "kmeans_accuracy": ("k-means", "Accuracy of clusters matched with the classes (no labels used to cluster)"),
-    "protocol2": ("AOIs: ", "Protocol 2: each AOI is a class; half of its patches are seen. "),
+    "best_iou": ("best IoU †", "IoU of the epoch that was best on the same validation images, so too high"),
 }
 ORDER = {
     "classification": ["linear_top1", "linear_top5", "own_top1", "best_top1"],
     "eurosat": ["labels", "protocol", "top1", "best_top1", "tta_top1", "knn20_top1"],
     "crowdai": ["box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75"],
-    "floods": [
-        "building_dice", "building_iou", "flooded_dice", "flooded_iou", "mean_iou", "mean_dice", "best_iou"
-    ],
-}  # fmt: skip
+    "floods": ["building_dice", "building_iou", "flooded_dice", "flooded_iou", "mean_iou", "mean_dice", "best_iou"],
+}
 
 
 class Column(NamedTuple):
@@ -69,9 +64,8 @@ class Column(NamedTuple):
 def column(key: str) -> Column:
     """Return heading and meaning of a column, also of those with a percentage or a number of neighbors."""
     if key.startswith("p2_"):
-        prefix, text = _SUFFIXES["protocol2"]
         _, title, help = column(key[3:])
-        return Column(key, prefix + title, text + help)
+        return Column(key, f"AOIs: {title}", f"Protocol 2: each AOI is a class; half of its patches are seen. {help}")
     if match := _PERCENT.fullmatch(key):
         kind, percent, top = match.groups()
         trained = "the whole network finetuned" if kind == "label" else "a linear layer on frozen features"
@@ -82,7 +76,7 @@ def column(key: str) -> Column:
         k, top = match.groups()
         name = f"kNN-{k}" + ("" if top == "1" else f" top-{top}")
         return Column(key, name, f"Top-{top} accuracy of a vote of the {k} nearest training samples")
-    return Column(key, *(_COLUMNS.get(key) or _SUFFIXES.get(key) or (key, "")))
+    return Column(key, *_COLUMNS.get(key, (key, "")))
 
 
 def sort_key(key: str) -> tuple[bool, int, int, str]:

@@ -14,16 +14,12 @@ _METRICS = {
     "crowdai": ("box_AP",),
     "floods": ("building_iou", "flooded_iou", "mean_iou"),
 }
-_VERDICTS = {
-    (True, True): "Better, beyond the intervals",
-    (True, False): "Ahead, within the intervals",
-    (True, None): "Ahead, without intervals",
-    (False, True): "Worse, beyond the intervals",
-    (False, False): "Behind, within the intervals",
-    (False, None): "Behind, without intervals",
-}
-
-
+_VERDICTS = {  # whether the intervals are separated: verdict if the first row is ahead or not, and the reason
+    True: ("Better", "Worse", "beyond the intervals", "The 95 % intervals do not overlap."),
+    False: ("Ahead", "Behind", "within the intervals",
+            "The 95 % intervals overlap: this is no evidence of a difference."),
+    None: ("Ahead", "Behind", "without intervals", "Intervals are missing, so it is open whether this is chance."),
+}  # fmt: skip
 _AGAINST = {  # kind of the other row: how it is called
     "baseline": "random weights and statistics",
     "supervised": "the supervised network",
@@ -32,21 +28,13 @@ _AGAINST = {  # kind of the other row: how it is called
 
 
 class Claim(NamedTuple):
-    """The comparison of the best pretrained backbone with the best baseline, supervised or other pretrained one.
+    """The comparison of the best pretrained backbone with the best baseline, supervised or other pretrained one."""
 
-    Attributes:
-        against: Kind of the other one, a key of ``_AGAINST``.
-        text: The sentence.
-        verdict: Its short form.
-        is_ahead: Whether the pretrained backbone has the higher value.
-        is_separated: Whether the intervals do not overlap; None without intervals.
-    """
-
-    against: str
+    against: str  # kind of the other one, a key of ``_AGAINST``
     text: str
-    verdict: str
-    is_ahead: bool
-    is_separated: bool | None
+    verdict: str  # short form of the text
+    is_ahead: bool  # the pretrained backbone has the higher value
+    is_separated: bool | None  # the intervals do not overlap; None without intervals
 
 
 def compare(tables: Iterable[Table]) -> list[Claim]:
@@ -111,13 +99,9 @@ def _claim(first: Row, other: Row, key: str, group: Group) -> Claim:
     is_ahead, is_separated = (one.value or 0) > (two.value or 0), None
     if one.interval and two.interval:
         is_separated = one.interval[0] > two.interval[1] or two.interval[0] > one.interval[1]
-    reason = {
-        True: "The 95 % intervals do not overlap.",
-        False: "The 95 % intervals overlap: this is no evidence of a difference.",
-        None: "Intervals are missing, so it is open whether this is chance.",
-    }[is_separated]
+    ahead, behind, limits, reason = _VERDICTS[is_separated]
     setting = " ".join(first.cells[name].text for name in ("labels", "protocol") if name in first.cells)
     setting = f", {setting.replace('%', '% of the labels,')}" if setting else ""
     text = f"{column(key).title}{setting} on {group.title.split(',')[0]}: {first.name} {format_cell(one)}, "
     text += f"{'above' if is_ahead else 'not above'} {other.name} {format_cell(two)}. {reason}"
-    return Claim(other.kind, text, _VERDICTS[is_ahead, is_separated], is_ahead, is_separated)
+    return Claim(other.kind, text, f"{ahead if is_ahead else behind}, {limits}", is_ahead, is_separated)

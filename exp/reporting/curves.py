@@ -7,21 +7,13 @@ from exp.reporting.collect import Run, number
 
 MAX_POINTS, MIN_POINTS, ALL_POINTS = 400, 25, 80_000  # of a curve, and of all curves
 HIDDEN_KEYS = {
-    "step",
-    "epoch",
-    "image_size",
-    "loss_lower_bound",
-    "iteration",
-    "best_epoch",
-    "lr_head",
-    "knn20_top5",
+    "step", "epoch", "image_size", "loss_lower_bound", "iteration", "best_epoch", "lr_head", "knn20_top5",
     "knn200_top5",
-}
+}  # fmt: skip
 NAMES = {
-    "loss": "Loss", "lr": "Learning rate", "throughput": "Throughput", "knn20_top1": "kNN-20 probe", "top1": "Top-1",
-    "effective_rank": "Effective rank", "embedding_std": "Embedding std", "data_time": "Waiting for data",
-    "train_top1": "Training top-1", "mean_iou": "Mean IoU", "mean_dice": "Mean Dice", "top5": "Top-5",
-    "box_AP": "Box AP", "mask_AP": "Mask AP",
+    "lr": "Learning rate", "knn20_top1": "kNN-20 probe", "top1": "Top-1", "top5": "Top-5", "box_AP": "Box AP",
+    "train_top1": "Training top-1", "mean_iou": "Mean IoU", "mean_dice": "Mean Dice", "mask_AP": "Mask AP",
+    "data_time": "Waiting for data",
 }  # fmt: skip
 HELP = {
     "loss": "Training loss, averaged over each log interval; the triangle is the lower bound of this batch size",

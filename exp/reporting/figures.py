@@ -10,9 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from exp.reporting.collect import Problem, Run, number
+from exp.reporting.collect import Problem, Run, as_dict, as_list, number
 from exp.reporting.rows import describe_backbone
 
+_POINT = ("longitude", "latitude", "top1", "samples")
 LAND = Path(__file__).parent / "land.json"
 IMAGES = {  # file name: title, and the section it is shown in
     "views.png": ("First augmented pairs, as the network sees them: first view above, second view below", "views"),
@@ -23,14 +24,7 @@ IMAGES = {  # file name: title, and the section it is shown in
 
 
 class ImageStore:
-    """Encode pictures as data URIs, each content once, until a number of bytes is used up.
-
-    Args:
-        max_bytes: Limit of all encoded pictures.
-
-    Attributes:
-        left_out: Number of pictures that did not fit.
-    """
+    """Encode pictures as data URIs, each content once, up to a number of bytes; ``left_out`` counts the others."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left, self.left_out = max_bytes, 0
@@ -61,9 +55,9 @@ class ImageStore:
             encoded = io.BytesIO()
             image.save(encoded, "WEBP", quality=quality)
             text = f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
-            self._known[key] = text if len(text) <= self._left else None
-            self._left -= len(text) if self._known[key] else 0
-        self.left_out += self._known[key] is None
+            self._known[key] = text if self.take(len(text)) else None
+        else:
+            self.left_out += self._known[key] is None
         return self._known[key]
 
 
@@ -119,17 +113,13 @@ def confusions(runs: Sequence[Run], store: ImageStore) -> list[dict[str, Any]]:
     """Return the confusion matrices of all results, of the last epoch where there are several."""
     found = []
     for run in runs:
-        result, last = run.result, run.result.get("last")
-        counts = result.get("confusion") or (last.get("confusion") if isinstance(last, dict) else None)
-        classes = result.get("class_names") or result.get("classes")
-        if not isinstance(classes, list) and isinstance(last, dict) and isinstance(last.get("iou"), dict):
-            classes = list(last["iou"])
-        square = isinstance(counts, list) and isinstance(classes, list) and len(counts) == len(classes)
-        rows = counts if square else []
-        if rows and all(
-            isinstance(row, list) and len(row) == len(classes) and None not in map(number, row) for row in rows
-        ):
-            item = {"title": f"{_title(run)}", "classes": [str(name) for name in classes], "counts": counts}
+        result, last = run.result, as_dict(run.result.get("last"))
+        counts = as_list(result.get("confusion") or last.get("confusion"))
+        classes = as_list(result.get("class_names") or result.get("classes")) or list(as_dict(last.get("iou")))
+        rows = [as_list(row) for row in counts]
+        is_square = {len(rows), *map(len, rows)} == {len(classes)}
+        if rows and is_square and all(None not in map(number, row) for row in rows):
+            item = {"title": _title(run), "classes": [str(name) for name in classes], "counts": counts}
             if store.take(len(json.dumps(item))):
                 found.append(item)
     return found
@@ -139,11 +129,11 @@ def world(runs: Sequence[Run], store: ImageStore) -> dict[str, Any]:
     """Return the accuracy by location of all results with coordinates, and the outline of the land."""
     sets = []
     for run in runs:
+        places = [as_dict(place) for place in as_list(run.result.get("locations"))]
         points = [
-            {"name": str(place.get("location")), **{key: number(place.get(key)) for key in keys}}
-            for place in _list(run.result.get("locations"))
-            for keys in [("longitude", "latitude", "top1", "samples")]
-            if isinstance(place, dict) and all(number(place.get(key)) is not None for key in keys)
+            {"name": str(place.get("location")), **values}
+            for place in places
+            if None not in (values := {key: number(place.get(key)) for key in _POINT}).values()
         ]
         if points and store.take(len(json.dumps(points))):
             sets.append({"title": _title(run), "points": points})
@@ -191,7 +181,7 @@ def _pair(first: dict[str, str], second: dict[str, str]) -> str:
 
 def _preset(run: Run) -> str:
     """Return the augmentation preset of a run with its changes, and the positives."""
-    changes = [str(change) for change in _list(run.config.get("aug_override"))]
+    changes = [str(change) for change in as_list(run.config.get("aug_override"))]
     positives = [f"{run.config['positives']} positives"] if run.config.get("positives") else []
     return ", ".join(
         [f"Preset {run.config.get('augment', 'unknown')}", *([" ".join(changes)] * bool(changes)), *positives]
@@ -207,7 +197,3 @@ def _files(runs: Sequence[Run], names: Iterable[str]) -> Iterable[tuple[Run, Pat
         for name in names:
             if (run.path / name).is_file():
                 yield run, run.path / name
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, (list, tuple)) else []

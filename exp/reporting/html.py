@@ -1,6 +1,5 @@
 """The report as one HTML page that needs no server and no network."""
 
-import functools
 import json
 import math
 from collections.abc import Sequence
@@ -22,19 +21,13 @@ _ICONS = {"running": "●", "finished": "✓", "stopped": "❚❚", "failed": "�
 
 
 def render(title: str, runs: Sequence[Run], tables: Sequence[Table], problems: Sequence[Problem]) -> str:
-    """Return the page.
-
-    Args:
-        title: Title of the page.
-        runs: Runs.
-        tables: Their tables.
-        problems: What is no run or cannot be read.
+    """Return the page of runs, their tables, and what is no run or cannot be read.
 
     Raises:
         ValueError: Plotly or Jinja2 is not installed.
     """
     try:
-        import jinja2  # noqa: F401
+        import jinja2
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
         raise ValueError(
@@ -49,31 +42,16 @@ def render(title: str, runs: Sequence[Run], tables: Sequence[Table], problems: S
     data |= {"world": figures.world(runs, store), "confusions": figures.confusions(runs, store)}
     found = figures.encode_images(runs, store, problems)
     claims, places = compare(tables), {id(run): place for place, run in enumerate(runs)}
-    has_marks = any(cell.selected for table in tables for row in _rows(table) for cell in row.cells.values())
-    page = _template().render(
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("report.html.j2").render(
         title=title, now=datetime.now().strftime("%Y-%m-%d %H:%M"), runs=runs, tables=tables, problems=problems,
-        summary=summarize(claims), claims=claims, pictures=found, left_out=store.left_out, has_marks=has_marks,
+        summary=summarize(claims), claims=claims, pictures=found, left_out=store.left_out,
         counts={status: sum(run.status == status for run in runs) for status in _ICONS}, data=data,
         json=_script_json(data), plotly=plotly, index_of=lambda run: places[id(run)],
-        duration=_duration, local=_local,
+        duration=_duration, local=_local, bar=_bar, icons=_ICONS, number=number,
     )  # fmt: skip
     return page.encode("utf-8", "backslashreplace").decode()  # names may hold bytes that are not UTF-8
-
-
-@functools.cache
-def _template() -> Any:
-    """Return the template of the page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"bar": _bar, "icons": _ICONS, "number": number}
-    return environment.get_template("report.html.j2")
-
-
-def _rows(table: Table) -> list[Any]:
-    return [row for group in table.groups for row in group.rows]
 
 
 def _script_json(data: Any) -> str:
@@ -91,9 +69,8 @@ def _bar(cell: Cell, key: str, group: Group) -> str | None:
     low, high = min(ends), max(ends)
     if not cell.interval or cell.value is None or high <= low:
         return None
-    left, middle, right = (
-        100 * (value - low) / (high - low) for value in (cell.interval[0], cell.value, cell.interval[1])
-    )
+    start, end = cell.interval
+    left, middle, right = (100 * (value - low) / (high - low) for value in (start, cell.value, end))
     return f"--low:{left:.1f}%;--value:{middle:.1f}%;--high:{100 - right:.1f}%"
 
 

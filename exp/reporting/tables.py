@@ -31,6 +31,11 @@ class Table:
         """Heading of the table."""
         return TITLES[self.key]
 
+    @property
+    def has_marks(self) -> bool:
+        """Whether a value was selected on the samples that it is of."""
+        return any(cell.selected for group in self.groups for row in group.rows for cell in row.cells.values())
+
 
 def build_tables(runs: Iterable[Run]) -> list[Table]:
     """Build the tables that have at least one row of ours."""
@@ -85,10 +90,10 @@ def _value(row: Row, key: str) -> float | None:
 
 
 def _published_cells(row: dict[str, Any]) -> dict[str, Cell]:
-    values = {name: value for name, value in row.items() if name != "name"}
     return {
         name: Cell(text=value) if isinstance(value, str) else Cell(value, selected=name.startswith("best_"))
-        for name, value in values.items()
+        for name, value in row.items()
+        if name != "name"
     }
 
 
@@ -103,11 +108,11 @@ def _mark_best(rows: list[Row], columns: Sequence[Column]) -> list[Row]:
     return rows
 
 
-def format_cell(cell: Cell, digits: int = 3) -> str:
+def format_cell(cell: Cell) -> str:
     """Format a value with its interval, such as ``0.507 [0.461, 0.553]``; † marks selection on validation."""
     if cell.value is None:
         return cell.text
-    text = f"{cell.value:.{digits}f}"
+    text = f"{cell.value:.3f}"
     if cell.interval:
-        text += f" [{cell.interval[0]:.{digits}f}, {cell.interval[1]:.{digits}f}]"
+        text += " [{:.3f}, {:.3f}]".format(*cell.interval)
     return text + (" †" if cell.selected else "")

@@ -24,9 +24,7 @@ def print_report(runs: Sequence[Run], tables: Sequence[Table], problems: Sequenc
         print(f"  {claim.verdict}: {printable(claim.text, '')}")
     for table in tables:
         print("\n" + format_table(table, is_terminal))
-    if any(
-        cell.selected for table in tables for group in table.groups for row in group.rows for cell in row.cells.values()
-    ):
+    if any(table.has_marks for table in tables):
         print("\n† selected on the validation samples that it is of, so too high; do not compare it with the others")
     print("\nRuns\n" + format_runs(runs))
     for problem in problems[:_SHOWN]:

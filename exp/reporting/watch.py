@@ -13,12 +13,7 @@ _CLEAR = "\x1b[H\x1b[2J"
 
 
 def watch(folders: Sequence[Path], seconds: float = 2.0) -> None:
-    """Print step, loss, throughput and expected end of running jobs until none is left; Ctrl-C ends it.
-
-    Args:
-        folders: See ``collect``.
-        seconds: Time between two readings.
-    """
+    """Print step, loss, throughput and expected end of running jobs, read every few seconds, until none is left."""
     followed: set[str] = set()
     shown = ""
     try:

@@ -1,12 +1,12 @@
 """Overlap between two subsets of a split: equal pixels, near duplicates, locations, classes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from preprocessing.audit import phash
 from preprocessing.audit.samples import Subset
@@ -15,8 +15,6 @@ from vicreg.data.leakage import digest, overlap_mask
 
 KINDS = ("exact", "near", "location")  # of pairs
 _GROUP = 128  # samples that a thread reads at a time
-
-Progress = Callable[[Iterable, str, int], Iterator]
 
 
 class Fingerprints(NamedTuple):
@@ -29,21 +27,8 @@ class Fingerprints(NamedTuple):
     errors: list[str]  # one message for each sample that cannot be read
 
 
-def fingerprint(
-    subset: Subset,
-    shifts: tuple[int, ...],
-    dihedral: bool,
-    workers: int,
-    progress: Callable[[Iterable, int], Iterator],
-) -> Fingerprints:
-    """Decode every sample of a subset once and compute its fingerprints.
-
-    Args:
-        subset: Samples to read.
-        shifts: See ``phash.all_hashes``.
-        dihedral: See ``phash.all_hashes``.
-        workers: Number of threads.
-        progress: Function (iterator, total) -> iterator.
+def fingerprint(subset: Subset, shifts: tuple[int, ...], dihedral: bool, workers: int, title: str) -> Fingerprints:
+    """Decode every sample of a subset once, in threads, and compute its fingerprints; see ``phash.all_hashes``.
 
     Raises:
         ValueError: No sample can be read.
@@ -67,7 +52,7 @@ def fingerprint(
 
     with ThreadPoolExecutor(workers) as pool:
         starts = range(0, len(subset.samples), _GROUP)
-        groups = list(progress(pool.map(process, starts), len(starts)))
+        groups = list(tqdm(pool.map(process, starts), title, len(starts), disable=None))  # hidden without a terminal
     digests, contrast, uniform, hashes, errors = zip(*groups, strict=True)
     digests, errors = (list(chain.from_iterable(lists)) for lists in (digests, errors))
     if len(errors) == len(subset.samples):
@@ -84,7 +69,6 @@ def compare(
     shifts: tuple[int, ...] = phash.SHIFTS,
     dihedral: bool = True,
     workers: int = 1,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare a training and a validation subset.
 
@@ -97,29 +81,23 @@ def compare(
         shifts: Shifts of the validation images, see ``phash.all_hashes``.
         dihedral: Whether to try all rotations and flips of the validation images.
         workers: Number of threads.
-        progress: Function (iterator, description, total) -> iterator.
 
     Returns:
         dict of plain values. Fractions are of the validation samples that can be read. Each ``pairs`` lists all
         (validation index, training index, bits).
     """
-    progress = progress or (lambda iterator, description, total: iterator)
-
-    def bar(description: str) -> Callable[[Iterable, int], Iterator]:
-        return lambda iterator, total: progress(iterator, description, total)
-
-    total = len(val.samples)
-    result = {name: {"name": subset.name, "samples": len(subset.samples)}
-              for name, subset in (("train", train), ("val", val))}  # fmt: skip
-    any_overlap, readable = np.zeros(total, bool), np.ones(total, bool)
+    result: dict[str, Any] = {
+        name: {"name": subset.name, "samples": len(subset.samples)} for name, subset in (("train", train), ("val", val))
+    }
+    any_overlap, readable = np.zeros(len(val.samples), bool), np.ones(len(val.samples), bool)
 
     def count(mask: np.ndarray, **more: Any) -> dict[str, Any]:
         any_overlap[mask] = True
         return {"samples": int(mask.sum()), "fraction": float(mask.sum() / readable.sum()), **more}
 
     if pixels:
-        references = fingerprint(train, (0,), False, workers, bar("training images"))
-        queries = fingerprint(val, shifts, dihedral, workers, bar("validation images"))
+        references = fingerprint(train, (0,), False, workers, "training images")
+        queries = fingerprint(val, shifts, dihedral, workers, "validation images")
         for name, prints in (("train", references), ("val", queries)):
             result[name] |= {"unreadable": len(prints.errors), "errors": prints.errors[:20]}
         readable = np.array([key is not None for key in queries.digests])
@@ -128,7 +106,7 @@ def compare(
         exact = match >= 0
         pairs = [(int(v), int(match[v]), None) for v in np.flatnonzero(exact)]
         result["exact"] = count(exact, uniform=int((exact & queries.uniform).sum()), pairs=pairs)
-        near, pairs = _near_duplicates(references, queries, ~exact, max_bits, min_contrast, workers, bar("comparing"))
+        near, pairs = _near_duplicates(references, queries, ~exact, max_bits, min_contrast, workers)
         excluded = {f"excluded_{name}": int(((p.contrast >= 0) & (p.contrast < min_contrast)).sum())
                     for name, p in (("train", references), ("val", queries))}  # fmt: skip
         result["near"] = count(near, max_bits=max_bits, min_contrast=min_contrast, **excluded, pairs=pairs)
@@ -152,12 +130,11 @@ def _near_duplicates(
     max_bits: int,
     min_contrast: float,
     workers: int,
-    progress: Callable[[Iterable, int], Iterator],
 ) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Return which queries have a near duplicate (bool) and the pairs, nearest first."""
     rows = np.flatnonzero((queries.contrast >= min_contrast) & candidates)
     columns = np.flatnonzero(references.contrast >= min_contrast)
-    match, bits = phash.nearest(queries.hashes[rows], references.hashes[columns, 0], max_bits, workers, progress)
+    match, bits = phash.nearest(queries.hashes[rows], references.hashes[columns, 0], max_bits, workers)
     hits = np.flatnonzero(match >= 0)
     hits = hits[np.argsort(bits[hits], kind="stable")]
     pairs = [(int(rows[hit]), int(columns[match[hit]]), int(bits[hit])) for hit in hits]
@@ -165,14 +142,10 @@ def _near_duplicates(
 
 
 def _common_locations(train: Subset, val: Subset) -> tuple[dict[tuple, int], int, int]:
-    """Find the locations that are in both subsets.
+    """Return common location ids -> first training sample, and the numbers of ids that lie apart or may do so.
 
     fMoW restarts its location names in each split. Where positions are known, locations of one name that lie apart are
     not common.
-
-    Returns:
-        dict location id -> index of its first training sample, number of ids that lie apart, number of common ids
-        whose position is unknown.
     """
     firsts = [{key: n for n, key in reversed(list(enumerate(subset.location_ids)))} for subset in (train, val)]
     common = {key: n for key, n in firsts[0].items() if key in firsts[1]}
@@ -191,26 +164,19 @@ def _compare_classes(train: Counter, val: Counter) -> dict[str, Any]:
 
 
 def limit_pairs(result: dict[str, Any], max_pairs: int) -> dict[str, Any]:
-    """Keep at most ``max_pairs`` pairs of each kind: the nearest near duplicates, else evenly spaced ones.
-
-    Args:
-        result: Result of ``compare``.
-        max_pairs: Number of pairs.
-    """
+    """Keep at most ``max_pairs`` pairs of each kind: the nearest near duplicates, else evenly spaced ones."""
     limited = dict(result)
-    for kind in KINDS:
-        if kind in result:
-            pairs = result[kind]["pairs"]
-            step = 1 if kind == "near" else max(1, len(pairs) // max(1, max_pairs))
-            limited[kind] = {**result[kind], "pairs": pairs[::step][:max_pairs]}
+    for kind in result.keys() & KINDS:
+        pairs = result[kind]["pairs"]
+        step = 1 if kind == "near" else max(1, len(pairs) // max(1, max_pairs))
+        limited[kind] = {**result[kind], "pairs": pairs[::step][:max_pairs]}
     return limited
 
 
 def name_pairs(result: dict[str, Any], train: Subset, val: Subset) -> dict[str, Any]:
     """Replace the indices in pairs by sample names, as dicts with the keys val, train and bits."""
     named = dict(result)
-    for kind in KINDS:
-        if kind in result:
-            pairs = [{"val": val.samples[v], "train": train.samples[t], "bits": b} for v, t, b in result[kind]["pairs"]]
-            named[kind] = {**result[kind], "pairs": pairs}
+    for kind in result.keys() & KINDS:
+        pairs = [{"val": val.samples[v], "train": train.samples[t], "bits": b} for v, t, b in result[kind]["pairs"]]
+        named[kind] = {**result[kind], "pairs": pairs}
     return named

@@ -5,12 +5,12 @@ The hash is the one of ``imagehash.phash`` (which low DCT frequencies lie above 
 shifted, rotated and flipped copies match too. Orientations are cheap: a flip changes signs of DCT coefficients only.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from tqdm import tqdm
 
 HASH_SIZE = 12  # low frequencies per axis: 144 bits
 SIDE = 96  # size of the thumbnails; the window is 7/8 of it, 84 = 7 * 12, since phash resizes to a multiple of 12
@@ -31,17 +31,11 @@ _LOWEST_FIRST = np.argsort(np.maximum(*np.indices((HASH_SIZE, HASH_SIZE))).ravel
 # DCT-II of a window, low frequencies only
 _BASIS = 2 * np.cos(np.pi * np.arange(HASH_SIZE)[:, None] * (2 * np.arange(WINDOW) + 1) / (2 * WINDOW))
 
-Progress = Callable[[Iterable, int], Iterator]
-
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Convert an image to grayscale and resize it. No-data areas get the mean of the other pixels.
+    """Convert an image, uint8 (H, W, 3) or (H, W), to a gray thumbnail, uint8 (SIDE, SIDE).
 
-    Args:
-        pixels: uint8 (H, W, 3) or (H, W).
-
-    Returns:
-        uint8 (SIDE, SIDE).
+    No-data areas get the mean of the other pixels.
     """
     gray = np.asarray(Image.fromarray(pixels).convert("L"))
     nodata = nodata_mask(pixels)
@@ -55,12 +49,6 @@ def nodata_mask(pixels: np.ndarray) -> np.ndarray:
 
     Without a mask, the outline of these areas would decide the hash, and unrelated images would match. What lies behind
     a straight edge always holds a corner; a bright roof that a shift moves to the border seldom does.
-
-    Args:
-        pixels: uint8 (H, W, 3) or (H, W).
-
-    Returns:
-        bool (H, W).
     """
     bands = pixels if pixels.ndim == 3 else pixels[..., None]
     border = np.ones(bands.shape[:2], bool)
@@ -88,13 +76,8 @@ def contrast(thumbnails: np.ndarray) -> np.ndarray:
     """Compute the contrast of images: the standard deviation within a tile, median over 4 x 4 tiles.
 
     The median requires some texture in half of the image. One bright corner on calm water is not enough, because its
-    hash is much the same as that of another such image.
-
-    Args:
-        thumbnails: uint8 (n, SIDE, SIDE).
-
-    Returns:
-        float (n,), gray levels of 255.
+    hash is much the same as that of another such image. Thumbnails are uint8 (n, SIDE, SIDE), the result is float (n,)
+    in gray levels of 255.
     """
     tile = SIDE // _TILES
     tiles = np.asarray(thumbnails, np.float32).reshape(-1, _TILES, tile, _TILES, tile)
@@ -102,14 +85,9 @@ def contrast(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def spectra(thumbnails: np.ndarray, shifts: tuple[int, ...] = (0,)) -> np.ndarray:
-    """Compute the low DCT frequencies of windows of thumbnails.
+    """Compute the low DCT frequencies of windows of thumbnails, as ``scipy.fftpack.dct`` along both axes.
 
-    Args:
-        thumbnails: uint8 (n, SIDE, SIDE).
-        shifts: Offsets S of the windows along both axes, in 1/32 of the side.
-
-    Returns:
-        float64 (n, S**2, HASH_SIZE, HASH_SIZE), equal to ``scipy.fftpack.dct`` along both axes.
+    Thumbnails are as for ``all_hashes``, the result is float64 (n, S**2, HASH_SIZE, HASH_SIZE).
     """
     starts = [(SIDE - WINDOW) // 2 + STEP * shift for shift in shifts]
     images = np.asarray(thumbnails, np.float64)
@@ -119,14 +97,7 @@ def spectra(thumbnails: np.ndarray, shifts: tuple[int, ...] = (0,)) -> np.ndarra
 
 
 def orientations(coefficients: np.ndarray) -> np.ndarray:
-    """Compute the DCT coefficients of the eight rotations and flips of an image, the image itself first.
-
-    Args:
-        coefficients: (..., HASH_SIZE, HASH_SIZE).
-
-    Returns:
-        (8, ..., HASH_SIZE, HASH_SIZE).
-    """
+    """Return the DCT coefficients of the eight rotations and flips, itself first: (8, *shape of the input)."""
     sign = (-1.0) ** np.arange(HASH_SIZE)  # a flip negates the coefficients of odd frequency
     transposed = (coefficients, np.swapaxes(coefficients, -1, -2))
     return np.stack([c * down * across for c in transposed for down in (1, sign[:, None]) for across in (1, sign)])
@@ -138,13 +109,9 @@ def hash_bits(coefficients: np.ndarray) -> np.ndarray:
 
 
 def pack_hashes(coefficients: np.ndarray) -> np.ndarray:
-    """Hash DCT coefficients and pack the bits into words.
+    """Hash DCT coefficients (..., HASH_SIZE, HASH_SIZE) to words uint64 (..., 3).
 
-    Args:
-        coefficients: (..., HASH_SIZE, HASH_SIZE).
-
-    Returns:
-        uint64 (..., 3): the 8 x 8 lowest frequencies first, then the others. Unused bits are zero.
+    The bits of the 8 x 8 lowest frequencies come first, then the others. Unused bits are zero.
     """
     bits = hash_bits(coefficients).reshape(*coefficients.shape[:-2], -1)[..., _LOWEST_FIRST]
     packed = np.zeros((*bits.shape[:-1], -(-bits.shape[-1] // 64) * 8), np.uint8)
@@ -179,11 +146,7 @@ def popcount(values: np.ndarray) -> np.ndarray:
 
 
 def nearest(
-    queries: np.ndarray,
-    references: np.ndarray,
-    max_bits: int,
-    workers: int = 1,
-    progress: Progress = lambda iterator, total: iterator,
+    queries: np.ndarray, references: np.ndarray, max_bits: int, workers: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest reference hash of each query by comparing all pairs.
 
@@ -195,7 +158,6 @@ def nearest(
         references: uint64 (n, W).
         max_bits: Largest Hamming distance.
         workers: Number of threads.
-        progress: Function (iterator, total) -> iterator over groups of queries.
 
     Returns:
         Index into ``references`` (m,), -1 without a match, and Hamming distance (m,), max_bits + 1 without a match.
@@ -204,7 +166,8 @@ def nearest(
     size = max(1, 2048 // queries.shape[1])
     groups = [queries[start : start + size] for start in range(0, len(queries), size)]
     with ThreadPoolExecutor(workers) as pool:  # NumPy releases the GIL while it counts
-        results = list(progress(pool.map(lambda group: _nearest(group, columns, max_bits), groups), len(groups)))
+        found = pool.map(lambda group: _nearest(group, columns, max_bits), groups)
+        results = list(tqdm(found, "comparing", len(groups), disable=None))  # hidden without a terminal
     if not results:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     index, distance = (np.concatenate(parts) for parts in zip(*results, strict=True))

@@ -28,25 +28,15 @@ Position = tuple[float, float]  # longitude, latitude in degrees
 
 
 class Subset(NamedTuple):
-    """One subset of a split, such as the training set, with n samples.
+    """One subset of a split, such as the training set, with n samples."""
 
-    Attributes:
-        name: Path it was read from.
-        samples: n names by which a user finds the sample, mostly paths.
-        read: Function index -> uint8 (H, W, 3). Raises ValueError or OSError if the sample cannot be read.
-        classes: Class name -> number of samples (of annotations for COCO); empty if there are no classes.
-        location_ids: n tuples, such as (class, location), or None if locations are unknown.
-        location_kind: What ``location_ids`` are, for the report.
-        position: Function index -> (longitude, latitude) or None, where location names may be ambiguous.
-    """
-
-    name: str
-    samples: list[str]
-    read: Callable[[int], np.ndarray]
-    classes: Counter
-    location_ids: list[tuple] | None
-    location_kind: str = "location"
-    position: Callable[[int], Position | None] | None = None
+    name: str  # path it was read from
+    samples: list[str]  # n names by which a user finds the sample, mostly paths
+    read: Callable[[int], np.ndarray]  # index -> uint8 (H, W, 3); ValueError or OSError if it cannot be read
+    classes: Counter  # class name -> number of samples (of annotations for COCO); empty if there are no classes
+    location_ids: list[tuple] | None  # n tuples, such as (class, location); None if locations are unknown
+    location_kind: str = "location"  # what they are, for the report
+    position: Callable[[int], Position | None] | None = None  # of a sample, where location names may be ambiguous
 
 
 def open_image(path: str | Path) -> np.ndarray:
@@ -67,18 +57,13 @@ def open_image(path: str | Path) -> np.ndarray:
         with contextlib.suppress(ValueError), decoding(path), open_file(path) as image:
             if image.mode in ("1", "L", "P"):
                 return np.asarray(as_rgb(image))
-        return _read_raster(path)
-
-
-def _read_raster(path: str | Path) -> np.ndarray:
-    """Read the first one or three bands of a raster; types other than uint8 are stretched, and no data is black."""
-    with open_raster(path) as raster, decoding(path):
-        bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
-        return _to_rgb(raster.read(bands), raster.dataset_mask() > 0)
+        with open_raster(path) as raster, decoding(path):
+            bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
+            return _to_rgb(raster.read(bands), raster.dataset_mask() > 0)
 
 
 def _to_rgb(bands: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Convert three bands (3, H, W), valid where a mask (H, W) says so, to uint8 (H, W, 3); see ``_read_raster``."""
+    """Convert bands (3, H, W) to uint8 (H, W, 3), other types stretched, with black where ``valid`` (H, W) is False."""
     pixels = bands.transpose(1, 2, 0)
     if pixels.dtype != np.uint8:
         valid = valid & np.isfinite(pixels).all(-1)
@@ -92,11 +77,8 @@ def _to_rgb(bands: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
     """Read a patch list, or an image list with columns path and location.
 
-    Patch lists are those of make_sn7_csv.py, of the earlier work, and of make_imagery_csv.py.
-
-    Args:
-        path: CSV file.
-        data_dir: Folder of the images or mosaics (default: ``source`` of the meta.json in the list's folder).
+    Patch lists are those of make_sn7_csv.py, of the earlier work, and of make_imagery_csv.py. The images or mosaics are
+    in ``data_dir``, by default in ``source`` of the meta.json in the list's folder.
 
     Raises:
         FileNotFoundError: There is no such list, or neither patches.npy nor the mosaics.
@@ -196,9 +178,7 @@ def from_folder(folder: str | Path) -> Subset:
 def from_coco(path: str | Path, images: str | Path | None = None) -> Subset:
     """List the images of a COCO file. Class counts are numbers of annotations.
 
-    Args:
-        path: JSON file.
-        images: Folder of the images (default: ``images/`` in the file's folder, else the file's folder).
+    By default, ``images`` is the folder of this name in the file's folder, else the file's folder.
 
     Raises:
         FileNotFoundError: There is no such file, or the images are elsewhere.

@@ -14,14 +14,8 @@ MAX_CLASSES = 12  # listed in the text; the JSON has all
 TITLES = {"exact": "equal pixels", "near": "near duplicates", "location": "same location"}
 
 
-def format_report(result: dict[str, Any], dihedral: bool = True, shifted: bool = True) -> str:
-    """Format a result as text of several lines.
-
-    Args:
-        result: Result of ``compare.name_pairs``.
-        dihedral: Whether rotations and flips were tried.
-        shifted: Whether shifts were tried.
-    """
+def format_report(result: dict[str, Any], dihedral: bool, shifted: bool) -> str:
+    """Format the result of ``compare.name_pairs`` as text; the flags say what was tried."""
     lines = [
         f"{role:12s}{result[key]['samples']:8d}  {result[key]['name']}"
         for role, key in (("training", "train"), ("validation", "val"))
@@ -90,18 +84,8 @@ def _format_classes(classes: dict[str, Any]) -> list[str]:
     return lines
 
 
-def plot_pairs(path: str | Path, result: dict[str, Any], train: Subset, val: Subset) -> int:
-    """Plot pairs side by side, the validation sample on the left.
-
-    Args:
-        path: PNG file to write.
-        result: Result of ``compare.limit_pairs``.
-        train: Training subset.
-        val: Validation subset.
-
-    Returns:
-        Number of pairs. Without any, no file is written.
-    """
+def plot_pairs(path: str | Path, result: dict[str, Any], train: Subset, val: Subset) -> bool:
+    """Plot the pairs of ``compare.limit_pairs`` side by side, validation on the left; return False without any pair."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -109,7 +93,7 @@ def plot_pairs(path: str | Path, result: dict[str, Any], train: Subset, val: Sub
 
     pairs = [(kind, pair) for kind in KINDS if kind in result for pair in result[kind]["pairs"]]
     if not pairs:
-        return 0
+        return False
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
     figure, axes = pyplot.subplots(rows, 2 * columns, figsize=(3.6 * columns, 2.2 * rows), squeeze=False)
@@ -126,4 +110,4 @@ def plot_pairs(path: str | Path, result: dict[str, Any], train: Subset, val: Sub
     figure.tight_layout()
     files.atomic_write(path, lambda tmp_path: figure.savefig(tmp_path, dpi=120))
     pyplot.close(figure)
-    return len(pairs)
+    return True

@@ -27,14 +27,9 @@ def read_table(path: Path = TABLE) -> tuple[np.ndarray, "STRtree"]:
 
 
 def country_codes(points: np.ndarray) -> np.ndarray:
-    """Return the country in which each position lies.
+    """Return the ISO 3166 alpha-2 codes (n,) of the countries of positions (n, 2), latitude, longitude in degrees.
 
-    Args:
-        points: (n, 2) latitude, longitude in degrees.
-
-    Returns:
-        ISO 3166 alpha-2 codes (n,). A position outside of all borders takes the nearest country within
-        ``MAX_OFFSHORE_KM``, else it has the code "".
+    A position outside of all borders takes the nearest country within ``MAX_OFFSHORE_KM``, else it has the code "".
     """
     import shapely
 

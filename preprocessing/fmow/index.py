@@ -1,14 +1,16 @@
 """Index an fMoW tree: images, timestamps, locations and problems; and write the lists of make_fmow_csv.py."""
 
+import functools
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from preprocessing.problems import Problem, count_kinds
 from vicreg.common.files import file_digest
@@ -23,16 +25,8 @@ _SUFFIXES = (".jpg", ".jpeg")
 _MULTISPECTRAL = "_msrgb"  # RGB images made from the multispectral bands, of the same time; not listed
 
 
-def scan_tree(
-    data_dir: str | Path, splits: Sequence[str], workers: int, progress: Callable[..., Iterator]
-) -> tuple[pd.DataFrame, list[Problem]]:
-    """List the images of a tree with their timestamps, and its problems.
-
-    Args:
-        data_dir: Folder with <split>/<class>/<class>_<location>/<class>_<location>_<k>_rgb.jpg.
-        splits: Names of the split folders.
-        workers: Number of threads.
-        progress: Function (iterator, total=…) -> iterator.
+def scan_tree(data_dir: Path, splits: Sequence[str], workers: int) -> tuple[pd.DataFrame, list[Problem]]:
+    """List <split>/<class>/<class>_<location>/<class>_<location>_<k>_rgb.jpg of a tree, and its problems.
 
     Returns:
         DataFrame (path, class, location, k, split, year, month, position) in the order of splits and paths, and the
@@ -41,7 +35,7 @@ def scan_tree(
     Raises:
         FileNotFoundError: There is no tree, or a split is not in it.
     """
-    data_dir, rows, problems = Path(data_dir), [], []
+    rows, problems = [], []
     for split in splits:
         if not (data_dir / split).is_dir():
             inside = sorted(path.name for path in data_dir.iterdir() if path.is_dir()) if data_dir.is_dir() else []
@@ -51,17 +45,18 @@ def scan_tree(
         rows += split_rows
         problems += split_problems
     paths = [row[0] for row in rows]
-    broken = find_broken(paths, workers, progress)
+    bar = functools.partial(tqdm, desc="checking files", disable=None)  # hidden without a terminal
+    broken = find_broken(paths, workers, bar)
     problems += [Problem("broken image", Path(paths[index]), message) for index, message in broken.items()]
     rows = [row for index, row in enumerate(rows) if index not in broken]
-    timestamps = list(map_in_threads(_read_timestamp, [row[0] for row in rows], workers, progress))
+    timestamps = list(map_in_threads(_read_timestamp, [row[0] for row in rows], workers, bar))
     problems += [timestamp for timestamp in timestamps if isinstance(timestamp, Problem)]
-    timestamps = [(UNKNOWN, UNKNOWN, None) if isinstance(each, Problem) else each for each in timestamps]
-    table = pd.DataFrame(rows, columns=["path", "class", "location", "k", "split"])
-    table["year"], table["month"] = ([timestamp[n] for timestamp in timestamps] for n in (0, 1))
-    table["position"] = pd.Series([timestamp[2] for timestamp in timestamps], dtype=object)
-    table["path"] = [os.path.relpath(path, data_dir) for path in table.path]
-    return table, problems
+    content = [
+        (os.path.relpath(path, data_dir), *name, *((UNKNOWN, UNKNOWN, None) if isinstance(time, Problem) else time))
+        for (path, *name), time in zip(rows, timestamps, strict=True)
+    ]
+    columns = ["path", "class", "location", "k", "split", "year", "month", "position"]
+    return pd.DataFrame(content, columns=columns), problems
 
 
 def _list_split(folder: Path, split: str) -> tuple[list[tuple], list[Problem]]:
@@ -107,16 +102,9 @@ def _read_timestamp(path: str) -> tuple[int, int, Any] | Problem:
 def describe(
     table: pd.DataFrame, data_dir: str | Path, stats_images: int, seed: int
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Number the classes and compute channel statistics and counts.
+    """Return the lists, with ``COLUMNS``, and the content of meta.json from the table of ``scan_tree``.
 
-    Args:
-        table: DataFrame of ``scan_tree``.
-        data_dir: The tree.
-        stats_images: Number of images of the first split that are read for mean and standard deviation.
-        seed: Seed of that sample.
-
-    Returns:
-        DataFrame with ``COLUMNS``, and the content of meta.json.
+    A random sample of ``stats_images`` images of the first split gives the channel mean and standard deviation.
     """
     classes = sorted(set(table["class"]))
     splits = list(dict.fromkeys(table.split))

@@ -90,9 +90,7 @@ def _from_polygons(table: pd.DataFrame, path: Path, column: str, grids: Sequence
         try:
             shapes = polygons.to_crs(grid.crs)
         except Exception as error:  # errors of PROJ have no public base class
-            raise ValueError(
-                f"{path}: cannot be transformed to the system of the scenes ({one_line(error)})"
-            ) from error
+            raise ValueError(f"{path}: cannot be transformed to the scenes' system ({one_line(error)})") from error
         left, top = grid.x0 + inside.column.to_numpy() * grid.xres, grid.y0 - inside.line.to_numpy() * grid.yres
         boxes = shapely.box(left, top - patch_size * grid.yres, left + patch_size * grid.xres, top)
         geometry = shapely.make_valid(shapes.geometry.to_numpy())

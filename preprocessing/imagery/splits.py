@@ -9,7 +9,7 @@ import pandas as pd
 from vicreg.data.subsets import check_fraction, held_out_groups
 
 RULES = ("block", "location", "image", "folders", "none")
-BLOCK_CELLS = 8  # side of a block; smaller if that gives too few blocks
+BLOCK_CELLS = (8, 4, 2, 1)  # sides of a block: the largest that gives enough blocks
 
 
 def split_table(
@@ -70,12 +70,10 @@ def _blocks(table: pd.DataFrame, fraction: float, seed: int, buffer: int, patch_
     """Hold out whole blocks; return the part of each patch and the side of the blocks in cells."""
     first = table.groupby("site")[["column", "line"]].transform("min")
     column, line = ((table[key] - first[key]).to_numpy() // patch_size for key in ("column", "line"))
-    side = BLOCK_CELLS
-    while True:
+    for side in BLOCK_CELLS:
         blocks = table.site + ":" + (column // side).astype(str) + ":" + (line // side).astype(str)
-        if side == 1 or blocks.nunique() * min(fraction, 1 - fraction) >= 2:
+        if blocks.nunique() * min(fraction, 1 - fraction) >= 2:
             break
-        side //= 2
     parts = np.full(len(table), "train", dtype="U6")
     held_out = held_out_groups(blocks, fraction, seed)
     parts[held_out] = "val"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from preprocessing.problems import count_kinds
 from vicreg.data.raster_pack.scenes import FileProblem, Scene
@@ -23,12 +22,6 @@ def date_lines(scenes: Sequence[Scene]) -> list[str]:
         undated = next(scene.name for scene in scenes if not scene.date)
         lines.append(f"warning: {len(scenes) - dated} files have no date, such as {undated}; see --date-pattern")
     return lines
-
-
-def shared_duplicates(table: pd.DataFrame) -> int:
-    """Return the number of validation patches whose pixels equal those of a training patch."""
-    train, val = (table[table.split == part].digest for part in ("train", "val"))
-    return int(val.isin(set(train)).sum())
 
 
 def summary(

@@ -25,10 +25,9 @@ def xyz_tile_bounds(x: int, y: int, z: int) -> tuple[float, float, float, float]
     Raises:
         ValueError: Zoom level z has no such tile.
     """
-    tiles = 2**z
-    if not (0 <= x < tiles and 0 <= y < tiles):
-        raise ValueError(f"no tile {x}/{y} at zoom {z}: columns and rows run from 0 to {tiles - 1}")
-    side = 2 * _MERCATOR_HALF / tiles
+    if not (0 <= x < 2**z and 0 <= y < 2**z):
+        raise ValueError(f"no tile {x}/{y} at zoom {z}: columns and rows run from 0 to {2**z - 1}")
+    side = 2 * _MERCATOR_HALF / 2**z
     left, top = x * side - _MERCATOR_HALF, _MERCATOR_HALF - y * side
     return left, top - side, left + side, top
 
@@ -37,19 +36,17 @@ def tile_points(aoi: str) -> np.ndarray:
     """Return a grid of points over the tile in an AOI's name: (n, 2) latitude, longitude in degrees."""
     left, bottom, right, top = xyz_tile_bounds(*parse_aoi_name(aoi))
     east, north = np.meshgrid(_midpoints(left, right), _midpoints(bottom, top))
-    longitude = np.degrees(east / 6378137)
-    latitude = np.degrees(np.arctan(np.sinh(north / 6378137)))
-    return np.stack([latitude.ravel(), longitude.ravel()], axis=1)
+    longitude, latitude = mercator_to_degrees(east.ravel(), north.ravel())
+    return np.stack([latitude, longitude], axis=1)
+
+
+def mercator_to_degrees(east: np.ndarray | float, north: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """Return longitude and latitude of EPSG:3857 coordinates in meters."""
+    return np.degrees(east / 6378137), np.degrees(np.arctan(np.sinh(north / 6378137)))
 
 
 def raster_points(crs: object, transform: tuple, width: int, height: int) -> np.ndarray:
-    """Return a grid of points over a raster: (n, 2) latitude, longitude in degrees.
-
-    Args:
-        crs: rasterio CRS.
-        transform: Affine transform, pixel -> crs.
-        width: In pixels.
-        height: In pixels.
+    """Return a grid of points over a raster of width x height pixels: (n, 2) latitude, longitude in degrees.
 
     Raises:
         ValueError: The coordinates cannot be transformed to degrees.
@@ -83,16 +80,10 @@ def footprint_points(path: str | Path) -> np.ndarray:
 
 
 def check_position(aoi: str, points: np.ndarray, source: str) -> str:
-    """Compare positions with the tile in an AOI's name.
+    """Return "" if positions (n, 2) of a source fit the tile in an AOI's name, else a message.
 
-    Args:
-        aoi: Name of the AOI.
-        points: (n, 2) latitude, longitude in degrees.
-        source: What the positions come from, for the message.
-
-    Returns:
-        "" if all but ``MAX_OUTSIDE`` of the points lie in the tile or within ``TILE_MARGIN`` of it, else a message with
-        the median of the others and the position of the tile.
+    All but ``MAX_OUTSIDE`` of the points have to lie in the tile or within ``TILE_MARGIN`` of it. The message has the
+    median of the others, and the position of the tile.
     """
     x, y, z = parse_aoi_name(aoi)
     tile = np.median(tile_points(aoi), axis=0)

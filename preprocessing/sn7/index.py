@@ -14,10 +14,9 @@ from preprocessing.sn7.places import Place
 from preprocessing.sn7.towns import locate
 from vicreg.data.georeference import georeference
 from vicreg.data.image_io import IMAGE_SUFFIXES
-from vicreg.data.rasters import quiet_georeference
+from vicreg.data.rasters import TIFF, quiet_georeference
 from vicreg.data.sn7_format import CHANNELS, MosaicName, parse_aoi_name, parse_mosaic_name
 
-SUFFIXES = (".tif", ".tiff")
 _LABEL_SUFFIX = "_Buildings.geojson"
 
 
@@ -54,13 +53,8 @@ def list_aois(data_dir: str | Path) -> list[Path]:
 def scan_tree(data_dir: str | Path, workers: int) -> tuple[list[Mosaic], list[Problem]]:
     """List the mosaics of a tree from their headers, without reading pixels, and the tree's problems.
 
-    Args:
-        data_dir: Folder with <AOI>/images/*.tif.
-        workers: Number of threads.
-
-    Returns:
-        Mosaics by AOI, year and month, all of one width and square or one row short, and the problems. A mosaic whose
-        georeference contradicts the tile number in its name is a problem.
+    The mosaics are sorted by AOI, year and month, all of one width, and square or one row short. A mosaic whose
+    georeference contradicts the tile number in its name is a problem.
 
     Raises:
         FileNotFoundError: There is no tree.
@@ -92,7 +86,7 @@ def _find_mosaics(folder: Path) -> tuple[list[tuple[Path, MosaicName]], list[Pro
     except ValueError:
         return [], [Problem("unreadable name", folder, "not the name of a SpaceNet-7 AOI (L15-…_<x>_<y>_<z>)")]
     images = folder / "images"
-    paths = _visible(images.iterdir(), SUFFIXES) if images.is_dir() else []
+    paths = _visible(images.iterdir(), TIFF) if images.is_dir() else []
     if not paths:
         return [], [Problem("AOI without images", folder, "no images/ folder, or no .tif in it")]
     named, problems, months = [], [], {}
@@ -106,7 +100,7 @@ def _find_mosaics(folder: Path) -> tuple[list[tuple[Path, MosaicName]], list[Pro
             named.append((path, name))
     for path in _visible(images.iterdir(), IMAGE_SUFFIXES):
         name = _parse_name(path, f"{path.stem}.tif", folder.name)
-        if path.suffix.lower() not in SUFFIXES and isinstance(name, MosaicName) and name[:3] not in months:
+        if path.suffix.lower() not in TIFF and isinstance(name, MosaicName) and name[:3] not in months:
             problems.append(Problem("not a TIFF", path, "this month has no TIFF; convert it to one"))
     return named, problems
 
@@ -167,18 +161,12 @@ def _check_sizes(mosaics: list[Mosaic]) -> tuple[list[Mosaic], list[Problem]]:
 
 
 def locate_aois(mosaics: list[Mosaic], known: dict[str, Place]) -> tuple[dict[str, Place], list[Problem]]:
-    """Find the place of each AOI.
+    """Find the place of each AOI, without those in no country, and the problems of label files and positions.
 
-    The building footprints of the newest label file vote, if there is one. SpaceNet-7 buildings accumulate, so it has
-    nearly all footprints of the earlier files, and one file of 25 is read 25 times as fast. Without a label file,
-    points all over the raster vote; without a georeference, points all over the tile in the AOI's name.
-
-    Args:
-        mosaics: Mosaics of ``scan_tree``.
-        known: dict AOI -> Place of AOIs that need no vote.
-
-    Returns:
-        dict AOI -> Place, without AOIs that lie in no country, and the problems of label files and positions.
+    The AOIs in ``known`` need no vote. Otherwise, the building footprints of the newest label file vote, if there is
+    one. SpaceNet-7 buildings accumulate, so it has nearly all footprints of the earlier files, and one file of 25 is
+    read 25 times as fast. Without a label file, points all over the raster vote; without a georeference, points all
+    over the tile in the AOI's name.
     """
     firsts, places, problems = {}, dict(known), []
     for mosaic in mosaics:
@@ -222,8 +210,7 @@ def _quick_check(path: Path) -> str:
 
     Reading every month would take longer than everything else, and an early month may have no buildings.
     """
-    size = path.stat().st_size
-    if not size:
+    if not (size := path.stat().st_size):
         return "empty file (zero bytes)"
     with path.open("rb") as file:
         first = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]  # a byte order mark is allowed

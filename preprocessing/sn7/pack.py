@@ -4,15 +4,16 @@ Memory use is a few mosaics however large the tree: files are read a few ahead, 
 is not memory-mapped while it is written, because dirty pages of a map count as resident memory of the process.
 """
 
+import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from preprocessing.problems import Problem
 from preprocessing.sn7.index import Mosaic
@@ -38,25 +39,11 @@ def check_grid(grid: int, side: int) -> None:
         raise ValueError(f"--grid {grid} is too fine for mosaics of {side} pixels: some patches would have no pixels")
 
 
-def pack_patches(
-    mosaics: list[Mosaic],
-    grid: int,
-    workers: int,
-    path: str | Path | None = None,
-    progress: Callable[[Iterable], Iterable] = lambda iterator: iterator,
-) -> Packed:
-    """Read every mosaic once, and write all patches to ``path``.
+def pack_patches(mosaics: list[Mosaic], grid: int, workers: int, path: Path | None = None) -> Packed:
+    """Read every mosaic, all of one width, once, and write the patches of a grid x grid division to a .npy file.
 
-    Args:
-        mosaics: Mosaics of one width.
-        grid: Patches per side.
-        workers: Number of threads that read.
-        path: .npy file to write, uint8 (rows, 3, P, P); row = index among the mosaics that could be read * G + patch.
-            None writes nothing.
-        progress: Function iterator -> iterator over mosaics.
-
-    Returns:
-        Sums and problems. A mosaic whose pixels cannot be read is left out and listed in the problems.
+    The file, None for none, is uint8 (rows, 3, P, P); row = index among the mosaics that could be read * G + patch.
+    A mosaic whose pixels cannot be read is left out and listed in the problems.
 
     Raises:
         OSError: The disk has too little space.
@@ -64,23 +51,24 @@ def pack_patches(
     side = patch_side(mosaics[0].width, grid) if mosaics else 0
     shape = (grid * grid, CHANNELS, side, side)
     kept, statistics, problems = [], [], []
-    if path is not None:
-        _check_free_space(path, len(mosaics) * int(np.prod(shape)))
-    with open(path, "wb") if path is not None else nullcontext() as file:
-        if file:
-            file.write(npy_header("uint8", (0, *shape[1:])))
-        for mosaic, read in progress(_read_in_order(mosaics, grid, workers)):
+    if path:
+        needed, free = len(mosaics) * int(np.prod(shape)), shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise OSError(f"{path} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+                          "--no-pack writes no pack")  # fmt: skip
+    with open(path or os.devnull, "wb") as file:
+        file.write(npy_header("uint8", (0, *shape[1:])))
+        results = _read_in_order(mosaics, grid, workers)
+        for mosaic, read in tqdm(results, "mosaics", len(mosaics), disable=None):  # hidden without a terminal
             if isinstance(read, Problem):
                 problems.append(read)
                 continue
             patches, *sums = read
             kept.append(mosaic)
             statistics.append(sums)
-            if file:
-                file.write(patches.data)
-        if file:  # the number of rows is known now
-            file.seek(0)
-            file.write(npy_header("uint8", (len(kept) * shape[0], *shape[1:])))
+            file.write(patches.data)
+        file.seek(0)
+        file.write(npy_header("uint8", (len(kept) * shape[0], *shape[1:])))  # the number of rows is known now
     sums, squares, pixels = (np.array(values) for values in zip(*statistics, strict=True)) if kept else (None,) * 3
     return Packed(kept, side, sums, squares, pixels, problems)
 
@@ -111,22 +99,11 @@ def _cut(mosaic: Mosaic, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def channel_statistics(packed: Packed, chosen: np.ndarray) -> tuple[list[float], list[float]]:
-    """Compute the channel mean and standard deviation of patches, for pixels in [0, 1], without black ones.
+    """Compute the channel mean and standard deviation of the patches ``chosen``, bool (n, G), without black pixels.
 
-    Args:
-        packed: Result of ``pack_patches``.
-        chosen: bool (n, G).
-
-    Returns:
-        Mean and standard deviation of the 3 channels. The latter is at least 1/255, because training divides by it.
+    Pixels are in [0, 1]. The standard deviation is at least 1/255, because training divides by it.
     """
     count = max(1, int(packed.pixels[chosen].sum()))
     mean = packed.sums[chosen].sum(0) / count
     variance = packed.squares[chosen].sum(0) / count - mean**2  # float64: the sums are exact integers
     return (mean / 255).tolist(), (np.sqrt(np.maximum(variance, 1)) / 255).tolist()
-
-
-def _check_free_space(path: str | Path, needed: int) -> None:
-    free = shutil.disk_usage(Path(path).parent).free
-    if free < needed:
-        raise OSError(f"{path} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; --no-pack writes no pack")

@@ -68,14 +68,11 @@ def resolve_country(country: str) -> str:
 
 
 def read_places(path: str | Path, aois: Collection[str] | None = None) -> dict[str, Place]:
-    """Read a table of places that replace the vote.
+    """Read a CSV of places that replace the vote: AOI -> Place, with the country's English name.
 
     Args:
         path: CSV with the columns aoi, city, state and country. The country is a name or an ISO 3166 code.
         aois: AOIs of the tree; None accepts any.
-
-    Returns:
-        dict AOI -> Place, with the country's English name whatever form the table has.
 
     Raises:
         FileNotFoundError: There is no such file.

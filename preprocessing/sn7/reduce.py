@@ -10,37 +10,18 @@ from vicreg.data import rasters
 from vicreg.data.images import open_reader
 
 
-def averaging_matrix(pixels: int, size: int) -> np.ndarray:
-    """Return the weights of area averaging along one axis.
-
-    Args:
-        pixels: Number of input pixels.
-        size: Number of output pixels; need not divide ``pixels``.
-
-    Returns:
-        float64 (size, pixels): how much of each input pixel lies in each output pixel, in input pixels.
-    """
+def _averaging_matrix(pixels: int, size: int) -> np.ndarray:
+    """Return how much of each of ``pixels`` input pixels lies in each of ``size`` output pixels: (size, pixels)."""
     edges = np.arange(size + 1)[:, None] * pixels / size
     start = np.arange(pixels)
     return np.clip(np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start), 0, None)
 
 
-def average_blocks(pixels: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Average the valid pixels of each block.
-
-    Args:
-        pixels: (C, H, W).
-        valid: bool (H, W). No-data pixels do not count in any band.
-        size: Side of the result.
-
-    Returns:
-        float64 (C, size, size), and the fraction of valid pixels (size, size). Blocks without valid pixels are 0.
-    """
-    down, across = averaging_matrix(pixels.shape[1], size), averaging_matrix(pixels.shape[2], size)
+def _average_blocks(pixels: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Average the valid pixels (C, H, W) of each block: (C, size, size), and bool (size, size), where there are any."""
+    down, across = (_averaging_matrix(side, size) for side in valid.shape)
     weight = down @ valid.astype(float) @ across.T
-    total = down @ (pixels * valid) @ across.T
-    area = pixels.shape[1] * pixels.shape[2] / size**2
-    return total / np.maximum(weight, 1e-9), weight / area
+    return down @ (pixels * valid) @ across.T / np.maximum(weight, 1e-9), weight > 0
 
 
 def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
@@ -48,11 +29,6 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
 
     A pixel is no data if its alpha is 0 or all of its bands have the file's no-data value. GDAL's own averaging is not
     used: it takes the pixels of overviews, which may be nearest neighbors, and applies no-data values band by band.
-
-    Args:
-        mosaic: Mosaic to read.
-        target: File to write.
-        size: Side in pixels.
 
     Raises:
         ValueError: The pixels cannot be read.
@@ -62,7 +38,7 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
 
     try:
         with open_reader(mosaic.path) as reader:
-            mean, fraction = average_blocks(*reader.read(0, 0, reader.height, reader.width), size)
+            mean, has_data = _average_blocks(*reader.read(0, 0, reader.height, reader.width), size)
         with rasterio.open(mosaic.path, driver="GTiff") as raster:
             nodata = raster.nodata
             profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8"}
@@ -78,7 +54,7 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
     except Exception as error:  # errors of GDAL have no public base class
         raise ValueError(f"{mosaic.path} cannot be read ({error}); fetch it again or remove it") from error
     pixels = np.rint(mean).astype(np.uint8)
-    pixels[:, fraction == 0] = nodata or 0
+    pixels[:, ~has_data] = nodata or 0
 
     def save(path: Path) -> None:
         with rasterio.open(path, "w", **profile) as raster:

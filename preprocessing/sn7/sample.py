@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.sn7.drawing import draw_mosaic
-from preprocessing.sn7.geocode import xyz_tile_bounds
+from preprocessing.sn7.geocode import mercator_to_degrees, xyz_tile_bounds
 from preprocessing.sn7.synthetic import build_scene
 
 # The 60 training AOIs of SpaceNet-7 as web-mercator tiles x_y of zoom 13, each with the land cover it is drawn with:
@@ -35,33 +35,15 @@ def aoi_name(tile: str) -> str:
     return f"L15-{x // 4:04d}E-{(2**ZOOM - 1 - y) // 4:04d}N_{tile}_{ZOOM}"
 
 
-def to_degrees(east: np.ndarray | float, north: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """Return longitude and latitude of EPSG:3857 coordinates in meters."""
-    return np.degrees(east / 6378137), np.degrees(np.arctan(np.sinh(north / 6378137)))
-
-
 def write_aoi(folder: Path, tile: str, cover: str, months: int, size: int, rows: int, seed: int) -> Iterator[int]:
-    """Write the mosaics and footprints of one AOI.
-
-    Args:
-        folder: The tree.
-        tile: Web-mercator tile x_y of zoom 13.
-        cover: Land cover, a key of ``synthetic.COVERS``.
-        months: Number of mosaics.
-        size: Width in pixels.
-        rows: Height in pixels.
-        seed: Random seed.
-
-    Yields:
-        Number of footprints of each month.
-    """
+    """Write the mosaics (rows x size pixels) and footprints of one of ``AOIS``; yield the footprints of each month."""
     import rasterio
 
     name, (x, y) = aoi_name(tile), map(int, tile.split("_"))
     west, _, east, north = xyz_tile_bounds(x, y, ZOOM)
     pixel = (east - west) / size
-    scene = build_scene(cover, to_degrees(0, north)[1], size, rows, (seed, zlib.crc32(name.encode())))
-    corners = to_degrees(west + scene.outlines[..., 0] * pixel, north - scene.outlines[..., 1] * pixel)
+    scene = build_scene(cover, mercator_to_degrees(0, north)[1], size, rows, (seed, zlib.crc32(name.encode())))
+    corners = mercator_to_degrees(west + scene.outlines[..., 0] * pixel, north - scene.outlines[..., 1] * pixel)
     rings = np.round(np.stack(corners, -1), 9).tolist()  # 9 digits: a tenth of a millimeter
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 4, "width": size, "height": rows, "crs": "EPSG:3857"}
     profile |= {"compress": "deflate", "photometric": "RGB", "alpha": "yes"}

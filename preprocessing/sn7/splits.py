@@ -20,46 +20,32 @@ VAL_FRACTION = 0.25  # default of the random rules
 PUBLISHED = Path(__file__).with_name("published_split.csv")
 
 
-def check_arguments(rule: str, grid: int, fraction: float | None, seed: int = 0) -> float | None:
-    """Check what no tree can satisfy, before any work is done.
-
-    Returns:
-        The fraction to use: ``VAL_FRACTION`` for None, and None for the published split.
+def check_arguments(rule: str, grid: int, fraction: float | None) -> float | None:
+    """Return the fraction to use: ``VAL_FRACTION`` for None, and None for the published split.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, whatever the tree.
     """
     if grid < 1:
         raise ValueError(f"--grid {grid}: must be at least 1")
-    if seed < 0:
-        raise ValueError(f"--seed {seed}: must be 0 or more")
     if rule == "published":
         return None
     fraction = VAL_FRACTION if fraction is None else fraction
     check_fraction(fraction)
     if rule == "block":
-        block_positions(grid, fraction, seed)
+        block_positions(grid, fraction, seed=0)
     return fraction
 
 
 def block_positions(grid: int, fraction: float, seed: int) -> list[int]:
-    """Return the patch positions of one corner rectangle of the grid.
+    """Return the sorted patch numbers (row * grid + column) of one corner rectangle of a grid x grid division.
 
     The rectangle is the one whose area is nearest to ``fraction``; of equal areas, the one nearest to a square. The
     seed chooses the corner.
 
-    Args:
-        grid: Patches per side.
-        fraction: Fraction of the positions, 0..1.
-        seed: Random seed.
-
-    Returns:
-        Sorted patch numbers (row * grid + column).
-
     Raises:
         ValueError: A 1 x 1 grid cannot be divided.
     """
-    check_fraction(fraction)
     if grid == 1:
         raise ValueError("--split block holds out part of each AOI's grid, and a 1 x 1 grid has no parts; "
                          "use --grid 2 or more, or --split location or image")  # fmt: skip
@@ -72,23 +58,15 @@ def block_positions(grid: int, fraction: float, seed: int) -> list[int]:
     return [row * grid + column for row in range(top, top + height) for column in range(left, left + width)]
 
 
-def published_parts(aois: Sequence[str], path: str | Path = PUBLISHED) -> list[str]:
-    """Return the part of each AOI in the published lists.
-
-    Args:
-        aois: AOI names.
-        path: CSV aoi,split with a comment above.
-
-    Returns:
-        Values of ``PARTS``, as many as ``aois``; an AOI that is in no list is ``unused``.
+def published_parts(aois: Sequence[str]) -> list[str]:
+    """Return the part of each AOI in the published lists, of ``PARTS``; an AOI that is in no list is ``unused``.
 
     Raises:
         ValueError: The tree has no AOI of the training or of the validation list.
     """
-    listed = dict(pd.read_csv(path, comment="#").itertuples(index=False))
+    listed = dict(pd.read_csv(PUBLISHED, comment="#").itertuples(index=False))
     parts = [listed.get(aoi, "unused") for aoi in aois]
-    missing = [part for part in ("train", "val") if part not in parts]
-    if missing:
+    if missing := [part for part in ("train", "val") if part not in parts]:
         known = len(set(aois) & set(listed))
         raise ValueError(f"--split published lists {len(listed)} AOIs, {known} of them in this tree and none in its "
                          f"{' or '.join(missing)} part; use --split block, location or image")  # fmt: skip
@@ -131,7 +109,7 @@ def split_parts(
         chosen = held_out_images(labels, fraction, seed)
         parts[chosen] = "val"
         held_out, description = int(chosen.sum()), f"{chosen.sum()} mosaics, stratified by class"
-    elif rule == "published":
+    else:
         listed = published_parts(aois)
         parts[:] = np.array(listed)[:, None]
         held_out = {part: sorted({aoi for aoi, each in zip(aois, listed, strict=True) if each == part})
@@ -139,8 +117,6 @@ def split_parts(
         description = f"{len(held_out['val'])} whole AOIs, and {len(held_out['test'])} for testing "
         description += "(doi 10.3390/rs15215135)"
         fraction = seed = None
-    else:
-        raise ValueError(f"no split rule {rule!r}; the rules are {', '.join(RULES)}")
     achieved = (parts == "val").sum() / np.isin(parts, ("train", "val")).sum()
     record = {"rule": rule, "val_fraction": fraction, "achieved": float(achieved), "seed": seed,
               "held_out": held_out, "description": description}  # fmt: skip
@@ -148,15 +124,11 @@ def split_parts(
 
 
 def split_facts(table: pd.DataFrame) -> dict[str, Any]:
-    """Count what a split separates.
-
-    Args:
-        table: Patch list with the columns aoi, patch, country, label, split.
+    """Count what a split separates in a patch list with the columns aoi, patch, label and split.
 
     Returns:
-        dict: train, val (rows; test and unused if there are any), location_overlap (fraction of the validation
-        locations (aoi, patch) that are in training too), val_classes, classes_unseen (validation classes without a
-        training row).
+        dict: rows of train and val (test and unused if there are any), location_overlap (fraction of the validation
+        locations (aoi, patch) that are in training too), val_classes, classes_unseen (those without a training row).
     """
     train, val = (table[table.split == name] for name in ("train", "val"))
     train_ids, val_ids = (set(zip(part.aoi, part.patch, strict=True)) for part in (train, val))

@@ -126,17 +126,10 @@ def _shore(kind, rng, x, y, wobble):
 
 
 def _town(rng, cover, suitability, dry):
-    """Lay out a town on a rotated, slightly bent grid of streets, in order of suitability.
+    """Lay out a town on a rotated, slightly bent grid of streets, in order of ``suitability``, uniform over 0..1.
 
-    Args:
-        rng: numpy Generator.
-        cover: Land cover.
-        suitability: (W, W) suitability for building, uniform over 0..1.
-        dry: bool (W, W), whether there is no water.
-
-    Returns:
-        Rings (M, 5, 2) of the blocks up to the center of the streets, rings without the streets, month of development
-        (M,), rings (N, 5, 2) of the buildings, month of completion (N,), rings of the two main roads.
+    Returns rings (M, 5, 2) of the blocks up to the center of the streets, rings without the streets, month of
+    development (M,), rings (N, 5, 2) of the buildings, month of completion (N,), rings of the two main roads.
     """
     angle, wave, phase = rng.uniform(-0.7, 0.7), rng.uniform(3, 9, 4), rng.uniform(0, 6.3, 4)
     wide, high = cover.block * rng.uniform((0.85, 0.55), (1.2, 0.8))

@@ -5,9 +5,9 @@ Towns are the places of 1,000 inhabitants or more of the GeoNames list that ``re
 
 import gzip
 import json
-from collections import Counter
 from functools import lru_cache
 from importlib import resources
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,11 @@ def locate(points: np.ndarray) -> Place:
 
     The borders give the country of each point, and the most frequent country wins. Its points take the nearest towns in
     that country, which vote on the state, then on the city in that state. Ties are resolved alphabetically. Islands
-    that the borders do not have take the country of a town within ``MAX_OFFSHORE_KM``.
+    that the borders do not have take the country of a town within ``MAX_OFFSHORE_KM``. City and state are "" in
+    countries without towns, such as Antarctica. ``town_km`` is the median over the winning country's points.
 
     Args:
         points: (n, 2) latitude, longitude in degrees, n > 0.
-
-    Returns:
-        The place, with the median distance of the winning country's points to their nearest towns. City and state are
-        "" in countries without towns, such as Antarctica.
 
     Raises:
         ValueError: There is no country within ``MAX_OFFSHORE_KM``.
@@ -46,19 +43,14 @@ def locate(points: np.ndarray) -> Place:
         codes = np.where(km <= MAX_OFFSHORE_KM, [town["country_code"] for town in towns], "")
     if (codes == "").all():
         raise ValueError(f"no country within {MAX_OFFSHORE_KM:g} km")
-    iso = _most_frequent(codes[codes != ""].tolist())
+    iso = mode(np.sort(codes[codes != ""]).tolist())
     towns, km = _nearest_towns(points[codes == iso], iso)
     votes = [(town["country_code"], town.get("state", ""), town["city"]) for town in towns] or [(iso, "", "")]
-    for level in range(3):
-        winner = _most_frequent([vote[level] for vote in votes])
+    for level in range(3):  # the first of equally frequent names
+        winner = mode(sorted(vote[level] for vote in votes))
         votes = [vote for vote in votes if vote[level] == winner]
     iso, state, city = votes[0]
     return Place(city, state, country_names()[iso], iso, float(np.median(km)) if len(towns) else None)
-
-
-def _most_frequent(names: list[str]) -> str:
-    counts = Counter(names)
-    return min(counts, key=lambda name: (-counts[name], name))
 
 
 @lru_cache(1)

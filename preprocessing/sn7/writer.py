@@ -24,26 +24,14 @@ OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "test.csv", "meta.j
 def describe(
     packed: Packed, places: dict[str, Place], label: str, grid: int, split: dict[str, Any], source: str | Path
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Build the patch list and its description.
-
-    Args:
-        packed: Result of ``pack.pack_patches``.
-        places: dict AOI -> Place.
-        label: "country", "state" or "city".
-        grid: Patches per side.
-        split: dict of rule, fraction and seed.
-        source: The tree.
-
-    Returns:
-        DataFrame of all rows, and the content of meta.json.
-    """
+    """Build the patch list, and the content of meta.json; ``split`` has rule, fraction and seed of ``split_parts``."""
     mosaics = packed.mosaics
     names = [places[mosaic.name.aoi].class_name(label) for mosaic in mosaics]
     iso = {name: places[mosaic.name.aoi].iso for name, mosaic in zip(names, mosaics, strict=True)}
     classes = sorted(iso)
     labels = np.searchsorted(classes, names)
     parts, record = split_parts(aois=[mosaic.name.aoi for mosaic in mosaics], labels=labels, grid=grid, **split)
-    table = patch_table(mosaics, places, labels, parts)
+    table = _patch_table(mosaics, places, labels, parts)
     mean, std = channel_statistics(packed, parts == "train")
     counts = {"aois": table.aoi.nunique(), "mosaics": len(mosaics), "patches": len(table), **split_facts(table)}
     months = table.year * 100 + table.month
@@ -58,20 +46,10 @@ def describe(
     return table, meta
 
 
-def patch_table(
+def _patch_table(
     mosaics: Sequence[Mosaic], places: dict[str, Place], labels: Sequence[int], parts: np.ndarray
 ) -> pd.DataFrame:
-    """Build the patch list: one row per patch, in the order of the pack.
-
-    Args:
-        mosaics: n mosaics.
-        places: dict AOI -> Place.
-        labels: Class of each mosaic, (n,).
-        parts: Part of each patch, (n, G), of ``splits.PARTS``.
-
-    Returns:
-        DataFrame with the columns of a patch list.
-    """
+    """Build the patch list from parts (mosaics, patches): one row per patch, in the order of the pack."""
     patches = parts.shape[1]
     rows = [
         (mosaic.path.name, mosaic.name.aoi, mosaic.name.year, mosaic.name.month, *places[mosaic.name.aoi][:3], label)
@@ -100,9 +78,10 @@ def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Pa
     """Format what make_sn7_csv.py prints at the end."""
     counts, split = meta["counts"], meta["split"]
     requested = "" if split["val_fraction"] is None else f", {split['val_fraction']:g} requested"
-    test = "test" in counts
-    rows = f"{counts['train']} training{',' if test else ' and'} {counts['val']} validation"
-    rows += f" and {counts['test']} test" if test else ""
+    rows = f"{counts['train']} training and {counts['val']} validation"
+    if "test" in counts:
+        rows = rows.replace(" and", ",") + f" and {counts['test']} test"
+    mean, std = (" ".join(f"{value:.4f}" for value in meta[key]) for key in ("mean", "std"))
     lines = [
         f"{counts['aois']} AOIs, {counts['mosaics']} mosaics from {meta['months'][0]} to {meta['months'][1]}, "
         f"{counts['patches']} patches of {meta['patch_size']} x {meta['patch_size']} pixels",
@@ -113,7 +92,7 @@ def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Pa
         f"validation locations also in training: {counts['location_overlap']:.1%}; validation classes without training "
         f"patches: {counts['classes_unseen']} of {counts['val_classes']}",
         f"problems left out: {count_kinds(problems) or 'none'}",
-        f"channel mean {_format_values(meta['mean'])}, std {_format_values(meta['std'])} (training patches)",
+        f"channel mean {mean}, std {std} (training patches)",
         f"written to {out_dir} in {seconds:.1f} s; next:",
         "  cd vicreg && python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_sn7.py "
         f"--csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/sn7 --arch resnet18",
@@ -141,7 +120,3 @@ def _format_unused(counts: dict[str, Any], split: dict[str, Any]) -> list[str]:
     listed = ", ".join(names[:5]) + ", …" * (len(names) > 5)
     aois = f"{len(names)} AOI{'s' * (len(names) > 1)}"
     return [f"in none of the published lists, so in all.csv only: {aois}, {counts['unused']} patches ({listed})"]
-
-
-def _format_values(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.4f}" for value in values)
