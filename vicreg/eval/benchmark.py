@@ -21,7 +21,7 @@ from vicreg.eval import benchmark_metrics as bm
 from vicreg.eval import knn, tables
 from vicreg.eval.feature_cache import BackboneSpec, FeatureCache
 from vicreg.eval.lr_sweep import DEFAULT_LRS
-from vicreg.eval.metrics import RESAMPLES
+from vicreg.eval.metrics import RESAMPLES, intervals
 from vicreg.eval.splits import EvalSplit
 
 _QUERIES, _NEIGHBORS = 8, 5  # of the figure of nearest neighbors
@@ -125,7 +125,7 @@ def compare(
             train, test = (
                 features[id(part.dataset)][torch.from_numpy(part.indices)] for part in (split.train, split.test)
             )
-            metrics = evaluate_split(config, split, train, test, linear=number == 1)
+            metrics = _evaluate_split(config, split, train, test, linear=number == 1)
             result |= metrics if number == 1 else {"protocol2": metrics}
             if config.map_samples:
                 _save_figures(config, backbone_dir, "" if number == 1 else "_protocol2", backbone.name, split, train,
@@ -138,18 +138,10 @@ def compare(
     return results
 
 
-def evaluate_split(
+def _evaluate_split(
     config: BenchmarkConfig, split: EvalSplit, train: torch.Tensor, test: torch.Tensor, linear: bool
 ) -> dict[str, Any]:
-    """Compute all metrics of one split, with intervals.
-
-    Args:
-        config: Configuration.
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        linear: Compute the linear probes and the geometry, not only kNN and k-means.
-    """
+    """Compute all metrics of one split, with intervals; linear probes and geometry only if ``linear``."""
     parts = [bm.knn_metrics(split, train, test, config.knn), bm.kmeans_metrics(split, test, config.seed)]
     if linear:
         options: dict[str, Any] = {"lrs": config.lr, "epochs": config.epochs, "batch_size": config.batch_size}
@@ -164,7 +156,7 @@ def evaluate_split(
     metrics = {name: value for values, _ in parts for name, value in values.items()}
     correct = {name: value for _, values in parts for name, value in values.items()}
     metrics |= {"train_samples": len(train), "val_samples": len(test), "classes": len(split.classes)}
-    return bm.with_intervals(split, metrics, correct, config.resamples, config.seed)
+    return metrics | intervals(correct, split.test.location_ids, config.resamples, config.seed)
 
 
 def _save_figures(

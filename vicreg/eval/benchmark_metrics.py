@@ -3,7 +3,7 @@
 Each function returns the metrics, and for some of them which of the evaluated samples were correct, for the intervals.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from vicreg.common import random_streams
 from vicreg.data.subsets import stratified_subset
 from vicreg.eval import clustering, knn, metrics
-from vicreg.eval.linear_probe import fit_sweep, sweep_accuracies
+from vicreg.eval.linear_probe import fit_linear_probe, sweep_accuracies
 from vicreg.eval.lr_sweep import DEFAULT_LRS
 from vicreg.eval.splits import EvalSplit
 
@@ -70,11 +70,10 @@ def linear_probe_metrics(
     train: torch.Tensor,
     test: torch.Tensor,
     lrs: Sequence[float] = DEFAULT_LRS,
+    *,
     epochs: int = 50,
-    batch_size: int = 256,
-    weight_decay: float = 1e-6,
-    seed: int = 0,
     indices: np.ndarray | None = None,
+    **options: Any,
 ) -> tuple[Metrics, Correct]:
     """Train a linear probe; see ``vicreg.eval.linear_probe``.
 
@@ -84,10 +83,8 @@ def linear_probe_metrics(
         test: Features of its test samples (m, F).
         lrs: Learning rates to choose from.
         epochs: Passes over the training samples.
-        batch_size: Number of samples of a step.
-        weight_decay: Weight decay.
-        seed: Seed of initial weights, order and held-out samples.
         indices: Training samples to use (default: all).
+        **options: Further options of ``fit_linear_probe``.
 
     Returns:
         ``top1`` and ``top5`` of the selected head, ``lr_head``, ``held_out_samples``, and ``lr_sweep``: top-1 of each
@@ -98,10 +95,8 @@ def linear_probe_metrics(
     """
     rows = np.arange(len(train)) if indices is None else indices
     labels, locations = torch.from_numpy(split.train.labels[rows]), split.train.location_ids[rows]
-    fit = fit_sweep(
-        train[torch.from_numpy(rows).to(train.device)], labels, locations, len(split.classes), lrs, epochs=epochs,
-        batch_size=batch_size, weight_decay=weight_decay, seed=seed,
-    )  # fmt: skip
+    features = train[torch.from_numpy(rows).to(train.device)]
+    fit = fit_linear_probe(features, labels, locations, len(split.classes), lrs, epochs=epochs, **options)
     fit.sweep.head(fit.index)  # refuses a head that diverged
     test_scores = sweep_accuracies(fit.sweep, test, torch.from_numpy(split.test.labels))
     correct = metrics.hits(fit.sweep.rank_classes(test)[fit.index], split.test.labels)
@@ -172,22 +167,3 @@ def geometry_metrics(split: EvalSplit, train: torch.Tensor, test: torch.Tensor, 
         result["alignment"] = metrics.alignment(test, pairs)
     subset = random_streams.rng(seed, "uniformity_subset").permutation(len(test))[:_MAX_UNIFORMITY_SAMPLES]
     return {**result, "uniformity": metrics.uniformity(test[torch.from_numpy(subset).to(test.device)])}
-
-
-def with_intervals(
-    split: EvalSplit, result: Metrics, correct: Mapping[str, np.ndarray], resamples: int = metrics.RESAMPLES,
-    seed: int = 0,
-) -> Metrics:  # fmt: skip
-    """Add 95 % bootstrap intervals to metrics.
-
-    Args:
-        split: Evaluation split.
-        result: Metrics.
-        correct: Correct samples of some of them.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resamples.
-
-    Returns:
-        The metrics, and those of ``vicreg.eval.metrics.intervals``.
-    """
-    return result | metrics.intervals(correct, split.test.location_ids, resamples, seed)
