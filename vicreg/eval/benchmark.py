@@ -98,9 +98,9 @@ def compare(
     digests = {f"{part} {name}": text for part, data in parts.items() for name, text in data.digests().items()}
     provenance.start(folder, "embedding benchmark", cache.device, digests)
     files.remove_partial_files(cache.folder)
-    for number, split in enumerate(splits, 1):
-        if split:
-            log(f"protocol {number}: {split.description}")
+    protocols = [(number, split) for number, split in enumerate(splits, 1) if split]
+    for number, split in protocols:
+        log(f"protocol {number}: {split.description}")
     shared = overlap(splits[0].train.dataset, splits[0].test.dataset)
     log(format_overlap(shared))
     for backbone in backbones:
@@ -110,21 +110,14 @@ def compare(
         backbone_dir.mkdir(parents=True, exist_ok=True)
         result: dict[str, Any] = {"pretrained": backbone.pretrained, "arch": backbone.arch or backbone.pretrained}
         result |= {"task": "classification", "dataset": parts["validation"].name, "protocol": "embeddings"}
-        result |= {
-            "selected_on_validation": [],
-            "source": backbone.name,
-            "image_size": cache.image_size,
-            "dtype": cache.dtype,
-            "overlap": shared,
-        }
-        for number, split in enumerate(splits, 1):
-            if split is None:
-                continue
-            datasets = {id(part.dataset): part.dataset for part in (split.train, split.test)}  # one or two
-            features = {key: cache.get(backbone, dataset) for key, dataset in datasets.items()}
-            train, test = (
-                features[id(part.dataset)][torch.from_numpy(part.indices)] for part in (split.train, split.test)
-            )
+        result |= {"selected_on_validation": [], "source": backbone.name, "image_size": cache.image_size}
+        result |= {"dtype": cache.dtype, "overlap": shared}
+        for number, split in protocols:
+            found = cache.get(backbone, split.train.dataset)
+            train = found[torch.from_numpy(split.train.indices)]
+            if split.test.dataset is not split.train.dataset:
+                found = cache.get(backbone, split.test.dataset)
+            test = found[torch.from_numpy(split.test.indices)]
             metrics = _evaluate_split(config, split, train, test, linear=number == 1)
             result |= metrics if number == 1 else {"protocol2": metrics}
             if config.map_samples:
@@ -197,11 +190,7 @@ def _save_map_data(folder: Path, suffix: str, split: EvalSplit, shown: np.ndarra
     columns = plots.save_thumbnails(folder / f"thumbnails{suffix}.jpg", images)
     content = {"samples": len(split.test.labels), "thumbnails": f"thumbnails{suffix}.jpg", "side": plots.THUMBNAIL}
     content |= {"columns": columns, "classes": split.classes, "label": split.test.labels[shown].tolist()}
-    content |= {
-        "info": dataset.sample_info(rows),
-        "x": positions[:, 0].round(3).tolist(),
-        "y": positions[:, 1].round(3).tolist(),
-    }
+    content |= {"info": dataset.sample_info(rows), **dict(zip("xy", positions.T.round(3).tolist(), strict=True))}
     files.write_text(folder / f"embedding_map{suffix}.json", json.dumps(content))
 
 

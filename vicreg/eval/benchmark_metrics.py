@@ -16,7 +16,6 @@ from vicreg.eval.linear_probe import fit_linear_probe, sweep_accuracies
 from vicreg.eval.lr_sweep import DEFAULT_LRS
 from vicreg.eval.splits import EvalSplit
 
-_MAX_TABLE_SIZE = 2**26  # entries of a table of cosines
 _MAX_UNIFORMITY_SAMPLES = 20_000  # since it compares all pairs
 Metrics = dict[str, Any]
 Correct = dict[str, np.ndarray]  # metric name to a bool array (m,), or a float array of frequencies
@@ -36,8 +35,7 @@ def knn_metrics(
     Returns:
         Metrics such as ``knn20_top1``, and the correct samples of each.
     """
-    chunk = max(1, min(1024, _MAX_TABLE_SIZE // len(train)))
-    cosine, nearest = knn.nearest_neighbors(train, test, max(neighbors), chunk)
+    cosine, nearest = knn.nearest_neighbors(train, test, max(neighbors))
     labels = torch.from_numpy(split.train.labels).to(train.device)[nearest]
     result: Metrics = {}
     correct: Correct = {}
@@ -61,8 +59,9 @@ def kmeans_metrics(split: EvalSplit, test: torch.Tensor, seed: int = 0) -> tuple
     labels = split.test.labels
     clusters = clustering.kmeans(test.cpu().numpy(), len(np.unique(labels)), seed)
     correct = clustering.match_clusters(clusters, labels) == labels
-    agreement = {f"kmeans_{name}": value for name, value in clustering.clustering_metrics(clusters, labels).items()}
-    return {"kmeans_accuracy": float(correct.mean()), **agreement}, {"kmeans_accuracy": correct}
+    agreement = clustering.clustering_metrics(clusters, labels)
+    result = {"kmeans_accuracy": float(correct.mean())} | {f"kmeans_{key}": value for key, value in agreement.items()}
+    return result, {"kmeans_accuracy": correct}
 
 
 def linear_probe_metrics(

@@ -15,17 +15,10 @@ from vicreg.models.heads import Classifier
 MAX_CLASSES = 100  # of a confusion matrix in a result
 
 
-@torch.no_grad()
 def evaluate_classifier(
     model: Classifier, dataset: LabeledDataset, spec: InputSpec, device: torch.device
 ) -> dict[str, Any]:
     """Evaluate a classifier on the center crop of every sample; the processes share the work.
-
-    Args:
-        model: Classifier with one head.
-        dataset: Labeled data set.
-        spec: Size and normalization of the input.
-        device: Device of the model.
 
     Returns:
         dict of ``classification_metrics``, and ``ranked`` as a list, for ``prediction_details``.
@@ -55,18 +48,17 @@ def classification_metrics(ranked: torch.Tensor, labels: torch.Tensor, classes: 
         dict of plain values: ``top1``, ``top5``, ``balanced_accuracy`` (mean recall of the classes with samples),
         ``recall`` (by class name; None without samples) and ``confusion`` (rows: true, columns: predicted).
     """
-    from sklearn.metrics import confusion_matrix, recall_score
+    from sklearn.metrics import confusion_matrix
 
-    truth, predicted = labels.numpy(), ranked[:, 0].numpy()
-    present = np.unique(truth)
-    recall = recall_score(truth, predicted, labels=present, average=None, zero_division=0.0)
-    by_class: dict[str, float | None] = dict.fromkeys(classes)
-    by_class |= {classes[label]: round(float(value), 6) for label, value in zip(present, recall, strict=True)}
+    confusion = confusion_matrix(labels, ranked[:, 0], labels=range(len(classes)))
+    support = confusion.sum(1)
+    recall = confusion.diagonal() / support.clip(1)
+    rows = zip(classes, recall.tolist(), support, strict=True)
     return {
         **{name: round(value, 6) for name, value in metrics.accuracy(ranked, labels).items()},
-        "balanced_accuracy": round(float(recall.mean()), 6),
-        "recall": by_class,
-        "confusion": confusion_matrix(truth, predicted, labels=range(len(classes))).tolist(),
+        "balanced_accuracy": round(float(recall[support > 0].mean()), 6),
+        "recall": {name: round(value, 6) if count else None for name, value, count in rows},
+        "confusion": confusion.tolist(),
     }
 
 

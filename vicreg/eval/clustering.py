@@ -44,23 +44,17 @@ def match_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
         int64 array (n,): the class of each sample's cluster; -1 for clusters beyond the number of classes.
     """
     from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
 
-    cluster_names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
-    classes, label = np.unique(np.asarray(labels), return_inverse=True)
-    counts = np.zeros((len(cluster_names), len(classes)), np.int64)
-    np.add.at(counts, (cluster, label), 1)
+    counts = contingency_matrix(clusters, labels)
     rows, columns = linear_sum_assignment(counts, maximize=True)
-    assigned = np.full(len(cluster_names), -1, np.int64)
-    assigned[rows] = classes[columns]
-    return assigned[cluster]
+    assigned = np.full(len(counts), -1, np.int64)
+    assigned[rows] = np.unique(labels)[columns]
+    return assigned[np.unique(clusters, return_inverse=True)[1]]
 
 
 def clustering_metrics(clusters: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Compute the agreement of clusters and classes, whatever the numbering of the clusters.
-
-    Args:
-        clusters: Integer array (n,).
-        labels: Integer array (n,).
+    """Compute the agreement of clusters (n,) and classes (n,), whatever the numbering of the clusters.
 
     Returns:
         dict of ``nmi`` (normalized mutual information, arithmetic mean) and ``ari`` (adjusted Rand index).

@@ -25,20 +25,16 @@ from vicreg.models.backbones import feature_dim
 from vicreg.models.heads import Classifier, LinearHeads
 
 
-def local_batch_size(batch_size: int, count: int) -> int:
-    """Return the number of samples of one process's part of a batch.
-
-    Args:
-        batch_size: Number of samples of all processes together.
-        count: Number of training samples, which limits it.
+def fit_batch_size(batch_size: int, count: int) -> int:
+    """Limit a batch to ``count`` training samples, and round it down to equal parts of the processes.
 
     Raises:
         ValueError: There are more processes than samples.
     """
-    size = min(batch_size, count) // distributed.world_size()
-    if not size:
+    local = min(batch_size, count) // distributed.world_size()
+    if not local:
         raise ValueError(f"{count} samples for {distributed.world_size()} processes; start fewer processes")
-    return size
+    return local * distributed.world_size()
 
 
 def finetune(
@@ -86,7 +82,7 @@ def finetune(
     wrapped: nn.Module = model
     if distributed.world_size() > 1:
         wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    batch_size = local_batch_size(config.batch_size, len(indices)) * distributed.world_size()
+    batch_size = fit_batch_size(config.batch_size, len(indices))
     samples = LabeledSubset(train, indices, PROBE_VIEW, spec.size)
     steps_per_epoch = len(samples) // batch_size
     sampler = ResumableBatchSampler(

@@ -76,8 +76,6 @@ def plan_runs(
     """
     for percent in train_percent:
         check_percent(percent)
-    if not seeds:
-        raise ValueError("--seeds: at least one is needed")
     if len(set(train_percent)) < len(train_percent):
         raise ValueError("--train-percent names a percentage twice")
     if indices is not None and len(train_percent) > 1:
@@ -121,16 +119,9 @@ class FrozenFeatures:
         self.val = extract_features(backbone, val, spec, device), val.labels.to(device)
         self._views = [extract_features(backbone, train, spec, device, self._indices)] if len(self._indices) else []
         for number in range(1, views):
-            view = extract_features(
-                backbone,
-                train,
-                spec,
-                device,
-                self._indices,
-                view=PROBE_VIEW,
-                generator=torch_rng(seed, "training_views", number),
-            )
-            self._views.append(view.cpu())
+            generator = torch_rng(seed, "training_views", number)
+            given = backbone, train, spec, device, self._indices
+            self._views.append(extract_features(*given, view=PROBE_VIEW, generator=generator).cpu())
 
     def _rows(self, indices: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.searchsorted(self._indices, indices))
