@@ -1,6 +1,7 @@
 """Metrics of frozen features on one evaluation split, with bootstrap intervals.
 
-Each function returns the metrics, and for some of them which of the evaluated samples were correct, for the intervals.
+``train`` (n, F) and ``test`` (m, F) are the features of the training and the test samples of a split. Functions return
+metrics, and for some of them which of the test samples were correct, for the intervals.
 """
 
 from collections.abc import Sequence
@@ -24,17 +25,7 @@ Correct = dict[str, np.ndarray]  # metric name to a bool array (m,), or a float 
 def knn_metrics(
     split: EvalSplit, train: torch.Tensor, test: torch.Tensor, neighbors: Sequence[int]
 ) -> tuple[Metrics, Correct]:
-    """Compute top-1 and top-5 of weighted kNN.
-
-    Args:
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        neighbors: Numbers of neighbors.
-
-    Returns:
-        Metrics such as ``knn20_top1``, and the correct samples of each.
-    """
+    """Compute top-1 and top-5 of weighted kNN, such as ``knn20_top1``, for each number of neighbors."""
     cosine, nearest = knn.nearest_neighbors(train, test, max(neighbors))
     labels = torch.from_numpy(split.train.labels).to(train.device)[nearest]
     result: Metrics = {}
@@ -47,11 +38,6 @@ def knn_metrics(
 
 def kmeans_metrics(split: EvalSplit, test: torch.Tensor, seed: int = 0) -> tuple[Metrics, Correct]:
     """Cluster the test samples into as many clusters as they have classes, matched to the classes.
-
-    Args:
-        split: Evaluation split.
-        test: Features of its test samples (m, F).
-        seed: Seed of k-means.
 
     Returns:
         ``kmeans_accuracy``, ``kmeans_nmi`` and ``kmeans_ari``, and the correct samples of the first.
@@ -74,16 +60,7 @@ def linear_probe_metrics(
     indices: np.ndarray | None = None,
     **options: Any,
 ) -> tuple[Metrics, Correct]:
-    """Train a linear probe; see ``vicreg.eval.linear_probe``.
-
-    Args:
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        lrs: Learning rates to choose from.
-        epochs: Passes over the training samples.
-        indices: Training samples to use (default: all).
-        **options: Further options of ``fit_linear_probe``.
+    """Train a linear probe on all training samples or on those of ``indices``; see ``fit_linear_probe``.
 
     Returns:
         ``top1`` and ``top5`` of the selected head, ``lr_head``, ``held_out_samples``, and ``lr_sweep``: top-1 of each
@@ -118,16 +95,7 @@ def label_fraction_metrics(
     seed: int = 0,
     **options: Any,
 ) -> tuple[Metrics, Correct]:
-    """Train linear probes on several random fractions of the labels of each class.
-
-    Args:
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        percents: Percentages of the labels.
-        repeats: Number of random subsets of each percentage, with the seeds seed, seed + 1, ….
-        seed: First seed.
-        **options: Further options of ``linear_probe_metrics``.
+    """Train linear probes on percentages of the labels of each class, with the seeds seed, …, seed + repeats - 1.
 
     Returns:
         Means ``label<percent>_top1`` and ``_top5``, for each of them ``_std`` (with n - 1; None for one subset) and
@@ -150,12 +118,6 @@ def label_fraction_metrics(
 
 def geometry_metrics(split: EvalSplit, train: torch.Tensor, test: torch.Tensor, seed: int = 0) -> Metrics:
     """Compute the effective rank of the training features, and alignment and uniformity of the test features.
-
-    Args:
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        seed: Seed of positive pairs and subsample.
 
     Returns:
         ``effective_rank``, ``alignment`` (None if no location has two samples) and ``uniformity``.

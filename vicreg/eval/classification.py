@@ -63,7 +63,7 @@ def classification_metrics(ranked: torch.Tensor, labels: torch.Tensor, classes: 
 
 
 def prediction_details(
-    ranked: torch.Tensor, correct: Mapping[str, np.ndarray], dataset: LabeledDataset, seed: int = 0
+    ranked: torch.Tensor, correct: Mapping[str, np.ndarray], dataset: LabeledDataset
 ) -> dict[str, Any]:
     """Describe predictions beyond their accuracy.
 
@@ -71,14 +71,13 @@ def prediction_details(
         ranked: int64 (n, k), the likeliest class first; -1 for no class.
         correct: Which samples were correct, by metric; see ``vicreg.eval.metrics.hits``.
         dataset: The n samples.
-        seed: Seed of the resamples.
 
     Returns:
         dict of plain values: ``intervals`` and ``intervals_of`` (see ``vicreg.eval.metrics.intervals``), ``confusion``
         with ``class_names`` (up to 100 classes), and for data with coordinates ``locations``: name, position, number
         of samples and top-1 accuracy of each.
     """
-    details = metrics.intervals(correct, dataset.location_ids, seed=seed)
+    details = metrics.intervals(correct, dataset.location_ids)
     count, truth, predicted = len(dataset.classes), dataset.labels.cpu().numpy(), ranked[:, 0].cpu().numpy()
     if count <= MAX_CLASSES:
         known = predicted >= 0

@@ -6,16 +6,9 @@ _MINI_BATCH_ABOVE = 50_000  # samples
 
 
 def kmeans(features: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
-    """Cluster features on the unit sphere.
+    """Cluster features (n, F) on the unit sphere, and return the cluster of each sample: integers (n,).
 
-    Args:
-        features: Float array (n, F).
-        k: Number of clusters, at most n.
-        seed: Seed of the initial centers. The best of ten initializations is used (of three, with mini-batches, above
-            50,000 samples).
-
-    Returns:
-        Integer array (n,): the cluster of each sample.
+    The best of ten initializations is used (of three, with mini-batches, above 50,000 samples).
 
     Raises:
         ValueError: There are fewer samples than clusters.
@@ -34,11 +27,7 @@ def kmeans(features: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
 
 
 def match_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Assign each cluster to one class, no class twice, so that most samples are correct (Hungarian method).
-
-    Args:
-        clusters: Integer array (n,).
-        labels: Integer array (n,).
+    """Assign clusters (n,) to classes (n,), no class twice, so that most samples are correct (Hungarian method).
 
     Returns:
         int64 array (n,): the class of each sample's cluster; -1 for clusters beyond the number of classes.

@@ -108,13 +108,13 @@ def _short_names(paths: list[str]) -> list[str]:
     return [f"{name}-{n + 1}" if names.count(name) > 1 else name for n, name in enumerate(names)]
 
 
-def dataset_digest(dataset: LabeledDataset, batch_size: int = 1024) -> str:
+def dataset_digest(dataset: LabeledDataset) -> str:
     """Compute the sha256 of a data set's labels, locations and images (of image files: names, sizes and dates)."""
     digest = hashlib.sha256(json.dumps(len(dataset)).encode())
     for numbers in (dataset.labels, dataset.location_ids):
         digest.update(np.asarray(numbers, np.int64).tobytes())
-    for begin in range(0, len(dataset), batch_size):
-        digest.update(dataset.content_bytes(range(begin, min(begin + batch_size, len(dataset)))))
+    for begin in range(0, len(dataset), 1024):
+        digest.update(dataset.content_bytes(range(begin, min(begin + 1024, len(dataset)))))
     return digest.hexdigest()
 
 

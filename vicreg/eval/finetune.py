@@ -51,17 +51,7 @@ def finetune(
 ) -> tuple[list[dict[str, Any]], torch.Tensor]:
     """Train a copy of a backbone with a new linear head; SGD with momentum 0.9, a cosine schedule per epoch.
 
-    Args:
-        config: Hyperparameters; the first ``lr_head`` is used.
-        seed: Seed of head, order and augmentation.
-        backbone: Backbone on the device; not changed.
-        train: Training set.
-        indices: Training samples.
-        val: Validation set.
-        spec: Size and normalization of the input.
-        device: Device of this process.
-        logger: Receives a line after every epoch.
-        show: Print these lines.
+    The head has the first learning rate of ``lr_head``; ``indices`` are the training samples.
 
     Returns:
         ``top1`` and ``top5`` on the validation set after each epoch, and the classes of its samples after the last one,

@@ -151,16 +151,10 @@ def summarize(
     exp_dir: Path,
     protocol: str,
 ) -> list[dict[str, Any]]:
-    """Compute mean and standard deviation over the seeds of each percentage; log and write them.
+    """Compute mean and standard deviation over the seeds of each percentage, and log them.
 
-    Args:
-        runs: The evaluations.
-        results: Their results.
-        correct: Which validation samples were correct, by metric.
-        val: Validation set.
-        exp_dir: Folder for ``label_efficiency_<protocol>.json``; with several seeds each percentage also has a
-            ``<protocol>_<percent>/result.json``.
-        protocol: ``freeze`` or ``finetune``.
+    They are written to ``<exp-dir>/label_efficiency_<protocol>.json``, and with several seeds to
+    ``<exp-dir>/<protocol>_<percent>/result.json`` too. ``correct`` tells which validation samples were, by metric.
 
     Returns:
         One dict for each percentage: means under the usual names, ``<name>_std`` (with n - 1; None for one seed) and

@@ -48,14 +48,8 @@ class LinearProbe:
 def hold_out(labels: np.ndarray, location_ids: np.ndarray, num_lrs: int, seed: int) -> np.ndarray:
     """Choose the training samples to select the learning rate on: a tenth of the locations of every class.
 
-    Args:
-        labels: Class of each sample (n,).
-        location_ids: Location of each sample (n,).
-        num_lrs: Number of learning rates; with one there is nothing to select.
-        seed: Seed of the choice.
-
-    Returns:
-        Sorted indices; empty for one learning rate.
+    ``labels`` (n,) and ``location_ids`` (n,) are those of the samples. The indices are sorted; there are none for one
+    learning rate.
 
     Raises:
         ValueError: No class has two locations.

@@ -17,7 +17,6 @@ class LinearHeads(nn.Module):
 
     def __init__(self, num_heads: int, num_features: int, num_classes: int) -> None:
         super().__init__()
-        self.classes = num_classes
         self.weight = nn.ParameterList(nn.Parameter(torch.empty(num_classes, num_features)) for _ in range(num_heads))
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(num_classes)) for _ in range(num_heads))
         for weight in self.weight:
