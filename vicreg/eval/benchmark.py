@@ -29,20 +29,7 @@ _QUERIES, _NEIGHBORS = 8, 5  # of the figure of nearest neighbors
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Configuration of a comparison.
-
-    Attributes:
-        exp_dir: Results go to ``embeddings/`` in it.
-        knn: Numbers of neighbors.
-        lr: Learning rates of the linear probe.
-        epochs: Passes of the linear probe over the training features.
-        batch_size: Samples of a step of the linear probe.
-        weight_decay: Weight decay of the linear probe.
-        train_percent: Percentages of the labels for further linear probes.
-        seeds: Number of random subsets of each percentage.
-        resamples: Bootstrap resamples of the intervals.
-        map_samples: Samples of the t-SNE map; 0 draws no figures.
-        seed: Seed of clusters, heads, subsets and figures.
+    """Configuration of a comparison; see ``evaluate_embeddings.py --help`` for the fields.
 
     Raises:
         ValueError: A value is not valid.

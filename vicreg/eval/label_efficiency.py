@@ -1,7 +1,7 @@
 """Evaluations on several fractions of the labels, repeated with several seeds."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,15 +61,9 @@ def plan_runs(
     folder: Path,
     indices: np.ndarray | None = None,
 ) -> list[LabelFractionRun]:
-    """Plan an evaluation for each label fraction and seed.
+    """Plan an evaluation for each percentage of the labels and seed, or of the samples ``indices``.
 
-    Args:
-        train: Training set.
-        train_percent: Percentages of the labels of each class.
-        seeds: Seeds of each percentage.
-        num_lrs: Number of learning rates to choose from.
-        folder: Results go to ``<folder>_<percent>/``, and to ``seed_<n>/`` in it for several seeds.
-        indices: Training samples that replace a percentage, or None.
+    Results go to ``<folder>_<percent>/``, and to ``seed_<n>/`` in it for several seeds.
 
     Raises:
         ValueError: A percentage is not valid or named twice, or there is nothing to hold out.
@@ -114,7 +108,8 @@ class FrozenFeatures:
         self, backbone: nn.Module, train: LabeledDataset, val: LabeledDataset, spec: InputSpec, device: torch.device,
         runs: Sequence[LabelFractionRun], views: int, seed: int, plain: bool,
     ) -> None:  # fmt: skip
-        self._indices = _union(run.indices if views or plain else run.held_out for run in runs)
+        needed = [run.indices if views or plain else run.held_out for run in runs]
+        self._indices = np.unique(np.concatenate(needed))
         self._labels = train.labels
         self.val = extract_features(backbone, val, spec, device), val.labels.to(device)
         self._views = [extract_features(backbone, train, spec, device, self._indices)] if len(self._indices) else []
@@ -137,10 +132,6 @@ class FrozenFeatures:
         for number, view in enumerate(self._views):
             torch.index_select(view.cpu(), 0, rows, out=result[number])  # no copy besides the result
         return result
-
-
-def _union(indices: Iterable[np.ndarray]) -> np.ndarray:
-    return np.unique(np.concatenate([*indices, np.empty(0, np.int64)])).astype(np.int64)
 
 
 def summarize(

@@ -29,14 +29,7 @@ class EvalSubset(NamedTuple):
 
 
 class EvalSplit(NamedTuple):
-    """A split.
-
-    Attributes:
-        train: Samples to learn from.
-        test: Samples to evaluate on.
-        classes: Class names.
-        description: One line for the log.
-    """
+    """A split into samples to learn from and samples to evaluate on, with one line for the log."""
 
     train: EvalSubset
     test: EvalSubset

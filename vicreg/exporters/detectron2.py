@@ -7,6 +7,7 @@
 Only ``read_features``, and so the verification in ``save``, needs Detectron2 itself.
 """
 
+import functools
 import pickle
 import re
 from collections.abc import Mapping
@@ -145,10 +146,8 @@ def save(path: str | Path, backbone: nn.Module, info: Info) -> str:
     content = pickle.dumps(convert(backbone, info), protocol=4)
     images = verify.sample_images()
     expected = verify.resnet_stages(backbone, images)[1:]
-
-    def check(tmp_path: Path) -> str:
-        return verify.verify(tmp_path, "detectron2", expected, lambda file: read_features(file, info, images))
-
+    read = functools.partial(read_features, info=info, images=images)
+    check = functools.partial(verify.verify, library="detectron2", expected=expected, read=read)
     report = files.write_bytes(out_path, content, check)
     files.write_bytes(out_path.with_name(f"{out_path.name}.yaml"), as_yaml(settings).encode())
     return report

@@ -1,5 +1,6 @@
 """Backbones in the formats of other libraries, each verified by its library before the file gets its name."""
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -86,10 +87,9 @@ def export(
     out_path = files.check_writable(path, target.suffixes)
     images = verify.sample_images(info["in_chans"], verify.natural_size(backbone))
     expected = target.features(backbone, images)
-
-    def check(tmp_path: Path) -> str:
-        return verify.verify(tmp_path, target.library, expected, lambda file: target.read(file, info, images))
-
+    check = functools.partial(
+        verify.verify, library=target.library, expected=expected, read=lambda file: target.read(file, info, images)
+    )
     report = files.write_bytes(out_path, target.encode(backbone, info), check)
     if target.sidecar:
         record = {"library": to, **record_of(info)}
@@ -102,10 +102,8 @@ def _export_onnx(path: str | Path, backbone: nn.Module, info: Info, image_size: 
     content = onnx_exporter.encode(backbone, info["in_chans"], safetensors_file.metadata_of(info), image_size)
     batches = onnx_exporter.sample_batches(info["in_chans"], image_size, verify.natural_size(backbone))
     expected = [verify.pooled(backbone, images)[0] for images in batches]
-
-    def check(tmp_path: Path) -> str:
-        return verify.verify(tmp_path, "onnxruntime", expected, lambda file: onnx_exporter.read_features(file, batches))
-
+    read = functools.partial(onnx_exporter.read_features, batches=batches)
+    check = functools.partial(verify.verify, library="onnxruntime", expected=expected, read=read)
     try:
         return files.write_bytes(path, content, check), onnx_exporter.recipe(path)
     except ValueError as error:

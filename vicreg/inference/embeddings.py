@@ -26,7 +26,7 @@ from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import stack_images
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import read_meta
-from vicreg.eval.features import extract_features
+from vicreg.eval.features import check_features, extract_features
 from vicreg.inference.positions import image_columns, imagery_columns, sn7_columns
 
 COLUMN = "embedding"
@@ -114,11 +114,10 @@ def embed(
     """
     for start in range(0, len(dataset), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(dataset)))
-        features = extract_features(backbone, dataset, spec, device, rows, batch_size=batch_size).cpu().numpy()
-        if not np.isfinite(features).all():
-            raise ValueError(f"{(~np.isfinite(features)).any(1).sum()} of {len(rows)} embeddings are not finite")
+        features = extract_features(backbone, dataset, spec, device, rows, batch_size=batch_size).cpu()
+        check_features(features, "--pretrained")
         readable = np.array([row not in getattr(dataset, "failures", {}) for row in rows], bool)
-        yield rows[readable], features[readable]
+        yield rows[readable], features.numpy()[readable]
 
 
 def write_table(

@@ -23,19 +23,12 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 
 class PCA(NamedTuple):
-    """Principal components of features.
+    """Principal components of features."""
 
-    Attributes:
-        mean: (F,).
-        axes: (F, components), orthonormal.
-        explained: Fraction of the variance along each axis.
-        samples: Number of windows that it was fitted on.
-    """
-
-    mean: np.ndarray
-    axes: np.ndarray
-    explained: np.ndarray
-    samples: int
+    mean: np.ndarray  # (F,)
+    axes: np.ndarray  # (F, components), orthonormal
+    explained: np.ndarray  # fraction of the variance along each axis
+    samples: int  # that it was fitted on
 
     def project(self, features: np.ndarray) -> np.ndarray:
         """Return the components of features (n, F): float32 (n, components)."""
@@ -43,11 +36,7 @@ class PCA(NamedTuple):
 
 
 def fit_pca(features: np.ndarray, components: int) -> PCA:
-    """Fit principal components; the largest coefficient of each axis is positive.
-
-    Args:
-        features: (n, F), n > 1.
-        components: Number of axes, at most F.
+    """Fit principal components of features (n, F), n > 1; the largest coefficient of each axis is positive.
 
     Raises:
         ValueError: There are fewer features than components.
