@@ -44,7 +44,7 @@ def probe(
         config: Settings of the run.
         plan: Steps of the run.
         folder: Run folder.
-        model: Classifier with one head; trained in place.
+        model: Classifier; its head is trained in place.
         split: Training and validation scenes.
         spec: Input of the network.
         device: Device of the run.
@@ -108,6 +108,6 @@ def fit_head(
         shown = "  ".join(f"{lr:g}: {score:.4f}" for lr, score in zip(fit.sweep.lrs, fit.scores, strict=True))
         log(f"top-1 on held-out training samples by learning rate\n  {shown}\nlearning rate {fit.lr:g}")
     with torch.no_grad():
-        for parameter, value in zip(model.heads.of(0), fit.head.parameters(), strict=True):
+        for parameter, value in zip(model.heads.parameters(), fit.head.parameters(), strict=True):
             parameter.copy_(value)
     return fit.lr, extracted[0]

@@ -30,10 +30,10 @@ def evaluate_classifier(
 
 @torch.no_grad()
 def predict_logits(model: Classifier, dataset: LabeledDataset, spec: InputSpec, device: torch.device) -> torch.Tensor:
-    """Compute the logits of a classifier with one head for the center crop of every sample: float32 (n, classes)."""
+    """Compute the logits of a classifier for the center crop of every sample: float32 (n, classes)."""
     distributed.broadcast_buffers(model.backbone)
     extracted = features.extract_features(model.backbone, dataset, spec, device)
-    return torch.cat([model.heads(part)[:, 0] for part in extracted.split(4096)])
+    return torch.cat([model.heads(part) for part in extracted.split(4096)])
 
 
 def classification_metrics(ranked: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from vicreg.eval.classification import predict_logits
 from vicreg.eval.config import EvaluationConfig
 from vicreg.eval.metrics import accuracy
 from vicreg.models.backbones import feature_dim
-from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.heads import Classifier, LinearHead
 
 
 def fit_batch_size(batch_size: int, count: int) -> int:
@@ -61,10 +61,10 @@ def finetune(
         ValueError: The network diverged.
     """
     torch.manual_seed(stream_seed(seed, "initialization"))
-    heads = LinearHeads(1, feature_dim(backbone), len(train.classes)).to(device)
-    model = Classifier(copy.deepcopy(backbone), heads, frozen=False)
+    head = LinearHead(feature_dim(backbone), len(train.classes)).to(device)
+    model = Classifier(copy.deepcopy(backbone), head, frozen=False)
     groups = [
-        {"params": list(heads.parameters()), "lr": config.lr_head[0]},
+        {"params": list(head.parameters()), "lr": config.lr_head[0]},
         {"params": list(model.backbone.parameters()), "lr": config.lr_backbone},
     ]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=config.weight_decay)
@@ -91,7 +91,7 @@ def finetune(
                 images, samples.view, spec.size, batch_size=batch_size, rank=distributed.rank(), seed=seed, step=step,
                 device=device,
             )  # fmt: skip
-            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std))[:, 0], labels.to(device))
+            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std)), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
