@@ -23,27 +23,16 @@ _PTH = (".pth", ".pt")
 
 
 class Target(NamedTuple):
-    """How a library takes a backbone; ``info`` is the second value of ``load_backbone``.
+    """How a library takes a backbone."""
 
-    Attributes:
-        library: Package name.
-        suffixes: Suffixes of its files.
-        archs: timm names of the networks that it shares, without tags; none for all of timm's.
-        encode: Returns the content of the file.
-        features: Computes the features to compare.
-        read: Computes them with the library's own loader.
-        recipe: Returns lines of Python that load the file.
-        sidecar: Write what the format cannot record to ``<path>.json``.
-    """
-
-    library: str
+    library: str  # package name
     suffixes: tuple[str, ...]
-    archs: tuple[str, ...]
+    archs: tuple[str, ...]  # timm names of the networks that it shares, without tags; none for all of timm's
     encode: Callable[[nn.Module, Info], bytes]
-    features: Callable[[nn.Module, torch.Tensor], list[torch.Tensor]]
-    read: Callable[[Path, Info, torch.Tensor], list[torch.Tensor]]
-    recipe: Callable[[str | Path, Info], list[str]]
-    sidecar: bool = True
+    features: Callable[[nn.Module, torch.Tensor], list[torch.Tensor]]  # to compare
+    read: Callable[[Path, Info, torch.Tensor], list[torch.Tensor]]  # the same with the library's own loader
+    recipe: Callable[[str | Path, Info], list[str]]  # lines of Python that load the file
+    sidecar: bool = True  # write what the format cannot record to <path>.json
 
     def check(self, info: Info) -> None:
         """Raise ValueError if the library does not know a backbone."""

@@ -119,16 +119,9 @@ def _read_results(path: Path) -> tuple[str, dict[str, float]]:
 
 
 def save(path: str | Path, backbone: nn.Module, info: Info, card: str) -> str:
-    """Write the folder once timm has loaded it and computed the same features.
+    """Write a folder once timm has loaded it and computed the same features; an earlier export there is replaced.
 
-    Args:
-        path: The folder; an earlier export there is replaced.
-        backbone: First value of ``load_backbone``.
-        info: Second value of ``load_backbone``.
-        card: The model card.
-
-    Returns:
-        One line on what was verified.
+    ``backbone`` and ``info`` are the values of ``load_backbone``. Returns one line on what was verified.
 
     Raises:
         ValueError: Mean and std are not known, ``path`` is no folder for it, or features differ.
@@ -178,14 +171,9 @@ def recipe(path: str | Path) -> list[str]:
 
 
 def push(folder: str | Path, repository: str) -> str:
-    """Upload an exported folder to the Hugging Face Hub.
+    """Upload an exported folder to the repository ``user/name`` of the Hugging Face Hub, and return its address.
 
-    Args:
-        folder: The folder.
-        repository: Name of the repository, ``user/name``; created if it is missing.
-
-    Returns:
-        Address of the repository.
+    The repository is created if it is missing.
 
     Raises:
         ValueError: The package is missing, or the Hub cannot be reached or refuses.
