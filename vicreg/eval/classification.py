@@ -37,7 +37,12 @@ def predict_logits(model: Classifier, dataset: LabeledDataset, spec: InputSpec, 
 
 
 def classification_metrics(ranked: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """Compute the metrics of classes ranked for each sample, int64 (n, k), the likeliest first.
+    """Compute the metrics of a ranking of classes.
+
+    Args:
+        ranked: int64 (n, k), the likeliest class first.
+        labels: int64 (n,).
+        classes: Class names.
 
     Returns:
         dict of plain values: ``top1``, ``top5``, ``balanced_accuracy`` (mean recall of the classes with samples),
@@ -89,7 +94,12 @@ def prediction_details(
 
 
 def per_class_metrics(logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """Compute the metrics of logits or probabilities (n, classes), also by class.
+    """Compute the metrics of logits or probabilities, also by class.
+
+    Args:
+        logits: Float (n, classes).
+        labels: int64 (n,).
+        classes: Class names.
 
     Returns:
         dict of ``classification_metrics``, ``per_class`` (precision, recall, F1 and support by class name) and

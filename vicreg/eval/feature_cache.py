@@ -35,13 +35,21 @@ _RUN_FILES = {Path(name).stem for name in (checkpoint_io.MODEL_FILE, checkpoint_
 
 
 class BackboneSpec(NamedTuple):
-    """A backbone to evaluate."""
+    """A backbone to evaluate.
 
-    name: str  # in tables and of folders
-    pretrained: str  # path or baseline, as for load_backbone
-    arch: str | None  # timm name; None for baselines without parameters
-    digest: str  # sha256 of the file, or of what makes the baseline
-    record: dict[str, Any]  # what the file records, see weight_files.read_record
+    Attributes:
+        name: Name in tables and of folders.
+        pretrained: Path or baseline, as for ``load_backbone``.
+        arch: timm name; None for baselines without parameters.
+        digest: sha256 of the file, or of what makes the baseline.
+        record: What the file records, see ``weight_files.read_record``.
+    """
+
+    name: str
+    pretrained: str
+    arch: str | None
+    digest: str
+    record: dict[str, Any]
 
 
 def resolve_backbones(

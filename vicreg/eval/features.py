@@ -91,9 +91,13 @@ def extract_features(
 
 
 def check_features(features: torch.Tensor, source: str) -> None:
-    """Raise ValueError, naming ``source``, if the norm of a sample's features (n, F) is not finite.
+    """Raise ValueError if the norm of a sample's features (n, F) is not finite.
 
     Cosines of such features are NaN or, where only the norm overflows, 0.
+
+    Args:
+        features: Floating-point tensor (n, F).
+        source: File or name of the backbone.
     """
     bad = int((~torch.linalg.vector_norm(features, dim=1, dtype=torch.float32).isfinite()).sum())
     if bad:
@@ -103,9 +107,16 @@ def check_features(features: torch.Tensor, source: str) -> None:
 
 @torch.no_grad()
 def embed_images(backbone: nn.Module, images: torch.Tensor, spec: InputSpec, device: torch.device) -> torch.Tensor:
-    """Compute the features (n, F) of whole images, uint8 or uint16 (n, C, S, S), which are resized to the input.
+    """Compute the features of whole images of one size.
 
-    The backbone, from images (n, C, size, size) to features, is in eval mode on the device.
+    Args:
+        backbone: Module from images (n, C, size, size) to features (n, F), in eval mode.
+        images: uint8 or uint16 tensor (n, C, S, S); the whole image is resized to the input.
+        spec: Size and normalization of the input.
+        device: Device of the backbone.
+
+    Returns:
+        Tensor (n, F) on the device.
     """
     images = images.to(device)
     channels, height, width = images.shape[1:]

@@ -26,13 +26,21 @@ _OF_ONE_SEED = ("lr_sweep", "best_epoch", "lr_head", "best_top5", "seconds", "co
 
 
 class LabelFractionRun(NamedTuple):
-    """One evaluation."""
+    """One evaluation.
 
-    percent: int  # of the labels
-    seed: int  # of the subset and of the evaluation
-    indices: np.ndarray  # training samples
-    held_out: np.ndarray  # those of them that the learning rate is selected on; empty for one learning rate
-    folder: Path  # of the results
+    Attributes:
+        percent: Percentage of the labels.
+        seed: Seed of the subset and of the evaluation.
+        indices: Training samples.
+        held_out: Those of ``indices`` that the learning rate is selected on; empty for one learning rate.
+        folder: Folder of the results.
+    """
+
+    percent: int
+    seed: int
+    indices: np.ndarray
+    held_out: np.ndarray
+    folder: Path
 
     @property
     def percent_folder(self) -> Path:
@@ -80,8 +88,17 @@ def plan_runs(
 class FrozenFeatures:
     """Features of a frozen backbone, extracted once for all runs.
 
-    There are ``views`` views of each training sample: the plain one and random resized crops. With ``plain`` the plain
-    view of all training samples is extracted even for ``views=0``, for kNN, and otherwise of held-out samples only.
+    Args:
+        backbone: Backbone on the device.
+        train: Training set.
+        val: Validation set.
+        spec: Size and normalization of the input.
+        device: Device of the backbone.
+        runs: Evaluations to extract for.
+        views: Number of views of each training sample: the plain one and random resized crops. With 0 no views are
+            cached.
+        seed: Seed of the random views.
+        plain: Extract the plain view of all training samples even with ``views=0``, for kNN.
 
     Attributes:
         val: Features (m, F) and labels (m,) of the validation set.

@@ -20,12 +20,19 @@ from vicreg.eval.metrics import accuracy
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A trained sweep and the selected learning rate."""
+    """A trained sweep and the selected learning rate.
+
+    Attributes:
+        sweep: Heads of all learning rates, trained on all samples.
+        index: Index of the selected learning rate in ``sweep.lrs``.
+        scores: Top-1 of each learning rate on the held-out samples; empty for one learning rate.
+        held_out: Indices of the held-out training samples; empty for one learning rate.
+    """
 
     sweep: LinearSweep
-    index: int  # of the selected learning rate in sweep.lrs
-    scores: list[float]  # top-1 of each learning rate on the held-out samples; empty for one learning rate
-    held_out: np.ndarray  # indices of the held-out training samples; empty for one learning rate
+    index: int
+    scores: list[float]
+    held_out: np.ndarray
 
     @property
     def lr(self) -> float:

@@ -133,7 +133,13 @@ class LinearSweep:
 def train_sweep(
     sweep: LinearSweep, batches: Iterable[FeatureBatch], epochs: int, steps_per_epoch: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Train the heads of a sweep on the batches of all epochs, with a cosine schedule that changes once per epoch.
+    """Train the heads of a sweep, with a cosine schedule that changes once per epoch.
+
+    Args:
+        sweep: The heads, changed in place.
+        batches: Batches of all epochs.
+        epochs: Number of epochs.
+        steps_per_epoch: Number of batches per epoch.
 
     Yields:
         After each epoch its number, and the mean loss of each learning rate's head.

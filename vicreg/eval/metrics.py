@@ -69,7 +69,11 @@ def effective_rank(features: torch.Tensor, max_samples: int = 2048) -> float:
 def check_collapse(embedding_std: float, effective_rank: float, num_samples: int, num_features: int) -> str | None:
     """Return a warning if the network has collapsed, otherwise None.
 
-    The rank is that of a matrix of ``num_samples`` rows and ``num_features`` columns.
+    Args:
+        embedding_std: Standard deviation of the embeddings over a batch, averaged over dimensions.
+        effective_rank: RankMe of the features.
+        num_samples: Number of rows of the matrix that the rank was computed from.
+        num_features: Its number of columns.
     """
     min_rank = max(2.0, COLLAPSE_RANK * min(num_samples, num_features))
     if embedding_std < COLLAPSE_STD:
@@ -82,9 +86,14 @@ def check_collapse(embedding_std: float, effective_rank: float, num_samples: int
 
 
 def positive_pairs(location_ids: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Choose for each sample another one of its location: int64 array (m, 2) of indices.
+    """Choose for each sample another one of its location; samples without one are left out.
 
-    Samples without another one at their location (n,) are left out; m = 0 if no location has two.
+    Args:
+        location_ids: Location of each sample (n,).
+        seed: Seed of the choice.
+
+    Returns:
+        int64 array (m, 2) of indices; m = 0 if no location has two samples.
     """
     pairs = TemporalPairs(location_ids)
     draws = random_streams.rng(seed, "alignment_pairs").integers(0, 2**63 - 1, len(location_ids))
@@ -150,9 +159,12 @@ def intervals(
 
 
 def hits(ranked: torch.Tensor, labels: torch.Tensor | np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
-    """Return which samples have their label (n,) among the first 1 and 5 of ranked classes (n, classes).
+    """Return which samples have their label among the first 1 and 5 of ranked classes: two bool arrays (n,).
 
-    The keys are ``<prefix>top1`` and ``<prefix>top5``, the values bool arrays (n,).
+    Args:
+        ranked: int64 (n, classes), the likeliest class first.
+        labels: int64 (n,).
+        prefix: Prefix of the names ``top1`` and ``top5``.
     """
     matches = ranked.cpu().numpy() == np.asarray(torch.as_tensor(labels).cpu())[:, None]
     return {f"{prefix}top{k}": matches[:, :k].any(1) for k in (1, 5)}

@@ -13,12 +13,19 @@ SPLITS = ("patches", "mosaics")
 
 
 class EvalSubset(NamedTuple):
-    """Some samples of a data set."""
+    """Some samples of a data set.
+
+    Attributes:
+        dataset: The data set.
+        indices: Indices of the samples in it (n,).
+        labels: Class of each sample (n,), for this split.
+        location_ids: Location of each sample (n,), the same numbers in all subsets of a split that compare them.
+    """
 
     dataset: LabeledDataset
-    indices: np.ndarray  # of the samples in it (n,)
-    labels: np.ndarray  # class of each sample (n,), for this split
-    location_ids: np.ndarray  # of each sample (n,), the same numbers in all subsets of a split that compare them
+    indices: np.ndarray
+    labels: np.ndarray
+    location_ids: np.ndarray
 
 
 class EvalSplit(NamedTuple):
@@ -84,10 +91,14 @@ def retrieval_split(
 def aoi_retrieval_split(
     csv_dir: Path, split: str = "patches", seed: int = 0, data_dir: Path | None = None
 ) -> EvalSplit:
-    """Build protocol 2 from all of ``all.csv`` of a prepared folder: its AOIs are the classes, half of each is seen.
+    """Build protocol 2 from a prepared folder: its AOIs are the classes, half of each is seen.
 
-    ``patches`` divides the positions of the patch grid, ``mosaics`` the months. With the latter each location is on
-    both sides. ``data_dir`` is the SN7 tree, if the folder has no ``patches.npy``.
+    Args:
+        csv_dir: Folder written by make_sn7_csv.py, such as of SpaceNet-7's test AOIs; all of ``all.csv`` is used.
+        split: ``patches`` divides the positions of the patch grid, ``mosaics`` the months. With the latter each
+            location is on both sides.
+        seed: Seed of the choice.
+        data_dir: SN7 tree, if the folder has no ``patches.npy``.
 
     Raises:
         FileNotFoundError: There is no such list.
@@ -108,7 +119,10 @@ def aoi_retrieval_split(
 def seen_unseen_split(seen_csv: Path, unseen_csv: Path, data_dir: Path | None = None) -> EvalSplit:
     """Build protocol 2 from two patch lists, of either format; their AOIs are the classes, not their labels.
 
-    ``data_dir`` is the SN7 tree, if a list has no ``patches.npy`` beside it.
+    Args:
+        seen_csv: Patches to learn from.
+        unseen_csv: Patches to evaluate on.
+        data_dir: SN7 tree, if a list has no ``patches.npy`` beside it.
 
     Raises:
         FileNotFoundError: There is no such list.

@@ -1,6 +1,10 @@
 """Detectron2: the pickle of its convert-torchvision-to-d2.py, and the configuration that belongs to it.
 
-See docs/export.md. Only ``read_features``, and so the verification in ``save``, needs Detectron2 itself.
+    backbone, info = load_backbone("exp/trained_model.pth")
+    print(save("r18.pkl", backbone, info))                  # r18.pkl and r18.pkl.yaml
+    cfg.merge_from_list(flat(config(info, "r18.pkl")))      # or cfg.merge_from_file("r18.pkl.yaml")
+
+Only ``read_features``, and so the verification in ``save``, needs Detectron2 itself.
 """
 
 import functools

@@ -23,16 +23,27 @@ _PTH = (".pth", ".pt")
 
 
 class Target(NamedTuple):
-    """How a library takes a backbone."""
+    """How a library takes a backbone; ``info`` is the second value of ``load_backbone``.
 
-    library: str  # package name
+    Attributes:
+        library: Package name.
+        suffixes: Suffixes of its files.
+        archs: timm names of the networks that it shares, without tags; none for all of timm's.
+        encode: Returns the content of the file.
+        features: Computes the features to compare.
+        read: Computes them with the library's own loader.
+        recipe: Returns lines of Python that load the file.
+        sidecar: Write what the format cannot record to ``<path>.json``.
+    """
+
+    library: str
     suffixes: tuple[str, ...]
-    archs: tuple[str, ...]  # timm names of the networks that it shares, without tags; none for all of timm's
+    archs: tuple[str, ...]
     encode: Callable[[nn.Module, Info], bytes]
-    features: Callable[[nn.Module, torch.Tensor], list[torch.Tensor]]  # to compare
-    read: Callable[[Path, Info, torch.Tensor], list[torch.Tensor]]  # the same with the library's own loader
-    recipe: Callable[[str | Path, Info], list[str]]  # lines of Python that load the file
-    sidecar: bool = True  # write what the format cannot record to <path>.json
+    features: Callable[[nn.Module, torch.Tensor], list[torch.Tensor]]
+    read: Callable[[Path, Info, torch.Tensor], list[torch.Tensor]]
+    recipe: Callable[[str | Path, Info], list[str]]
+    sidecar: bool = True
 
     def check(self, info: Info) -> None:
         """Raise ValueError if the library does not know a backbone."""

@@ -119,9 +119,16 @@ def _read_results(path: Path) -> tuple[str, dict[str, float]]:
 
 
 def save(path: str | Path, backbone: nn.Module, info: Info, card: str) -> str:
-    """Write a folder once timm has loaded it and computed the same features; an earlier export there is replaced.
+    """Write the folder once timm has loaded it and computed the same features.
 
-    ``backbone`` and ``info`` are the values of ``load_backbone``. Returns one line on what was verified.
+    Args:
+        path: The folder; an earlier export there is replaced.
+        backbone: First value of ``load_backbone``.
+        info: Second value of ``load_backbone``.
+        card: The model card.
+
+    Returns:
+        One line on what was verified.
 
     Raises:
         ValueError: Mean and std are not known, ``path`` is no folder for it, or features differ.
@@ -171,9 +178,14 @@ def recipe(path: str | Path) -> list[str]:
 
 
 def push(folder: str | Path, repository: str) -> str:
-    """Upload an exported folder to the repository ``user/name`` of the Hugging Face Hub, and return its address.
+    """Upload an exported folder to the Hugging Face Hub.
 
-    The repository is created if it is missing.
+    Args:
+        folder: The folder.
+        repository: Name of the repository, ``user/name``; created if it is missing.
+
+    Returns:
+        Address of the repository.
 
     Raises:
         ValueError: The package is missing, or the Hub cannot be reached or refuses.

@@ -63,6 +63,10 @@ class EmbeddingConfig:
 class EmbeddingJob:
     """A backbone and what is to be embedded with it.
 
+    Args:
+        config: Settings.
+        device: Device to compute on.
+
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The settings do not fit the backbone.

@@ -89,13 +89,21 @@ def write_feature_map(
     batch_size: int = 64,
     record: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Embed the window of ``side`` pixels around each cell of ``stride`` pixels, and write a pixel for each cell.
+    """Embed the window around each cell of ``stride`` pixels and write the map, one pixel for each cell.
 
     One batch of windows is held in memory. Bands are float32 components of a PCA of these features, or the features
     themselves, and NaN where less than half of the window holds data.
 
-    ``embed`` is a function of arrays (n, C, side, side) -> features (n, F). 0 ``components`` are all features without a
-    PCA. ``record`` holds plain values for the tags of the file.
+    Args:
+        path: File to write.
+        reader: Raster, at least as large as a window.
+        embed: Function of arrays (n, C, side, side) -> features (n, F).
+        side: Side of the windows in pixels.
+        stride: Side of the cells in pixels.
+        components: Number of components; 0 for all features without a PCA.
+        seed: Seed of the sample that the PCA is fitted on.
+        batch_size: Windows in a batch.
+        record: Plain values for the tags of the file.
 
     Returns:
         ``shape`` of the map (rows, columns), ``bands``, and ``explained_variance`` of each component.

@@ -48,7 +48,15 @@ def find_images(paths: Iterable[str | Path], out_dir: str | Path, recursive: boo
 
 
 def check_outputs(images: Sequence[Path], outputs: Callable[[Path], Iterable[Path]]) -> None:
-    """Raise ValueError if a result, of the ``outputs`` of an image, would replace an image or another's result."""
+    """Make sure that no result would replace an image or another image's result.
+
+    Args:
+        images: Image files.
+        outputs: Function (image file) -> files that are written for it.
+
+    Raises:
+        ValueError: Names the files.
+    """
     inputs = {image.resolve(): image for image in images}
     sources: dict[Path, Path] = {}
     for image in images:
@@ -65,7 +73,12 @@ def check_outputs(images: Sequence[Path], outputs: Callable[[Path], Iterable[Pat
 
 
 def process_images(images: Sequence[Path], process: Callable[[Path], object], description: str = "images") -> list[str]:
-    """Process images one after the other; a file for which ``process`` raises ValueError does not end the others.
+    """Process images one after the other; a file that cannot be processed does not end the others.
+
+    Args:
+        images: Image files.
+        process: Function of an image file; raises ValueError if it cannot be processed.
+        description: Label of the progress bar.
 
     Returns:
         Messages about the files that could not be processed, for ``raise_failures``.

@@ -8,11 +8,17 @@ from PIL import Image, ImageDraw
 
 
 class Detection(NamedTuple):
-    """A detected object."""
+    """A detected object.
 
-    score: float  # in [0, 1]
-    box: tuple[float, float, float, float]  # (left, top, right, bottom) in pixels
-    shape: Any  # outline, a shapely geometry
+    Attributes:
+        score: Confidence in [0, 1].
+        box: (left, top, right, bottom) in pixels.
+        shape: Outline, a shapely geometry.
+    """
+
+    score: float
+    box: tuple[float, float, float, float]
+    shape: Any
 
 
 def from_masks(instances: Any, threshold: float) -> list[Detection]:

@@ -28,7 +28,14 @@ def build(namespace: argparse.Namespace) -> "BarlowTwinsLoss":
 
 @dataclasses.dataclass(frozen=True)
 class BarlowTwinsLoss:
-    """``barlow_twins_loss`` with its weight; ValueError if that is negative, infinite or NaN."""
+    """``barlow_twins_loss`` with its weight.
+
+    Attributes:
+        redundancy_coeff: Weight lambda of the redundancy reduction term.
+
+    Raises:
+        ValueError: The weight is negative, infinite or NaN.
+    """
 
     redundancy_coeff: float = setting(0.0051)
 

@@ -32,7 +32,16 @@ def build(namespace: argparse.Namespace) -> "VICRegLoss":
 
 @dataclasses.dataclass(frozen=True)
 class VICRegLoss:
-    """``vicreg_loss`` with its weights; ValueError if one is negative, infinite or NaN."""
+    """``vicreg_loss`` with its weights.
+
+    Attributes:
+        sim_coeff: Weight of the invariance term.
+        std_coeff: Weight of the variance term.
+        cov_coeff: Weight of the covariance term.
+
+    Raises:
+        ValueError: A weight is negative, infinite or NaN.
+    """
 
     sim_coeff: float = setting(25.0)
     std_coeff: float = setting(25.0)

@@ -162,7 +162,7 @@ def _load_file(
         info["in_chans"] = len(bands) if bands else int(in_chans or channels)
         backbone = create_backbone(info["arch"], info["in_chans"])
         weights, note = input_channels.adapt_channels(weights, backbone.state_dict(), bands, path)
-        input_channels.adapt_normalization(info, bands)  # type: ignore[arg-type]
+        input_channels.adapt_normalization(info, channels, bands)  # type: ignore[arg-type]
         info["report"] += note
     backbone.load_state_dict(weights)
     return backbone
@@ -174,7 +174,12 @@ def records_normalization(info: BackboneInfo) -> bool:
 
 
 def set_normalization(info: BackboneInfo, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    """Set mean and standard deviation of pixels in [0, 1] in the record of weights that do not tell them.
+    """Set mean and standard deviation of weights that do not record them.
+
+    Args:
+        info: Record of the backbone, changed in place.
+        mean: Mean of each channel of pixels in [0, 1].
+        std: Standard deviation of each channel.
 
     Raises:
         ValueError: Their lengths do not fit, a standard deviation is not positive, or the weights record other values.

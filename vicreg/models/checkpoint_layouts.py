@@ -33,11 +33,17 @@ _NAMES = (
 
 
 class BackboneWeights(NamedTuple):
-    """The weights of a backbone in a checkpoint."""
+    """The weights of a backbone in a checkpoint.
 
-    state: StateDict  # under the names of the backbone, those of its head included
-    outside: Counter  # number of tensors in other parts of the file, by the first part of their names
-    label: str  # name of the layout; empty for a plain state dict
+    Attributes:
+        state: Tensors under the names of the backbone, those of its head included.
+        outside: Number of tensors in other parts of the file, by the first part of their names.
+        label: Name of the layout; empty for a plain state dict.
+    """
+
+    state: StateDict
+    outside: Counter
+    label: str
 
 
 def unwrap(payload: Mapping[str, Any]) -> tuple[StateDict, str]:
@@ -69,9 +75,13 @@ def _tensors(payload: Mapping[str, Any]) -> StateDict:
 
 
 def find_backbone(state: StateDict, expected: StateDict, containers: str, path: Any) -> BackboneWeights:
-    """Find the tensors of a backbone with the state dict ``expected``, under any prefix.
+    """Find the tensors of a backbone, under any prefix.
 
-    ``state`` and ``containers`` are the values of ``unwrap``.
+    Args:
+        state: Tensors of the file, as ``unwrap`` returns them.
+        expected: State dict of the backbone.
+        containers: Second value of ``unwrap``.
+        path: The file, for messages.
 
     Returns:
         The backbone; where the file holds none, what resembles one most, or the tensors as they are.

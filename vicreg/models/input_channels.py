@@ -29,10 +29,15 @@ def adapt_channels(
 ) -> tuple[StateDict, str]:
     """Adapt the first convolution of weights to a network with another number of input channels.
 
-    With ``bands``, counted from 1 and checked, these input channels of the weights are selected, as they are: the
-    features are those of the original network where the other channels are zero, which is their mean. Without, the
-    channels are repeated and scaled by old / new, which preserves the magnitude of the output. ``expected`` is the
-    state dict of the network.
+    With ``bands``, these input channels of the weights are selected, as they are: the features are those of the
+    original network where the other channels are zero, which is their mean. Without, the channels are repeated and
+    scaled by old / new, which preserves the magnitude of the output.
+
+    Args:
+        state: Weights.
+        expected: State dict of the network.
+        bands: Channels to select, counted from 1 and checked.
+        path: The file, for messages.
 
     Returns:
         The weights, and words on what was adapted.
@@ -63,11 +68,11 @@ def adapt_channels(
     return state, note
 
 
-def adapt_normalization(record: dict[str, Any], bands: Sequence[int] | None) -> None:
+def adapt_normalization(record: dict[str, Any], channels: int, bands: Sequence[int] | None) -> None:
     """Select mean and standard deviation of the selected channels; forget those of channels that were repeated."""
     for key in ("mean", "std"):
         values = record[key]
-        record[key] = [values[band - 1] for band in bands] if values and bands else None
+        record[key] = [values[band - 1] for band in bands] if values and bands and len(values) == channels else None
     if record["mean"] is None:
         record["normalization"] = None
 

@@ -26,7 +26,10 @@ def check_arch(arch: str) -> None:
 
 
 def read_with_timm(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read ``hf-hub:<repository>`` or ``local-dir:<folder>`` through timm.
+    """Read weights through timm.
+
+    Args:
+        name: ``hf-hub:<repository>`` or ``local-dir:<folder>``.
 
     Returns:
         State dict, and ``arch``, ``in_chans``, ``mean``, ``std``, ``normalization`` and ``source``.

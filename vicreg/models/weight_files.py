@@ -201,7 +201,13 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def check_fit(weights: BackboneWeights, expected: StateDict, arch: str, path: str | Path) -> str:
-    """Compare the weights of a file with the state dict ``expected`` of a backbone.
+    """Compare the weights of a file with those that a backbone needs.
+
+    Args:
+        weights: Backbone in the file.
+        expected: State dict of the backbone.
+        arch: Architecture, for messages.
+        path: The file, for messages.
 
     Returns:
         Numbers of tensors that were matched and left out, and the layout of the file.
