@@ -85,10 +85,10 @@ def main(args: argparse.Namespace) -> None:
         return f"top-1 {accuracy(ranked, expected, (1,))['top1']:.3f}"
 
     def probe(lrs: tuple[float, ...]) -> str:
-        head, lr, _ = fit_linear_probe(train, labels, None, args.classes, lrs, epochs=args.epochs)
+        fit = fit_linear_probe(train, labels, None, args.classes, lrs, epochs=args.epochs)
         with torch.no_grad():
-            correct = (head(queries).argmax(1) == expected).float().mean()
-        return f"top-1 {correct:.3f}, learning rate {lr:g}"
+            correct = (fit.head(queries).argmax(1) == expected).float().mean()
+        return f"top-1 {correct:.3f}, learning rate {fit.lr:g}"
 
     timed(f"kNN of {args.queries}", knn)
     for lrs in (DEFAULT_LRS, (0.1,)):

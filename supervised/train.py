@@ -32,7 +32,7 @@ from vicreg.eval.classification import evaluate_classifier, prediction_details
 from vicreg.eval.metrics import hits
 from vicreg.eval.splits import check_labels
 from vicreg.models.backbones import create_backbone, init_backbone
-from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.heads import Classifier, LinearHead
 from vicreg.models.input_size import check_input_size
 from vicreg.models.small_maps import use_matrix_products
 
@@ -80,7 +80,7 @@ def train(
     for step, (images, labels) in run.steps(run.loader(samples)):
         view1, labels = augment(images, step=step), labels.to(device, non_blocking=True)
         with run.autocast():
-            logits = run.model(normalize(view1, dataset.mean, dataset.std))[:, 0]
+            logits = run.model(normalize(view1, dataset.mean, dataset.std))
         loss = weighted_loss(logits, labels, weights, config.label_smoothing)
         run.backward(loss)
         run.log(distributed.average(loss=loss, train_top1=(logits.argmax(1) == labels).float().mean()))
@@ -105,8 +105,7 @@ def start_run(
         log(init_backbone(backbone, config.init_from, config.arch, config.in_chans, config.weight_bands))
     use_matrix_products(backbone)
     check_input_size(backbone, config.in_chans, config.view_size(dataset.patch_size), config.arch)
-    heads = LinearHeads(1, backbone.num_features, len(dataset.classes))
-    model = Classifier(backbone, heads, frozen=False)
+    model = Classifier(backbone, LinearHead(backbone.num_features, len(dataset.classes)), frozen=False)
     if config.cache_on_device:
         dataset.to_device(device)
     size = config.view_size(dataset.patch_size)

@@ -290,10 +290,11 @@ def test_process_images_goes_on_after_a_failure(capsys):
     def process(path):
         if path == "b":
             raise ValueError("b cannot be read")
-        return path.upper()
+        done.append(path)
 
-    results, failures = process_images(["a", "b", "c"], process)
-    assert results == {"a": "A", "c": "C"} and "skipped: b cannot be read" in capsys.readouterr().out
+    done = []
+    failures = process_images(["a", "b", "c"], process)
+    assert done == ["a", "c"] and "skipped: b cannot be read" in capsys.readouterr().out
     with pytest.raises(ValueError, match="1 of 3 images could not be processed: b cannot be read"):
         raise_failures(failures, 3)
     raise_failures([], 3)

@@ -25,7 +25,7 @@ from vicreg.data.base import InputSpec
 from vicreg.data.rasters import quiet_georeference
 from vicreg.engine import checkpoint
 from vicreg.models.backbones import create_backbone
-from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.heads import Classifier, LinearHead
 
 SCRIPT = "downstream/eurosat_landcover_clsf_task/train_eurosat.py"
 TOY = "--pretrained random --arch test_resnet --batch-size 8 --epochs 4 --device cpu --workers 1 --lr 0.01".split()
@@ -303,7 +303,7 @@ def test_turns_show_all_eight_orientations_of_a_scene_and_nothing_else():
 def test_test_time_augmentation_does_not_depend_on_the_orientation_of_an_image():
     torch.manual_seed(0)
     backbone = create_backbone("test_resnet")
-    model = Classifier(backbone, LinearHeads(1, backbone.num_features, 3), frozen=True).eval()
+    model = Classifier(backbone, LinearHead(backbone.num_features, 3), frozen=True).eval()
     torch.nn.init.normal_(model.heads.weight[0])
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     views, spec = list(inference.dihedral_views(images)), InputSpec(32, [0.4] * 3, [0.2] * 3)

@@ -12,7 +12,7 @@ from vicreg.common.random_streams import torch_rng
 from vicreg.data.sn7 import SN7Patches
 from vicreg.eval import benchmark, clustering, feature_cache, splits
 from vicreg.eval import benchmark_metrics as bm
-from vicreg.eval.metrics import effective_rank
+from vicreg.eval.metrics import effective_rank, intervals
 from vicreg.eval.tables import as_markdown, as_text, cells
 
 
@@ -96,7 +96,7 @@ def test_all_labels_as_a_share_give_the_linear_head_and_draws_give_mean_and_spre
     train = torch.randn(120, 4, generator=random) + torch.eye(4)[labels]
     split = toy_split(labels[:80].tolist(), labels[80:].tolist())
     given = (split, train[:80], train[80:])
-    whole, _ = bm.linear_probe_metrics(*given, (0.1, 1), 5, 16)
+    whole, _ = bm.linear_probe_metrics(*given, (0.1, 1), epochs=5, batch_size=16)
     found, right = bm.label_fraction_metrics(*given, [30, 100], 3, lrs=(0.1, 1), epochs=5, batch_size=16)
     assert found["label100_top1_seeds"][0] == whole["top1"] and right["label100_top1"].shape == (40,)
     for percent in (30, 100):
@@ -114,9 +114,9 @@ def test_no_place_to_hold_out_is_refused():
 
 def test_the_output_says_what_was_resampled():
     right = {"top1": np.array([True, True, False, False])}
-    found = bm.with_intervals(toy_split([0, 1], [0, 1, 0, 1], [0, 0, 1, 1]), {"top1": 0.5}, right)
+    found = intervals(right, np.array([0, 0, 1, 1]))
     assert "2 whole locations" in found["intervals_of"] and found["intervals"]["top1"] == [0, 1]
-    found = bm.with_intervals(toy_split([0, 1], [0, 1, 0, 1]), {"top1": 0.5}, right)
+    found = intervals(right, np.arange(4))
     assert "4 single samples" in found["intervals_of"]
 
 

@@ -65,7 +65,7 @@ def test_knn_ranks_classes_as_scikit_learn_does_with_cosine_distance(k, temperat
     expected = np.argsort(-probs, axis=1, kind="stable")
     expected[np.take_along_axis(probs, expected, 1) == 0] = -1
     tensors = (torch.tensor(values) for values in (train * 3, labels, queries * 0.2))  # lengths do not matter
-    found = knn_predict(*tensors, num_classes=7, k=k, temperature=temperature, chunk=7)
+    found = knn_predict(*tensors, num_classes=7, k=k, temperature=temperature)
     assert found.shape == (50, 7) and found.dtype == torch.int64
     np.testing.assert_array_equal(found.numpy(), expected)
 

@@ -8,7 +8,7 @@ import torch
 
 from vicreg.common.random_streams import torch_rng
 from vicreg.eval import linear_probe, lr_sweep
-from vicreg.eval.linear_probe import fit_linear_probe, fit_sweep
+from vicreg.eval.linear_probe import fit_linear_probe
 from vicreg.eval.lr_sweep import DEFAULT_LRS, LinearSweep, select_lr, train_sweep
 
 NONE = torch.zeros(300, dtype=torch.bool)
@@ -87,50 +87,50 @@ def test_a_head_that_diverges_ranks_nothing_and_leaves_the_others_alone(problem)
 def test_fit_linear_probe_does_not_depend_on_the_other_learning_rates_or_their_order(problem):
     features, labels = problem
     options = {"epochs": 3, "batch_size": 64}
-    alone, lr, scores = fit_linear_probe(features, labels, None, 3, [0.1], **options)
-    assert lr == 0.1 and scores == {}
+    alone = fit_linear_probe(features, labels, None, 3, [0.1], **options)
+    assert alone.lr == 0.1 and alone.scores == []
     results = []
     for lrs in itertools.permutations([1e-9, 0.1, 1e-8]):
-        head, lr, scores = fit_linear_probe(features, labels, None, 3, lrs, **options)
-        assert lr == 0.1
-        torch.testing.assert_close(head.weight, alone.weight, rtol=1e-5, atol=1e-6)
-        results.append(scores)
-    assert all(list(scores.items()) == list(results[0].items()) for scores in results)
+        probe = fit_linear_probe(features, labels, None, 3, lrs, **options)
+        assert probe.lr == 0.1 and probe.sweep.lrs == (1e-9, 1e-8, 0.1)
+        torch.testing.assert_close(probe.head.weight, alone.head.weight, rtol=1e-5, atol=1e-6)
+        results.append(probe.scores)
+    assert all(scores == results[0] for scores in results)
 
 
-def test_fit_sweep_takes_the_middle_of_equally_good_learning_rates():
+def test_fit_linear_probe_takes_the_middle_of_equally_good_learning_rates():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(20, 1)
     labels = torch.arange(40) % 2
-    result = fit_sweep(features, labels, None, 2, [0.1, 10, 1, 0.01, 100], epochs=5, batch_size=8)
+    result = fit_linear_probe(features, labels, None, 2, [0.1, 10, 1, 0.01, 100], epochs=5, batch_size=8)
     assert result.scores == [1.0] * 5 and result.lr == 1
 
 
-def test_fit_sweep_trains_selection_heads_without_whole_held_out_locations(monkeypatch, problem):
+def test_fit_linear_probe_trains_selection_heads_without_whole_held_out_locations(monkeypatch, problem):
     features, labels = problem
     location_ids = np.arange(300) // 3 // 5 * 3 + np.arange(300) % 3  # twenty locations per class
     seen = []
     monkeypatch.setattr(
         LinearSweep, "step", lambda self, x, y, held_out, scale: seen.append(held_out) or torch.zeros(2)
     )
-    result = fit_sweep(features, labels, location_ids, 3, [0.1, 1], epochs=1, batch_size=300)
+    result = fit_linear_probe(features, labels, location_ids, 3, [0.1, 1], epochs=1, batch_size=300)
     assert len(result.held_out) == 30 and int(seen[0].sum()) == 30  # two of twenty locations with five samples each
     rest = np.setdiff1d(np.arange(300), result.held_out)
     assert not set(location_ids[rest]) & set(location_ids[result.held_out])
     assert set(labels[result.held_out].tolist()) == {0, 1, 2}
 
 
-def test_fit_sweep_scores_the_held_out_samples_with_the_selection_heads(monkeypatch, problem):
+def test_fit_linear_probe_scores_the_held_out_samples_with_the_selection_heads(monkeypatch, problem):
     """A head that has seen the held-out samples must not select."""
     features, labels = problem
     asked = []
     real = LinearSweep.rank_classes
 
-    def rank_classes(self, given, k=5, selection=False, chunk=4096):
+    def rank_classes(self, given, selection=False):
         asked.append((len(given), selection))
-        return real(self, given, k, selection, chunk)
+        return real(self, given, selection)
 
     monkeypatch.setattr(LinearSweep, "rank_classes", rank_classes)
-    result = fit_sweep(features, labels, None, 3, [0.1, 1], epochs=1)
+    result = fit_linear_probe(features, labels, None, 3, [0.1, 1], epochs=1)
     assert asked == [(len(result.held_out), True)]
 
 
@@ -161,4 +161,4 @@ def test_fit_linear_probe_needs_a_class_of_two_locations_to_choose_among_learnin
     features, labels = torch.randn(6, 2), torch.arange(6) % 2
     with pytest.raises(ValueError, match="no class has two locations"):
         fit_linear_probe(features, labels, np.arange(6) % 2, 2, [0.1, 1])
-    assert fit_linear_probe(features, labels, np.arange(6) % 2, 2, [0.1])[1] == 0.1
+    assert fit_linear_probe(features, labels, np.arange(6) % 2, 2, [0.1]).lr == 0.1

@@ -315,7 +315,7 @@ REFUSALS = {  # architecture, channels; other arguments (OUT: the folder of the 
         "test_convnext",
         3,
         "--to smp --out OUT/a.pth",
-        "no SMP encoder has the weights of timm's",
+        "segmentation_models_pytorch has no network with the weights of timm's",
     ),
     "channels to torchvision": ("resnet18", 4, "--to torchvision --out OUT/a.pth", "take 3 channels, this one 4"),
     "channels to detectron2": ("resnet18", 4, "--to detectron2 --out OUT/a.pkl", "3 channels, this resnet18 takes 4"),

@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
         with open_reader(path, scale, bands, args.levels or task.get("levels"), deep=bands is not None) as reader:
             label_image_file(args.out, reader, predict, classes, task["side"], args.overlap)
 
-    failures = process_images(images, label)[1]
+    failures = process_images(images, label)
     distributed.destroy()
     raise_failures(failures, len(images))
 

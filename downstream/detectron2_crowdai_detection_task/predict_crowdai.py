@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
                 log(f"note: {path} has no georeference, so no polygons are written")
             log(f"{path}: {len(detections)} buildings -> {', '.join(map(str, written))}")
 
-    raise_failures(process_images(images, process)[1], len(images))
+    raise_failures(process_images(images, process), len(images))
 
 
 def draw(path, reader, detections):

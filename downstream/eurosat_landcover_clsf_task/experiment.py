@@ -20,7 +20,7 @@ from vicreg.data.raster_bands import resolve_bands
 from vicreg.engine.config import plan_run
 from vicreg.engine.finetune import build_backbone, init_single_device
 from vicreg.engine.run_folder import RunFolder
-from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.heads import Classifier, LinearHead
 from vicreg.models.input_size import check_input_size
 
 
@@ -60,7 +60,7 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
         return {"backbone": info, "task": task}
 
     torch.manual_seed(stream_seed(config.seed, "initialization"))
-    model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(split.train.classes)), config.frozen)
+    model = Classifier(backbone, LinearHead(backbone.num_features, len(split.train.classes)), config.frozen)
     plan = plan_run(config, len(split.train), device, folder.batch_size, folder.bf16, spec.size)
     log(
         f"{len(split.train)} training and {len(split.val)} validation images, {len(split.train.classes)} classes, "

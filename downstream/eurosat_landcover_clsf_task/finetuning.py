@@ -64,7 +64,7 @@ def finetune(
         views = training_view(images, view, spec.size, seed=config.seed, step=step, device=device)
         labels = labels.to(device)
         with run.autocast():
-            logits = run.model(normalize(views, spec.mean, spec.std))[:, 0].float()
+            logits = run.model(normalize(views, spec.mean, spec.std)).float()
         loss = cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         run.backward(loss)
         run.log({"loss": loss, "train_top1": (logits.argmax(1) == labels).float().mean()})

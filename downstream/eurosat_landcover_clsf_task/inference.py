@@ -16,7 +16,7 @@ from vicreg.data.base import InputSpec
 from vicreg.engine import checkpoint
 from vicreg.eval import features
 from vicreg.models.backbones import create_backbone
-from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.heads import Classifier, LinearHead
 
 
 def extract(
@@ -37,7 +37,7 @@ def extract(
 def predict_logits(model: Classifier, scenes: Scenes, spec: InputSpec, bf16: bool) -> torch.Tensor:
     """Compute the logits of whole scenes: float32 (n, classes) on the model's device."""
     extracted = extract(model.backbone, scenes, spec, bf16)
-    return torch.cat([model.heads(part)[:, 0] for part in extracted.split(4096)])
+    return torch.cat([model.heads(part) for part in extracted.split(4096)])
 
 
 def dihedral_views(images: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -69,7 +69,7 @@ def predict_proba(
         return torch.stack([predict_proba(model, view, spec, bf16) for view in dihedral_views(images)]).mean(0)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         extracted = features.embed_images(model.backbone, images, spec, device)
-    return model.heads(extracted.float())[:, 0].softmax(1).cpu()
+    return model.heads(extracted.float()).softmax(1).cpu()
 
 
 def predict_tta(model: Classifier, scenes: Scenes, spec: InputSpec, bf16: bool, batch_size: int = 256) -> torch.Tensor:
@@ -99,7 +99,7 @@ def load_classifier(path: str | Path, device: torch.device) -> tuple[Classifier,
     weights, about = checkpoint.load_task(path, TASK, device)
     with checkpoint.naming(path):
         backbone, task = create_backbone(about["backbone"]["arch"], about["backbone"]["in_chans"]), about["task"]
-        model = Classifier(backbone, LinearHeads(1, backbone.num_features, len(task["classes"])), frozen=True)
+        model = Classifier(backbone, LinearHead(backbone.num_features, len(task["classes"])), frozen=True)
         model.load_state_dict(weights)
         log(f"{about['backbone']['arch']} from {path}: {len(task['classes'])} classes, {task['image_size']} px")
         task["channels"] = about["backbone"]["in_chans"]

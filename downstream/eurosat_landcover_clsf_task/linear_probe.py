@@ -44,7 +44,7 @@ def probe(
         config: Settings of the run.
         plan: Steps of the run.
         folder: Run folder.
-        model: Classifier with one head; trained in place.
+        model: Classifier; its head is trained in place.
         split: Training and validation scenes.
         spec: Input of the network.
         device: Device of the run.
@@ -99,15 +99,15 @@ def fit_head(
     for number in range(1, config.views):
         generator = torch_rng(config.seed, "training_views", number)
         extracted.append(extract(model.backbone, train.rotated(number), spec, bf16, TURNS, generator))
-    head, lr, scores = fit_linear_probe(
+    fit = fit_linear_probe(
         torch.stack(extracted), train.labels, None, len(train.classes), config.lr_head,
         epochs=config.epochs * config.views, batch_size=config.batch_size, weight_decay=config.weight_decay,
         seed=config.seed,
     )  # fmt: skip
-    if scores:
-        shown = "  ".join(f"{rate:g}: {score:.4f}" for rate, score in scores.items())
-        log(f"top-1 on held-out training samples by learning rate\n  {shown}\nlearning rate {lr:g}")
+    if fit.scores:
+        shown = "  ".join(f"{lr:g}: {score:.4f}" for lr, score in zip(fit.sweep.lrs, fit.scores, strict=True))
+        log(f"top-1 on held-out training samples by learning rate\n  {shown}\nlearning rate {fit.lr:g}")
     with torch.no_grad():
-        for parameter, value in zip(model.heads.of(0), (head.weight, head.bias), strict=True):
+        for parameter, value in zip(model.heads.parameters(), fit.head.parameters(), strict=True):
             parameter.copy_(value)
-    return lr, extracted[0]
+    return fit.lr, extracted[0]

@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
         shown = ", ".join(f"{name} {fraction:.1%}" for name, fraction in ranked if fraction)
         log(f"{path}: {shown or 'no data'}; {', '.join(map(str, class_map.map_files(args.out, path)))}")
 
-    failures = process_images(maps, write_map, "maps")[1]
+    failures = process_images(maps, write_map, "maps")
     if loose := [path for path in images if path not in maps]:
         readable, probabilities, unreadable = predictions.classify_files(
             loose, predict, lambda path: read_square(path, size, bands, levels, deep=True), args.batch_size

@@ -21,7 +21,7 @@ from vicreg.eval import benchmark_metrics as bm
 from vicreg.eval import knn, tables
 from vicreg.eval.feature_cache import BackboneSpec, FeatureCache
 from vicreg.eval.lr_sweep import DEFAULT_LRS
-from vicreg.eval.metrics import RESAMPLES
+from vicreg.eval.metrics import RESAMPLES, intervals
 from vicreg.eval.splits import EvalSplit
 
 _QUERIES, _NEIGHBORS = 8, 5  # of the figure of nearest neighbors
@@ -29,20 +29,7 @@ _QUERIES, _NEIGHBORS = 8, 5  # of the figure of nearest neighbors
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Configuration of a comparison.
-
-    Attributes:
-        exp_dir: Results go to ``embeddings/`` in it.
-        knn: Numbers of neighbors.
-        lr: Learning rates of the linear probe.
-        epochs: Passes of the linear probe over the training features.
-        batch_size: Samples of a step of the linear probe.
-        weight_decay: Weight decay of the linear probe.
-        train_percent: Percentages of the labels for further linear probes.
-        seeds: Number of random subsets of each percentage.
-        resamples: Bootstrap resamples of the intervals.
-        map_samples: Samples of the t-SNE map; 0 draws no figures.
-        seed: Seed of clusters, heads, subsets and figures.
+    """Configuration of a comparison; see ``evaluate_embeddings.py --help`` for the fields.
 
     Raises:
         ValueError: A value is not valid.
@@ -98,9 +85,9 @@ def compare(
     digests = {f"{part} {name}": text for part, data in parts.items() for name, text in data.digests().items()}
     provenance.start(folder, "embedding benchmark", cache.device, digests)
     files.remove_partial_files(cache.folder)
-    for number, split in enumerate(splits, 1):
-        if split:
-            log(f"protocol {number}: {split.description}")
+    protocols = [(number, split) for number, split in enumerate(splits, 1) if split]
+    for number, split in protocols:
+        log(f"protocol {number}: {split.description}")
     shared = overlap(splits[0].train.dataset, splits[0].test.dataset)
     log(format_overlap(shared))
     for backbone in backbones:
@@ -110,22 +97,15 @@ def compare(
         backbone_dir.mkdir(parents=True, exist_ok=True)
         result: dict[str, Any] = {"pretrained": backbone.pretrained, "arch": backbone.arch or backbone.pretrained}
         result |= {"task": "classification", "dataset": parts["validation"].name, "protocol": "embeddings"}
-        result |= {
-            "selected_on_validation": [],
-            "source": backbone.name,
-            "image_size": cache.image_size,
-            "dtype": cache.dtype,
-            "overlap": shared,
-        }
-        for number, split in enumerate(splits, 1):
-            if split is None:
-                continue
-            datasets = {id(part.dataset): part.dataset for part in (split.train, split.test)}  # one or two
-            features = {key: cache.get(backbone, dataset) for key, dataset in datasets.items()}
-            train, test = (
-                features[id(part.dataset)][torch.from_numpy(part.indices)] for part in (split.train, split.test)
-            )
-            metrics = evaluate_split(config, split, train, test, linear=number == 1)
+        result |= {"selected_on_validation": [], "source": backbone.name, "image_size": cache.image_size}
+        result |= {"dtype": cache.dtype, "overlap": shared}
+        for number, split in protocols:
+            found = cache.get(backbone, split.train.dataset)
+            train = found[torch.from_numpy(split.train.indices)]
+            if split.test.dataset is not split.train.dataset:
+                found = cache.get(backbone, split.test.dataset)
+            test = found[torch.from_numpy(split.test.indices)]
+            metrics = _evaluate_split(config, split, train, test, linear=number == 1)
             result |= metrics if number == 1 else {"protocol2": metrics}
             if config.map_samples:
                 _save_figures(config, backbone_dir, "" if number == 1 else "_protocol2", backbone.name, split, train,
@@ -138,18 +118,10 @@ def compare(
     return results
 
 
-def evaluate_split(
+def _evaluate_split(
     config: BenchmarkConfig, split: EvalSplit, train: torch.Tensor, test: torch.Tensor, linear: bool
 ) -> dict[str, Any]:
-    """Compute all metrics of one split, with intervals.
-
-    Args:
-        config: Configuration.
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        linear: Compute the linear probes and the geometry, not only kNN and k-means.
-    """
+    """Compute all metrics of one split, with intervals; linear probes and geometry only if ``linear``."""
     parts = [bm.knn_metrics(split, train, test, config.knn), bm.kmeans_metrics(split, test, config.seed)]
     if linear:
         options: dict[str, Any] = {"lrs": config.lr, "epochs": config.epochs, "batch_size": config.batch_size}
@@ -164,7 +136,7 @@ def evaluate_split(
     metrics = {name: value for values, _ in parts for name, value in values.items()}
     correct = {name: value for _, values in parts for name, value in values.items()}
     metrics |= {"train_samples": len(train), "val_samples": len(test), "classes": len(split.classes)}
-    return bm.with_intervals(split, metrics, correct, config.resamples, config.seed)
+    return metrics | intervals(correct, split.test.location_ids, config.resamples, config.seed)
 
 
 def _save_figures(
@@ -205,11 +177,7 @@ def _save_map_data(folder: Path, suffix: str, split: EvalSplit, shown: np.ndarra
     columns = plots.save_thumbnails(folder / f"thumbnails{suffix}.jpg", images)
     content = {"samples": len(split.test.labels), "thumbnails": f"thumbnails{suffix}.jpg", "side": plots.THUMBNAIL}
     content |= {"columns": columns, "classes": split.classes, "label": split.test.labels[shown].tolist()}
-    content |= {
-        "info": dataset.sample_info(rows),
-        "x": positions[:, 0].round(3).tolist(),
-        "y": positions[:, 1].round(3).tolist(),
-    }
+    content |= {"info": dataset.sample_info(rows), **dict(zip("xy", positions.T.round(3).tolist(), strict=True))}
     files.write_text(folder / f"embedding_map{suffix}.json", json.dumps(content))
 
 

@@ -1,9 +1,10 @@
 """Metrics of frozen features on one evaluation split, with bootstrap intervals.
 
-Each function returns the metrics, and for some of them which of the evaluated samples were correct, for the intervals.
+``train`` (n, F) and ``test`` (m, F) are the features of the training and the test samples of a split. Functions return
+metrics, and for some of them which of the test samples were correct, for the intervals.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,10 @@ import torch
 from vicreg.common import random_streams
 from vicreg.data.subsets import stratified_subset
 from vicreg.eval import clustering, knn, metrics
-from vicreg.eval.linear_probe import fit_sweep, sweep_accuracies
+from vicreg.eval.linear_probe import fit_linear_probe, sweep_accuracies
 from vicreg.eval.lr_sweep import DEFAULT_LRS
 from vicreg.eval.splits import EvalSplit
 
-_MAX_TABLE_SIZE = 2**26  # entries of a table of cosines
 _MAX_UNIFORMITY_SAMPLES = 20_000  # since it compares all pairs
 Metrics = dict[str, Any]
 Correct = dict[str, np.ndarray]  # metric name to a bool array (m,), or a float array of frequencies
@@ -25,19 +25,8 @@ Correct = dict[str, np.ndarray]  # metric name to a bool array (m,), or a float 
 def knn_metrics(
     split: EvalSplit, train: torch.Tensor, test: torch.Tensor, neighbors: Sequence[int]
 ) -> tuple[Metrics, Correct]:
-    """Compute top-1 and top-5 of weighted kNN.
-
-    Args:
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        neighbors: Numbers of neighbors.
-
-    Returns:
-        Metrics such as ``knn20_top1``, and the correct samples of each.
-    """
-    chunk = max(1, min(1024, _MAX_TABLE_SIZE // len(train)))
-    cosine, nearest = knn.nearest_neighbors(train, test, max(neighbors), chunk)
+    """Compute top-1 and top-5 of weighted kNN, such as ``knn20_top1``, for each number of neighbors."""
+    cosine, nearest = knn.nearest_neighbors(train, test, max(neighbors))
     labels = torch.from_numpy(split.train.labels).to(train.device)[nearest]
     result: Metrics = {}
     correct: Correct = {}
@@ -50,19 +39,15 @@ def knn_metrics(
 def kmeans_metrics(split: EvalSplit, test: torch.Tensor, seed: int = 0) -> tuple[Metrics, Correct]:
     """Cluster the test samples into as many clusters as they have classes, matched to the classes.
 
-    Args:
-        split: Evaluation split.
-        test: Features of its test samples (m, F).
-        seed: Seed of k-means.
-
     Returns:
         ``kmeans_accuracy``, ``kmeans_nmi`` and ``kmeans_ari``, and the correct samples of the first.
     """
     labels = split.test.labels
     clusters = clustering.kmeans(test.cpu().numpy(), len(np.unique(labels)), seed)
     correct = clustering.match_clusters(clusters, labels) == labels
-    agreement = {f"kmeans_{name}": value for name, value in clustering.clustering_metrics(clusters, labels).items()}
-    return {"kmeans_accuracy": float(correct.mean()), **agreement}, {"kmeans_accuracy": correct}
+    agreement = clustering.clustering_metrics(clusters, labels)
+    result = {"kmeans_accuracy": float(correct.mean())} | {f"kmeans_{key}": value for key, value in agreement.items()}
+    return result, {"kmeans_accuracy": correct}
 
 
 def linear_probe_metrics(
@@ -70,24 +55,12 @@ def linear_probe_metrics(
     train: torch.Tensor,
     test: torch.Tensor,
     lrs: Sequence[float] = DEFAULT_LRS,
+    *,
     epochs: int = 50,
-    batch_size: int = 256,
-    weight_decay: float = 1e-6,
-    seed: int = 0,
     indices: np.ndarray | None = None,
+    **options: Any,
 ) -> tuple[Metrics, Correct]:
-    """Train a linear probe; see ``vicreg.eval.linear_probe``.
-
-    Args:
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        lrs: Learning rates to choose from.
-        epochs: Passes over the training samples.
-        batch_size: Number of samples of a step.
-        weight_decay: Weight decay.
-        seed: Seed of initial weights, order and held-out samples.
-        indices: Training samples to use (default: all).
+    """Train a linear probe on all training samples or on those of ``indices``; see ``fit_linear_probe``.
 
     Returns:
         ``top1`` and ``top5`` of the selected head, ``lr_head``, ``held_out_samples``, and ``lr_sweep``: top-1 of each
@@ -98,10 +71,8 @@ def linear_probe_metrics(
     """
     rows = np.arange(len(train)) if indices is None else indices
     labels, locations = torch.from_numpy(split.train.labels[rows]), split.train.location_ids[rows]
-    fit = fit_sweep(
-        train[torch.from_numpy(rows).to(train.device)], labels, locations, len(split.classes), lrs, epochs=epochs,
-        batch_size=batch_size, weight_decay=weight_decay, seed=seed,
-    )  # fmt: skip
+    features = train[torch.from_numpy(rows).to(train.device)]
+    fit = fit_linear_probe(features, labels, locations, len(split.classes), lrs, epochs=epochs, **options)
     fit.sweep.head(fit.index)  # refuses a head that diverged
     test_scores = sweep_accuracies(fit.sweep, test, torch.from_numpy(split.test.labels))
     correct = metrics.hits(fit.sweep.rank_classes(test)[fit.index], split.test.labels)
@@ -124,16 +95,7 @@ def label_fraction_metrics(
     seed: int = 0,
     **options: Any,
 ) -> tuple[Metrics, Correct]:
-    """Train linear probes on several random fractions of the labels of each class.
-
-    Args:
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        percents: Percentages of the labels.
-        repeats: Number of random subsets of each percentage, with the seeds seed, seed + 1, ….
-        seed: First seed.
-        **options: Further options of ``linear_probe_metrics``.
+    """Train linear probes on percentages of the labels of each class, with the seeds seed, …, seed + repeats - 1.
 
     Returns:
         Means ``label<percent>_top1`` and ``_top5``, for each of them ``_std`` (with n - 1; None for one subset) and
@@ -157,12 +119,6 @@ def label_fraction_metrics(
 def geometry_metrics(split: EvalSplit, train: torch.Tensor, test: torch.Tensor, seed: int = 0) -> Metrics:
     """Compute the effective rank of the training features, and alignment and uniformity of the test features.
 
-    Args:
-        split: Evaluation split.
-        train: Features of its training samples (n, F).
-        test: Features of its test samples (m, F).
-        seed: Seed of positive pairs and subsample.
-
     Returns:
         ``effective_rank``, ``alignment`` (None if no location has two samples) and ``uniformity``.
     """
@@ -172,22 +128,3 @@ def geometry_metrics(split: EvalSplit, train: torch.Tensor, test: torch.Tensor, 
         result["alignment"] = metrics.alignment(test, pairs)
     subset = random_streams.rng(seed, "uniformity_subset").permutation(len(test))[:_MAX_UNIFORMITY_SAMPLES]
     return {**result, "uniformity": metrics.uniformity(test[torch.from_numpy(subset).to(test.device)])}
-
-
-def with_intervals(
-    split: EvalSplit, result: Metrics, correct: Mapping[str, np.ndarray], resamples: int = metrics.RESAMPLES,
-    seed: int = 0,
-) -> Metrics:  # fmt: skip
-    """Add 95 % bootstrap intervals to metrics.
-
-    Args:
-        split: Evaluation split.
-        result: Metrics.
-        correct: Correct samples of some of them.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resamples.
-
-    Returns:
-        The metrics, and those of ``vicreg.eval.metrics.intervals``.
-    """
-    return result | metrics.intervals(correct, split.test.location_ids, resamples, seed)

@@ -15,17 +15,10 @@ from vicreg.models.heads import Classifier
 MAX_CLASSES = 100  # of a confusion matrix in a result
 
 
-@torch.no_grad()
 def evaluate_classifier(
     model: Classifier, dataset: LabeledDataset, spec: InputSpec, device: torch.device
 ) -> dict[str, Any]:
     """Evaluate a classifier on the center crop of every sample; the processes share the work.
-
-    Args:
-        model: Classifier with one head.
-        dataset: Labeled data set.
-        spec: Size and normalization of the input.
-        device: Device of the model.
 
     Returns:
         dict of ``classification_metrics``, and ``ranked`` as a list, for ``prediction_details``.
@@ -37,10 +30,10 @@ def evaluate_classifier(
 
 @torch.no_grad()
 def predict_logits(model: Classifier, dataset: LabeledDataset, spec: InputSpec, device: torch.device) -> torch.Tensor:
-    """Compute the logits of a classifier with one head for the center crop of every sample: float32 (n, classes)."""
+    """Compute the logits of a classifier for the center crop of every sample: float32 (n, classes)."""
     distributed.broadcast_buffers(model.backbone)
     extracted = features.extract_features(model.backbone, dataset, spec, device)
-    return torch.cat([model.heads(part)[:, 0] for part in extracted.split(4096)])
+    return torch.cat([model.heads(part) for part in extracted.split(4096)])
 
 
 def classification_metrics(ranked: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:
@@ -55,23 +48,22 @@ def classification_metrics(ranked: torch.Tensor, labels: torch.Tensor, classes: 
         dict of plain values: ``top1``, ``top5``, ``balanced_accuracy`` (mean recall of the classes with samples),
         ``recall`` (by class name; None without samples) and ``confusion`` (rows: true, columns: predicted).
     """
-    from sklearn.metrics import confusion_matrix, recall_score
+    from sklearn.metrics import confusion_matrix
 
-    truth, predicted = labels.numpy(), ranked[:, 0].numpy()
-    present = np.unique(truth)
-    recall = recall_score(truth, predicted, labels=present, average=None, zero_division=0.0)
-    by_class: dict[str, float | None] = dict.fromkeys(classes)
-    by_class |= {classes[label]: round(float(value), 6) for label, value in zip(present, recall, strict=True)}
+    confusion = confusion_matrix(labels, ranked[:, 0], labels=range(len(classes)))
+    support = confusion.sum(1)
+    recall = confusion.diagonal() / support.clip(1)
+    rows = zip(classes, recall.tolist(), support, strict=True)
     return {
         **{name: round(value, 6) for name, value in metrics.accuracy(ranked, labels).items()},
-        "balanced_accuracy": round(float(recall.mean()), 6),
-        "recall": by_class,
-        "confusion": confusion_matrix(truth, predicted, labels=range(len(classes))).tolist(),
+        "balanced_accuracy": round(float(recall[support > 0].mean()), 6),
+        "recall": {name: round(value, 6) if count else None for name, value, count in rows},
+        "confusion": confusion.tolist(),
     }
 
 
 def prediction_details(
-    ranked: torch.Tensor, correct: Mapping[str, np.ndarray], dataset: LabeledDataset, seed: int = 0
+    ranked: torch.Tensor, correct: Mapping[str, np.ndarray], dataset: LabeledDataset
 ) -> dict[str, Any]:
     """Describe predictions beyond their accuracy.
 
@@ -79,14 +71,13 @@ def prediction_details(
         ranked: int64 (n, k), the likeliest class first; -1 for no class.
         correct: Which samples were correct, by metric; see ``vicreg.eval.metrics.hits``.
         dataset: The n samples.
-        seed: Seed of the resamples.
 
     Returns:
         dict of plain values: ``intervals`` and ``intervals_of`` (see ``vicreg.eval.metrics.intervals``), ``confusion``
         with ``class_names`` (up to 100 classes), and for data with coordinates ``locations``: name, position, number
         of samples and top-1 accuracy of each.
     """
-    details = metrics.intervals(correct, dataset.location_ids, seed=seed)
+    details = metrics.intervals(correct, dataset.location_ids)
     count, truth, predicted = len(dataset.classes), dataset.labels.cpu().numpy(), ranked[:, 0].cpu().numpy()
     if count <= MAX_CLASSES:
         known = predicted >= 0

@@ -6,16 +6,9 @@ _MINI_BATCH_ABOVE = 50_000  # samples
 
 
 def kmeans(features: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
-    """Cluster features on the unit sphere.
+    """Cluster features (n, F) on the unit sphere, and return the cluster of each sample: integers (n,).
 
-    Args:
-        features: Float array (n, F).
-        k: Number of clusters, at most n.
-        seed: Seed of the initial centers. The best of ten initializations is used (of three, with mini-batches, above
-            50,000 samples).
-
-    Returns:
-        Integer array (n,): the cluster of each sample.
+    The best of ten initializations is used (of three, with mini-batches, above 50,000 samples).
 
     Raises:
         ValueError: There are fewer samples than clusters.
@@ -34,33 +27,23 @@ def kmeans(features: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
 
 
 def match_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Assign each cluster to one class, no class twice, so that most samples are correct (Hungarian method).
-
-    Args:
-        clusters: Integer array (n,).
-        labels: Integer array (n,).
+    """Assign clusters (n,) to classes (n,), no class twice, so that most samples are correct (Hungarian method).
 
     Returns:
         int64 array (n,): the class of each sample's cluster; -1 for clusters beyond the number of classes.
     """
     from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
 
-    cluster_names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
-    classes, label = np.unique(np.asarray(labels), return_inverse=True)
-    counts = np.zeros((len(cluster_names), len(classes)), np.int64)
-    np.add.at(counts, (cluster, label), 1)
+    counts = contingency_matrix(clusters, labels)
     rows, columns = linear_sum_assignment(counts, maximize=True)
-    assigned = np.full(len(cluster_names), -1, np.int64)
-    assigned[rows] = classes[columns]
-    return assigned[cluster]
+    assigned = np.full(len(counts), -1, np.int64)
+    assigned[rows] = np.unique(labels)[columns]
+    return assigned[np.unique(clusters, return_inverse=True)[1]]
 
 
 def clustering_metrics(clusters: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Compute the agreement of clusters and classes, whatever the numbering of the clusters.
-
-    Args:
-        clusters: Integer array (n,).
-        labels: Integer array (n,).
+    """Compute the agreement of clusters (n,) and classes (n,), whatever the numbering of the clusters.
 
     Returns:
         dict of ``nmi`` (normalized mutual information, arithmetic mean) and ``ari`` (adjusted Rand index).

@@ -82,11 +82,10 @@ def resolve_backbones(
     default = arch or next((record["arch"] for record in records.values() if "arch" in record), None)
     specs = []
     for name, short_name in zip(paths, _short_names(paths), strict=True):
-        if name in BASELINES:
-            resolved = None if name in PARAMETER_FREE else default
-        else:
-            resolved = records[name].get("arch", arch)
-        if resolved is None and name not in PARAMETER_FREE:
+        resolved = default if name in BASELINES else records[name].get("arch", arch)
+        if name in PARAMETER_FREE:
+            resolved = None
+        elif resolved is None:
             raise ValueError(f"nothing names the architecture of {name}; say it with --arch, such as --arch resnet18")
         if name in BASELINES:
             key = f"{name} {resolved} {in_chans or 3} {seed}"
@@ -109,13 +108,13 @@ def _short_names(paths: list[str]) -> list[str]:
     return [f"{name}-{n + 1}" if names.count(name) > 1 else name for n, name in enumerate(names)]
 
 
-def dataset_digest(dataset: LabeledDataset, batch_size: int = 1024) -> str:
+def dataset_digest(dataset: LabeledDataset) -> str:
     """Compute the sha256 of a data set's labels, locations and images (of image files: names, sizes and dates)."""
     digest = hashlib.sha256(json.dumps(len(dataset)).encode())
     for numbers in (dataset.labels, dataset.location_ids):
-        digest.update(np.ascontiguousarray(np.asarray(numbers, np.int64)).tobytes())
-    for begin in range(0, len(dataset), batch_size):
-        digest.update(dataset.content_bytes(range(begin, min(begin + batch_size, len(dataset)))))
+        digest.update(np.asarray(numbers, np.int64).tobytes())
+    for begin in range(0, len(dataset), 1024):
+        digest.update(dataset.content_bytes(range(begin, min(begin + 1024, len(dataset)))))
     return digest.hexdigest()
 
 
@@ -135,6 +134,9 @@ class FeatureCache:
         mean: Mean of each channel, for weights that do not record it.
         std: Standard deviation of each channel, likewise.
         bands: Input channels to select of files with other channels than the images.
+
+    Attributes:
+        image_size: Side of the input in pixels.
     """
 
     def __init__(
@@ -147,23 +149,12 @@ class FeatureCache:
         self._bands = bands
         no_info: Any = {"mean": mean, "std": std}
         self._default_spec = build_input_spec(no_info, train, image_size)
+        self.image_size = self._default_spec.size
         self._backbone: tuple[str, nn.Module, BackboneInfo] | None = None
         self._digests: dict[int, tuple[LabeledDataset, str]] = {}  # by id, which the data set here keeps valid
 
-    @property
-    def image_size(self) -> int:
-        """Side of the input in pixels."""
-        return self._default_spec.size
-
     def get(self, backbone: BackboneSpec, dataset: LabeledDataset) -> torch.Tensor:
-        """Read or extract the features of a data set.
-
-        Args:
-            backbone: Backbone to extract with.
-            dataset: Data set.
-
-        Returns:
-            float32 tensor (n, F) on the device.
+        """Read or extract the features of a data set: float32 tensor (n, F) on the device.
 
         Raises:
             ValueError: Features are not finite.
@@ -171,9 +162,8 @@ class FeatureCache:
         """
         if id(dataset) not in self._digests:
             self._digests[id(dataset)] = dataset, dataset_digest(dataset)
-        data_digest = self._digests[id(dataset)][1]
-        spec = self._default_spec
-        key = json.dumps([backbone.digest, data_digest, *map(list, (spec.mean, spec.std))])
+        data_digest, spec = self._digests[id(dataset)][1], self._default_spec
+        key = json.dumps([backbone.digest, data_digest, list(spec.mean), list(spec.std)])
         digest = hashlib.sha256(key.encode()).hexdigest()
         path = self.folder / f"{backbone.name}_{digest[:32]}_{spec.size}px_{self.dtype}.npy"
         features = _read(path, len(dataset), self.dtype)
@@ -186,12 +176,8 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         record: dict[str, Any] = {"pretrained": backbone.pretrained, "arch": backbone.arch, "digest": backbone.digest}
         record |= {"data_digest": data_digest, "image_size": spec.size, "default_mean": list(spec.mean)}
-        record |= {
-            "default_std": list(spec.std),
-            "dtype": self.dtype,
-            "shape": list(features.shape),
-            "sha256": _digest(features),
-        }
+        record |= {"default_std": list(spec.std), "dtype": self.dtype, "shape": list(features.shape)}
+        record["sha256"] = _digest(features)
         write_json(path.with_suffix(".json"), record)
         files.atomic_write(path, lambda tmp_path: np.save(tmp_path, features))
         log(f"  {features.shape[0]} x {features.shape[1]} features extracted and cached as {self.dtype}: {path}")

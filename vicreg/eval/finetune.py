@@ -22,23 +22,19 @@ from vicreg.eval.classification import predict_logits
 from vicreg.eval.config import EvaluationConfig
 from vicreg.eval.metrics import accuracy
 from vicreg.models.backbones import feature_dim
-from vicreg.models.heads import Classifier, LinearHeads
+from vicreg.models.heads import Classifier, LinearHead
 
 
-def local_batch_size(batch_size: int, count: int) -> int:
-    """Return the number of samples of one process's part of a batch.
-
-    Args:
-        batch_size: Number of samples of all processes together.
-        count: Number of training samples, which limits it.
+def fit_batch_size(batch_size: int, count: int) -> int:
+    """Limit a batch to ``count`` training samples, and round it down to equal parts of the processes.
 
     Raises:
         ValueError: There are more processes than samples.
     """
-    size = min(batch_size, count) // distributed.world_size()
-    if not size:
+    local = min(batch_size, count) // distributed.world_size()
+    if not local:
         raise ValueError(f"{count} samples for {distributed.world_size()} processes; start fewer processes")
-    return size
+    return local * distributed.world_size()
 
 
 def finetune(
@@ -55,17 +51,7 @@ def finetune(
 ) -> tuple[list[dict[str, Any]], torch.Tensor]:
     """Train a copy of a backbone with a new linear head; SGD with momentum 0.9, a cosine schedule per epoch.
 
-    Args:
-        config: Hyperparameters; the first ``lr_head`` is used.
-        seed: Seed of head, order and augmentation.
-        backbone: Backbone on the device; not changed.
-        train: Training set.
-        indices: Training samples.
-        val: Validation set.
-        spec: Size and normalization of the input.
-        device: Device of this process.
-        logger: Receives a line after every epoch.
-        show: Print these lines.
+    The head has the first learning rate of ``lr_head``; ``indices`` are the training samples.
 
     Returns:
         ``top1`` and ``top5`` on the validation set after each epoch, and the classes of its samples after the last one,
@@ -75,10 +61,10 @@ def finetune(
         ValueError: The network diverged.
     """
     torch.manual_seed(stream_seed(seed, "initialization"))
-    heads = LinearHeads(1, feature_dim(backbone), len(train.classes)).to(device)
-    model = Classifier(copy.deepcopy(backbone), heads, frozen=False)
+    head = LinearHead(feature_dim(backbone), len(train.classes)).to(device)
+    model = Classifier(copy.deepcopy(backbone), head, frozen=False)
     groups = [
-        {"params": list(heads.parameters()), "lr": config.lr_head[0]},
+        {"params": list(head.parameters()), "lr": config.lr_head[0]},
         {"params": list(model.backbone.parameters()), "lr": config.lr_backbone},
     ]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=config.weight_decay)
@@ -86,7 +72,7 @@ def finetune(
     wrapped: nn.Module = model
     if distributed.world_size() > 1:
         wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    batch_size = local_batch_size(config.batch_size, len(indices)) * distributed.world_size()
+    batch_size = fit_batch_size(config.batch_size, len(indices))
     samples = LabeledSubset(train, indices, PROBE_VIEW, spec.size)
     steps_per_epoch = len(samples) // batch_size
     sampler = ResumableBatchSampler(
@@ -105,7 +91,7 @@ def finetune(
                 images, samples.view, spec.size, batch_size=batch_size, rank=distributed.rank(), seed=seed, step=step,
                 device=device,
             )  # fmt: skip
-            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std))[:, 0], labels.to(device))
+            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std)), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -12,7 +12,6 @@ def knn_predict(
     num_classes: int,
     k: int = 20,
     temperature: float = 0.07,
-    chunk: int = 1024,
 ) -> torch.Tensor:
     """Rank classes by weighted nearest neighbors (Wu et al. 2018, section 3.4): votes weigh exp(cosine / temperature).
 
@@ -23,12 +22,11 @@ def knn_predict(
         num_classes: Number of classes.
         k: Number of neighbors; fewer if there are fewer training samples.
         temperature: Temperature of the votes.
-        chunk: Number of queries at a time.
 
     Returns:
         int64 (m, num_classes): the classes of each query, the likeliest first, then -1 for classes without a vote.
     """
-    cosine, neighbors = nearest_neighbors(train, queries, k, chunk)
+    cosine, neighbors = nearest_neighbors(train, queries, k)
     return weighted_vote(cosine, train_labels[neighbors], num_classes, temperature)
 
 

@@ -1,7 +1,7 @@
 """Evaluations on several fractions of the labels, repeated with several seeds."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,23 +61,15 @@ def plan_runs(
     folder: Path,
     indices: np.ndarray | None = None,
 ) -> list[LabelFractionRun]:
-    """Plan an evaluation for each label fraction and seed.
+    """Plan an evaluation for each percentage of the labels and seed, or of the samples ``indices``.
 
-    Args:
-        train: Training set.
-        train_percent: Percentages of the labels of each class.
-        seeds: Seeds of each percentage.
-        num_lrs: Number of learning rates to choose from.
-        folder: Results go to ``<folder>_<percent>/``, and to ``seed_<n>/`` in it for several seeds.
-        indices: Training samples that replace a percentage, or None.
+    Results go to ``<folder>_<percent>/``, and to ``seed_<n>/`` in it for several seeds.
 
     Raises:
         ValueError: A percentage is not valid or named twice, or there is nothing to hold out.
     """
     for percent in train_percent:
         check_percent(percent)
-    if not seeds:
-        raise ValueError("--seeds: at least one is needed")
     if len(set(train_percent)) < len(train_percent):
         raise ValueError("--train-percent names a percentage twice")
     if indices is not None and len(train_percent) > 1:
@@ -116,21 +108,15 @@ class FrozenFeatures:
         self, backbone: nn.Module, train: LabeledDataset, val: LabeledDataset, spec: InputSpec, device: torch.device,
         runs: Sequence[LabelFractionRun], views: int, seed: int, plain: bool,
     ) -> None:  # fmt: skip
-        self._indices = _union(run.indices if views or plain else run.held_out for run in runs)
+        needed = [run.indices if views or plain else run.held_out for run in runs]
+        self._indices = np.unique(np.concatenate(needed))
         self._labels = train.labels
         self.val = extract_features(backbone, val, spec, device), val.labels.to(device)
         self._views = [extract_features(backbone, train, spec, device, self._indices)] if len(self._indices) else []
         for number in range(1, views):
-            view = extract_features(
-                backbone,
-                train,
-                spec,
-                device,
-                self._indices,
-                view=PROBE_VIEW,
-                generator=torch_rng(seed, "training_views", number),
-            )
-            self._views.append(view.cpu())
+            generator = torch_rng(seed, "training_views", number)
+            given = backbone, train, spec, device, self._indices
+            self._views.append(extract_features(*given, view=PROBE_VIEW, generator=generator).cpu())
 
     def _rows(self, indices: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.searchsorted(self._indices, indices))
@@ -148,10 +134,6 @@ class FrozenFeatures:
         return result
 
 
-def _union(indices: Iterable[np.ndarray]) -> np.ndarray:
-    return np.unique(np.concatenate([*indices, np.empty(0, np.int64)])).astype(np.int64)
-
-
 def summarize(
     runs: Sequence[LabelFractionRun],
     results: Sequence[dict[str, Any]],
@@ -160,16 +142,10 @@ def summarize(
     exp_dir: Path,
     protocol: str,
 ) -> list[dict[str, Any]]:
-    """Compute mean and standard deviation over the seeds of each percentage; log and write them.
+    """Compute mean and standard deviation over the seeds of each percentage, and log them.
 
-    Args:
-        runs: The evaluations.
-        results: Their results.
-        correct: Which validation samples were correct, by metric.
-        val: Validation set.
-        exp_dir: Folder for ``label_efficiency_<protocol>.json``; with several seeds each percentage also has a
-            ``<protocol>_<percent>/result.json``.
-        protocol: ``freeze`` or ``finetune``.
+    They are written to ``<exp-dir>/label_efficiency_<protocol>.json``, and with several seeds to
+    ``<exp-dir>/<protocol>_<percent>/result.json`` too. ``correct`` tells which validation samples were, by metric.
 
     Returns:
         One dict for each percentage: means under the usual names, ``<name>_std`` (with n - 1; None for one seed) and

@@ -19,11 +19,11 @@ from vicreg.eval.metrics import accuracy
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class LinearProbe:
     """A trained sweep and the selected learning rate.
 
     Attributes:
-        sweep: Heads of all learning rates.
+        sweep: Heads of all learning rates, trained on all samples.
         index: Index of the selected learning rate in ``sweep.lrs``.
         scores: Top-1 of each learning rate on the held-out samples; empty for one learning rate.
         held_out: Indices of the held-out training samples; empty for one learning rate.
@@ -39,18 +39,17 @@ class SweepResult:
         """The selected learning rate."""
         return self.sweep.lrs[self.index]
 
+    @property
+    def head(self) -> nn.Linear:
+        """The classifier of the selected learning rate; ValueError if it diverged."""
+        return self.sweep.head(self.index)
+
 
 def hold_out(labels: np.ndarray, location_ids: np.ndarray, num_lrs: int, seed: int) -> np.ndarray:
     """Choose the training samples to select the learning rate on: a tenth of the locations of every class.
 
-    Args:
-        labels: Class of each sample (n,).
-        location_ids: Location of each sample (n,).
-        num_lrs: Number of learning rates; with one there is nothing to select.
-        seed: Seed of the choice.
-
-    Returns:
-        Sorted indices; empty for one learning rate.
+    ``labels`` (n,) and ``location_ids`` (n,) are those of the samples. The indices are sorted; there are none for one
+    learning rate.
 
     Raises:
         ValueError: No class has two locations.
@@ -97,41 +96,6 @@ def sweep_accuracies(
     return [accuracy(ranked, labels) for ranked in sweep.rank_classes(features, selection=selection)]
 
 
-def fit_sweep(
-    features: torch.Tensor,
-    labels: torch.Tensor,
-    location_ids: np.ndarray | None,
-    num_classes: int,
-    lrs: Sequence[float] = DEFAULT_LRS,
-    *,
-    epochs: int = 100,
-    batch_size: int = 256,
-    weight_decay: float = 1e-6,
-    seed: int = 0,
-) -> SweepResult:
-    """Train a linear classifier for each learning rate and select one; see ``fit_linear_probe``."""
-    device, count = features.device, features.shape[-2]
-    locations = np.arange(count) if location_ids is None else np.asarray(location_ids)
-    sweep = LinearSweep(
-        features.shape[-1], num_classes, lrs, weight_decay, seed=seed, select=len(set(lrs)) > 1, device=device,
-        dtype=features.dtype,
-    )  # fmt: skip
-    labels = labels.to(device)
-    held_out = hold_out(labels.cpu().numpy(), locations, len(sweep.lrs), seed)
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[torch.from_numpy(held_out)] = True
-    batch_size = min(batch_size, count)
-    batches = cached_batches(features, labels, mask, batch_size, epochs, seed)
-    for _ in train_sweep(sweep, batches, epochs, count // batch_size):
-        pass
-    if not len(held_out):
-        return SweepResult(sweep, 0, [], held_out)
-    plain = features if features.dim() == 2 else features[0]
-    rows = torch.from_numpy(held_out).to(device)
-    scores = [score["top1"] for score in sweep_accuracies(sweep, plain[rows], labels[rows], selection=True)]
-    return SweepResult(sweep, select_lr(scores), scores, held_out)
-
-
 def fit_linear_probe(
     features: torch.Tensor,
     labels: torch.Tensor,
@@ -143,8 +107,8 @@ def fit_linear_probe(
     batch_size: int = 256,
     weight_decay: float = 1e-6,
     seed: int = 0,
-) -> tuple[nn.Linear, float, dict[float, float]]:
-    """Train a linear classifier on frozen features and select its learning rate on held-out training samples.
+) -> LinearProbe:
+    """Train a linear classifier for each learning rate, and select one on held-out training samples.
 
     Args:
         features: Features of the training samples, float (n, F), or (views, n, F) with the plain view first. Each
@@ -158,15 +122,25 @@ def fit_linear_probe(
         weight_decay: Weight decay.
         seed: Seed of initial weights, order and held-out samples.
 
-    Returns:
-        The classifier, trained on all samples; its learning rate; and top-1 on the held-out samples by learning rate,
-        in ascending order (empty for one learning rate).
-
     Raises:
-        ValueError: A learning rate is not positive, there is nothing to hold out, or the classifier diverged.
+        ValueError: A learning rate is not positive, or there is nothing to hold out.
     """
-    result = fit_sweep(
-        features, labels, location_ids, num_classes, lrs, epochs=epochs, batch_size=batch_size,
-        weight_decay=weight_decay, seed=seed,
+    device, count = features.device, features.shape[-2]
+    locations = np.arange(count) if location_ids is None else location_ids
+    sweep = LinearSweep(
+        features.shape[-1], num_classes, lrs, weight_decay, seed=seed, select=len(set(lrs)) > 1, device=device,
+        dtype=features.dtype,
     )  # fmt: skip
-    return result.sweep.head(result.index), result.lr, dict(zip(result.sweep.lrs, result.scores, strict=False))
+    labels = labels.to(device)
+    held_out = hold_out(labels.cpu().numpy(), locations, len(sweep.lrs), seed)
+    mask = torch.from_numpy(np.isin(np.arange(count), held_out))
+    batch_size = min(batch_size, count)
+    batches = cached_batches(features, labels, mask, batch_size, epochs, seed)
+    for _ in train_sweep(sweep, batches, epochs, count // batch_size):
+        pass
+    if not len(held_out):
+        return LinearProbe(sweep, 0, [], held_out)
+    plain = features if features.dim() == 2 else features[0]
+    rows = torch.from_numpy(held_out).to(device)
+    scores = [score["top1"] for score in sweep_accuracies(sweep, plain[rows], labels[rows], selection=True)]
+    return LinearProbe(sweep, select_lr(scores), scores, held_out)

@@ -10,6 +10,7 @@ from torch import nn
 from vicreg.common.random_streams import torch_rng
 
 DEFAULT_LRS = tuple(float(f"{10 ** (n / 2 - 3):.3g}") for n in range(13))  # 0.001 to 1000, two per decade
+_MOMENTUM = 0.9
 FeatureBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # features (n, F), labels (n,), held out: bool (n,)
 
 
@@ -21,14 +22,13 @@ class LinearSweep:
     learning rate; the first head, which sees all samples, is the result. The result therefore does not depend on which
     or how many other learning rates are tried.
 
-    Weights start from N(0, 0.01), biases from zero; SGD with momentum (the protocol of Bardes et al. 2022, section 5).
+    Weights start from N(0, 0.01), biases from zero; SGD with momentum 0.9 (as Bardes et al. 2022, section 5).
 
     Args:
         num_features: Size of the features, F.
         num_classes: Number of classes.
         lrs: Learning rates. They are sorted, so that their order has no effect.
         weight_decay: Weight decay.
-        momentum: Momentum.
         seed: Seed of the initial weights, which all heads share.
         select: Train the second group of heads.
         device: Device of the heads; batches are moved there.
@@ -40,13 +40,13 @@ class LinearSweep:
 
     def __init__(
         self, num_features: int, num_classes: int, lrs: Sequence[float], weight_decay: float = 1e-6,
-        momentum: float = 0.9, seed: int = 0, select: bool = False, device: torch.device | str = "cpu",
+        seed: int = 0, select: bool = False, device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         if not lrs or not all(lr > 0 and isfinite(lr) for lr in lrs):
             raise ValueError(f"learning rates {', '.join(map(str, lrs))}: positive numbers are needed")
         self.lrs, self.num_classes, self.groups = tuple(sorted(set(lrs))), num_classes, 1 + select
-        self.weight_decay, self.momentum, self.device = weight_decay, momentum, torch.device(device)
+        self.weight_decay, self.device = weight_decay, torch.device(device)
         heads = self.groups * len(self.lrs)
         initial = 0.01 * torch.randn(num_classes, num_features, generator=torch_rng(seed, "initialization"))
         self.weight = initial.to(self.device, dtype).repeat(heads, 1)
@@ -90,29 +90,25 @@ class LinearSweep:
         for value, gradient, velocity, lr in zip(
             (self.weight, self.bias), gradients, self._velocity, (self._lr[:, None], self._lr), strict=True
         ):
-            velocity.mul_(self.momentum).add_(gradient.add_(value, alpha=self.weight_decay))
+            velocity.mul_(_MOMENTUM).add_(gradient.add_(value, alpha=self.weight_decay))
             value.sub_(lr_scale * lr * velocity)
         return losses
 
     @torch.no_grad()
-    def rank_classes(
-        self, features: torch.Tensor, k: int = 5, selection: bool = False, chunk: int = 4096
-    ) -> torch.Tensor:
+    def rank_classes(self, features: torch.Tensor, selection: bool = False) -> torch.Tensor:
         """Rank the classes of samples with the head of each learning rate.
 
         Args:
             features: Float (n, F).
-            k: Number of classes to return; fewer if there are fewer.
             selection: Use the heads that skipped the held-out samples.
-            chunk: Number of samples at a time.
 
         Returns:
-            int64 (learning rates, n, k), the likeliest class first; -1 if a head has diverged.
+            int64 (learning rates, n, up to 5 classes), the likeliest class first; -1 if a head has diverged.
         """
         ranked = []
-        for part in features.split(chunk):
+        for part in features.split(4096):
             logits = self._logits(part)[:, int(selection)]
-            top = logits.topk(min(k, self.num_classes), dim=2).indices
+            top = logits.topk(min(5, self.num_classes), dim=2).indices
             ranked.append(top.masked_fill(~logits.isfinite().all(2, keepdim=True), -1))
         return torch.cat(ranked).transpose(0, 1)
 

@@ -22,15 +22,12 @@ _MAX_TABLE_SIZE = 2**24  # entries of a table of counts
 
 
 def accuracy(ranked: torch.Tensor, labels: torch.Tensor, topk: tuple[int, ...] = (1, 5)) -> dict[str, float]:
-    """Compute the fraction of samples whose label is among the first k classes.
+    """Compute the fraction of samples whose label is among the first k classes, such as ``{"top1": 0.5, "top5": 1.0}``.
 
     Args:
         ranked: int64 (m, classes), the likeliest class first; -1 is never correct.
         labels: int64 (m,).
         topk: Values of k.
-
-    Returns:
-        dict such as ``{"top1": 0.5, "top5": 1.0}``.
     """
     hits = ranked == labels[:, None]
     return {f"top{k}": hits[:, :k].any(1).double().mean().item() for k in topk}
@@ -105,28 +102,23 @@ def positive_pairs(location_ids: np.ndarray, seed: int = 0) -> np.ndarray:
     return indices[indices[:, 0] != indices[:, 1]]
 
 
-def alignment(features: torch.Tensor, pairs: np.ndarray, power: float = 2) -> float:
-    """Compute the mean distance of positive pairs, to a power (Wang & Isola 2020, equation 1).
+def alignment(features: torch.Tensor, pairs: np.ndarray) -> float:
+    """Compute the mean squared distance of positive pairs, from 0 (best) to 4 (Wang & Isola 2020, equation 1).
 
     Args:
         features: Float (n, F); only their directions count.
         pairs: Integer array (m, 2) of indices.
-        power: Exponent of the distance.
-
-    Returns:
-        From 0 (best) to 4 for the default power.
     """
     unit = torch.nn.functional.normalize(features.float(), dim=1)
     index = torch.as_tensor(pairs, device=unit.device)
-    return float((unit[index[:, 0]] - unit[index[:, 1]]).norm(dim=1).pow(power).double().mean())
+    return float((unit[index[:, 0]] - unit[index[:, 1]]).norm(dim=1).pow(2).double().mean())
 
 
-def uniformity(features: torch.Tensor, t: float = 2.0, chunk: int = 2048) -> float:
-    """Compute the log of the mean Gaussian potential of all pairs (Wang & Isola 2020, equation 2).
+def uniformity(features: torch.Tensor, chunk: int = 2048) -> float:
+    """Compute the log of the mean potential exp(-2 |x - y|^2) of all pairs (Wang & Isola 2020, equation 2).
 
     Args:
         features: Float (n, F); only their directions count.
-        t: Scale of the potential exp(-t |x - y|^2).
         chunk: Number of rows at a time.
 
     Returns:
@@ -136,8 +128,8 @@ def uniformity(features: torch.Tensor, t: float = 2.0, chunk: int = 2048) -> flo
     if len(unit) < 2:
         return math.nan
     for part in unit.split(chunk):
-        total += torch.exp(2 * t * (part @ unit.T - 1)).double().sum().item()  # |x - y|^2 = 2 - 2 x y
-    diagonal = torch.exp(2 * t * (unit.square().sum(1) - 1)).double().sum().item()  # each sample with itself
+        total += torch.exp(4 * (part @ unit.T - 1)).double().sum().item()  # |x - y|^2 = 2 - 2 x y
+    diagonal = torch.exp(4 * (unit.square().sum(1) - 1)).double().sum().item()  # each sample with itself
     return math.log((total - diagonal) / (len(unit) * (len(unit) - 1)))
 
 
@@ -179,13 +171,9 @@ def hits(ranked: torch.Tensor, labels: torch.Tensor | np.ndarray, prefix: str = 
 
 
 def bootstrap_ci(
-    values: np.ndarray,
-    groups: np.ndarray | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = CONFIDENCE,
+    values: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
-    """Compute percentile bootstrap intervals of means over samples (Efron 1979).
+    """Compute 95 % percentile bootstrap intervals of means over samples (Efron 1979).
 
     Samples of one location in several months are near duplicates: resampled one by one they seem to be more evidence
     than they are. With ``groups`` whole groups are resampled (cluster bootstrap).
@@ -195,7 +183,6 @@ def bootstrap_ci(
         groups: Group of each sample (n,); None resamples single samples.
         resamples: Number of resamples.
         seed: Seed of the resamples.
-        level: Confidence level.
 
     Returns:
         float64 array (2,) or (2, m): lower and upper end.
@@ -207,12 +194,9 @@ def bootstrap_ci(
     if not len(values):
         raise ValueError("no samples to compute an interval from")
     table = values.reshape(len(values), -1)
-    if groups is not None:
-        _, group = np.unique(np.asarray(groups), return_inverse=True)
-        sums = np.stack([np.bincount(group, column) for column in table.T], 1)
-        sizes = np.bincount(group).astype(np.float64)
-    else:
-        sums, sizes = table, np.ones(len(table))
+    _, group = np.unique(np.arange(len(table)) if groups is None else groups, return_inverse=True)
+    sums = np.stack([np.bincount(group, column) for column in table.T], 1)
+    sizes = np.bincount(group).astype(np.float64)
     rng, means = random_streams.rng(seed, "bootstrap"), []
     chunk = max(1, _MAX_TABLE_SIZE // len(sizes))
     for begin in range(0, resamples, chunk):
@@ -220,5 +204,5 @@ def bootstrap_ci(
         rows = min(chunk, resamples - begin)
         counts = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), rows).astype(np.float64)
         means.append(counts @ sums / (counts @ sizes)[:, None])
-    ends = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ends = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return ends.reshape(2, *values.shape[1:])

@@ -29,14 +29,7 @@ class EvalSubset(NamedTuple):
 
 
 class EvalSplit(NamedTuple):
-    """A split.
-
-    Attributes:
-        train: Samples to learn from.
-        test: Samples to evaluate on.
-        classes: Class names.
-        description: One line for the log.
-    """
+    """A split into samples to learn from and samples to evaluate on, with one line for the log."""
 
     train: EvalSubset
     test: EvalSubset
@@ -44,7 +37,7 @@ class EvalSplit(NamedTuple):
     description: str
 
 
-def full_subset(dataset: LabeledDataset) -> EvalSubset:
+def _full_subset(dataset: LabeledDataset) -> EvalSubset:
     """Return all samples of a data set."""
     return EvalSubset(dataset, np.arange(len(dataset)), dataset.labels.cpu().numpy(), np.array(dataset.location_ids))
 
@@ -72,7 +65,7 @@ def train_val_split(train: LabeledDataset, val: LabeledDataset) -> EvalSplit:
         raise ValueError(f"the lists do not have the same classes: {len(train.classes)} and {len(val.classes)}")
     check_labels(train, val)
     description = f"{len(train)} training and {len(val)} validation samples, {len(train.classes)} classes"
-    return EvalSplit(full_subset(train), full_subset(val), list(train.classes), description)
+    return EvalSplit(_full_subset(train), _full_subset(val), list(train.classes), description)
 
 
 def retrieval_split(
@@ -83,18 +76,7 @@ def retrieval_split(
     seed: int = 0,
     data_dir: Path | None = None,
 ) -> EvalSplit | None:
-    """Build protocol 2 from what is given.
-
-    Args:
-        csv_dir: Folder for ``aoi_retrieval_split``, or None.
-        seen: Patch list for ``seen_unseen_split``, or None.
-        unseen: Patch list for ``seen_unseen_split``, or None.
-        split: See ``aoi_retrieval_split``.
-        seed: See ``aoi_retrieval_split``.
-        data_dir: SN7 tree, if the lists have no ``patches.npy`` beside them.
-
-    Returns:
-        The split, or None if neither a folder nor lists are given.
+    """Build protocol 2 by ``aoi_retrieval_split`` or ``seen_unseen_split``, or return None if nothing is given.
 
     Raises:
         ValueError: Only one list is given, or a folder too; see also the two functions.

@@ -7,8 +7,7 @@ cosine schedule over the epochs, evaluation on the center crop; a frozen backbon
 import time
 from collections import ChainMap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from vicreg.eval import knn
 from vicreg.eval.classification import prediction_details
 from vicreg.eval.config import EvaluationConfig
 from vicreg.eval.features import build_input_spec, check_features, format_input_spec
-from vicreg.eval.finetune import finetune, local_batch_size
+from vicreg.eval.finetune import finetune, fit_batch_size
 from vicreg.eval.label_efficiency import FrozenFeatures, LabelFractionRun, plan_runs, summarize
 from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
 from vicreg.eval.lr_sweep import FeatureBatch, LinearSweep, select_lr, train_sweep
@@ -60,9 +59,8 @@ def evaluate(
 
     Returns:
         The contents of ``<exp-dir>/<freeze|finetune>_<percent>/result.json``: ``top1`` and ``top5`` on the validation
-        set after the last epoch, ``best_top1`` and ``best_top5`` of the epoch that was best on the validation set,
-        kNN, what was evaluated, and ``overlap`` of the two data sets. For several percentages or seeds, a list of
-        means and standard deviations; see ``label_efficiency.summarize``.
+        set after the last epoch, ``best_top1`` and ``best_top5`` of the best epoch, kNN, and what was evaluated. For
+        several percentages or seeds, a list of means and standard deviations; see ``label_efficiency.summarize``.
 
     Raises:
         ValueError: Arguments, weights and data do not fit each other.
@@ -80,8 +78,7 @@ def evaluate(
     spec = build_input_spec(info, train, config.image_size)
     check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     log(f"{info['report']}\n{format_input_spec(spec, info)}")
-    seeds = range(config.seed, config.seed + config.seeds)
-    num_lrs = len(set(config.lr_head))
+    seeds, num_lrs = range(config.seed, config.seed + config.seeds), len(set(config.lr_head))
     runs = plan_runs(train, config.train_percent, seeds, num_lrs, config.exp_dir / config.protocol, indices)
     shared, backbone = overlap(train, val), backbone.to(device)
     log(f"{len(val)} validation samples, {len(train.classes)} classes\n{format_overlap(shared)}")
@@ -91,9 +88,11 @@ def evaluate(
     about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared}
     about |= {"task": "classification", "dataset": val.name, "selected_on_validation": ["best_top1", "best_top5"]}
     about |= {"image_size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
-    started, results, correct = time.perf_counter(), [], []
-    locks = lock_folders(runs) if distributed.is_main() else []
+    started, results, correct, locks = time.perf_counter(), [], [], []
     for folder in dict.fromkeys(run.percent_folder for run in runs):
+        if distributed.is_main():
+            paths = [run.folder / RESULT_FILE for run in runs if run.percent_folder == folder]
+            locks.append(lock_results(folder, paths))
         provenance.start(folder, "evaluation", device, digests)
     if config.frozen:
         features = FrozenFeatures(
@@ -108,7 +107,7 @@ def evaluate(
             run.folder.mkdir(parents=True, exist_ok=True)
         logger, show = MetricLogger(run.folder), len(runs) == 1
         if config.frozen:
-            result, ranked = probe_frozen(config, run, features, backbone, train, spec, device, logger, show)
+            result, ranked = _probe_frozen(config, run, features, backbone, train, spec, device, logger, show)
         else:
             history, last = finetune(config, run.seed, backbone, train, run.indices, val, spec, device, logger, show)
             result, ranked = _best_and_last(history) | {"lr_head": config.lr_head[0]}, {"": last}
@@ -132,15 +131,7 @@ def evaluate(
     return rows[0] if len(runs) == 1 else rows
 
 
-def lock_folders(runs: Sequence[LabelFractionRun]) -> list[TextIO]:
-    """Lock the folder of each percentage; see ``lock_results``."""
-    written: dict[Path, list[Path]] = {}
-    for run in runs:
-        written.setdefault(run.percent_folder, []).append(run.folder / RESULT_FILE)
-    return [lock_results(folder, paths) for folder, paths in written.items()]
-
-
-def probe_frozen(
+def _probe_frozen(
     config: EvaluationConfig,
     run: LabelFractionRun,
     features: FrozenFeatures,
@@ -153,25 +144,12 @@ def probe_frozen(
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Compute kNN accuracies and train a linear probe for one run.
 
-    Args:
-        config: Configuration.
-        run: Training samples, held-out samples and seed.
-        features: Extracted features.
-        backbone: Frozen backbone on the device.
-        train: Training set.
-        spec: Size and normalization of the input.
-        device: Device of this process.
-        logger: Receives a line after every epoch.
-        show: Print these lines.
-
     Returns:
         dict of accuracies, the selected ``lr_head``, and ``lr_sweep``: accuracies of each learning rate; and the ranked
         classes of the validation samples by the prefix of their metrics, such as ``{"": …, "knn20_": …}``.
-
-    Raises:
-        ValueError: The selected head diverged.
     """
     val_features, val_labels = features.val
+    result: dict[str, Any] = {}
     ranked: dict[str, torch.Tensor] = {}
     if config.knn:
         train_features, train_labels = features.plain(run.indices)
@@ -179,16 +157,14 @@ def probe_frozen(
         for k in config.knn:
             votes = train_labels[nearest[:, :k]]
             ranked[f"knn{k}_"] = knn.weighted_vote(cosine[:, :k], votes, len(train.classes))
-    result: dict[str, Any] = {}
-    for prefix, classes in ranked.items():
-        scores = accuracy(classes, val_labels)
-        result |= {f"{prefix}{name}": round(value, 4) for name, value in scores.items()}
-        log(f"kNN-{prefix[3:-1]}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
+            scores = accuracy(ranked[f"knn{k}_"], val_labels)
+            result |= {f"knn{k}_{name}": round(value, 4) for name, value in scores.items()}
+            log(f"kNN-{k}  top-1 {scores['top1']:.4f}  top-5 {scores['top5']:.4f}")
     sweep = LinearSweep(
         feature_dim(backbone), len(train.classes), config.lr_head, config.weight_decay, seed=run.seed,
         select=len(run.held_out) > 0, device=device,
     )  # fmt: skip
-    batch_size = local_batch_size(config.batch_size, len(run.indices)) * distributed.world_size()
+    batch_size = fit_batch_size(config.batch_size, len(run.indices))
     steps_per_epoch = len(run.indices) // batch_size
     if config.views:
         views, labels = features.views(run.indices), train.labels[run.indices]

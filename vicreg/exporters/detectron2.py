@@ -7,6 +7,7 @@
 Only ``read_features``, and so the verification in ``save``, needs Detectron2 itself.
 """
 
+import functools
 import pickle
 import re
 from collections.abc import Mapping
@@ -53,9 +54,6 @@ def plain_name(info: Info) -> str:
 def resnet_settings(info: Info) -> dict[str, int]:
     """Return MODEL.RESNETS of a backbone.
 
-    Args:
-        info: Second value of ``load_backbone``.
-
     Raises:
         ValueError: Detectron2 does not build this architecture, or does not read images of so many channels.
     """
@@ -77,23 +75,19 @@ def rename(key: str) -> str:
 def convert(backbone: nn.Module, info: Info) -> dict[str, Any]:
     """Return the weights under Detectron2's names.
 
-    Args:
-        backbone: First value of ``load_backbone``.
-        info: Second value of ``load_backbone``; written as ``metadata``, which Detectron2 does not read.
-
     Returns:
-        dict of ``model`` (name to float array), ``__author__``, ``matching_heuristics`` and ``metadata``.
+        dict of ``model`` (name to float array), ``__author__``, ``matching_heuristics``, and ``metadata``: what is
+        known about the backbone, which Detectron2 does not read.
 
     Raises:
         ValueError: Detectron2 does not build this backbone.
     """
     resnet_settings(info)
     model = {rename(key): value.detach().cpu().numpy().copy() for key, value in backbone.state_dict().items()}
-    metadata = record_of(info)
-    return {"model": model, "__author__": "vicreg", "matching_heuristics": True, "metadata": metadata}
+    return {"model": model, "__author__": "vicreg", "matching_heuristics": True, "metadata": record_of(info)}
 
 
-def config(info: Info, weights: str | Path | None = None, norm: str = "SyncBN", freeze_at: int = 0) -> dict[str, Any]:
+def config(info: Info, weights: str | Path | None = None, norm: str = "SyncBN") -> dict[str, Any]:
     """Return the configuration that the weights need to give the features that they were trained for.
 
     Args:
@@ -101,7 +95,6 @@ def config(info: Info, weights: str | Path | None = None, norm: str = "SyncBN", 
         weights: File for MODEL.WEIGHTS.
         norm: Normalization layers of the backbone. SyncBN continues to train them (BN: on one GPU or a CPU); FrozenBN
             keeps the pretrained statistics, and does not suit random weights, which have none.
-        freeze_at: Number of first stages that are not trained. Detectron2's default is 2.
 
     Returns:
         dict from full names, such as ``MODEL.RESNETS.DEPTH``, to values. Pixels are in 0..255, in RGB order.
@@ -114,7 +107,7 @@ def config(info: Info, weights: str | Path | None = None, norm: str = "SyncBN", 
     settings |= {
         "MODEL.PIXEL_MEAN": [round(255 * value, 6) for value in mean],
         "MODEL.PIXEL_STD": [round(255 * value, 6) for value in std],
-        "MODEL.BACKBONE.FREEZE_AT": freeze_at,
+        "MODEL.BACKBONE.FREEZE_AT": 0,  # train all stages; Detectron2's default is 2
         "MODEL.RESNETS.NORM": norm,
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
     }
@@ -139,59 +132,36 @@ def as_yaml(settings: Mapping[str, Any]) -> str:
     return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, allow_unicode=True, width=1000)
 
 
-def save(path: str | Path, backbone: nn.Module, info: Info, norm: str = "SyncBN", freeze_at: int = 0) -> str:
+def save(path: str | Path, backbone: nn.Module, info: Info) -> str:
     """Write ``path`` and its configuration ``<path>.yaml``, and verify them with Detectron2 if it is installed.
 
-    Args:
-        path: File that ends in .pkl.
-        backbone: First value of ``load_backbone``.
-        info: Second value of ``load_backbone``.
-        norm: See ``config``.
-        freeze_at: See ``config``.
-
-    Returns:
-        One line on what was verified.
+    ``backbone`` and ``info`` are the values of ``load_backbone``. Returns one line on what was verified.
 
     Raises:
         ValueError: Detectron2 does not build this backbone, the file name has another suffix, or features differ.
         OSError: The file cannot be written.
     """
     out_path = files.check_writable(path, SUFFIXES)
-    settings = config(info, out_path, norm, freeze_at)
+    settings = config(info, out_path)
     content = pickle.dumps(convert(backbone, info), protocol=4)
     images = verify.sample_images()
     expected = verify.resnet_stages(backbone, images)[1:]
-
-    def check(tmp_path: Path) -> str:
-        return verify.verify(tmp_path, "detectron2", expected, lambda file: read_features(file, info, images))
-
+    read = functools.partial(read_features, info=info, images=images)
+    check = functools.partial(verify.verify, library="detectron2", expected=expected, read=read)
     report = files.write_bytes(out_path, content, check)
     files.write_bytes(out_path.with_name(f"{out_path.name}.yaml"), as_yaml(settings).encode())
     return report
 
 
-def read_features(path: Path, info: Info, images: torch.Tensor, norm: str = "BN") -> list[torch.Tensor]:
-    """Build Detectron2's backbone, load a file with its checkpointer, and compute features.
-
-    Args:
-        path: File written by ``save``.
-        info: Second value of ``load_backbone``.
-        images: Normalized images (n, C, H, W).
-        norm: BN or FrozenBN.
-
-    Returns:
-        Output of each of ``STAGES``.
-
-    Raises:
-        ImportError: Detectron2 is not installed.
-    """
+def read_features(path: Path, info: Info, images: torch.Tensor) -> list[torch.Tensor]:
+    """Load a file of ``save`` with Detectron2, and compute the output of each of ``STAGES`` of images (n, C, H, W)."""
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import get_cfg
     from detectron2.layers import ShapeSpec
     from detectron2.modeling import build_resnet_backbone
 
     cfg = get_cfg()
-    cfg.merge_from_list(flat(config(info, norm=norm)))
+    cfg.merge_from_list(flat(config(info, norm="BN")))
     cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES)
     backbone = build_resnet_backbone(cfg, ShapeSpec(channels=images.shape[1])).eval()
     with torch.no_grad():

@@ -1,15 +1,16 @@
 """Backbones in the formats of other libraries, each verified by its library before the file gets its name."""
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import timm
 import torch
 from torch import nn
 
 from vicreg.common import files
-from vicreg.common.files import write_json
 from vicreg.exporters import detectron2 as detectron2_exporter
 from vicreg.exporters import hugging_face, safetensors_file, verify
 from vicreg.exporters import onnx as onnx_exporter
@@ -17,7 +18,6 @@ from vicreg.exporters.detectron2 import Info, plain_name
 from vicreg.models.weight_files import record_of
 
 _RESNETS = tuple(detectron2_exporter.RESNETS)  # torchvision and timm use the same names
-_SMP = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
 _SMP_THROUGH_TIMM = ("wide_resnet50_2", "wide_resnet101_2")  # SMP's names for these start with tu-
 _PTH = (".pth", ".pt")
 
@@ -28,7 +28,7 @@ class Target(NamedTuple):
     Attributes:
         library: Package name.
         suffixes: Suffixes of its files.
-        check: Raises ValueError if the library does not know the backbone.
+        archs: timm names of the networks that it shares, without tags; none for all of timm's.
         encode: Returns the content of the file.
         features: Computes the features to compare.
         read: Computes them with the library's own loader.
@@ -38,12 +38,22 @@ class Target(NamedTuple):
 
     library: str
     suffixes: tuple[str, ...]
-    check: Callable[[Info], None]
+    archs: tuple[str, ...]
     encode: Callable[[nn.Module, Info], bytes]
     features: Callable[[nn.Module, torch.Tensor], list[torch.Tensor]]
     read: Callable[[Path, Info, torch.Tensor], list[torch.Tensor]]
     recipe: Callable[[str | Path, Info], list[str]]
     sidecar: bool = True
+
+    def check(self, info: Info) -> None:
+        """Raise ValueError if the library does not know a backbone."""
+        if self.archs and plain_name(info) not in self.archs:
+            raise ValueError(
+                f"{self.library} has no network with the weights of timm's {info['arch']}; it shares "
+                f"{', '.join(self.archs)}; --to timm, safetensors and onnx take any"
+            )
+        if self.library == "torchvision" and info["in_chans"] != 3:
+            raise ValueError(f"torchvision's ResNets take 3 channels, this one {info['in_chans']}; --to timm takes any")
 
 
 def export(
@@ -77,14 +87,13 @@ def export(
     out_path = files.check_writable(path, target.suffixes)
     images = verify.sample_images(info["in_chans"], verify.natural_size(backbone))
     expected = target.features(backbone, images)
-
-    def check(tmp_path: Path) -> str:
-        return verify.verify(tmp_path, target.library, expected, lambda file: target.read(file, info, images))
-
+    check = functools.partial(
+        verify.verify, library=target.library, expected=expected, read=lambda file: target.read(file, info, images)
+    )
     report = files.write_bytes(out_path, target.encode(backbone, info), check)
     if target.sidecar:
         record = {"library": to, **record_of(info)}
-        write_json(out_path.with_name(f"{out_path.name}.json"), record)
+        files.write_json(out_path.with_name(f"{out_path.name}.json"), record)
     return report, target.recipe(path, info)
 
 
@@ -93,10 +102,8 @@ def _export_onnx(path: str | Path, backbone: nn.Module, info: Info, image_size: 
     content = onnx_exporter.encode(backbone, info["in_chans"], safetensors_file.metadata_of(info), image_size)
     batches = onnx_exporter.sample_batches(info["in_chans"], image_size, verify.natural_size(backbone))
     expected = [verify.pooled(backbone, images)[0] for images in batches]
-
-    def check(tmp_path: Path) -> str:
-        return verify.verify(tmp_path, "onnxruntime", expected, lambda file: onnx_exporter.read_features(file, batches))
-
+    read = functools.partial(onnx_exporter.read_features, batches=batches)
+    check = functools.partial(verify.verify, library="onnxruntime", expected=expected, read=read)
     try:
         return files.write_bytes(path, content, check), onnx_exporter.recipe(path)
     except ValueError as error:
@@ -113,16 +120,6 @@ def _encode(backbone: nn.Module, info: Info, prefix: str = "") -> bytes:
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _check_torchvision(info: Info) -> None:
-    if plain_name(info) not in _RESNETS:
-        raise ValueError(
-            f"torchvision has no network with the weights of timm's {info['arch']}; it shares {', '.join(_RESNETS)}; "
-            "--to timm, safetensors and onnx take any"
-        )
-    if info["in_chans"] != 3:
-        raise ValueError(f"torchvision's ResNets take 3 channels, this one {info['in_chans']}; --to timm takes any")
 
 
 def _read_torchvision(path: Path, info: Info, images: torch.Tensor) -> list[torch.Tensor]:
@@ -143,8 +140,6 @@ def _torchvision_recipe(path: str | Path, info: Info) -> list[str]:
 
 
 def _read_timm(path: Path, info: Info, images: torch.Tensor) -> list[torch.Tensor]:
-    import timm
-
     model = timm.create_model(info["arch"], num_classes=0, in_chans=info["in_chans"], checkpoint_path=str(path))
     return verify.pooled(model, images)
 
@@ -164,13 +159,6 @@ def _safetensors_recipe(path: str | Path, info: Info) -> list[str]:
     ]
 
 
-def _check_smp(info: Info) -> None:
-    if plain_name(info) not in _SMP + _SMP_THROUGH_TIMM:
-        raise ValueError(
-            f"no SMP encoder has the weights of timm's {info['arch']}; there are {', '.join(_SMP + _SMP_THROUGH_TIMM)}"
-        )
-
-
 def _smp_encoder(info: Info) -> str:
     return f"tu-{plain_name(info)}" if plain_name(info) in _SMP_THROUGH_TIMM else plain_name(info)
 
@@ -184,13 +172,13 @@ def _smp_features(backbone: nn.Module, images: torch.Tensor) -> list[torch.Tenso
     return [first, *stages]
 
 
+@torch.no_grad()
 def _read_smp(path: Path, info: Info, images: torch.Tensor) -> list[torch.Tensor]:
     import segmentation_models_pytorch as smp
 
     model = smp.Unet(_smp_encoder(info), encoder_weights=None, in_channels=info["in_chans"])
     model.encoder.load_state_dict(_load(path))
-    with verify.evaluating(model.encoder) as encoder:
-        return encoder(images)[1:]
+    return model.encoder.eval()(images)[1:]
 
 
 def _smp_recipe(path: str | Path, info: Info) -> list[str]:
@@ -202,18 +190,14 @@ def _smp_recipe(path: str | Path, info: Info) -> list[str]:
     ]
 
 
-def _any(info: Info) -> None:
-    """Accept every backbone: timm reads whatever it creates."""
-
-
 TARGETS = {
     "torchvision": Target(
-        "torchvision", _PTH, _check_torchvision, _encode, verify.pooled, _read_torchvision, _torchvision_recipe
+        "torchvision", _PTH, _RESNETS, _encode, verify.pooled, _read_torchvision, _torchvision_recipe
     ),
-    "timm": Target("timm", _PTH, _any, _encode, verify.pooled, _read_timm, _timm_recipe),
-    "smp": Target("segmentation_models_pytorch", _PTH, _check_smp, _encode_smp, _smp_features, _read_smp, _smp_recipe),
+    "timm": Target("timm", _PTH, (), _encode, verify.pooled, _read_timm, _timm_recipe),
+    "smp": Target("segmentation_models_pytorch", _PTH, _RESNETS, _encode_smp, _smp_features, _read_smp, _smp_recipe),
     "safetensors": Target(
-        "timm", (".safetensors",), _any, safetensors_file.encode, verify.pooled, _read_timm, _safetensors_recipe, False
+        "timm", (".safetensors",), (), safetensors_file.encode, verify.pooled, _read_timm, _safetensors_recipe, False
     ),
 }
 NAMES = ("torchvision", "timm", "detectron2", "smp", "safetensors", "onnx", "hf")

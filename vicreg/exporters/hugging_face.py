@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import timm
 from torch import nn
 
 from vicreg.common import files, provenance
@@ -146,7 +146,10 @@ def save(path: str | Path, backbone: nn.Module, info: Info, card: str) -> str:
     with files.partial_folder(path) as partial:
         for name, content in contents.items():
             files.write_bytes(partial / name, content)
-        report = verify.verify(partial, "timm", verify.pooled(backbone, images), lambda folder: _read(folder, images))
+        report = verify.verify(
+            partial, "timm", verify.pooled(backbone, images),
+            lambda folder: verify.pooled(timm.create_model(f"local-dir:{folder}", pretrained=True), images),
+        )  # fmt: skip
         for name in FILES:
             os.replace(partial / name, path / name)
     return report
@@ -167,12 +170,6 @@ def check_folder(path: str | Path) -> Path:
     if not path.exists():
         files.check_writable(path)
     return path
-
-
-def _read(folder: Path, images: torch.Tensor) -> list[torch.Tensor]:
-    import timm
-
-    return verify.pooled(timm.create_model(f"local-dir:{folder}", pretrained=True), images)
 
 
 def recipe(path: str | Path) -> list[str]:

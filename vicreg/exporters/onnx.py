@@ -1,7 +1,6 @@
 """ONNX: images to pooled features in one file, for runtimes without Python."""
 
 import copy
-import inspect
 import io
 import warnings
 from collections.abc import Sequence
@@ -43,15 +42,13 @@ def encode(backbone: nn.Module, in_chans: int, metadata: dict[str, str], image_s
     axes = {_INPUT: {0: "batch"}, _OUTPUT: {0: "batch"}}
     if not image_size:
         axes[_INPUT] |= {2: "height", 3: "width"}
-    # the TorchScript exporter is the one that torch 2.4 and newer versions share, and needs no onnxscript
-    options: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     buffer: Any = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing; the comparison of features finds errors
         try:
             torch.onnx.export(
                 model, (images,), buffer, input_names=[_INPUT], output_names=[_OUTPUT], dynamic_axes=axes,
-                opset_version=OPSET, **options,
+                opset_version=OPSET, dynamo=False,  # the TorchScript exporter, which needs no onnxscript
             )  # fmt: skip
         except (RuntimeError, AssertionError, ValueError) as error:  # torch.onnx.errors are RuntimeErrors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -62,13 +59,7 @@ def encode(backbone: nn.Module, in_chans: int, metadata: dict[str, str], image_s
 
 
 def sample_batches(in_chans: int, image_size: int | None, size: int) -> list[torch.Tensor]:
-    """Return images to compare on: two batch sizes, and two image sizes if any is allowed.
-
-    Args:
-        in_chans: Number of input channels.
-        image_size: See ``encode``.
-        size: Side of the images that the network was made for.
-    """
+    """Return images to compare on: two batch sizes, and ``size`` and a larger size unless ``image_size`` is fixed."""
     if image_size:
         return [verify.sample_images(in_chans, image_size, count, seed=count) for count in (2, 3)]
     return [verify.sample_images(in_chans, size, 2), verify.sample_images(in_chans, size * 3 // 2, 3, seed=1)]

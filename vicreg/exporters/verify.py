@@ -1,9 +1,8 @@
 """Verify exported files: the same images must give the same features in the target library."""
 
-import contextlib
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +17,23 @@ def sample_images(in_chans: int = 3, size: int = 64, count: int = 2, seed: int =
     return torch.randn(count, in_chans, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def natural_size(backbone: nn.Module, small: int = 64) -> int:
-    """Return the side of images to compare on: the size a network is made for if that matters, otherwise ``small``."""
+def natural_size(backbone: nn.Module) -> int:
+    """Return the side of images to compare on: the size a network is made for if that matters, otherwise 64."""
     config: Any = getattr(backbone, "pretrained_cfg", None) or {}
     if config.get("fixed_input_size") or hasattr(backbone, "set_input_size"):
         return config["input_size"][-1]
-    return small
+    return 64
 
 
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """Set a module to eval mode and disable gradients inside the context."""
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield module
-    finally:
-        module.train(was_training)
-
-
+@torch.no_grad()
 def pooled(backbone: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    """Return the pooled features as a list of one tensor (n, F)."""
-    with evaluating(backbone):
-        return [backbone(images)]
+    """Return the pooled features as a list of one tensor (n, F); the backbone is set to eval mode."""
+    return [backbone.eval()(images)]
 
 
+@torch.no_grad()
 def resnet_stages(backbone: Any, images: torch.Tensor) -> list[torch.Tensor]:
-    """Return the output of each stage of a ResNet of timm.
+    """Return the output of each stage of a ResNet of timm, which is set to eval mode.
 
     Args:
         backbone: ResNet with ``conv1``, ``bn1`` and ``layer1`` to ``layer4``.
@@ -55,10 +43,10 @@ def resnet_stages(backbone: Any, images: torch.Tensor) -> list[torch.Tensor]:
         Six tensors: the first convolution after its ReLU (side H / 2), the max-pooling (H / 4), and layer1 to layer4
         (H / 4 to H / 32).
     """
-    with evaluating(backbone):
-        stages = [backbone.act1(backbone.bn1(backbone.conv1(images)))]
-        for name in ("maxpool", "layer1", "layer2", "layer3", "layer4"):
-            stages.append(getattr(backbone, name)(stages[-1]))
+    backbone.eval()
+    stages = [backbone.act1(backbone.bn1(backbone.conv1(images)))]
+    for name in ("maxpool", "layer1", "layer2", "layer3", "layer4"):
+        stages.append(getattr(backbone, name)(stages[-1]))
     return stages
 
 

@@ -26,12 +26,11 @@ from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import stack_images
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import read_meta
-from vicreg.eval.features import extract_features
+from vicreg.eval.features import check_features, extract_features
 from vicreg.inference.positions import image_columns, imagery_columns, sn7_columns
 
 COLUMN = "embedding"
 _CHUNK = 4096  # rows of a row group
-_POINT = np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])  # well-known binary
 
 
 class ImageFiles(BaseDataset):
@@ -50,14 +49,7 @@ class ImageFiles(BaseDataset):
         failures: Message of each file that could not be read, by index.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        side: int,
-        channels: int = 3,
-        bands: Bands = None,
-        levels: Levels = None,
-    ):
+    def __init__(self, paths: Sequence[str], side: int, channels: int, bands: Bands, levels: Levels):
         self.paths, self.patch_size, self.classes = list(paths), side, []
         self.mean, self.std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ([0.0] * channels, [1.0] * channels)
         self.levels, self.failures = levels, dict[int, str]()
@@ -122,11 +114,10 @@ def embed(
     """
     for start in range(0, len(dataset), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(dataset)))
-        features = extract_features(backbone, dataset, spec, device, rows, batch_size=batch_size).cpu().numpy()
-        if not np.isfinite(features).all():
-            raise ValueError(f"{(~np.isfinite(features)).any(1).sum()} of {len(rows)} embeddings are not finite")
+        features = extract_features(backbone, dataset, spec, device, rows, batch_size=batch_size).cpu()
+        check_features(features, "--pretrained")
         readable = np.array([row not in getattr(dataset, "failures", {}) for row in rows], bool)
-        yield rows[readable], features[readable]
+        yield rows[readable], features.numpy()[readable]
 
 
 def write_table(
@@ -153,6 +144,7 @@ def write_table(
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
+    import shapely
 
     positions = columns[["longitude", "latitude"]].to_numpy()
     columns = columns.drop(columns=["longitude", "latitude"])
@@ -173,10 +165,8 @@ def write_table(
         if "date" in arrays:
             arrays["date"] = pa.array([text or None for text in columns.date.iloc[rows]], pa.string()).cast(pa.date32())
         if "geo" in metadata:
-            points = np.zeros(len(rows), _POINT)
-            points["order"], points["kind"], (points["x"], points["y"]) = 1, 1, positions[rows].T
-            values = [point.tobytes() if found else None for point, found in zip(points, located[rows], strict=True)]
-            arrays["geometry"] = pa.array(values, pa.binary())
+            points = shapely.to_wkb(shapely.points(positions[rows]), byte_order=1)
+            arrays["geometry"] = pa.array(np.where(located[rows], points, None), pa.binary())
         flat = pa.array(np.ascontiguousarray(features, np.float32).ravel())
         arrays[COLUMN] = pa.FixedSizeListArray.from_arrays(flat, size)
         return pa.table(arrays).replace_schema_metadata(metadata)

@@ -1,5 +1,6 @@
 """Features of a sliding window over a raster as a multi-band Cloud Optimized GeoTIFF, reduced by PCA."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from vicreg.common.files import printable
 from vicreg.common.random_streams import rng
 from vicreg.data.rasters import ImageReader
 from vicreg.inference.cog import write_cog
-from vicreg.inference.sliding_window import cell_window_starts, compute_cells
+from vicreg.inference.sliding_window import MIN_VALID, cell_window_starts, compute_cells
 
 _SAMPLE = 4096  # windows that the PCA is fitted on
 _MAX_TRIES = 4  # windows that are read for each one of the sample, if some hold no data
@@ -22,19 +23,12 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 
 class PCA(NamedTuple):
-    """Principal components of features.
+    """Principal components of features."""
 
-    Attributes:
-        mean: (F,).
-        axes: (F, components), orthonormal.
-        explained: Fraction of the variance along each axis.
-        samples: Number of windows that it was fitted on.
-    """
-
-    mean: np.ndarray
-    axes: np.ndarray
-    explained: np.ndarray
-    samples: int
+    mean: np.ndarray  # (F,)
+    axes: np.ndarray  # (F, components), orthonormal
+    explained: np.ndarray  # fraction of the variance along each axis
+    samples: int  # that it was fitted on
 
     def project(self, features: np.ndarray) -> np.ndarray:
         """Return the components of features (n, F): float32 (n, components)."""
@@ -42,11 +36,7 @@ class PCA(NamedTuple):
 
 
 def fit_pca(features: np.ndarray, components: int) -> PCA:
-    """Fit principal components; the largest coefficient of each axis is positive.
-
-    Args:
-        features: (n, F), n > 1.
-        components: Number of axes, at most F.
+    """Fit principal components of features (n, F), n > 1; the largest coefficient of each axis is positive.
 
     Raises:
         ValueError: There are fewer features than components.
@@ -62,8 +52,8 @@ def fit_pca(features: np.ndarray, components: int) -> PCA:
     return PCA(mean, axes * signs, variances[:components] / max(variances.sum(), 1e-30), count)
 
 
-def sample_features(
-    reader: ImageReader, embed: Embed, side: int, stride: int, batch_size: int, seed: int, min_valid: float = 0.5
+def _sample_features(
+    reader: ImageReader, embed: Embed, side: int, stride: int, batch_size: int, seed: int
 ) -> np.ndarray:
     """Embed the windows of a random sample of cells: float32 (n, F), at most ``_SAMPLE``.
 
@@ -77,18 +67,11 @@ def sample_features(
     def windows() -> Iterator[np.ndarray]:
         for cell in tqdm(cells, "PCA sample", leave=False, disable=None):
             pixels, valid = reader.read(tops[cell // len(lefts)], lefts[cell % len(lefts)], side, side)
-            if valid.mean() >= min_valid:
+            if valid.mean() >= MIN_VALID:
                 yield pixels
 
-    batch: list[np.ndarray] = []
-    for pixels in windows():
-        batch.append(pixels)
-        if len(batch) == batch_size:
-            features.append(embed(np.stack(batch)))
-            batch = []
-        if sum(map(len, features)) + len(batch) >= _SAMPLE:
-            break
-    if batch:
+    sample = itertools.islice(windows(), _SAMPLE)
+    while batch := list(itertools.islice(sample, batch_size)):
         features.append(embed(np.stack(batch)))
     if sum(map(len, features)) < 2:
         raise ValueError(f"{printable(reader.path)}: fewer than two windows of {side} pixels hold data")
@@ -135,7 +118,7 @@ def write_feature_map(
     shape = len(tops), len(lefts)
     pca, tags = None, {"source": reader.path.name, "patch_size": side, "stride": stride, **(record or {})}
     if components:
-        pca = fit_pca(sample_features(reader, embed, side, stride, batch_size, seed), components)
+        pca = fit_pca(_sample_features(reader, embed, side, stride, batch_size, seed), components)
         tags |= {"pca_seed": seed, "pca_windows": pca.samples}
         tags["pca_explained_variance"] = json.dumps(pca.explained.round(6).tolist())
         bands, names = components, [f"PCA {n + 1} ({share:.1%})" for n, share in enumerate(pca.explained)]

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from vicreg.common.files import check_outside
 from vicreg.common.logger import log
 from vicreg.data.image_io import IMAGE_SUFFIXES
 from vicreg.data.image_listing import image_paths, log_skipped
@@ -30,16 +30,14 @@ def find_images(paths: Iterable[str | Path], out_dir: str | Path, recursive: boo
         ValueError: A folder holds no image, or results in ``out_dir`` would be read as images on the next run.
     """
     images: list[Path] = []
-    out = Path(out_dir).resolve()
     for path in map(Path, paths):
         if path.is_file():
             images.append(path)
             continue
         if not path.is_dir():
             raise FileNotFoundError(f"no image or folder at {path}")
-        folder = path.resolve()
-        if out == folder or (recursive and folder in out.parents):
-            raise ValueError(f"--out {out_dir} is in the folder of images {path}; choose a folder outside of it")
+        if recursive or Path(out_dir).resolve() == path.resolve():
+            check_outside(out_dir, path, "--out")
         skipped: list[str] = []
         inside = image_paths(path, skipped=skipped, recursive=recursive)
         if not inside:
@@ -74,28 +72,26 @@ def check_outputs(images: Sequence[Path], outputs: Callable[[Path], Iterable[Pat
             sources[target] = image
 
 
-def process_images(
-    images: Sequence[Path], process: Callable[[Path], Any], description: str = "images"
-) -> tuple[dict[Path, Any], list[str]]:
+def process_images(images: Sequence[Path], process: Callable[[Path], object], description: str = "images") -> list[str]:
     """Process images one after the other; a file that cannot be processed does not end the others.
 
     Args:
         images: Image files.
-        process: Function (image file) -> result; raises ValueError for a file that cannot be processed.
+        process: Function of an image file; raises ValueError if it cannot be processed.
         description: Label of the progress bar.
 
     Returns:
-        Result of each processed file, and messages about the others, for ``raise_failures``.
+        Messages about the files that could not be processed, for ``raise_failures``.
     """
-    results, failures = {}, []
+    failures = []
     for image in tqdm(images, description, leave=False, disable=True if len(images) < 2 else None):
         try:
-            results[image] = process(image)
+            process(image)
         except ValueError as error:
             failures.append(str(error))
             if len(images) > 1:
                 log(f"skipped: {error}")
-    return results, failures
+    return failures
 
 
 def raise_failures(failures: Sequence[str], count: int) -> None:

@@ -58,9 +58,9 @@ def imagery_columns(table: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
     return result
 
 
-def image_columns(paths: Sequence[str], workers: int = 8) -> pd.DataFrame:
+def image_columns(paths: Sequence[str]) -> pd.DataFrame:
     """Describe image files: ``path``, and the center of rasters with a georeference; see ``sn7_columns``."""
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(8) as pool:
         centers = np.array(list(pool.map(_center, paths)), float).reshape(-1, 2)
     return pd.DataFrame({"path": paths, "longitude": centers[:, 0], "latitude": centers[:, 1]})
 

@@ -10,6 +10,7 @@ import torch
 
 from vicreg.data.rasters import NO_DATA, ImageReader
 
+MIN_VALID = 0.5  # fraction of the window of a cell that must hold data
 PANEL = 4096  # columns of dense labels that are held at a time
 
 
@@ -166,7 +167,6 @@ def compute_cells(
     side: int,
     stride: int,
     batch_size: int = 256,
-    min_valid: float = 0.5,
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
     """Apply a function to the window around each cell of ``stride`` pixels.
 
@@ -176,7 +176,6 @@ def compute_cells(
         side: Side of the windows in pixels.
         stride: Side of the cells in pixels.
         batch_size: Windows in a batch.
-        min_valid: Fraction of a window that must hold data.
 
     Yields:
         (row, column, usable, results): bool (cells), False without enough data, and the results of the usable cells,
@@ -184,7 +183,7 @@ def compute_cells(
     """
     tops, lefts = (cell_window_starts(length, side, stride) for length in (reader.height, reader.width))
     for batch in read_windows(reader, tops, lefts, side, batch_size):
-        usable = batch.valid.mean((1, 2)) >= min_valid
+        usable = batch.valid.mean((1, 2)) >= MIN_VALID
         yield batch.row, batch.columns[0], usable, compute(batch.images[usable]) if usable.any() else None
 
 

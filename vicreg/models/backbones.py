@@ -154,8 +154,11 @@ def _load_file(
     info["report"] = f"{info['arch']} from {path}: {check_fit(stored, expected, info['arch'], path)}"
     weights = {key: stored.state.get(key, value) for key, value in expected.items()}
     if bands or in_chans not in (None, channels):
-        if bands:
-            input_channels.check_bands(bands, channels, in_chans, path)
+        option = f"--weight-bands {' '.join(map(str, bands or ()))}"
+        if not all(1 <= band <= channels for band in bands or ()):
+            raise ValueError(f"{option}: {path} has the channels 1 to {channels}")
+        if bands and in_chans not in (None, len(bands)):
+            raise ValueError(f"{option}: {len(bands)} channels, --in-chans says {in_chans}")
         info["in_chans"] = len(bands) if bands else int(in_chans or channels)
         backbone = create_backbone(info["arch"], info["in_chans"])
         weights, note = input_channels.adapt_channels(weights, backbone.state_dict(), bands, path)
@@ -199,7 +202,7 @@ def format_normalization(mean: list[float], std: list[float], normalization: str
 def init_backbone(
     backbone: nn.Module, init_from: str | Path, arch: str, in_chans: int, bands: Sequence[int] | None = None
 ) -> str:
-    """Initialize a new backbone with the weights of another one.
+    """Initialize a new backbone with other weights, and return one line on what was loaded; see ``load_backbone``.
 
     Args:
         backbone: Backbone from ``create_backbone(arch, in_chans)``, changed in place.
@@ -207,13 +210,6 @@ def init_backbone(
         arch: timm name.
         in_chans: Number of input channels of ``backbone``, to which the weights are adapted.
         bands: Input channels of the weights to select, counted from 1.
-
-    Returns:
-        One line on what was loaded.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As for ``load_backbone``.
     """
     if init_from in ("random", *PARAMETER_FREE):
         raise ValueError(f"--init-from {init_from}: a file of weights or 'imagenet' expected")

@@ -11,7 +11,7 @@ class ChannelStatistics(nn.Module):
         in_chans: Number of image channels, C.
     """
 
-    def __init__(self, in_chans: int = 3) -> None:
+    def __init__(self, in_chans: int) -> None:
         super().__init__()
         self.num_features = 2 * in_chans
 
@@ -21,17 +21,16 @@ class ChannelStatistics(nn.Module):
 
 
 class PooledPixels(nn.Module):
-    """Average pooling to ``size`` x ``size`` pixels: images (n, C, H, W) to features (n, C * size * size).
+    """Average pooling to 8 x 8 pixels: images (n, C, H, W) to features (n, 64 C).
 
     Args:
         in_chans: Number of image channels, C.
-        size: Side of the pooled image in pixels.
     """
 
-    def __init__(self, in_chans: int = 3, size: int = 8) -> None:
+    def __init__(self, in_chans: int) -> None:
         super().__init__()
-        self.size, self.num_features = size, in_chans * size * size
+        self.num_features = 64 * in_chans
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the features of images."""
-        return nn.functional.adaptive_avg_pool2d(images, self.size).flatten(1)
+        return nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)

@@ -145,10 +145,10 @@ def group(keys: Iterable[str]) -> Counter:
     return Counter(key.partition(".")[0] for key in keys)
 
 
-def format_counts(counts: Mapping[str, int], max_items: int = 6) -> str:
-    """Format counts in parentheses, with a leading space; an empty string for none."""
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Format the six largest counts in parentheses, with a leading space; an empty string for none."""
     if not counts:
         return ""
     items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = [f"{name} {count}" for name, count in items[:max_items]]
-    return f" ({', '.join(words)}{', …' if len(items) > max_items else ''})"
+    words = [f"{name} {count}" for name, count in items[:6]]
+    return f" ({', '.join(words)}{', …' if len(items) > 6 else ''})"

@@ -10,12 +10,7 @@ StateDict = dict[str, torch.Tensor]
 
 
 def other_channels(state: StateDict, expected: StateDict) -> int | None:
-    """Return the input channels of weights that fit a network in all but these; None if there is another difference.
-
-    Args:
-        state: Weights.
-        expected: State dict of the network, with any number of input channels.
-    """
+    """Return the input channels of weights that fit a network in all but these; None if there is another difference."""
     wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
     if len(wrong) != 1 or not _differ_in_channels(state[wrong[0]], expected[wrong[0]]):
         return None
@@ -27,25 +22,6 @@ def _differ_in_channels(weight: torch.Tensor, target: torch.Tensor) -> bool:
     return weight.dim() == target.dim() == 4 and weight.shape[:1] + weight.shape[2:] == (
         target.shape[:1] + target.shape[2:]
     )
-
-
-def check_bands(bands: Sequence[int], channels: int, in_chans: int | None, path: str | Path) -> None:
-    """Check channels to select of weights.
-
-    Args:
-        bands: Channels, counted from 1.
-        channels: Number of input channels of the weights.
-        in_chans: Number of channels asked for, if any.
-        path: The file, for messages.
-
-    Raises:
-        ValueError: There are no such channels, or not as many as asked for.
-    """
-    words = f"--weight-bands {' '.join(map(str, bands))}"
-    if not all(1 <= band <= channels for band in bands):
-        raise ValueError(f"{words}: {path} has the channels 1 to {channels}")
-    if in_chans is not None and len(bands) != in_chans:
-        raise ValueError(f"{words}: {len(bands)} channels, --in-chans says {in_chans}")
 
 
 def adapt_channels(
@@ -69,17 +45,18 @@ def adapt_channels(
     Raises:
         ValueError: The network has fewer channels and ``bands`` are not given; or the first layer is not a convolution.
     """
-    state, notes = dict(state), []
+    state, note = dict(state), ""
+    first = next((name for name, value in expected.items() if value.dim() == 4), None)
     for key, target in expected.items():
         weight = state[key]
-        if weight.shape == target.shape and not (bands and _is_first(key, expected)):
+        if weight.shape == target.shape and not (bands and key == first):
             continue
         if not _differ_in_channels(weight, target):
             raise ValueError(f"{path}: {key} is {tuple(weight.shape)}, {tuple(target.shape)} expected")
         old, new = weight.shape[1], target.shape[1]
         if bands:
             state[key] = weight[:, [band - 1 for band in bands]].clone()
-            notes.append(f"; {key} takes the channels {' '.join(map(str, bands))} of {old}")
+            note += f"; {key} takes the channels {' '.join(map(str, bands))} of {old}"
         elif new < old:
             raise ValueError(
                 f"{path} takes {old} channels, {new} are asked for; select them with --weight-bands, such as "
@@ -87,13 +64,8 @@ def adapt_channels(
             )
         else:
             state[key] = weight.repeat(1, -(-new // old), 1, 1)[:, :new] * (old / new)
-            notes.append(f"; {key} inflated from {old} to {new} channels")
-    return state, "".join(notes)
-
-
-def _is_first(key: str, expected: StateDict) -> bool:
-    """Return whether a weight is that of the first convolution."""
-    return key == next((name for name, value in expected.items() if value.dim() == 4), None)
+            note += f"; {key} inflated from {old} to {new} channels"
+    return state, note
 
 
 def adapt_normalization(record: dict[str, Any], channels: int, bands: Sequence[int] | None) -> None:
@@ -106,13 +78,7 @@ def adapt_normalization(record: dict[str, Any], channels: int, bands: Sequence[i
 
 
 def check_channels(in_chans: int, dataset: Any, source: str) -> None:
-    """Raise ValueError if a network takes images of another number of channels than a data set has.
-
-    Args:
-        in_chans: Input channels of the network.
-        dataset: Data set with the attribute ``num_channels``.
-        source: Option that chose the network, for the message.
-    """
+    """Raise ValueError if a network, chosen by ``source``, takes another number of channels than a data set has."""
     if dataset.num_channels != in_chans:
         select = " and --weight-bands to select channels of the weights" if dataset.num_channels < in_chans else ""
         raise ValueError(

@@ -6,17 +6,7 @@ from torch import nn
 
 @torch.no_grad()
 def check_input_size(backbone: nn.Module, in_chans: int, size: int, arch: str) -> None:
-    """Check with one black image that a network takes images of a size; some have fixed sizes.
-
-    Args:
-        backbone: Backbone; it is not changed.
-        in_chans: Number of input channels.
-        size: Side of the images in pixels.
-        arch: Name of the backbone, for the message.
-
-    Raises:
-        ValueError: It does not.
-    """
+    """Raise ValueError unless a network takes a black image of ``size`` x ``size`` pixels; some have fixed sizes."""
     device = next((parameter.device for parameter in backbone.parameters()), None)
     was_training = backbone.training
     try:

@@ -252,7 +252,7 @@ def _is_weight(key: str, state: StateDict) -> bool:
     return state[key].is_floating_point() and not key.endswith(("attn_mask", "relative_coords_table"))
 
 
-def format_keys(keys: list[str], max_items: int = 3) -> str:
-    """Format the first few keys in parentheses, with a leading space; an empty string for none."""
-    shown = ", ".join(keys[:max_items]) + (", …" if len(keys) > max_items else "")
+def format_keys(keys: list[str]) -> str:
+    """Format the first three keys in parentheses, with a leading space; an empty string for none."""
+    shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
     return f" ({shown})" if keys else ""
