@@ -12,7 +12,6 @@ import argparse
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -28,6 +26,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from benchmarks.processes import run, script_command
 from vicreg.common import cli
 from vicreg.data.image_listing import list_images
 from vicreg.data.sn7 import SN7Patches
@@ -77,11 +76,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def audit(*arguments: object) -> dict:
     """Run audit_split.py and return its JSON."""
-    command = [sys.executable, ROOT / "preprocessing" / "audit_split.py", *map(str, arguments), "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"audit_split.py failed: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    return json.loads(run(script_command("preprocessing/audit_split.py", {"json": "-"}, *arguments)))
 
 
 def measure_planted(images: list[np.ndarray], args: argparse.Namespace) -> dict[str, list[float]]:

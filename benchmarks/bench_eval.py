@@ -22,7 +22,7 @@ if __name__ == "__main__":  # scripts run from a bare clone
 import numpy as np
 import torch
 
-from benchmarks.step_profile import cpu_name
+from benchmarks.step_profile import describe_machine
 from vicreg.common import cli
 from vicreg.common.tsne import tsne
 from vicreg.eval.knn import knn_predict
@@ -77,8 +77,8 @@ def main(args: argparse.Namespace) -> None:
     centers = 0.15 * torch.randn(args.classes, args.dim, generator=torch.Generator().manual_seed(0))
     train, labels = make_features(args.samples, args.dim, centers, 1)
     queries, expected = make_features(args.queries, args.dim, centers, 2)
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.samples} x {args.dim} "
-          f"features of {train.nbytes / 1e9:.2f} GB, {args.classes} classes")  # fmt: skip
+    print(f"{describe_machine()}, {args.samples} x {args.dim} features of {train.nbytes / 1e9:.2f} GB, "
+          f"{args.classes} classes")  # fmt: skip
 
     def knn() -> str:
         ranked = knn_predict(train, labels, queries, args.classes)

@@ -41,23 +41,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", default="resnet18", help="backbone, any timm name (default: resnet18)")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each point (default: 3)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if available")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
 
 
 def step_seconds(args: argparse.Namespace, batch: int, dim: int, side: int) -> float:
-    """Return the seconds of a step, from the output of ``bench_pretrain.py``.
-
-    Raises:
-        ValueError: It failed; the message has its last line.
-    """
-    options = {"arch": args.arch, "batch-size": batch, "mlp": f"{dim}-{dim}-{dim}", "image-size": side}
-    options |= {"steps": args.steps, "precision": args.precision, "recipes": "ours"}
-    options |= {"device": args.device} if args.device else {}
-    try:
-        lines = run_bench_pretrain(options)
-    except ValueError as error:
-        raise ValueError(f"batch {batch}, expander {dim}, {side} px: {error}") from error
+    """Return the seconds of a step, from the output of ``bench_pretrain.py``."""
+    lines = run_bench_pretrain(args, args.arch, side, batch, dim, "--recipes", "ours")
     return batch / next(float(line.split()[1]) for line in lines if line.startswith("ours "))
 
 

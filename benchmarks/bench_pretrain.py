@@ -38,7 +38,8 @@ from torch import nn
 
 from benchmarks.lightly_recipe import lightly_step
 from benchmarks.reference_recipe import reference_step
-from benchmarks.step_profile import Profile, cpu_name
+from benchmarks.step_profile import Profile, describe_machine, synchronize
+from vicreg import distributed
 from vicreg.augmentations import fusion
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.augmentations.presets import PRESETS, get_augmentation
@@ -134,7 +135,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--separate", action="store_true", help="do not alternate: --steps after as many untimed ones")
     parser.add_argument("--profile", action="store_true", help="print the parts of our step instead")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
 
 
@@ -144,17 +145,14 @@ def main(args: argparse.Namespace) -> None:
     parse_mlp(args.mlp)
     if args.batch_size < 2:
         raise ValueError("--batch-size 1: the loss compares samples, at least 2 are needed")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device; use --device cpu")
-    device = torch.device(args.device)
+    device = distributed.init(args.device)
     reuse_freed_memory()
     generator = torch.Generator().manual_seed(0)
     shape = (args.batch_size, 3, args.image_size, args.image_size)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
     print(
         f"{args.arch}, {args.image_size} px, batch {args.batch_size}, expander {args.mlp}, {args.precision}, "
-        f"{name}, torch {torch.__version__}",
+        f"{describe_machine(device)}",
         flush=True,
     )
     if args.profile:
@@ -185,8 +183,7 @@ def _time_alternately(
         for recipe, step in steps.items():
             started = time.perf_counter()
             step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             if turn:
                 seconds[recipe].append(time.perf_counter() - started)
     return seconds
@@ -200,13 +197,11 @@ def _time_separately(
     for recipe, build in builders.items():
         step = build(args, images, device, lambda part: None)
         for half in range(2):
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             started = time.perf_counter()
             for _ in range(args.steps):
                 step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             if half:
                 seconds[recipe] = [(time.perf_counter() - started) / args.steps]
         del step  # and the loading processes

@@ -38,7 +38,7 @@ import torch
 
 from benchmarks.lightly_recipe import RECIPES as LIGHTLY
 from benchmarks.lightly_recipe import pretrain_for
-from benchmarks.step_profile import cpu_name
+from benchmarks.step_profile import describe_machine
 from vicreg.common import cli, files
 from vicreg.common.json_files import read_json
 from vicreg.common.logger import read_stats
@@ -196,7 +196,7 @@ def pretrain_recipe(args: argparse.Namespace, recipe: str, train: SN7Patches) ->
             points = pretrain_for(args, name, config, lambda index: train.images([index])[0].numpy(), len(train))
         else:
             points = run_ours(args, name, options, train)
-        record = {**wanted, "machine": f"{cpu_name()}, {os.cpu_count()} cores", "points": points}
+        record = {**wanted, "machine": describe_machine(), "points": points}
         files.write_json(path, record)
     return record
 
@@ -249,7 +249,7 @@ def main(args: argparse.Namespace) -> None:
     records = {name: pretrain_recipe(args, recipe, train) for name, recipe in zip(names, args.recipes, strict=True)}
     for name, record in records.items():
         evaluate_points(args, name, record, train, val)
-    print(f"\n{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}; the last point of each run")
+    print(f"\n{describe_machine()}; the last point of each run")
     for name, record in sorted(records.items(), key=lambda item: -item[1]["points"][-1]["top1"]):
         print(f"{name:16} {_format(record['points'][-1])}")
     if args.plot:

@@ -63,27 +63,29 @@ def lightly_step(
     from lightly.utils.lars import LARS
 
     model, criterion, transform = build("lightly_vicreg", args.arch, parse_mlp(args.mlp), args.image_size)
+    return pil_step(args, images, device, model, criterion, LARS, transform)
+
+
+def pil_step(
+    args: argparse.Namespace,
+    images: torch.Tensor,
+    device: torch.device,
+    model: nn.Module,
+    criterion: Callable,
+    lars: Callable[..., torch.optim.Optimizer],
+    transform: Callable[[Any], Any],
+) -> Callable[[], None]:
+    """Return a function that takes one step on all images, uint8 (n, 3, H, W), which loading processes transform."""
     model = to_device(model, device).train()
-    optimizer = LARS(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-6)
-    batches = pil_batches(images, transform, args.workers)
+    optimizer = lars(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-6)
+    repeated = np.tile(np.arange(len(images)), 64)  # so that loading processes can work ahead
+    dataset = _PilImages(lambda index: images[repeated[index]].numpy(), len(repeated), transform)
+    batches = _endless(dataset, len(images), args.workers)
 
     def step() -> None:
         training_step(model, criterion, optimizer, next(batches), args.precision == "bf16")
 
     return step
-
-
-def pil_batches(images: torch.Tensor, transform: Callable[[Any], Any], workers: int) -> Iterator[Any]:
-    """Yield batches of as many transformed images as there are, without end, from loading processes.
-
-    Args:
-        images: uint8 (n, 3, H, W).
-        transform: Function of a PIL image.
-        workers: Number of loading processes.
-    """
-    repeated = np.tile(np.arange(len(images)), 64)  # so that loading processes can work ahead
-    dataset = _PilImages(lambda index: images[repeated[index]].numpy(), len(repeated), transform)
-    return _endless(dataset, len(images), workers)
 
 
 def pretrain_for(
