@@ -166,7 +166,7 @@ def save(path: str | Path, backbone: nn.Module, info: Info, norm: str = "SyncBN"
         return verify.verify(tmp_path, "detectron2", expected, lambda file: read_features(file, info, images))
 
     report = files.write_bytes(out_path, content, check)
-    files.write_bytes(out_path.with_name(f"{out_path.name}.yaml"), as_yaml(settings).encode())
+    files.write_text(out_path.with_name(f"{out_path.name}.yaml"), as_yaml(settings))
     return report
 
 
