@@ -34,11 +34,11 @@ from vicreg.data.sn7 import SN7Patches
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     add = parser.add_argument
     add("--eurosat", type=Path, help="folder of class folders")
     add("--sn7", type=Path, help="folder of make_sn7_csv.py with --split block")
-    add("--planted", type=int, default=1000, help="training images that are planted (default: 1000)")
+    add("--planted", type=int, default=1000, help="training images that are planted")
     add("--max-bits", type=int, nargs="+", default=[20, 24, 28], help="thresholds of the hash (default: 20 24 28)")
     add("--min-contrast", type=float, default=2.0, help="see audit_split.py (default: 2)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="threads (default: CPUs)")

@@ -78,10 +78,10 @@ def lightly(images: torch.Tensor, size: int) -> Callable[[int], None]:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 224], help="sides of the views in pixels")
-    parser.add_argument("--images", type=int, default=64, help="images of a batch (default: 64)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed batches of each (default: 5)")
+    parser.add_argument("--images", type=int, default=64, help="images of a batch")
+    parser.add_argument("--repeats", type=int, default=5, help="timed batches of each")
     return parser
 
 

@@ -30,11 +30,11 @@ from vicreg.models.vicreg import parse_mlp
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--arch", default="test_resnet", help="backbone, any timm name (default: test_resnet, small)")
-    parser.add_argument("--mlp", default="256-256", help="widths of the expander (default: 256-256)")
-    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step (default: 256)")
-    parser.add_argument("--patch-size", type=int, default=32, help="side of patches and views in pixels (default: 32)")
+    parser.add_argument("--mlp", default="256-256", help="widths of the expander")
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step")
+    parser.add_argument("--patch-size", type=int, default=32, help="side of patches and views in pixels")
     parser.add_argument("--patches", type=int, nargs="+", default=[4096, 16384, 65536, 262144], metavar="N")
     return parser
 

@@ -33,13 +33,13 @@ from vicreg.eval.metrics import accuracy
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--samples", type=int, default=21_600, help="training samples (default: 21600, as EuroSAT)")
-    parser.add_argument("--dim", type=int, default=512, help="size of the features (default: 512)")
-    parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
-    parser.add_argument("--queries", type=int, default=5_400, help="samples to classify by kNN (default: 5400)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of the linear probe (default: 5)")
-    parser.add_argument("--tsne", type=int, default=0, help="samples of the t-SNE maps; 0: none (default: 0)")
+    parser.add_argument("--dim", type=int, default=512, help="size of the features")
+    parser.add_argument("--classes", type=int, default=10, help="number of classes")
+    parser.add_argument("--queries", type=int, default=5_400, help="samples to classify by kNN")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of the linear probe")
+    parser.add_argument("--tsne", type=int, default=0, help="samples of the t-SNE maps; 0: none")
     return parser
 
 

@@ -52,10 +52,10 @@ def measure(loss: Callable, z1: torch.Tensor, z2: torch.Tensor) -> float:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=256, help="batch size N (default: 256)")
-    parser.add_argument("--dim", type=int, default=8192, help="embedding width D (default: 8192)")
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each (default: 7)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--samples", type=int, default=256, help="batch size N")
+    parser.add_argument("--dim", type=int, default=8192, help="embedding width D")
+    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
 

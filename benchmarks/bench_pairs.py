@@ -29,12 +29,12 @@ from vicreg.data.pairs import TemporalPairs, month_number
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--aois", type=int, default=60, help="AOIs (default: 60)")
-    parser.add_argument("--months", type=int, default=24, help="mosaics per AOI (default: 24)")
-    parser.add_argument("--max-months-apart", type=int, default=3, help="of the limited pairs (default: 3)")
-    parser.add_argument("--samples", type=int, default=100, help="samples of one timing (default: 100)")
-    parser.add_argument("--repeats", type=int, default=7, help="timings of each; medians are reported (default: 7)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--aois", type=int, default=60, help="AOIs")
+    parser.add_argument("--months", type=int, default=24, help="mosaics per AOI")
+    parser.add_argument("--max-months-apart", type=int, default=3, help="of the limited pairs")
+    parser.add_argument("--samples", type=int, default=100, help="samples of one timing")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each; medians are reported")
     return parser
 
 

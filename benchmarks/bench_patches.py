@@ -32,13 +32,13 @@ TARGET = 500
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--aois", type=int, default=3, help="AOIs of the tree (default: 3)")
-    parser.add_argument("--months", type=int, default=2, help="mosaics per AOI (default: 2)")
-    parser.add_argument("--size", type=int, default=1024, help="side of a mosaic in pixels (default: 1024)")
-    parser.add_argument("--repeats", type=int, default=7, help="timings of each; medians are reported (default: 7)")
-    parser.add_argument("--patches", type=int, default=40, help="random patches decoded in one timing (default: 40)")
-    parser.add_argument("--batch", type=int, default=256, help="patches of a batch (default: 256)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--aois", type=int, default=3, help="AOIs of the tree")
+    parser.add_argument("--months", type=int, default=2, help="mosaics per AOI")
+    parser.add_argument("--size", type=int, default=1024, help="side of a mosaic in pixels")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each; medians are reported")
+    parser.add_argument("--patches", type=int, default=40, help="random patches decoded in one timing")
+    parser.add_argument("--batch", type=int, default=256, help="patches of a batch")
     return parser
 
 

@@ -118,21 +118,17 @@ def _autocast(args: argparse.Namespace, device: torch.device) -> torch.autocast:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name (default: resnet18)")
-    parser.add_argument("--image-size", type=int, default=64, help="side of the views in pixels (default: 64)")
-    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step (default: 256)")
-    parser.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander (default: 8192-8192-8192)")
-    parser.add_argument("--augment", choices=list(PRESETS), default="vicreg", help="our augmentation (default: vicreg)")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each recipe (default: 5)")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="loading processes of reference and lightly (default: 2)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name")
+    parser.add_argument("--image-size", type=int, default=64, help="side of the views in pixels")
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step")
+    parser.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander")
+    parser.add_argument("--augment", choices=list(PRESETS), default="vicreg", help="our augmentation")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each recipe")
+    parser.add_argument("--workers", type=int, default=2, help="loading processes of reference and lightly")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="what to time (default: all that are installed)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the model of ours and network, and our augmentation"
-    )
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic")
+    parser.add_argument("--compile", action="store_true", help="compile ours (with augmentation) and network")
     parser.add_argument("--separate", action="store_true", help="do not alternate: --steps after as many untimed ones")
     parser.add_argument("--profile", action="store_true", help="print the parts of our step instead")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")

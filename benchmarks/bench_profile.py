@@ -34,13 +34,13 @@ PARTS = ("augmentation", "forward", "loss", "backward", "optimizer", "whole step
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
         "--settings", nargs="+", default=SETTINGS, metavar="ARCH,SIDE,BATCH,WIDTH",
         help="backbone, side of the views, pairs of a step, width of the expander (default: ten settings)",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of each setting (default: 2)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of each setting")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
 

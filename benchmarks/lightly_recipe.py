@@ -21,14 +21,7 @@ RECIPES = ("lightly_vicreg", "lightly_simclr")
 
 
 def build(recipe: str, arch: str, widths: list[int], image_size: int) -> tuple[nn.Module, nn.Module, Callable]:
-    """Return backbone and head, the loss of two batches of embeddings, and the transform of a PIL image.
-
-    Args:
-        recipe: A name of ``RECIPES``.
-        arch: Backbone, any timm name.
-        widths: Widths of VICReg's projection head.
-        image_size: Side of the views in pixels.
-    """
+    """Return backbone and head, of which VICReg's has ``widths``, the loss of two batches, and the transform."""
     from lightly.loss import NTXentLoss, VICRegLoss
     from lightly.models.modules.heads import SimCLRProjectionHead, VICRegProjectionHead
     from lightly.transforms.simclr_transform import SimCLRTransform
@@ -91,17 +84,9 @@ def pil_step(
 def pretrain_for(
     args: argparse.Namespace, recipe: str, config: PretrainConfig, images: Callable[[int], np.ndarray], samples: int
 ) -> list[dict[str, Any]]:
-    """Pretrain for ``args.minutes`` of training time; the learning rate follows the time.
+    """Pretrain for ``args.minutes`` of training time, which the learning rate follows; return the checkpoints.
 
-    Args:
-        args: Arguments of bench_quality.py.
-        recipe: A name of ``RECIPES``.
-        config: Backbone, widths, view size, batch size, optimizer and peak learning rate.
-        images: Returns uint8 (3, H, W) of a sample.
-        samples: Number of samples.
-
-    Returns:
-        The checkpoints: file, minutes and pairs.
+    ``images`` returns one of ``samples`` images, uint8 (3, H, W).
     """
     reuse_freed_memory()
     torch.manual_seed(args.seed)

@@ -44,7 +44,7 @@ _MAX_INT = 2**31 - 1
 _MAX_WORKERS = 1024
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Append the default to each help text that does not name it, unless it is None or empty and needs no mention."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
