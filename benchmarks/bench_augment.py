@@ -34,9 +34,7 @@ def ours(images: torch.Tensor, size: int) -> Callable[[int], None]:
     view, device = PRESETS["vicreg"][0], torch.device("cpu")
 
     def make(step: int) -> None:
-        views = augment_batch(
-            images, view, size, batch_size=len(images), rank=0, seed=0, step=step, device=device
-        )  # fmt: skip
+        views = augment_batch(images, view, size, batch_size=len(images), rank=0, seed=0, step=step, device=device)
         normalize(views, IMAGENET_MEAN, IMAGENET_STD)
 
     return make

@@ -50,13 +50,7 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _update(
-        self,
-        params: list[torch.Tensor],
-        adapted: bool,
-        lr: float,
-        weight_decay: float,
-        momentum: float,
-        eta: float,
+        self, params: list[torch.Tensor], adapted: bool, lr: float, weight_decay: float, momentum: float, eta: float
     ) -> None:
         updates: Any = [p.grad for p in params]
         if adapted:

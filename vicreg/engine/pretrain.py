@@ -33,10 +33,7 @@ PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to se
 
 
 def pretrain(
-    config: PretrainConfig,
-    dataset: PairDataset,
-    probe_sets: tuple[LabeledDataset, LabeledDataset] | None,
-    source: str,
+    config: PretrainConfig, dataset: PairDataset, probe_sets: tuple[LabeledDataset, LabeledDataset] | None, source: str
 ) -> None:
     """Pretrain a backbone, or resume the run in ``config.exp_dir``.
 
@@ -220,10 +217,7 @@ class CollapseWarning:
 
 
 def knn_probe(
-    backbone: torch.nn.Module,
-    probe_sets: tuple[LabeledDataset, LabeledDataset],
-    spec: InputSpec,
-    device: torch.device,
+    backbone: torch.nn.Module, probe_sets: tuple[LabeledDataset, LabeledDataset], spec: InputSpec, device: torch.device
 ) -> dict[str, float]:
     """Return the top-1 accuracy of weighted kNN-20, from training to validation samples, evenly spaced ones of each."""
     distributed.broadcast_buffers(backbone)
