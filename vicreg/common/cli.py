@@ -58,7 +58,11 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
     """Parse a command line; refuse numbers with which no option works: NaN, infinite, negative or huge ones.
 
     Options of ``type=int`` take 0 to 2**31 - 1, those of ``type=float`` any finite number. ``--workers`` is limited to
-    1024, since every worker is a process or a thread. ``arguments`` are those of the process by default.
+    1024, since every worker is a process or a thread.
+
+    Args:
+        parser: Parser of the script.
+        arguments: Words of the command line, by default those of the process.
     """
     parser.register("type", int, _whole_number)
     parser.register("type", float, _finite_number)
@@ -88,6 +92,13 @@ def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
     ``ValueError`` and ``OSError`` are what modules raise for wrong input. Out-of-memory errors, failed collectives and
     failed loader processes are reported in the same way. Any other exception keeps its traceback, and so do all if
     ``TRACEBACK`` is set. The exit code is 130 after Ctrl-C and 141 if the reader of stdout has gone, as in ``| head``.
+
+    Args:
+        main: Function of the script.
+        namespace: Its parsed arguments.
+
+    Returns:
+        What ``main`` returns.
     """
     threading.excepthook = _handle_thread_exception
     for stream in (sys.stdout, sys.stderr):
@@ -130,7 +141,9 @@ def run(main: Callable[[Namespace], Any], namespace: Namespace) -> Any:
 def explain(error: BaseException, namespace: Any) -> str:
     """Return an error's message with what to do about it.
 
-    ``exp_dir`` of the script's arguments names the folder for errors of the operating system that do not name a file.
+    Args:
+        error: A user's mistake, an error of the operating system or an out-of-memory error.
+        namespace: Arguments of the script; ``exp_dir`` names the folder for errors that do not name a file.
     """
     memory = out_of_memory(error)
     if memory:
@@ -215,7 +228,11 @@ def _exit(code: int) -> NoReturn:
 
 
 def check_positive(namespace: Any, *names: str) -> None:
-    """Check that attributes of a namespace or configuration, numbers or lists of them, are positive if not None.
+    """Check that numbers and lists of numbers are positive, where they are given.
+
+    Args:
+        namespace: Parsed arguments or a configuration.
+        *names: Attributes of it.
 
     Raises:
         ValueError: A number is zero, negative, infinite or NaN.

@@ -55,9 +55,14 @@ def check_resume(saved: dict[str, Any], config: Any, exp_dir: str | Path, finish
     """Compare the configuration of a checkpoint with the current one, field by field.
 
     Fields that the checkpoint does not have (written by an older version) are skipped. A nested configuration is
-    compared field by field too; an older checkpoint may hold its values at the top level. For a finished run, every
-    difference is refused, except in fields marked ``"length"`` or ``"ignore"``: no step is left that could use the new
-    value.
+    compared field by field too; an older checkpoint may hold its values at the top level.
+
+    Args:
+        saved: Configuration of the checkpoint, as from ``to_dict``.
+        config: Current configuration.
+        exp_dir: Run folder, for messages.
+        finished: Whether the saved run reached its last step. Every difference is then refused, except in fields
+            marked ``"length"`` or ``"ignore"``: no step is left that could use the new value.
 
     Raises:
         ValueError: A ``"must_match"`` field differs, or the run is finished and another field differs.

@@ -118,7 +118,16 @@ def read_text(path: str | Path) -> str:
 
 
 def check_outside(out_dir: str | Path, folder: str | Path, flag: str = "--exp-dir") -> None:
-    """Raise ValueError if results, in the folder of ``flag``, were among images, where the next run would read them."""
+    """Check that results are not written to a folder of images, where the next run would read them.
+
+    Args:
+        out_dir: Folder of the results.
+        folder: Folder of the images.
+        flag: Option that named ``out_dir``.
+
+    Raises:
+        ValueError: ``out_dir`` is ``folder`` or inside of it.
+    """
     out, inside = Path(out_dir).resolve(), Path(folder).resolve()
     if out == inside or inside in out.parents:
         raise ValueError(f"{flag} {out_dir} is in the folder of images {folder}; choose a folder outside of it")
@@ -144,7 +153,15 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result]) -> Result:
-    """Write bytes atomically; return what ``check`` returns for the temporary file. If it raises, the old file stays.
+    """Write bytes atomically, if they pass a check.
+
+    Args:
+        path: The file.
+        content: Its content.
+        check: Function that checks the file under its temporary name. If it raises, the old file stays.
+
+    Returns:
+        What ``check`` returns.
 
     Raises:
         OSError: The disk is full or the folder is not writable.
@@ -184,7 +201,12 @@ def publish(partial: str | Path, out_dir: str | Path, names: Sequence[str]) -> N
     """Move files and folders from ``partial_folder`` to the output folder, replacing the old ones of these names.
 
     A name that is missing in ``partial`` is removed from ``out_dir``. ``meta.json`` is removed first and moved last: a
-    folder without it is incomplete, and readers refuse it. Both folders are on one file system.
+    folder without it is incomplete, and readers refuse it.
+
+    Args:
+        partial: Temporary folder.
+        out_dir: Output folder, on the same file system.
+        names: Names of the outputs, with or without ``meta.json``.
     """
     partial, out_dir = Path(partial), Path(out_dir)
     (out_dir / "meta.json").unlink(missing_ok=True)
@@ -208,7 +230,11 @@ def _is_running(pid: str) -> bool:
 
 
 def check_writable(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
-    """Check that a file can be written, before the work that computes it; any suffix is allowed by default.
+    """Check that a file can be written, before the work that computes it.
+
+    Args:
+        path: The file; it may exist.
+        suffixes: Allowed suffixes; any by default.
 
     Raises:
         ValueError: ``path`` is a folder or has another suffix.

@@ -125,9 +125,11 @@ class MetricLogger:
         self._track = GuardedTracker(tracker, path.parent, step, config or {})
 
     def add(self, metrics: Mapping[str, torch.Tensor], data_seconds: float = 0.0) -> None:
-        """Add the metrics of one step, scalar tensors, and the time that it waited for its batch.
+        """Add the metrics of one step.
 
-        The values are not read before ``averages``, so that a GPU is not stalled.
+        Args:
+            metrics: Scalar tensors. Their values are not read before ``averages``, so that a GPU is not stalled.
+            data_seconds: Time that the step waited for its batch.
         """
         for key, value in metrics.items():
             self._sums[key] = self._sums.get(key, 0.0) + value.detach().float()
@@ -166,7 +168,12 @@ class MetricLogger:
         return line
 
     def write(self, line: Mapping[str, Any], show: bool = True) -> None:
-        """Write a line of metrics, with ``step``, to stats.txt and the tracker, and print it if ``show``."""
+        """Write a line to stats.txt and the tracker.
+
+        Args:
+            line: Metrics, with ``step``.
+            show: Also print it.
+        """
         if self._file is None:
             return
         self._file.write(json.dumps(line) + "\n")

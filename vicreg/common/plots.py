@@ -19,7 +19,13 @@ _RIGHT, _WRONG = "#0072B2", "#D55E00"  # blue and orange of Okabe & Ito, told ap
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
     """Make a matplotlib figure without pyplot, independent of the configured backend.
 
-    Its width and height are in inches. The axes are an array of shape (rows, columns).
+    Args:
+        rows: Rows of axes.
+        columns: Columns of axes.
+        size: Width and height in inches.
+
+    Returns:
+        The figure and its axes, an array of shape (rows, columns).
     """
     from matplotlib.figure import Figure
 
@@ -117,7 +123,16 @@ def save_embedding_map(
 
 
 def save_thumbnails(path: str | Path, batches: Iterable[np.ndarray], columns: int = 40) -> int:
-    """Write images, uint8 (n, 3, S, S), as tiles of ``THUMBNAIL`` pixels of a JPEG file; return the tiles per row."""
+    """Write small images as tiles of ``THUMBNAIL`` pixels of one JPEG file, row by row.
+
+    Args:
+        path: JPEG file.
+        batches: uint8 images of shape (n, 3, S, S).
+        columns: Tiles per row.
+
+    Returns:
+        The number of tiles per row.
+    """
     size = (THUMBNAIL, THUMBNAIL)
     tiles = [Image.fromarray(image.transpose(1, 2, 0)).resize(size) for images in batches for image in images]
     sheet = Image.new("RGB", (columns * THUMBNAIL, -(-len(tiles) // columns) * THUMBNAIL))

@@ -37,7 +37,11 @@ _open: dict[Path, dict[str, Any]] = {}  # content of the files whose last sessio
 def start(folder: str | Path, kind: str, device: torch.device, data: Mapping[str, str] | None = None) -> None:
     """Append a session to the provenance of a folder that this process has locked; does nothing but on rank 0.
 
-    ``kind`` is what runs, such as ``"pretraining"``; ``data`` are digests by what they are of.
+    Args:
+        folder: Run folder.
+        kind: What runs, such as ``"pretraining"``.
+        device: Device of this process.
+        data: Digests by what they are of, such as ``"training samples"``.
 
     Raises:
         OSError: The folder is not writable.
@@ -54,7 +58,13 @@ def start(folder: str | Path, kind: str, device: torch.device, data: Mapping[str
 
 
 def finish(status: str = "finished", message: str = "", folder: str | Path | None = None) -> None:
-    """Write the end of the sessions of this process, or only of the one of a folder; ``message``: signal or error."""
+    """Write the end of the sessions of this process.
+
+    Args:
+        status: ``"finished"``, ``"stopped"`` or ``"failed"``.
+        message: Signal or error.
+        folder: Only the session of this folder.
+    """
     for path in [Path(folder) / PROVENANCE_FILE] if folder else list(_open):
         if content := _open.pop(path, None):
             content["sessions"][-1] |= {"end": _now(), "status": status, "message": message}

@@ -132,7 +132,11 @@ TRACKERS: dict[str, type[Tracker]] = {
 
 
 def check_tracker(name: str) -> None:
-    """Raise ValueError unless the package of a tracker is installed."""
+    """Check that the package of a tracker is installed.
+
+    Raises:
+        ValueError: It is not.
+    """
     if name in ("none", "tensorboard"):
         return
     try:
@@ -142,7 +146,13 @@ def check_tracker(name: str) -> None:
 
 
 def start_tracker(name: str, folder: Path, step: int, config: Mapping[str, Any]) -> Tracker:
-    """Start or resume a run in a tracker, a key of ``TRACKERS``; ``config`` is as from ``config.to_dict``.
+    """Start or resume a run in a tracker.
+
+    Args:
+        name: A key of ``TRACKERS``.
+        folder: Run folder.
+        step: Step at which the run starts or resumes.
+        config: Settings of the run, as from ``config.to_dict``.
 
     Raises:
         ValueError: The tracker refuses, such as without a login.

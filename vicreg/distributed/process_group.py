@@ -156,7 +156,12 @@ def is_main() -> bool:
 
 
 def all_reduce(tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:
-    """Reduce a tensor over all processes by ``"sum"`` or ``"max"``, in place and without gradient."""
+    """Reduce a tensor over all processes, in place and without gradient.
+
+    Args:
+        tensor: Tensor of the same shape on every process.
+        op: ``"sum"`` or ``"max"``.
+    """
     if world_size() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
     return tensor
@@ -198,7 +203,11 @@ def broadcast_buffers(module: torch.nn.Module) -> None:
 
 
 def check_same_across_ranks(values: Mapping[str, Any], what: str = "options") -> None:
-    """Check that all processes have the same values by name, compared as text. A collective call.
+    """Check that all processes have the same values, such as their options. A collective call.
+
+    Args:
+        values: Values by their name, compared as text.
+        what: What the values are, for the message.
 
     Raises:
         ValueError: A value differs; all processes raise the same message, which names the values and the ranks.
@@ -220,6 +229,11 @@ def check_same_across_ranks(values: Mapping[str, Any], what: str = "options") ->
 
 def assert_equal_across_ranks(count: int, description: str, device: torch.device) -> None:
     """Check that all processes counted the same number of something, such as samples.
+
+    Args:
+        count: Number that this process counted.
+        description: What was counted, for the message.
+        device: Device of this process.
 
     Raises:
         ValueError: The numbers differ; training would hang where the process with the fewest ends.

@@ -12,7 +12,15 @@ _MAX_SIDE = 2**31 - 1
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, seeded: str) -> argparse._ArgumentGroup:
-    """Add the arguments of every run that can be resumed, with ``--seed`` as that of ``seeded``; return their group."""
+    """Add the arguments of every run that can be resumed.
+
+    Args:
+        parser: Parser to extend.
+        seeded: What ``--seed`` determines, for its help text.
+
+    Returns:
+        The argument group, to add to.
+    """
     run = parser.add_argument_group("run")
     run.add_argument("--exp-dir", type=Path, required=True, help="run folder; started again on it, the run resumes")
     run.add_argument("--seed", type=int, default=0, help=f"seed of {seeded}")
@@ -51,7 +59,13 @@ def add_init_arguments(group: argparse._ArgumentGroup) -> None:
 def add_data_arguments(
     group: argparse._ArgumentGroup, size_type: Callable[[str], Any] = int, more_sizes: str = ""
 ) -> None:
-    """Add the arguments of views and loading; ``more_sizes`` says what ``--image-size`` takes beside a number."""
+    """Add the arguments of views and loading.
+
+    Args:
+        group: Argument group to extend.
+        size_type: Type of ``--image-size``.
+        more_sizes: Other values that it takes than a number, for its help text.
+    """
     group.add_argument(
         "--image-size", type=size_type, help=f"side of the views in pixels{more_sizes}; None: 7/8 of the images' side"
     )

@@ -25,9 +25,13 @@ _OLD_VALUES = {"neighbour": "neighbor"}
 
 
 def quarantine_checkpoint(folder: str | Path, step: int) -> None:
-    """Rename a run's last checkpoint if it is of a step with a non-finite loss, so that the one before is used.
+    """Rename a run's last checkpoint if it is of this step, so that the one before is used.
 
     The loss at a step is that of the weights that the checkpoint of this step holds. Call it in the main process.
+
+    Args:
+        folder: Run folder.
+        step: Step with a non-finite loss.
     """
     path = Path(folder) / MODEL_FILE
     with contextlib.suppress(ValueError):  # a damaged file, which must not hide the loss; resuming sets it aside
@@ -37,10 +41,14 @@ def quarantine_checkpoint(folder: str | Path, step: int) -> None:
 
 @torch.no_grad()
 def check_finite(model: nn.Module, step: int) -> None:
-    """Raise FloatingPointError if a weight or a running statistic of a model is not finite after ``step`` steps.
+    """Raise FloatingPointError if a weight or a running statistic of a model is not finite.
 
     A finite loss does not show it: the gradients of the last step may not be finite, for instance those of bfloat16
     convolutions with a stride over 1 x 1 maps in PyTorch's CPU kernels.
+
+    Args:
+        model: Model with floating-point parameters.
+        step: Steps that it was trained for, for the message.
     """
     values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     values = {name: value for name, value in values.items() if value.is_floating_point()}
@@ -171,7 +179,12 @@ def strip_module_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def samples_digest(train: Iterable[str], val: Iterable[str]) -> str:
-    """Return a hexadecimal digest of the names of samples, without the data's folder, which may move."""
+    """Return a hexadecimal digest of a split.
+
+    Args:
+        train: Names of the training samples, without the data's folder, which may move.
+        val: Names of the validation samples.
+    """
     return hashlib.sha256("\n".join([*train, "", *val]).encode()).hexdigest()[:16]
 
 
@@ -195,6 +208,11 @@ def load_task(
     path: str | Path, task: str, device: str | torch.device = "cpu"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a checkpoint of a downstream task, ``best_model.pth`` or ``model.pth``.
+
+    Args:
+        path: The file.
+        task: Name of the task.
+        device: Device of the tensors.
 
     Returns:
         State dict of the model, and a dict with ``task``, ``backbone`` and ``config``.

@@ -105,7 +105,11 @@ def init_single_device(config: FinetuneConfig, task: str) -> torch.device:
 
 
 def build_backbone(config: FinetuneConfig, checkpoint: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """Load the pretrained backbone, or create that of a checkpoint (empty: a new run), whose weights are loaded later.
+    """Load the pretrained backbone, or create one of a checkpoint's architecture, whose weights are loaded later.
+
+    Args:
+        config: Settings of the run.
+        checkpoint: Checkpoint to resume from; empty for a new run.
 
     Returns:
         The backbone, and its ``arch``, ``in_chans``, ``mean``, ``std``, ``source`` and perhaps ``levels`` for

@@ -68,7 +68,14 @@ class LARS(torch.optim.Optimizer):
 
 
 def build_optimizer(name: str, model: nn.Module, weight_decay: float, momentum: float = 0.9) -> torch.optim.Optimizer:
-    """Build ``"lars"`` as in the paper, ``"adamw"``, or ``"sgd"`` with momentum; biases and norms do not decay."""
+    """Build LARS as in the paper, AdamW, or SGD with momentum; vectors (biases, norms) do not decay.
+
+    Args:
+        name: ``"lars"``, ``"adamw"`` or ``"sgd"``.
+        model: Model whose parameters are optimized.
+        weight_decay: Weight decay of matrices.
+        momentum: Momentum of SGD.
+    """
     if name == "lars":
         return LARS(model.parameters(), weight_decay=weight_decay)
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -82,8 +89,15 @@ def build_optimizer(name: str, model: nn.Module, weight_decay: float, momentum: 
 def average_weights(module: nn.Module, optimizer: torch.optim.Optimizer, decay: float) -> swa_utils.AveragedModel:
     """Average the weights and buffers of a module exponentially over the optimizer's steps.
 
-    Step n keeps ``min(decay, (1 + n) / (10 + n))`` of the average, so that it forgets the initial weights soon. The
-    state dict of the average has the number of steps too.
+    Step n keeps ``min(decay, (1 + n) / (10 + n))`` of the average, so that it forgets the initial weights soon.
+
+    Args:
+        module: Module to average.
+        optimizer: Optimizer of its parameters; each of its steps updates the average.
+        decay: Fraction of the average that a late step keeps.
+
+    Returns:
+        The average, whose state dict has the number of steps too.
     """
 
     def update(averages: Any, values: Any, steps: Any) -> None:
@@ -103,7 +117,11 @@ def warmup_epochs(epochs: float) -> float:
 def cosine_lr(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:
     """Return the learning rate of a linear warm-up from 0 to ``peak``, then a half cosine to a thousandth of it.
 
-    Steps count from 0. In the reference, the peak is ``lr * batch_size / 256``.
+    Args:
+        step: Step, from 0.
+        total_steps: Step at which the half cosine ends.
+        warmup_steps: Steps of the warm-up.
+        peak: Highest learning rate; ``lr * batch_size / 256`` in the reference.
     """
     if step < warmup_steps:
         return peak * step / warmup_steps
@@ -115,7 +133,11 @@ def cosine_lr(step: int, total_steps: int, warmup_steps: int, peak: float) -> fl
 def one_cycle_lr(step: int, total_steps: int, peak: float, rise: float = 0.3) -> float:
     """Return the learning rate of one cycle (Smith & Topin 2018), as ``torch.optim.lr_scheduler.OneCycleLR``.
 
-    Steps count from 0; the fraction ``rise`` of them is on the way up.
+    Args:
+        step: Step, from 0 and below ``total_steps``.
+        total_steps: Steps of the run.
+        peak: Highest learning rate.
+        rise: Fraction of the steps on the way up.
     """
     top, end = rise * total_steps - 1, total_steps - 1  # steps with the highest and the lowest learning rate
     if step <= top:

@@ -53,8 +53,15 @@ def reuse_freed_memory() -> bool:
 def to_device(model: nn.Module, device: torch.device, compile: bool = False) -> nn.Module:
     """Move a model to a device in channels_last format, with SyncBatchNorm on several GPUs.
 
-    The parameters keep their identity, so an optimizer may be built before or after. All is changed in place except for
-    a BatchNorm layer at the root.
+    The parameters keep their identity, so an optimizer may be built before or after.
+
+    Args:
+        model: Model, changed in place except for a BatchNorm layer at its root.
+        device: Device.
+        compile: Whether to compile the model in place.
+
+    Returns:
+        The model.
     """
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cuda":

@@ -101,9 +101,15 @@ class PreemptionGuard:
 
 
 def write_preempted_marker(folder: str | Path, number: signal.Signals, step: int) -> int:
-    """Write the marker file of a preempted run, and return the exit code, 128 + signal.
+    """Write the marker file of a preempted run, for job scripts: torchrun exits with 1 whatever its processes return.
 
-    Job scripts read the file: torchrun exits with 1 whatever its processes return.
+    Args:
+        folder: Run folder.
+        number: Signal that ended the run.
+        step: Step of the checkpoint.
+
+    Returns:
+        The exit code, 128 + signal.
     """
     if is_main():
         write_text(Path(folder) / MARKER_FILE, f"{number.name} at step {step}\n")

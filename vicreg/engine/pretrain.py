@@ -78,7 +78,11 @@ def pretrain(
 class PairAugmentation:
     """Batches of images, and their two normalized views on the device. The views of step 0 are also drawn to a file.
 
-    The data set may crop images for the views while it decodes them.
+    Args:
+        config: Names the augmentation preset and its changes.
+        plan: Batch size and epochs.
+        dataset: Data set of the images, which may crop them for the views while it decodes them.
+        device: Device of this process.
 
     Raises:
         ValueError: The preset cannot be changed as asked for, or the data set has other channels.
@@ -111,9 +115,14 @@ class PairAugmentation:
     def __call__(
         self, images1: torch.Tensor, images2: torch.Tensor, step: int, micro_batch: int = 0, num_micro_batches: int = 1
     ) -> list[torch.Tensor]:
-        """Return two batches (m, C, size, size) of this process's pairs, two times uint8 (n, C, H, W).
+        """Return two batches (m, C, size, size); m = n for one micro-batch.
 
-        The step seeds the random numbers; m = n for one micro-batch.
+        Args:
+            images1: uint8 (n, C, H, W), first images of this process's pairs.
+            images2: uint8 (n, C, H, W), second images.
+            step: Step, which seeds the random numbers.
+            micro_batch: Index of the micro-batch.
+            num_micro_batches: Number of micro-batches.
         """
         views = self._augment(
             images1, images2, size=self.size(step), step=step, micro_batch=micro_batch,
@@ -200,7 +209,10 @@ def start_run(
 class CollapseWarning:
     """Print a warning once, at the first log line after the warm-up that shows a collapse.
 
-    The effective rank is that of a matrix of ``samples`` rows and ``dim`` columns.
+    Args:
+        warmup_steps: Steps to ignore.
+        samples: Rows of the matrix that the effective rank is of.
+        dim: Its columns.
     """
 
     def __init__(self, warmup_steps: int, samples: int, dim: int) -> None:
@@ -219,7 +231,14 @@ class CollapseWarning:
 def knn_probe(
     backbone: torch.nn.Module, probe_sets: tuple[LabeledDataset, LabeledDataset], spec: InputSpec, device: torch.device
 ) -> dict[str, float]:
-    """Return the top-1 accuracy of weighted kNN-20, from training to validation samples, evenly spaced ones of each."""
+    """Return the top-1 accuracy of weighted kNN-20 on evenly spaced samples of two labeled data sets.
+
+    Args:
+        backbone: Module (n, C, size, size) -> (n, F).
+        probe_sets: Labeled training and validation data set.
+        spec: Size and normalization of the backbone's input.
+        device: Device of this process.
+    """
     distributed.broadcast_buffers(backbone)
     parts = []
     for labeled, max_samples in zip(probe_sets, (PROBE_TRAIN, PROBE_VAL), strict=True):

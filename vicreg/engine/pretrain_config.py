@@ -119,7 +119,12 @@ class PretrainConfig(RunConfig):
 
 
 def get_parser(description: str, augment: str = "vicreg") -> argparse.ArgumentParser:
-    """Return a parser with the arguments of every pretraining script; scripts add those of their data."""
+    """Return a parser with the arguments of every pretraining script; scripts add those of their data.
+
+    Args:
+        description: First line of the help text.
+        augment: Default of ``--augment``.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter)
     run = add_run_arguments(parser, "weights, order and augmentation")
     run.add_argument("--probe-every", type=int, default=10, help="epochs between kNN probes; 0: none")

@@ -96,8 +96,10 @@ class RunFolder:
     def write_first_pairs(self, dataset: Any, batches: Iterable[Sequence[SampleKey]], start: int) -> None:
         """Write ``views.json``: what a data set of pairs knows of those in ``views.png``, such as location and date.
 
-        ``batches`` are the keys of each batch from step ``start`` on. Only a ``BaseDataset`` has pairs, and a run that
-        resumes writes nothing.
+        Args:
+            dataset: Data set; only a ``BaseDataset`` has pairs.
+            batches: Keys of each batch from ``start`` on.
+            start: Step at which the run starts; nothing is written by a run that resumes.
         """
         if start == 0 and distributed.is_main() and isinstance(dataset, BaseDataset):
             pairs = [(index, dataset.positive_index(index, seed)) for index, seed in next(iter(batches))[:VIEW_PAIRS]]
