@@ -12,7 +12,6 @@ import argparse
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -28,6 +26,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from benchmarks.processes import run, script_command
 from vicreg.common import cli
 from vicreg.data.image_listing import list_images
 from vicreg.data.sn7 import SN7Patches
@@ -35,11 +34,11 @@ from vicreg.data.sn7 import SN7Patches
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     add = parser.add_argument
     add("--eurosat", type=Path, help="folder of class folders")
     add("--sn7", type=Path, help="folder of make_sn7_csv.py with --split block")
-    add("--planted", type=int, default=1000, help="training images that are planted (default: 1000)")
+    add("--planted", type=int, default=1000, help="training images that are planted")
     add("--max-bits", type=int, nargs="+", default=[20, 24, 28], help="thresholds of the hash (default: 20 24 28)")
     add("--min-contrast", type=float, default=2.0, help="see audit_split.py (default: 2)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="threads (default: CPUs)")
@@ -77,11 +76,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def audit(*arguments: object) -> dict:
     """Run audit_split.py and return its JSON."""
-    command = [sys.executable, ROOT / "preprocessing" / "audit_split.py", *map(str, arguments), "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"audit_split.py failed: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    return json.loads(run(script_command("preprocessing/audit_split.py", {"json": "-"}, *arguments)))
 
 
 def measure_planted(images: list[np.ndarray], args: argparse.Namespace) -> dict[str, list[float]]:

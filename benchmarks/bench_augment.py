@@ -34,9 +34,7 @@ def ours(images: torch.Tensor, size: int) -> Callable[[int], None]:
     view, device = PRESETS["vicreg"][0], torch.device("cpu")
 
     def make(step: int) -> None:
-        views = augment_batch(
-            images, view, size, batch_size=len(images), rank=0, seed=0, step=step, device=device
-        )  # fmt: skip
+        views = augment_batch(images, view, size, batch_size=len(images), rank=0, seed=0, step=step, device=device)
         normalize(views, IMAGENET_MEAN, IMAGENET_STD)
 
     return make
@@ -78,10 +76,10 @@ def lightly(images: torch.Tensor, size: int) -> Callable[[int], None]:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 224], help="sides of the views in pixels")
-    parser.add_argument("--images", type=int, default=64, help="images of a batch (default: 64)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed batches of each (default: 5)")
+    parser.add_argument("--images", type=int, default=64, help="images of a batch")
+    parser.add_argument("--repeats", type=int, default=5, help="timed batches of each")
     return parser
 
 

@@ -43,10 +43,10 @@ with rasterio.open(sys.argv[1]) as raster, open(sys.argv[2] or os.devnull, "wb")
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=12000, help="side of the scene in pixels (default: 12000)")
-    parser.add_argument("--bands", type=int, default=4, help="bands of the scene (default: 4)")
-    parser.add_argument("--repeats", type=int, default=3, help="timings of each; medians are reported (default: 3)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--size", type=int, default=12000, help="side of the scene in pixels")
+    parser.add_argument("--bands", type=int, default=4, help="bands of the scene")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each; medians are reported")
     return parser
 
 

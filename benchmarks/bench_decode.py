@@ -38,11 +38,11 @@ VIEWS = PRESETS["crop"]  # crop and flip alone
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder of JPEGs, searched at any depth")
-    parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels (default: 224)")
-    parser.add_argument("--images", type=int, default=128, help="files to read (default: 128)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each (default: 5)")
+    parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels")
+    parser.add_argument("--images", type=int, default=128, help="files to read")
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes of each")
     return parser
 
 

@@ -19,11 +19,10 @@ if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import torch
 
 from benchmarks.processes import script_command
 from benchmarks.random_patches import write_pack
-from benchmarks.step_profile import cpu_name
+from benchmarks.step_profile import describe_machine
 from vicreg.common import cli
 from vicreg.models.backbones import create_backbone
 from vicreg.models.vicreg import parse_mlp
@@ -31,11 +30,11 @@ from vicreg.models.vicreg import parse_mlp
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--arch", default="test_resnet", help="backbone, any timm name (default: test_resnet, small)")
-    parser.add_argument("--mlp", default="256-256", help="widths of the expander (default: 256-256)")
-    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step (default: 256)")
-    parser.add_argument("--patch-size", type=int, default=32, help="side of patches and views in pixels (default: 32)")
+    parser.add_argument("--mlp", default="256-256", help="widths of the expander")
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step")
+    parser.add_argument("--patch-size", type=int, default=32, help="side of patches and views in pixels")
     parser.add_argument("--patches", type=int, nargs="+", default=[4096, 16384, 65536, 262144], metavar="N")
     return parser
 
@@ -85,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--patches {counts[0]}: less than the {args.batch_size} of --batch-size")
     print(
         f"{args.arch}, patches and views of {args.patch_size} px, batch {args.batch_size}, expander {args.mlp}, "
-        f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        f"{describe_machine()}",
         flush=True,
     )
     seconds = []

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # scripts run from a bare clone
 import numpy as np
 import torch
 
-from benchmarks.step_profile import cpu_name
+from benchmarks.step_profile import describe_machine
 from vicreg.common import cli
 from vicreg.common.tsne import tsne
 from vicreg.eval.knn import knn_predict
@@ -33,13 +33,13 @@ from vicreg.eval.metrics import accuracy
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--samples", type=int, default=21_600, help="training samples (default: 21600, as EuroSAT)")
-    parser.add_argument("--dim", type=int, default=512, help="size of the features (default: 512)")
-    parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
-    parser.add_argument("--queries", type=int, default=5_400, help="samples to classify by kNN (default: 5400)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of the linear probe (default: 5)")
-    parser.add_argument("--tsne", type=int, default=0, help="samples of the t-SNE maps; 0: none (default: 0)")
+    parser.add_argument("--dim", type=int, default=512, help="size of the features")
+    parser.add_argument("--classes", type=int, default=10, help="number of classes")
+    parser.add_argument("--queries", type=int, default=5_400, help="samples to classify by kNN")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of the linear probe")
+    parser.add_argument("--tsne", type=int, default=0, help="samples of the t-SNE maps; 0: none")
     return parser
 
 
@@ -77,8 +77,8 @@ def main(args: argparse.Namespace) -> None:
     centers = 0.15 * torch.randn(args.classes, args.dim, generator=torch.Generator().manual_seed(0))
     train, labels = make_features(args.samples, args.dim, centers, 1)
     queries, expected = make_features(args.queries, args.dim, centers, 2)
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.samples} x {args.dim} "
-          f"features of {train.nbytes / 1e9:.2f} GB, {args.classes} classes")  # fmt: skip
+    print(f"{describe_machine()}, {args.samples} x {args.dim} features of {train.nbytes / 1e9:.2f} GB, "
+          f"{args.classes} classes")  # fmt: skip
 
     def knn() -> str:
         ranked = knn_predict(train, labels, queries, args.classes)

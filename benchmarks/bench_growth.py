@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.processes import run_bench_pretrain
 from vicreg.common import cli, files
+from vicreg.common.config import flag_of
 from vicreg.common.plots import new_figure
 
 LABELS = {"batch_sizes": "batch size N", "dims": "width D of the expander D-D-D", "image_sizes": "image side in pixels"}
@@ -27,7 +28,7 @@ LABELS = {"batch_sizes": "batch size N", "dims": "width D of the expander D-D-D"
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("growth.svg"), help="the plot (default: growth.svg)")
     parser.add_argument(
         "--batch-sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 2048, 4096], metavar="N"
@@ -38,26 +39,16 @@ def get_parser() -> argparse.ArgumentParser:
         "--base", type=int, nargs=3, default=[128, 1024, 32], metavar=("N", "D", "SIDE"),
         help="what the others are while one is varied (default: 128 1024 32)",
     )  # fmt: skip
-    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name (default: resnet18)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of each point (default: 3)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if available")
+    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each point")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
 
 
 def step_seconds(args: argparse.Namespace, batch: int, dim: int, side: int) -> float:
-    """Return the seconds of a step, from the output of ``bench_pretrain.py``.
-
-    Raises:
-        ValueError: It failed; the message has its last line.
-    """
-    options = {"arch": args.arch, "batch-size": batch, "mlp": f"{dim}-{dim}-{dim}", "image-size": side}
-    options |= {"steps": args.steps, "precision": args.precision, "recipes": "ours"}
-    options |= {"device": args.device} if args.device else {}
-    try:
-        lines = run_bench_pretrain(options)
-    except ValueError as error:
-        raise ValueError(f"batch {batch}, expander {dim}, {side} px: {error}") from error
+    """Return the seconds of a step, from the output of ``bench_pretrain.py``."""
+    lines = run_bench_pretrain(args, args.arch, side, batch, dim, "--recipes", "ours")
     return batch / next(float(line.split()[1]) for line in lines if line.startswith("ours "))
 
 
@@ -67,15 +58,7 @@ def first_fitted(sizes: list[int]) -> int:
 
 
 def fit_exponent(sizes: list[int], seconds: list[float]) -> tuple[float, float]:
-    """Fit seconds = exp(b) * size^p to the larger half of the points, in logarithms.
-
-    Args:
-        sizes: Two or more sizes, in ascending order.
-        seconds: Time of each.
-
-    Returns:
-        p and b.
-    """
+    """Fit seconds = exp(b) * size^p to the larger half of two or more ascending sizes; return p and b."""
     first = first_fitted(sizes)
     slope, offset = np.polyfit(np.log(sizes[first:]), np.log(seconds[first:]), 1)
     return float(slope), float(offset)
@@ -86,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     cli.check_positive(args, "steps", "base", *LABELS)
     for name in LABELS:
         if len(set(getattr(args, name))) < 2:
-            raise ValueError(f"--{name.replace('_', '-')}: two values or more are needed")
+            raise ValueError(f"{flag_of(name)}: two values or more are needed")
     files.check_writable(args.out, (".svg", ".png"))
     figure, axes = new_figure(1, 3, (11, 3.6))
     for position, (name, label) in enumerate(LABELS.items()):

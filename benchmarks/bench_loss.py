@@ -7,7 +7,6 @@ prints the medians, their ratio, and the largest tensor of each.
 """
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +21,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.reference_recipe import reference_loss
+from benchmarks.step_profile import describe_machine, synchronize
+from vicreg import distributed
 from vicreg.common import cli
 from vicreg.losses import vicreg_loss
 
@@ -40,23 +41,22 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def measure(loss: Callable, z1: torch.Tensor, z2: torch.Tensor, device: str) -> float:
+def measure(loss: Callable, z1: torch.Tensor, z2: torch.Tensor) -> float:
     """Return the seconds of one forward and backward pass."""
     z1.grad = z2.grad = None
     started = time.perf_counter()
     loss(z1, z2).backward()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    synchronize(z1.device)
     return time.perf_counter() - started
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=256, help="batch size N (default: 256)")
-    parser.add_argument("--dim", type=int, default=8192, help="embedding width D (default: 8192)")
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each (default: 7)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--samples", type=int, default=256, help="batch size N")
+    parser.add_argument("--dim", type=int, default=8192, help="embedding width D")
+    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
 
 
@@ -65,23 +65,21 @@ def main(args: argparse.Namespace) -> None:
     cli.check_positive(args, "samples", "dim", "repeats")
     if args.samples < 2:
         raise ValueError("--samples 1: the variance needs at least 2")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device; use --device cpu")
+    device = distributed.init(args.device)
     torch.manual_seed(0)
-    z1 = torch.randn(args.samples, args.dim, device=args.device, requires_grad=True)
+    z1 = torch.randn(args.samples, args.dim, device=device, requires_grad=True)
     z2 = (z1.detach() + 0.3 * torch.randn_like(z1)).requires_grad_()
     losses = {"gram": lambda a, b: vicreg_loss(a, b)["loss"], "reference": reference_loss}
     values, gradients, largest, seconds = {}, {}, {}, {name: [] for name in losses}
     for name, loss in losses.items():
         with LargestTensor() as recorder:
-            measure(loss, z1, z2, args.device)
+            measure(loss, z1, z2)
         largest[name], gradients[name] = recorder.elements, z1.grad.clone()
         values[name] = loss(z1, z2).item()
     for _ in range(args.repeats):
         for name, loss in losses.items():
-            seconds[name].append(measure(loss, z1, z2, args.device))
-    device = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
-    print(f"N = {args.samples}, D = {args.dim}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+            seconds[name].append(measure(loss, z1, z2))
+    print(f"N = {args.samples}, D = {args.dim}, {describe_machine(device)}")
     for name in losses:
         median = statistics.median(seconds[name])
         print(

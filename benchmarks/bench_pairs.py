@@ -24,22 +24,17 @@ import numpy as np
 import pandas as pd
 
 from vicreg.common import cli
-from vicreg.data.pairs import (
-    TemporalPairs,
-    month_number,
-)
+from vicreg.data.pairs import TemporalPairs, month_number
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--aois", type=int, default=60, help="AOIs (default: 60)")
-    parser.add_argument("--months", type=int, default=24, help="mosaics per AOI (default: 24)")
-    parser.add_argument("--max-months-apart", type=int, default=3, help="of the limited pairs (default: 3)")
-    parser.add_argument("--samples", type=int, default=100, help="samples of one timing (default: 100)")
-    parser.add_argument(
-        "--repeats", type=int, default=7, help="timings of each kind; medians are reported (default: 7)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--aois", type=int, default=60, help="AOIs")
+    parser.add_argument("--months", type=int, default=24, help="mosaics per AOI")
+    parser.add_argument("--max-months-apart", type=int, default=3, help="of the limited pairs")
+    parser.add_argument("--samples", type=int, default=100, help="samples of one timing")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each; medians are reported")
     return parser
 
 
@@ -79,10 +74,8 @@ def main(args: argparse.Namespace) -> None:
         f"{platform.machine()}, {len(table)} patches of {location_ids.max() + 1} locations, medians of {args.repeats}"
     )
     result = {"patches": len(table)}
-    for name, max_months in (
-        ("any month", None),
-        (f"at most {args.max_months_apart} months apart", args.max_months_apart),
-    ):
+    limits = {"any month": None, f"at most {args.max_months_apart} months apart": args.max_months_apart}
+    for name, max_months in limits.items():
         started = time.perf_counter()
         pairs = TemporalPairs(location_ids, months, max_months)
         built = time.perf_counter() - started
@@ -97,13 +90,10 @@ def main(args: argparse.Namespace) -> None:
             by_search = functools.partial(search, table, max_months=max_months)
             searched.append(microseconds(by_search, keys[: args.samples]))
         ratio = statistics.median(slow / fast for fast, slow in zip(indexed, searched, strict=True))
-        print(f"{name}: index {statistics.median(indexed):.2f} us per sample, built once in {1000 * built:.1f} ms; "
-              f"search {statistics.median(searched):.0f} us, {ratio:.0f} times as long")  # fmt: skip
-        result[name] = {
-            "index_us": statistics.median(indexed),
-            "search_us": statistics.median(searched),
-            "ratio": ratio,
-        }
+        fast, slow = statistics.median(indexed), statistics.median(searched)
+        print(f"{name}: index {fast:.2f} us per sample, built once in {1000 * built:.1f} ms; search {slow:.0f} us, "
+              f"{ratio:.0f} times as long")  # fmt: skip
+        result[name] = {"index_us": fast, "search_us": slow, "ratio": ratio}
     print(json.dumps(result))
 
 

@@ -9,22 +9,21 @@ milliseconds per patch, one at a time and in batches, and the ratio (target: at 
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
 
+from benchmarks.processes import run, script_command
+from benchmarks.step_profile import describe_machine
 from vicreg.common import cli
 from vicreg.data.sn7 import SN7Patches
 
@@ -33,38 +32,23 @@ TARGET = 500
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--aois", type=int, default=3, help="AOIs of the tree (default: 3)")
-    parser.add_argument("--months", type=int, default=2, help="mosaics per AOI (default: 2)")
-    parser.add_argument("--size", type=int, default=1024, help="side of a mosaic in pixels (default: 1024)")
-    parser.add_argument(
-        "--repeats", type=int, default=7, help="timings of each kind; medians are reported (default: 7)"
-    )
-    parser.add_argument("--patches", type=int, default=40, help="random patches decoded in one timing (default: 40)")
-    parser.add_argument("--batch", type=int, default=256, help="patches of a batch (default: 256)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--aois", type=int, default=3, help="AOIs of the tree")
+    parser.add_argument("--months", type=int, default=2, help="mosaics per AOI")
+    parser.add_argument("--size", type=int, default=1024, help="side of a mosaic in pixels")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each; medians are reported")
+    parser.add_argument("--patches", type=int, default=40, help="random patches decoded in one timing")
+    parser.add_argument("--batch", type=int, default=256, help="patches of a batch")
     return parser
-
-
-def machine() -> str:
-    """Return the name of the processor, as far as the system reports it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} CPUs" if names else platform.processor() or platform.machine()
 
 
 def prepare(folder: Path, aois: int, months: int, size: int) -> tuple[SN7Patches, SN7Patches]:
     """Write a tree and prepare it; return the data set with a pack and the one without."""
-
-    def script(name: str, *arguments: object) -> None:
-        command = [sys.executable, ROOT / "preprocessing" / name, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"{name} failed: {done.stderr.strip()}")
-
-    script("make_sn7_sample.py", "--out", folder / "sample", "--aois", aois, "--months", months, "--size", size)
-    for name, options in (("packed", []), ("unpacked", ["--no-pack"])):
-        script("make_sn7_csv.py", "--data-dir", folder / "sample" / "train", "--out-dir", folder / name, *options)
+    options = {"out": folder / "sample", "aois": aois, "months": months, "size": size}
+    run(script_command("preprocessing/make_sn7_sample.py", options))
+    for name, words in (("packed", []), ("unpacked", ["--no-pack"])):
+        options = {"data-dir": folder / "sample" / "train", "out-dir": folder / name}
+        run(script_command("preprocessing/make_sn7_csv.py", options, *words))
     return SN7Patches(folder / "packed" / "all.csv"), SN7Patches(folder / "unpacked" / "all.csv")
 
 
@@ -93,12 +77,12 @@ def main(args: argparse.Namespace) -> None:
             batch.append(milliseconds(packed, [rng.integers(len(every), size=args.batch).tolist()]))
         size = packed.patch_size
     single, batch, decoded = (statistics.median(times) for times in (single, batch, decoded))
-    print(f"{machine()}; patches of {size} x {size} from mosaics of {args.size} x {args.size}, medians")
+    print(f"{describe_machine()}; patches of {size} x {size} from mosaics of {args.size} x {args.size}, medians")
     print(f"decode the mosaic and cut      {decoded:10.4f} ms per patch")
     print(f"pack, one at a time            {single:10.4f} ms per patch, {decoded / single:6.0f} x as fast")
     print(f"pack, {args.batch:4d} at a time          {batch:10.4f} ms per patch, {decoded / batch:6.0f} x as fast")
     print(json.dumps({"decode_ms": decoded, "single_ms": single, "batch_ms": batch, "ratio": decoded / single,
-                      "target": TARGET, "machine": machine()}))  # fmt: skip
+                      "target": TARGET, "machine": describe_machine()}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ from torch import nn
 
 from benchmarks.lightly_recipe import lightly_step
 from benchmarks.reference_recipe import reference_step
-from benchmarks.step_profile import Profile, cpu_name
+from benchmarks.step_profile import Profile, describe_machine, synchronize
+from vicreg import distributed
 from vicreg.augmentations import fusion
 from vicreg.augmentations.batch import augment_pair, normalize
 from vicreg.augmentations.presets import PRESETS, get_augmentation
@@ -117,24 +118,20 @@ def _autocast(args: argparse.Namespace, device: torch.device) -> torch.autocast:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name (default: resnet18)")
-    parser.add_argument("--image-size", type=int, default=64, help="side of the views in pixels (default: 64)")
-    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step (default: 256)")
-    parser.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander (default: 8192-8192-8192)")
-    parser.add_argument("--augment", choices=list(PRESETS), default="vicreg", help="our augmentation (default: vicreg)")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each recipe (default: 5)")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="loading processes of reference and lightly (default: 2)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name")
+    parser.add_argument("--image-size", type=int, default=64, help="side of the views in pixels")
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step")
+    parser.add_argument("--mlp", default="8192-8192-8192", help="widths of the expander")
+    parser.add_argument("--augment", choices=list(PRESETS), default="vicreg", help="our augmentation")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each recipe")
+    parser.add_argument("--workers", type=int, default=2, help="loading processes of reference and lightly")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="what to time (default: all that are installed)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the model of ours and network, and our augmentation"
-    )
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic")
+    parser.add_argument("--compile", action="store_true", help="compile ours (with augmentation) and network")
     parser.add_argument("--separate", action="store_true", help="do not alternate: --steps after as many untimed ones")
     parser.add_argument("--profile", action="store_true", help="print the parts of our step instead")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
 
 
@@ -144,17 +141,14 @@ def main(args: argparse.Namespace) -> None:
     parse_mlp(args.mlp)
     if args.batch_size < 2:
         raise ValueError("--batch-size 1: the loss compares samples, at least 2 are needed")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device; use --device cpu")
-    device = torch.device(args.device)
+    device = distributed.init(args.device)
     reuse_freed_memory()
     generator = torch.Generator().manual_seed(0)
     shape = (args.batch_size, 3, args.image_size, args.image_size)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
     print(
         f"{args.arch}, {args.image_size} px, batch {args.batch_size}, expander {args.mlp}, {args.precision}, "
-        f"{name}, torch {torch.__version__}",
+        f"{describe_machine(device)}",
         flush=True,
     )
     if args.profile:
@@ -185,8 +179,7 @@ def _time_alternately(
         for recipe, step in steps.items():
             started = time.perf_counter()
             step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             if turn:
                 seconds[recipe].append(time.perf_counter() - started)
     return seconds
@@ -200,13 +193,11 @@ def _time_separately(
     for recipe, build in builders.items():
         step = build(args, images, device, lambda part: None)
         for half in range(2):
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             started = time.perf_counter()
             for _ in range(args.steps):
                 step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             if half:
                 seconds[recipe] = [(time.perf_counter() - started) / args.steps]
         del step  # and the loading processes

@@ -34,14 +34,14 @@ PARTS = ("augmentation", "forward", "loss", "backward", "optimizer", "whole step
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument(
         "--settings", nargs="+", default=SETTINGS, metavar="ARCH,SIDE,BATCH,WIDTH",
         help="backbone, side of the views, pairs of a step, width of the expander (default: ten settings)",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of each setting (default: 2)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic (default: fp32)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of each setting")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
 
 
@@ -70,17 +70,8 @@ def count_operations(arch: str, side: int, batch: int, width: int) -> tuple[floa
 
 
 def profile_step(args: argparse.Namespace, arch: str, side: int, batch: int, width: int) -> tuple[list[float], float]:
-    """Return the seconds of each of ``PARTS`` and the peak memory of the process in GiB.
-
-    Raises:
-        ValueError: ``bench_pretrain.py`` failed; the message has the last line of its output.
-    """
-    options = {"arch": arch, "image-size": side, "batch-size": batch, "mlp": f"{width}-{width}-{width}"}
-    options |= {"steps": args.steps, "precision": args.precision, "device": args.device}
-    try:
-        lines = run_bench_pretrain(options, "--profile")
-    except ValueError as error:
-        raise ValueError(f"{arch}, {side} px, batch {batch}, expander {width}: {error}") from error
+    """Return the seconds of each of ``PARTS`` and the peak memory of the process in GiB."""
+    lines = run_bench_pretrain(args, arch, side, batch, width, "--profile")
     seconds = [float(line[14:23]) for part in PARTS for line in lines if line.startswith(part)]
     return seconds, float(lines[-1].split()[-2])
 

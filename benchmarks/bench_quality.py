@@ -38,7 +38,7 @@ import torch
 
 from benchmarks.lightly_recipe import RECIPES as LIGHTLY
 from benchmarks.lightly_recipe import pretrain_for
-from benchmarks.step_profile import cpu_name
+from benchmarks.step_profile import describe_machine
 from vicreg.common import cli, files
 from vicreg.common.json_files import read_json
 from vicreg.common.logger import read_stats
@@ -62,16 +62,16 @@ COLUMNS = {"top1": "linear, all labels", "label1_top1": "linear, 1 %", "knn20_to
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     parser.add_argument("--csv-dir", type=Path, required=True, help="prepared folder with labels")
     parser.add_argument("--exp-dir", type=Path, default=Path("exp/quality"), help="default: exp/quality")
     parser.add_argument("--recipes", nargs="+", default=["ours", *LIGHTLY], help="default: ours and lightly's")
     parser.add_argument("--options", default=OPTIONS, help=f"options of ours (default: {OPTIONS})")
-    parser.add_argument("--minutes", type=float, default=10, help="of each recipe (default: 10)")
-    parser.add_argument("--points", type=int, default=4, help="evaluations along a run (default: 4)")
-    parser.add_argument("--pilot-steps", type=int, default=30, help="of runs that measure the speed (default: 30)")
-    parser.add_argument("--workers", type=int, default=2, help="loading processes of lightly's recipes (default: 2)")
-    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of all (default: auto)")
+    parser.add_argument("--minutes", type=float, default=10, help="of each recipe")
+    parser.add_argument("--points", type=int, default=4, help="evaluations along a run")
+    parser.add_argument("--pilot-steps", type=int, default=30, help="of runs that measure the speed")
+    parser.add_argument("--workers", type=int, default=2, help="loading processes of lightly's recipes")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of all")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--plot", type=Path, help="write a plot of quality against minutes (SVG or PNG)")
     return parser
@@ -127,13 +127,7 @@ def _run(command: list[str], exp_dir: Path, points: list[Path] | None = None) ->
 def plan_steps(seconds: float, samples: int, batch_size: int, paces: dict[int, float], config: Any, side: int) -> int:
     """Return the number of steps that fit into a time: all epochs of a schedule, but for the end of the last one.
 
-    Args:
-        seconds: The time.
-        samples: Number of training samples.
-        batch_size: Pairs of a step.
-        paces: Seconds of a step by the side of the views.
-        config: Has ``view_sizes(side, epochs)``.
-        side: Side of the patches in pixels.
+    ``paces`` are the seconds of a step by the side of the views, which ``config.view_sizes(side, epochs)`` gives.
     """
     per_epoch, epochs = samples // batch_size, 0
     while True:
@@ -196,7 +190,7 @@ def pretrain_recipe(args: argparse.Namespace, recipe: str, train: SN7Patches) ->
             points = pretrain_for(args, name, config, lambda index: train.images([index])[0].numpy(), len(train))
         else:
             points = run_ours(args, name, options, train)
-        record = {**wanted, "machine": f"{cpu_name()}, {os.cpu_count()} cores", "points": points}
+        record = {**wanted, "machine": describe_machine(), "points": points}
         files.write_json(path, record)
     return record
 
@@ -249,7 +243,7 @@ def main(args: argparse.Namespace) -> None:
     records = {name: pretrain_recipe(args, recipe, train) for name, recipe in zip(names, args.recipes, strict=True)}
     for name, record in records.items():
         evaluate_points(args, name, record, train, val)
-    print(f"\n{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}; the last point of each run")
+    print(f"\n{describe_machine()}; the last point of each run")
     for name, record in sorted(records.items(), key=lambda item: -item[1]["points"][-1]["top1"]):
         print(f"{name:16} {_format(record['points'][-1])}")
     if args.plot:

@@ -14,7 +14,6 @@ variant, and the time that 100 epochs take at this pace. Variants:
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,11 +21,10 @@ from pathlib import Path
 if __name__ == "__main__":  # scripts run from a bare clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-
-from benchmarks.processes import script_command
+from benchmarks.processes import run, script_command
 from benchmarks.random_patches import write_pack
-from benchmarks.step_profile import cpu_name
+from benchmarks.step_profile import describe_machine
+from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.logger import read_stats
 from vicreg.models.backbones import create_backbone
@@ -37,22 +35,22 @@ VARIANTS = ("cached", "loader", "compile", "deterministic", "torchrun")
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name (default: resnet18)")
-    parser.add_argument("--mlp", default="1024-1024-1024", help="widths of the expander (default: 1024-1024-1024)")
-    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step (default: 256)")
-    parser.add_argument("--image-size", type=int, default=224, help="side of the views in pixels (default: 224)")
-    parser.add_argument("--patch-size", type=int, default=256, help="side of the patches in pixels (default: 256)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--arch", default="resnet18", help="backbone, any timm name")
+    parser.add_argument("--mlp", default="1024-1024-1024", help="widths of the expander")
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs of a step")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the views in pixels")
+    parser.add_argument("--patch-size", type=int, default=256, help="side of the patches in pixels")
     parser.add_argument("--patches", type=int, default=17_076, help="training patches (default: 17076, as SN7)")
     parser.add_argument("--steps", type=int, default=133, help="steps of a run (default: 133, two epochs of SN7)")
-    parser.add_argument("--workers", type=int, default=8, help="loading processes of the variant loader (default: 8)")
+    parser.add_argument("--workers", type=int, default=8, help="loading processes of the variant loader")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="default: auto")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:2], help="default: cached loader")
     return parser
 
 
-def run(args: argparse.Namespace, variant: str, csv_dir: Path, exp_dir: Path) -> dict[str, float]:
+def run_variant(args: argparse.Namespace, variant: str, csv_dir: Path, exp_dir: Path) -> dict[str, float]:
     """Run the script and return the medians of its log lines after the first."""
     options = {
         "csv-dir": csv_dir, "exp-dir": exp_dir, "arch": args.arch, "mlp": args.mlp, "image-size": args.image_size,
@@ -64,9 +62,7 @@ def run(args: argparse.Namespace, variant: str, csv_dir: Path, exp_dir: Path) ->
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     command += [] if variant == "loader" else ["--cache-on-device"]
     command += [f"--{variant}"] if variant in ("compile", "deterministic") else []
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"{variant}: main_vicreg_sn7.py failed: {done.stderr.strip()[-500:]}")
+    run(command)
     lines = read_stats(exp_dir / "stats.txt")
     keys = ("pairs_per_second", "data_time")
     return {key: statistics.median(line[key] for line in lines[1:] or lines) for key in keys}
@@ -80,10 +76,10 @@ def main(args: argparse.Namespace) -> None:
     create_backbone(args.arch)
     if args.batch_size > args.patches:
         raise ValueError(f"--batch-size {args.batch_size}: there are {args.patches} patches; see --patches")
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() and args.device != "cpu" else cpu_name()
     print(
         f"{args.arch}, {args.patches} patches of {args.patch_size} px, views {args.image_size} px, batch "
-        f"{args.batch_size}, expander {args.mlp}, {args.precision}, {name}, torch {torch.__version__}",
+        f"{args.batch_size}, expander {args.mlp}, {args.precision}, "
+        f"{describe_machine(distributed.init(args.device))}",
         flush=True,
     )
     first = None
@@ -91,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
         folder = Path(temporary)
         write_pack(folder / "csv", args.patches, args.patch_size)
         for variant in args.variants:
-            result = run(args, variant, folder / "csv", folder / variant)
+            result = run_variant(args, variant, folder / "csv", folder / variant)
             speed = result["pairs_per_second"]
             first = first or speed
             minutes = 100 * (args.patches // args.batch_size) * args.batch_size / speed / 60

@@ -21,14 +21,7 @@ RECIPES = ("lightly_vicreg", "lightly_simclr")
 
 
 def build(recipe: str, arch: str, widths: list[int], image_size: int) -> tuple[nn.Module, nn.Module, Callable]:
-    """Return backbone and head, the loss of two batches of embeddings, and the transform of a PIL image.
-
-    Args:
-        recipe: A name of ``RECIPES``.
-        arch: Backbone, any timm name.
-        widths: Widths of VICReg's projection head.
-        image_size: Side of the views in pixels.
-    """
+    """Return backbone and head, of which VICReg's has ``widths``, the loss of two batches, and the transform."""
     from lightly.loss import NTXentLoss, VICRegLoss
     from lightly.models.modules.heads import SimCLRProjectionHead, VICRegProjectionHead
     from lightly.transforms.simclr_transform import SimCLRTransform
@@ -63,9 +56,24 @@ def lightly_step(
     from lightly.utils.lars import LARS
 
     model, criterion, transform = build("lightly_vicreg", args.arch, parse_mlp(args.mlp), args.image_size)
+    return pil_step(args, images, device, model, criterion, LARS, transform)
+
+
+def pil_step(
+    args: argparse.Namespace,
+    images: torch.Tensor,
+    device: torch.device,
+    model: nn.Module,
+    criterion: Callable,
+    lars: Callable[..., torch.optim.Optimizer],
+    transform: Callable[[Any], Any],
+) -> Callable[[], None]:
+    """Return a function that takes one step on all images, uint8 (n, 3, H, W), which loading processes transform."""
     model = to_device(model, device).train()
-    optimizer = LARS(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-6)
-    batches = pil_batches(images, transform, args.workers)
+    optimizer = lars(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-6)
+    repeated = np.tile(np.arange(len(images)), 64)  # so that loading processes can work ahead
+    dataset = _PilImages(lambda index: images[repeated[index]].numpy(), len(repeated), transform)
+    batches = _endless(dataset, len(images), args.workers)
 
     def step() -> None:
         training_step(model, criterion, optimizer, next(batches), args.precision == "bf16")
@@ -73,33 +81,12 @@ def lightly_step(
     return step
 
 
-def pil_batches(images: torch.Tensor, transform: Callable[[Any], Any], workers: int) -> Iterator[Any]:
-    """Yield batches of as many transformed images as there are, without end, from loading processes.
-
-    Args:
-        images: uint8 (n, 3, H, W).
-        transform: Function of a PIL image.
-        workers: Number of loading processes.
-    """
-    repeated = np.tile(np.arange(len(images)), 64)  # so that loading processes can work ahead
-    dataset = _PilImages(lambda index: images[repeated[index]].numpy(), len(repeated), transform)
-    return _endless(dataset, len(images), workers)
-
-
 def pretrain_for(
     args: argparse.Namespace, recipe: str, config: PretrainConfig, images: Callable[[int], np.ndarray], samples: int
 ) -> list[dict[str, Any]]:
-    """Pretrain for ``args.minutes`` of training time; the learning rate follows the time.
+    """Pretrain for ``args.minutes`` of training time, which the learning rate follows; return the checkpoints.
 
-    Args:
-        args: Arguments of bench_quality.py.
-        recipe: A name of ``RECIPES``.
-        config: Backbone, widths, view size, batch size, optimizer and peak learning rate.
-        images: Returns uint8 (3, H, W) of a sample.
-        samples: Number of samples.
-
-    Returns:
-        The checkpoints: file, minutes and pairs.
+    ``images`` returns one of ``samples`` images, uint8 (3, H, W).
     """
     reuse_freed_memory()
     torch.manual_seed(args.seed)

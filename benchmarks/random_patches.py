@@ -15,9 +15,7 @@ def write_pack(folder: Path, patches: int, side: int) -> None:
     rng = np.random.default_rng(0)
     store = np.lib.format.open_memmap(folder / "patches.npy", "w+", np.uint8, (patches, 3, side, side))
     for start in range(0, patches, 1024):
-        store[start : start + 1024] = np.frombuffer(
-            rng.bytes(store[start : start + 1024].size), np.uint8
-        ).reshape(-1, 3, side, side)  # fmt: skip
+        store[start : start + 1024] = rng.integers(256, size=store[start : start + 1024].shape, dtype=np.uint8)
     store.flush()
     rows = np.arange(patches)
     table = pd.DataFrame({"row": rows, "patch": rows % 16, "year": 2018 + rows // 16 % 2, "month": rows // 32 % 12 + 1})

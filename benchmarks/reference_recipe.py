@@ -10,8 +10,7 @@ from timm.optim import Lars
 from torch import nn
 from torchvision.transforms import v2
 
-from benchmarks.lightly_recipe import pil_batches, training_step
-from vicreg.engine.parallel import to_device
+from benchmarks.lightly_recipe import pil_step
 from vicreg.models.backbones import IMAGENET_MEAN, IMAGENET_STD, create_backbone, feature_dim
 from vicreg.models.vicreg import expander, parse_mlp
 
@@ -63,11 +62,4 @@ def reference_step(
     """Return a function that takes one step of the reference recipe, with timm's LARS."""
     backbone = create_backbone(args.arch)
     model = nn.Sequential(backbone, expander(feature_dim(backbone), parse_mlp(args.mlp)))
-    model = to_device(model, device).train()
-    optimizer = Lars(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-6)
-    batches = pil_batches(images, TwoViews(args.image_size), args.workers)
-
-    def step() -> None:
-        training_step(model, reference_loss, optimizer, next(batches), args.precision == "bf16")
-
-    return step
+    return pil_step(args, images, device, model, reference_loss, Lars, TwoViews(args.image_size))

@@ -1,15 +1,26 @@
-"""What benchmarks share: the parts of a training step, turns of several pipelines, and the name of the processor."""
+"""What benchmarks share: the parts of a training step, turns of several pipelines, and the machine."""
 
 import collections
-import platform
 import resource
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from vicreg.common.devices import device_name
+
+
+def describe_machine(device: torch.device | str = "cpu") -> str:
+    """Return the name of a device, the number of threads, and the version of PyTorch."""
+    return f"{device_name(torch.device(device))}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the work of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 class Profile:
@@ -21,8 +32,7 @@ class Profile:
         self.restart()
 
     def _now(self) -> np.ndarray:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(self._device)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return np.array([time.perf_counter(), usage.ru_utime, usage.ru_stime, usage.ru_minflt])
 
@@ -61,11 +71,3 @@ def format_ratio(seconds: Mapping[str, list[float]], name: str) -> str:
     """Return how many times as fast ``"ours"`` is as another one, with the range; "" for itself."""
     ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds[name], strict=True)]
     return f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if name != "ours" else ""
-
-
-def cpu_name() -> str:
-    """Return the processor's model name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

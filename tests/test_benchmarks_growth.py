@@ -15,7 +15,7 @@ def test_exponent_is_that_of_the_larger_half():
 
 def test_failed_point_names_its_values_and_the_error(tmp_path):
     args = bench_growth.get_parser().parse_args(["--arch", "resnet81", "--device", "cpu", "--steps", "1"])
-    with pytest.raises(ValueError, match="batch 4, expander 8, 16 px: .*resnet81"):
+    with pytest.raises(ValueError, match="--image-size 16 --batch-size 4 --mlp 8-8-8 .*failed: .*resnet81"):
         bench_growth.step_seconds(args, 4, 8, 16)
 
 

@@ -11,7 +11,7 @@ NAMES = ["$\\foo$", "_hidden", "\x1b[31mred", "50$"]
 
 
 def test_names_in_figures_are_neither_formulas_nor_control_codes_nor_hidden(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "tsne", lambda features, seed: features[:, :2])
+    monkeypatch.setattr(plots, "tsne", lambda features: features[:, :2])
     images, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), np.arange(4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -6,7 +6,6 @@ older versions or other libraries, are checked by the checksums of their records
 
 import argparse
 import collections
-import contextlib
 import hashlib
 import pathlib
 import pickle
@@ -22,7 +21,6 @@ from vicreg.common import files
 
 MODEL_FILE = "model.pth"  # everything that is needed to resume
 BACKBONE_FILE = "trained_model.pth"  # the backbone alone
-
 
 _DIGEST = "content_sha256"
 _LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # at the beginning of files of PyTorch before 1.6
@@ -48,14 +46,13 @@ _SETTINGS = (
     *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean")), "typing.Any",
 )  # fmt: skip
 # Plain values in checkpoints of other projects, by the names under which they are pickled. None of them runs code.
-_NUMPY: Any = np
-_MULTIARRAY = (_NUMPY.core if np.lib.NumpyVersion(np.__version__) < "2.0.0" else _NUMPY._core).multiarray
+_SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]  # in modules that NumPy 2 renamed
 _PLAIN_TYPES: list[Any] = [
     argparse.Namespace, dict, list, str, int, collections.defaultdict,
     *((collections.OrderedDict, name) for name in _ATTRIBUTE_DICTS), *((_Settings, name) for name in _SETTINGS),
     np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in np.sctypeDict.values()},
-    *((_MULTIARRAY.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((_MULTIARRAY._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *(
         (pathlib.PurePosixPath if "Posix" in name else pathlib.PureWindowsPath, f"pathlib{module}.{name}")
         for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
@@ -108,39 +105,27 @@ def content_digest(content: Any) -> str:
     return digest.hexdigest()
 
 
-def check_sums(path: str | Path) -> None:
-    """Compare the records of a checkpoint with their checksums; ``torch.load`` does not.
+def _check_records(path: Path, limit: int) -> None:
+    """Raise ValueError if records take more than ``limit`` bytes: PyTorch stores tensors uncompressed; or are damaged.
 
-    Raises:
-        ValueError: The file is truncated or damaged.
+    ``torch.load`` does not compare the records with their checksums.
     """
     try:
-        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(record.file_size for record in file.infolist())
+            damaged = file.testzip() if unpacked <= limit else None
     except Exception as error:  # zipfile raises BadZipFile, UnicodeDecodeError, struct.error and others
         raise ValueError(f"{path}: not a readable PyTorch file, perhaps truncated ({error})") from error
+    if unpacked > limit:
+        size = path.stat().st_size
+        raise ValueError(f"{path}: {unpacked / 1e6:.0f} MB of tensors in a file of {size / 1e6:.0f} MB; is it intact?")
     if damaged:
         raise ValueError(f"{path}: wrong checksum of {damaged}; the file is damaged")
 
 
-def check_unpacked_size(path: str | Path) -> None:
-    """Refuse a file that would take much more memory than its size: PyTorch stores tensors uncompressed.
-
-    Raises:
-        ValueError: The records of the file are more than four times as large as the file.
-    """
-    size = Path(path).stat().st_size
-    try:
-        with zipfile.ZipFile(path) as file:
-            unpacked = sum(record.file_size for record in file.infolist())
-    except Exception:  # the older format, or not readable: zipfile raises BadZipFile, UnicodeDecodeError and others
-        return
-    if unpacked > 4 * size + 2**20:
-        raise ValueError(f"{path}: {unpacked / 1e6:.0f} MB of tensors in a file of {size / 1e6:.0f} MB; is it intact?")
-
-
-def _check_tensor_sizes(path: Path, content: Any) -> None:
+def _check_tensor_sizes(path: Path, limit: int, content: Any) -> None:
     """Raise ValueError if a tensor is sparse or larger than its file allows, such as one number of any shape."""
-    stack, seen, limit = [content], set[int](), 4 * path.stat().st_size + 2**20
+    stack, seen = [content], set[int]()
     while stack:
         value = stack.pop()
         if isinstance(value, torch.Tensor) and value.layout != torch.strided:
@@ -164,31 +149,27 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    limit = 4 * path.stat().st_size + 2**20  # of the memory for the content
     with path.open("rb") as file:  # before anything is unpickled
         first = file.read(32)
-        if not first.startswith(b"PK") and _LEGACY not in first:
-            raise ValueError(f"{path}: contains more than tensors and plain values, or is not a PyTorch file")
-    check_unpacked_size(path)
-    with contextlib.suppress(PermissionError):
-        check_sums(path)
+    if not first.startswith(b"PK") and _LEGACY not in first:
+        raise ValueError(f"{path}: contains more than tensors and plain values, or is not a PyTorch file")
+    if zipfile.is_zipfile(path):
+        _check_records(path, limit)
     try:
         with torch.serialization.safe_globals(_PLAIN_TYPES):
             content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if name is None:
-            raise ValueError(
-                f"{path}: contains more than tensors and plain values, or is not a PyTorch file"
-            ) from error
-        raise ValueError(
-            f"{path}: contains more than tensors and plain values (a {name[1]}), and unpickling it could run code; in "
-            "the project that wrote the file, save the weights alone: torch.save(model.state_dict(), path)"
-        ) from error
-    except (PermissionError, MemoryError, torch.cuda.OutOfMemoryError):
+        reason = ", or is not a PyTorch file"
+        if name := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            reason = f" (a {name[1]}), and unpickling it could run code; in the project that wrote the file, save the "
+            reason += "weights alone: torch.save(model.state_dict(), path)"
+        raise ValueError(f"{path}: contains more than tensors and plain values{reason}") from error
+    except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # torch raises IndexError, OSError and others on damaged files
         raise ValueError(f"{path}: not a readable PyTorch file, perhaps truncated ({error})") from error
-    _check_tensor_sizes(path, content)
+    _check_tensor_sizes(path, limit, content)
     if isinstance(content, dict) and isinstance(content.get(_DIGEST), str):
         if content.pop(_DIGEST) != content_digest(content):
             raise ValueError(f"{path}: the content differs from its digest; the file is damaged or was changed")

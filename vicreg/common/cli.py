@@ -21,6 +21,7 @@ import torch
 
 from vicreg import distributed
 from vicreg.common import provenance
+from vicreg.common.config import flag_of
 from vicreg.common.files import printable
 
 Namespace = TypeVar("Namespace")
@@ -43,7 +44,7 @@ _MAX_INT = 2**31 - 1
 _MAX_WORKERS = 1024
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Append the default to each help text that does not name it, unless it is None or empty and needs no mention."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -203,11 +204,8 @@ def _wait_for_launcher(collective: bool) -> None:
     """Wait before reporting an error, in all processes of a machine but the first.
 
     If they all fail for the same reason, the first one reports it and the launcher ends the others while they wait. A
-    process that fails alone reports the error itself.
-
-    Args:
-        collective: Whether a collective failed: a consequence of another process's error, so that local rank 0 waits
-            as well.
+    process that fails alone reports the error itself. A failed collective follows from another process's error, so that
+    local rank 0 waits as well.
     """
     if _local_rank() or collective:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -251,7 +249,7 @@ def _check(namespace: Any, names: Sequence[str], is_valid: Callable[[float], boo
     for name in names:
         value = getattr(namespace, name)
         if value is not None and not all(map(is_valid, value if isinstance(value, list) else [value])):
-            raise ValueError(f"--{name.replace('_', '-')} {value}: {rule}")
+            raise ValueError(f"{flag_of(name)} {value}: {rule}")
 
 
 def to_serializable(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,28 +2,26 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vicreg.common.logger import log
 
 Config = TypeVar("Config")
-OF_ONE_RANK = ("local_rank", "workers")  # settings that may differ between the processes of a run
+_OF_ONE_RANK = ("local_rank", "workers")  # settings that may differ between the processes of a run
 
 
-def setting(default: Any = dataclasses.MISSING, *, compare: str = "warn", flag: str | None = None) -> Any:
+def setting(default: Any = dataclasses.MISSING, *, compare: str = "warn") -> Any:
     """Declare a field of a configuration dataclass.
 
     Args:
         default: Default value; the field is required without one.
         compare: What a different value means on resume: ``"must_match"`` refuses, ``"warn"`` reports the change,
             ``"ignore"`` accepts it silently, ``"length"`` is as ``"warn"`` and may also extend a finished run.
-        flag: Command-line spelling for messages (default: the field's name with hyphens).
     """
     if compare not in ("must_match", "warn", "ignore", "length"):
         raise ValueError(f"compare={compare!r}: expected must_match, warn, ignore or length")
-    return dataclasses.field(default=default, metadata={"compare": compare, "flag": flag})
+    return dataclasses.field(default=default, metadata={"compare": compare})
 
 
 def from_args(cls: type[Config], namespace: argparse.Namespace, **overrides: Any) -> Config:
@@ -38,23 +36,18 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {key: _to_plain(value) for key, value in dataclasses.asdict(config).items()}
 
 
-def flag_of(field: dataclasses.Field) -> str:
-    """Return the command-line spelling of a field, such as ``--batch-size``."""
-    return field.metadata.get("flag") or f"--{field.name.replace('_', '-')}"
+def flag_of(name: str) -> str:
+    """Return the command-line spelling of an argument's name, such as ``--batch-size``."""
+    return f"--{name.replace('_', '-')}"
 
 
-def by_flag(config: Any, skip: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the values of a configuration, and of those nested in it, by their command-line spelling.
-
-    Args:
-        config: Configuration.
-        skip: Names of fields to leave out.
-    """
+def by_flag(config: Any) -> dict[str, Any]:
+    """Return the values of a configuration that all processes share, also nested ones, by their flag."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name not in skip:
-            values |= by_flag(value, skip) if dataclasses.is_dataclass(value) else {flag_of(field): value}
+        if field.name not in _OF_ONE_RANK:
+            values |= by_flag(value) if dataclasses.is_dataclass(value) else {flag_of(field.name): value}
     return values
 
 
@@ -82,7 +75,7 @@ def check_resume(saved: dict[str, Any], config: Any, exp_dir: str | Path, finish
             continue
         if compare == "ignore" or field.name not in saved or saved[field.name] == current[field.name]:
             continue
-        old, new, flag = saved[field.name], current[field.name], flag_of(field)
+        old, new, flag = saved[field.name], current[field.name], flag_of(field.name)
         if compare == "must_match" or (finished and compare != "length"):
             kind = "a finished run" if finished else "a run"
             raise ValueError(

@@ -1,6 +1,19 @@
-"""Copies from the CPU to a device that do not wait for the device."""
+"""Names of devices, and copies from the CPU to a device that do not wait for the device."""
+
+import contextlib
+import platform
 
 import torch
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError, StopIteration):
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    return platform.processor() or device.type
 
 
 def send(values: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 _pids = Path("/proc/self/ns/pid")  # containers of one host name have process numbers of their own
@@ -152,16 +152,8 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-@overload
-def write_bytes(path: str | Path, content: bytes, check: None = None) -> None: ...
-
-
-@overload
-def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result]) -> Result: ...
-
-
-def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result] | None = None) -> Result | None:
-    """Write bytes atomically.
+def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result]) -> Result:
+    """Write bytes atomically, if they pass a check.
 
     Args:
         path: The file.
@@ -175,9 +167,9 @@ def write_bytes(path: str | Path, content: bytes, check: Callable[[Path], Result
         OSError: The disk is full or the folder is not writable.
     """
 
-    def write(tmp_path: Path) -> Result | None:
+    def write(tmp_path: Path) -> Result:
         tmp_path.write_bytes(content)
-        return check(tmp_path) if check else None
+        return check(tmp_path)
 
     return atomic_write(path, write)
 

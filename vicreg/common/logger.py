@@ -93,7 +93,6 @@ class MetricLogger:
         exp_dir: Run folder; see ``lock_run_dir``.
         step: Step at which the run starts or resumes. Lines of later steps are dropped, since those steps are repeated.
         total_steps: Length of the progress bar.
-        unit: Unit of the progress bar.
         tracker: Tracker, a key of ``trackers.TRACKERS``.
         config: Settings of the run, for the tracker.
 
@@ -106,7 +105,6 @@ class MetricLogger:
         exp_dir: str | Path,
         step: int = 0,
         total_steps: int | None = None,
-        unit: str = "step",
         tracker: str = "tensorboard",
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -116,7 +114,7 @@ class MetricLogger:
         self._file: TextIO | None = None
         self._views = None if step else Path(exp_dir) / VIEWS_FILE
         hidden = not (is_main() and sys.stderr.isatty())
-        self._bar = tqdm(total=total_steps, initial=step, unit=unit, disable=hidden, dynamic_ncols=True)
+        self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=hidden, dynamic_ncols=True)
         if not is_main():
             return
 

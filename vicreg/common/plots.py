@@ -27,11 +27,9 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any,
     Returns:
         The figure and its axes, an array of shape (rows, columns).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(size, dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -78,21 +76,17 @@ def plot_confusion_matrix(path: str | Path, confusion: np.ndarray, classes: Sequ
     files.atomic_write(path, figure.savefig)
 
 
-def save_view_pairs(
-    path: str | Path, view1: torch.Tensor, view2: torch.Tensor, max_pairs: int = VIEW_PAIRS, min_size: int = 112
-) -> None:
-    """Write the two views of some samples, one above the other.
+def save_view_pairs(path: str | Path, view1: torch.Tensor, view2: torch.Tensor) -> None:
+    """Write the two views of ``VIEW_PAIRS`` samples, one above the other; small ones enlarged by a whole factor.
 
     Args:
         path: PNG file.
         view1: First views of shape (N, C, S, S) in [0, 1], before normalization; three channels are shown.
         view2: Second views.
-        max_pairs: Pairs to show.
-        min_size: Smallest size of a view in pixels; smaller ones are enlarged by a whole factor.
     """
-    scale = max(1, min_size // view1.shape[-1])
+    scale = max(1, 112 // view1.shape[-1])
     rows = []
-    for views in (view1[:max_pairs], view2[:max_pairs]):
+    for views in (view1[:VIEW_PAIRS], view2[:VIEW_PAIRS]):
         tiles = [np.kron(tile, np.ones((scale, scale, 1))) for tile in _to_rgb(views)]
         rows.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=1) for tile in tiles], 1))
     image = Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
@@ -100,7 +94,7 @@ def save_view_pairs(
 
 
 def save_embedding_map(
-    path: str | Path, features: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, seed: int = 0
+    path: str | Path, features: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str
 ) -> np.ndarray:
     """Write a t-SNE map (van der Maaten & Hinton 2008) of L2-normalized features, colored by class.
 
@@ -110,12 +104,11 @@ def save_embedding_map(
         labels: Shape (N,).
         classes: Class names.
         title: Title of the figure.
-        seed: Seed of PCA and t-SNE.
 
     Returns:
         Positions of the samples, shape (N, 2).
     """
-    positions = tsne(features, seed)
+    positions = tsne(features)
     figure, axes = new_figure(1, 1, (9, 7))
     colors, present = class_colors(len(classes)), np.unique(labels)
     for label in present:
@@ -191,7 +184,6 @@ def save_predictions(
     predicted: Sequence[str],
     probabilities: Sequence[float],
     title: str,
-    columns: int = 10,
 ) -> None:
     """Write images with their true and predicted classes; the frame is blue if they agree, otherwise orange.
 
@@ -202,8 +194,8 @@ def save_predictions(
         predicted: Predicted class names.
         probabilities: Probability of each prediction.
         title: Title of the figure.
-        columns: Images per row.
     """
+    columns = 10
     rows = -(-len(images) // columns)
     figure, axes = new_figure(rows, columns, (1.45 * columns, 1.75 * rows + 0.3))
     for axis in axes.flat[len(images) :]:

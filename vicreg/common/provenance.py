@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from vicreg.common.devices import device_name
 from vicreg.common.files import write_json
 from vicreg.common.json_files import read_json
 from vicreg.distributed.process_group import is_main, world_size
@@ -48,7 +49,7 @@ def start(folder: str | Path, kind: str, device: torch.device, data: Mapping[str
     if not is_main():
         return
     path, session = Path(folder) / PROVENANCE_FILE, {"command": _command(), "directory": os.getcwd(), **_commit()}
-    session |= {"versions": _versions(), "device": _device_name(device), "processes": world_size()}
+    session |= {"versions": _versions(), "device": device_name(device), "processes": world_size()}
     session |= {"host": socket.gethostname(), "data": dict(data or {}), "start": _now(), "end": None}
     sessions = read(folder).get("sessions") or []
     content = {"schema": SCHEMA, "kind": kind, "sessions": [*sessions, session | {"status": "running", "message": ""}]}
@@ -131,13 +132,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {name: version for name, version in versions.items() if version}
-
-
-def _device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError, StopIteration):
-        with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    return platform.processor() or device.type

@@ -1,6 +1,6 @@
 """Distributed process groups."""
 
-from vicreg.distributed.process_group import (
+from vicreg.distributed.process_group import (  # noqa: F401
     add_arguments,
     all_gather_cat,
     all_reduce,
@@ -16,20 +16,3 @@ from vicreg.distributed.process_group import (
     synchronize,
     world_size,
 )
-
-__all__ = [
-    "add_arguments",
-    "all_gather_cat",
-    "all_reduce",
-    "assert_equal_across_ranks",
-    "average",
-    "broadcast_buffers",
-    "check_same_across_ranks",
-    "collective_error",
-    "destroy",
-    "init",
-    "is_main",
-    "rank",
-    "synchronize",
-    "world_size",
-]

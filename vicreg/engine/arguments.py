@@ -43,9 +43,11 @@ def add_tracker_argument(group: argparse._ArgumentGroup, what: str) -> None:
     )  # fmt: skip
 
 
-def add_alias(parser: argparse._ActionsContainer, flag: str, dest: str, type: type = str) -> None:
+def add_alias(
+    parser: argparse._ActionsContainer, flag: str, dest: str, type: Callable[[str], Any] = str, nargs: str | None = None
+) -> None:
     """Accept a former spelling of an option, without a mention in the help text."""
-    parser.add_argument(flag, dest=dest, type=type, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument(flag, dest=dest, type=type, nargs=nargs, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_init_arguments(group: argparse._ArgumentGroup) -> None:
@@ -69,9 +71,7 @@ def add_data_arguments(
     )
     group.add_argument("--workers", type=int, default=2, help="loading processes per training process")
     group.add_argument("--cache-on-device", action="store_true", help="keep all patches in the device's memory")
-    group.add_argument(
-        "--store", dest="cache_on_device", type=_store, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
+    add_alias(group, "--store", "cache_on_device", _store)
 
 
 def growing_size(text: str) -> int | tuple[int, int]:
@@ -90,9 +90,7 @@ def add_aug_override(group: argparse._ArgumentGroup, example: str) -> None:
     group.add_argument(
         "--aug-override", nargs="+", default=[], metavar="NAME=VALUE", help=f"change values of the preset: {example}"
     )
-    group.add_argument(
-        "--augment-set", dest="aug_override", nargs="+", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
+    add_alias(group, "--augment-set", "aug_override", nargs="+")
 
 
 def add_optimization_arguments(group: argparse._ArgumentGroup, batch_size: int, weight_decay: float) -> None:

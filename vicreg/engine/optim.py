@@ -50,13 +50,7 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _update(
-        self,
-        params: list[torch.Tensor],
-        adapted: bool,
-        lr: float,
-        weight_decay: float,
-        momentum: float,
-        eta: float,
+        self, params: list[torch.Tensor], adapted: bool, lr: float, weight_decay: float, momentum: float, eta: float
     ) -> None:
         updates: Any = [p.grad for p in params]
         if adapted:
@@ -120,31 +114,23 @@ def warmup_epochs(epochs: float) -> float:
     return min(10.0, epochs / 10)
 
 
-def cosine_lr(step: int, total_steps: int, warmup_steps: int, peak: float, final_ratio: float = 0.001) -> float:
-    """Return the learning rate of a linear warm-up from 0 to ``peak``, followed by a half cosine.
+def cosine_lr(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:
+    """Return the learning rate of a linear warm-up from 0 to ``peak``, then a half cosine to a thousandth of it.
 
     Args:
         step: Step, from 0.
         total_steps: Step at which the half cosine ends.
         warmup_steps: Steps of the warm-up.
         peak: Highest learning rate; ``lr * batch_size / 256`` in the reference.
-        final_ratio: Ratio of the last learning rate to the peak.
     """
     if step < warmup_steps:
         return peak * step / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return peak * (cosine + final_ratio * (1 - cosine))
+    return peak * (cosine + 0.001 * (1 - cosine))
 
 
-def one_cycle_lr(
-    step: int,
-    total_steps: int,
-    peak: float,
-    rise: float = 0.3,
-    start_ratio: float = 1 / 25,
-    final_ratio: float = 4e-6,
-) -> float:
+def one_cycle_lr(step: int, total_steps: int, peak: float, rise: float = 0.3) -> float:
     """Return the learning rate of one cycle (Smith & Topin 2018), as ``torch.optim.lr_scheduler.OneCycleLR``.
 
     Args:
@@ -152,12 +138,10 @@ def one_cycle_lr(
         total_steps: Steps of the run.
         peak: Highest learning rate.
         rise: Fraction of the steps on the way up.
-        start_ratio: Ratio of the first learning rate to the peak.
-        final_ratio: Ratio of the last learning rate to the peak.
     """
     top, end = rise * total_steps - 1, total_steps - 1  # steps with the highest and the lowest learning rate
     if step <= top:
-        start, stop, progress = start_ratio, 1.0, step / top if top > 0 else 1.0
+        start, stop, progress = 1 / 25, 1.0, step / top if top > 0 else 1.0
     else:
-        start, stop, progress = 1.0, final_ratio, min(1.0, (step - top) / (end - top))
+        start, stop, progress = 1.0, 4e-6, min(1.0, (step - top) / (end - top))
     return peak * (stop + (start - stop) / 2 * (1 + math.cos(math.pi * progress)))

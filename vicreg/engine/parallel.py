@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import distributed
-from vicreg.common.config import OF_ONE_RANK, by_flag
+from vicreg.common.config import by_flag
 from vicreg.engine.config import RunConfig
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -30,7 +30,7 @@ def init_device(config: RunConfig) -> torch.device:
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     reuse_freed_memory()
     device = distributed.init(config.device, config.local_rank, config.timeout_minutes)
-    distributed.check_same_across_ranks(by_flag(config, skip=OF_ONE_RANK))
+    distributed.check_same_across_ranks(by_flag(config))
     return device
 
 

@@ -32,15 +32,14 @@ class PreemptionGuard:
 
     Args:
         device: Device of this process.
-        lr_flag: Flag of the learning rate, for the message about a diverged loss.
         folder: Run folder, whose checkpoint is set aside if its own weights gave a non-finite loss.
 
     Attributes:
         log_due: Whether a process asked for a log line at the last recorded step.
     """
 
-    def __init__(self, device: torch.device, lr_flag: str = "--lr", folder: str | Path | None = None) -> None:
-        self._device, self._lr_flag, self._folder = device, lr_flag, folder
+    def __init__(self, device: torch.device, folder: str | Path | None = None) -> None:
+        self._device, self._folder = device, folder
         self._signal, self._received, self.log_due = 0, 0.0, False
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._pending: tuple[int, torch.Tensor] | None = None
@@ -91,7 +90,7 @@ class PreemptionGuard:
                 checkpoint.quarantine_checkpoint(self._folder, step)
             raise FloatingPointError(
                 f"the loss is {'not finite' if math.isfinite(loss) else loss} at step {step}; the last good checkpoint "
-                f"is kept. A lower {self._lr_flag} or a longer warm-up (more --epochs) helps most"
+                f"is kept. A lower --lr or a longer warm-up (more --epochs) helps most"
             )
         return signal.Signals(int(number)) if number else None
 

@@ -33,10 +33,7 @@ PROBE_TRAIN, PROBE_VAL = 10_000, 5_000  # samples of the kNN probe; enough to se
 
 
 def pretrain(
-    config: PretrainConfig,
-    dataset: PairDataset,
-    probe_sets: tuple[LabeledDataset, LabeledDataset] | None = None,
-    source: str = "vicreg",
+    config: PretrainConfig, dataset: PairDataset, probe_sets: tuple[LabeledDataset, LabeledDataset] | None, source: str
 ) -> None:
     """Pretrain a backbone, or resume the run in ``config.exp_dir``.
 
@@ -100,8 +97,7 @@ class PairAugmentation:
             augment_pair, views=dataset.set_views(self._views, self._sizes[0]), batch_size=plan.batch_size,
             rank=distributed.rank(), seed=config.seed, device=device,
         )  # fmt: skip
-        self._mean, self._std, self._example = dataset.mean, dataset.std, config.exp_dir / VIEWS_FILE
-        self._dataset = dataset
+        self._dataset, self._example = dataset, config.exp_dir / VIEWS_FILE
 
     def size(self, step: int) -> int:
         """Return the side of a step's views in pixels."""
@@ -134,7 +130,7 @@ class PairAugmentation:
         )  # fmt: skip
         if step == micro_batch == 0 and distributed.is_main():
             save_view_pairs(self._example, *views)
-        return [normalize(view, self._mean, self._std) for view in views]
+        return [normalize(view, self._dataset.mean, self._dataset.std) for view in views]
 
 
 def effective_rank_of_all(features: torch.Tensor) -> float:
@@ -233,20 +229,15 @@ class CollapseWarning:
 
 
 def knn_probe(
-    backbone: torch.nn.Module,
-    probe_sets: tuple[LabeledDataset, LabeledDataset],
-    spec: InputSpec,
-    device: torch.device,
-    k: int = 20,
+    backbone: torch.nn.Module, probe_sets: tuple[LabeledDataset, LabeledDataset], spec: InputSpec, device: torch.device
 ) -> dict[str, float]:
-    """Return the top-1 accuracy of weighted kNN on evenly spaced samples of two labeled data sets.
+    """Return the top-1 accuracy of weighted kNN-20 on evenly spaced samples of two labeled data sets.
 
     Args:
         backbone: Module (n, C, size, size) -> (n, F).
         probe_sets: Labeled training and validation data set.
         spec: Size and normalization of the backbone's input.
         device: Device of this process.
-        k: Number of neighbors.
     """
     distributed.broadcast_buffers(backbone)
     parts = []
@@ -255,5 +246,5 @@ def knn_probe(
         extracted = features.extract_features(backbone, labeled, spec, device, indices.tolist())
         parts.append((extracted, labeled.labels[indices].to(device)))
     (train, train_labels), (val, val_labels) = parts
-    ranked = knn.knn_predict(train, train_labels, val, len(probe_sets[0].classes), k)
-    return {f"knn{k}_top1": round(accuracy(ranked, val_labels, (1,))["top1"], 4)}
+    ranked = knn.knn_predict(train, train_labels, val, len(probe_sets[0].classes), 20)
+    return {"knn20_top1": round(accuracy(ranked, val_labels, (1,))["top1"], 4)}

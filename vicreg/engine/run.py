@@ -87,7 +87,7 @@ class TrainingRun:
         self.outputs: dict[str, Callable[[Path], Any]] = {}
         self._log_start(summary or {}, info or {})
         self._guard = PreemptionGuard(device, folder=folder.path)
-        self._logger = MetricLogger(folder.path, self.start_step, plan.steps, "step", config.tracker, to_dict(config))
+        self._logger = MetricLogger(folder.path, self.start_step, plan.steps, config.tracker, to_dict(config))
         self._step, self._line_step, self._lr, self._data_time = self.start_step, self.start_step - 1, 0.0, 0.0
 
     def _load(self, folder: RunFolder) -> int:

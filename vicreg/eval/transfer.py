@@ -18,7 +18,7 @@ from vicreg import distributed
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common import provenance
-from vicreg.common.config import OF_ONE_RANK, by_flag
+from vicreg.common.config import by_flag
 from vicreg.common.logger import MetricLogger, lock_results, log
 from vicreg.common.results import RESULT_FILE, write_result
 from vicreg.data.base import InputSpec, LabeledDataset
@@ -66,7 +66,7 @@ def evaluate(
         ValueError: Arguments, weights and data do not fit each other.
         FileNotFoundError: There are no such weights.
     """
-    distributed.check_same_across_ranks(by_flag(config, skip=OF_ONE_RANK))
+    distributed.check_same_across_ranks(by_flag(config))
     parts = {"training": train.digests(), "validation": val.digests()}
     digests = {f"{part} {name}": digest for part, found in parts.items() for name, digest in found.items()}
     distributed.check_same_across_ranks(digests, "data")

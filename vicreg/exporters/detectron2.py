@@ -149,7 +149,7 @@ def save(path: str | Path, backbone: nn.Module, info: Info) -> str:
     read = functools.partial(read_features, info=info, images=images)
     check = functools.partial(verify.verify, library="detectron2", expected=expected, read=read)
     report = files.write_bytes(out_path, content, check)
-    files.write_bytes(out_path.with_name(f"{out_path.name}.yaml"), as_yaml(settings).encode())
+    files.write_text(out_path.with_name(f"{out_path.name}.yaml"), as_yaml(settings))
     return report
 
 

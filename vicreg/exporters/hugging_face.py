@@ -145,7 +145,7 @@ def save(path: str | Path, backbone: nn.Module, info: Info, card: str) -> str:
     }
     with files.partial_folder(path) as partial:
         for name, content in contents.items():
-            files.write_bytes(partial / name, content)
+            files.write_bytes(partial / name, content, lambda tmp_path: None)
         report = verify.verify(
             partial, "timm", verify.pooled(backbone, images),
             lambda folder: verify.pooled(timm.create_model(f"local-dir:{folder}", pretrained=True), images),
