@@ -47,7 +47,11 @@ def _job_id() -> str:
 
 
 def _check_job(store: dist.Store, rank: int) -> None:
-    """Raise RuntimeError if rank 0 is of another job on the same port; processes without a job id are not compared."""
+    """Refuse the store of another job, which listens on the same port.
+
+    Raises:
+        RuntimeError: Rank 0 belongs to another job. Processes without a job id are not compared.
+    """
     if rank == 0:
         store.set("vicreg/job", _job_id())
     elif (found := store.get("vicreg/job").decode()) and _job_id() not in ("", found):

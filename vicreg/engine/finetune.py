@@ -24,8 +24,14 @@ from vicreg.models.backbones import BASELINES, PARAMETER_FREE, create_backbone, 
 class FinetuneConfig(RunConfig):
     """Settings of every downstream run; tasks derive their own class.
 
-    ``add_arguments`` and ``add_pixel_arguments`` describe them. ``pretrained`` is None if a task starts from other
-    weights.
+    Attributes:
+        pretrained: File of the backbone, ``"random"`` or ``"imagenet"``; None if the task starts from other weights.
+        arch: Backbone by timm name, if the file does not record it.
+        mean: Mean of each channel of pixels in [0, 1], if the file does not record it.
+        std: Standard deviation of each channel, likewise.
+        bands: Numbers from 1 of the bands of image files, one for each channel of the network.
+        weight_bands: Input channels of the file to select, counted from 1.
+        levels: Values (low, high) of black and white of image files deeper than 8 bits.
     """
 
     pretrained: str | None = setting(None, compare="must_match")
@@ -52,9 +58,16 @@ def add_arguments(
     grad_clip: float = 0.0,
     pretrained_required: bool = True,
 ) -> dict[str, argparse._ArgumentGroup]:
-    """Add the arguments of every downstream training script; the keywords are the task's defaults.
+    """Add the arguments of every downstream training script, with the task's defaults.
 
-    ``pretrained_required`` is False if a run may start from weights that the task names otherwise.
+    Args:
+        parser: Parser to extend.
+        epochs: Default of ``--epochs``.
+        batch_size: Default of ``--batch-size``.
+        lr: Default of ``--lr``.
+        weight_decay: Default of ``--weight-decay``.
+        grad_clip: Default of ``--grad-clip``.
+        pretrained_required: False if a run may start from weights that the task names otherwise.
 
     Returns:
         The groups ``run``, ``backbone`` and ``optim``, to add to.

@@ -31,11 +31,27 @@ _SIZE_STEP = 16  # sizes of growing views are multiples of it
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunConfig):
-    """Settings of self-supervised pretraining; see ``get_parser`` for those that are not listed.
+    """Settings of self-supervised pretraining.
 
     Attributes:
+        arch: Backbone, any timm name.
+        in_chans: Channels of the images.
+        mlp: Widths of the expander, joined by hyphens.
+        init_from: Initial backbone weights, a file or ``"imagenet"``.
+        weight_bands: Input channels of ``init_from`` to select, counted from 1.
+        loss: Name of the loss, a key of ``vicreg.losses.LOSSES``.
         criterion: The loss, a dataclass that maps two embedding batches to a dict with ``loss`` and its terms.
-        positives: ``"same"``, ``"temporal"`` or ``"neighbor"``; the next two limit temporal ones.
+        augment: Augmentation preset.
+        aug_override: Changes of the preset, such as ``scale=0.3,1``.
+        image_size: Side of the views in pixels, or the first and the last side of views that grow; None is 7/8 of the
+            patch size.
+        positives: ``"same"``, ``"temporal"`` or ``"neighbor"``.
+        max_months_apart: Limit for temporal positives.
+        max_days_apart: Limit for temporal positives of imagery with dates.
+        accumulate: Micro-batches per step.
+        optimizer: ``"lars"`` or ``"adamw"``.
+        ema_decay: Decay of the moving average of the backbone's weights; 0 does not average.
+        probe_every: Epochs between kNN probes; 0 does not probe.
         bands: Red, green and blue band of image files, counted from 1.
         levels: Values of black and white of image files deeper than 8 bits.
         pack_size: Largest side of decoded squares of image files in pixels; None if the files are read.
