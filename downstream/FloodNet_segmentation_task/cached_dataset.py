@@ -42,8 +42,7 @@ class CachedPairs:
         bands: See ``image_mask_io.read_pair``.
 
     Attributes:
-        levels: As given, as a list.
-        bands: As given, as a list or number.
+        bands: As given.
         sizes: (height, width) of each cached image.
         scale: Median of the factors by which the images were reduced.
 
@@ -64,8 +63,7 @@ class CachedPairs:
         bands: Bands = None,
     ):
         self.pairs, folder = list(pairs), Path(folder)
-        self.levels = levels and list(levels)
-        self.bands = list(bands) if isinstance(bands, tuple) else bands
+        self.bands = bands
         folder.mkdir(parents=True, exist_ok=True)
         self._maps = [label_map(task, pair.classes) for pair in self.pairs]
         size = [image_size, None if image_size else scale]
@@ -126,13 +124,12 @@ class RandomCrops(torch.utils.data.Dataset):
 
     def __init__(self, pairs: CachedPairs, side: int, repeats: int = 1):
         self.pairs, self.side, self.repeats = pairs, side, repeats
-        jitter = [] if pairs.bands else [v2.ColorJitter(**COLOR_JITTER)]
         self._augment = v2.Compose([
             v2.Resize((side, side), antialias=True),  # masks take the nearest value
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
             v2.RandomChoice([v2.RandomRotation((turn, turn)) for turn in (0, 90)]),  # with the flips, all eight
-            *jitter,
+            *([] if pairs.bands else [v2.ColorJitter(**COLOR_JITTER)]),
         ])  # fmt: skip
 
     def __len__(self) -> int:

@@ -66,7 +66,6 @@ def count_class_pixels(pairs: CachedPairs, num_classes: int) -> np.ndarray:
     return sum(counts, np.zeros(num_classes, int))
 
 
-@torch.no_grad()
 def evaluate_segmentation(
     predict: Callable[[torch.Tensor], torch.Tensor],
     pairs: CachedPairs,
