@@ -1,7 +1,6 @@
 """Supervised training: cross-entropy on the labels, with the data path, log, and files of pretraining."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def train(
     device = init_device(config)
     unify_classes(dataset, val)
     check_labels(dataset, val)
-    view = first_view(config.augment, config.aug_override)
+    view = presets.get_augmentation(config.augment, config.aug_override)[0]
     folder = RunFolder(config, "supervised training", device)
     parts = {"training": dataset.digests(), "validation": val.digests()}
     digests = {f"{part} {name}": digest for part, found in parts.items() for name, digest in found.items()}
@@ -183,17 +182,6 @@ def unify_classes(dataset: LabeledDataset, val: LabeledDataset) -> None:
         if list(part.classes) != list(classes[: len(part.classes)]):
             raise ValueError("the training and the validation list name different classes; write both in one go")
         part.classes = list(classes)
-
-
-def first_view(name: str, changes: Sequence[str] = ()) -> presets.Augmentation:
-    """Return the first view of an augmentation preset; see ``vicreg.augmentations.presets.get_augmentation``.
-
-    Raises:
-        ValueError: A change is of the second view.
-    """
-    if second := [change for change in changes if change.startswith("2.")]:
-        raise ValueError(f"--aug-override {second[0]}: supervised training has one view; leave the '2.' out")
-    return presets.get_augmentation(name, changes)[0]
 
 
 def class_weights(kind: str, labels: torch.Tensor | np.ndarray, num_classes: int) -> torch.Tensor:
