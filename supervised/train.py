@@ -45,12 +45,7 @@ def train(
 
     Writes the files of pretraining, and ``result.json`` (metrics of the last and the best epoch) and ``confusion.png``.
 
-    Args:
-        config: Settings of the run.
-        dataset: Labeled training data set.
-        val: Labeled validation data set.
-        split: Record of the split in ``meta.json``, or None.
-        source: Description of the run, kept in its checkpoints.
+    ``split`` is the record of the split in ``meta.json``, ``source`` a description of the run for its checkpoints.
 
     Raises:
         ValueError: Settings do not fit each other, the data, or the run in the folder.

@@ -30,19 +30,10 @@ class CachedPairs:
     so a changed source is read again. Decoding a mask of 4000 x 3000 pixels takes a third of a second, a cached crop
     almost nothing.
 
-    Args:
-        pairs: Image and mask files.
-        folder: Folder of the cache, created if needed.
-        task: See ``floodnet.label_map``.
-        image_size: See ``image_mask_io.read_pair``.
-        scale: See ``image_mask_io.read_pair``.
-        workers: Threads.
-        name: Label of the progress bar.
-        levels: See ``image_mask_io.read_pair``.
-        bands: See ``image_mask_io.read_pair``.
+    ``task`` is that of ``floodnet.label_map``, ``name`` the label of the progress bar, and the size, the levels and the
+    bands are those of ``image_mask_io.read_pair``.
 
     Attributes:
-        bands: As given.
         sizes: (height, width) of each cached image.
         scale: Median of the factors by which the images were reduced.
 

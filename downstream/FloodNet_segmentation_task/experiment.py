@@ -24,9 +24,6 @@ from vicreg.engine.run_folder import RunFolder
 def train(config: FloodConfig) -> None:
     """Train a segmentation network, or resume the run in ``config.exp_dir``, and write its results.
 
-    Args:
-        config: Settings of the run.
-
     Raises:
         ValueError: Settings, data and the run in the folder do not fit each other.
         FloatingPointError: The loss is not finite; the last good checkpoint is kept.

@@ -126,15 +126,10 @@ def complete_parts(
 ) -> tuple[dict[str, list[Pair]], str]:
     """Hold out a fraction of each group if there is no validation part; patches of a tile stay together.
 
-    Args:
-        parts: Pairs of ``train``, and perhaps of ``val`` and ``test``.
-        data_dir: Their folder, for the description.
-        layout: Its layout, for the description.
-        val_fraction: Fraction to hold out, at least one image of each group that has two.
-        seed: Seed of the choice.
+    At least one image of each group that has two is held out.
 
     Returns:
-        The parts with ``val``, and a description of them.
+        The parts with ``val``, and a description of them, their folder and its layout.
 
     Raises:
         ValueError: The fraction is not between 0 and 1, or there are too few images or tiles.
@@ -157,15 +152,7 @@ def complete_parts(
 def match(images: Path, masks: Path, group: str, classes: int = 10, is_patch: bool = False) -> list[Pair]:
     """Pair the files of two folders: ``<name>.jpg`` with ``<name>_lab.png`` or ``<name>.png``.
 
-    Args:
-        images: Folder of images.
-        masks: Folder of masks.
-        group: Group of the pairs.
-        classes: Number of values of the masks.
-        is_patch: See ``Pair``.
-
-    Returns:
-        Pairs in the order of their names.
+    The pairs are in the order of their names; the other arguments are those of ``Pair``.
 
     Raises:
         FileNotFoundError: There is no such folder.

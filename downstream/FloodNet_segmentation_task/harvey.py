@@ -56,13 +56,8 @@ def find_tiles(data_dir: str | Path) -> list[Path]:
 def split_tiles(tiles: Sequence[Path], val_fraction: float, seed: int) -> dict[str, list[Path]]:
     """Hold out whole tiles, so that patches of one tile stay together.
 
-    Args:
-        tiles: Folders of ``find_tiles``.
-        val_fraction: Fraction of the tiles; at least one tile, unless 0.
-        seed: Seed of the choice.
-
     Returns:
-        Tiles of ``train`` and, unless none are held out, of ``val``.
+        Tiles of ``train`` and, unless none are held out, of ``val``: at least one.
 
     Raises:
         ValueError: The fraction is not in [0, 1), or nothing is left to train on.

@@ -99,15 +99,7 @@ def tile_name(tile: Path) -> str:
 def cut_tile(
     tile: Path, folder: Path, side: int, stride: int, stretch: bool, levels: tuple[float, float] | None
 ) -> dict[str, int]:
-    """Write the patches of a tile, except those where the image is black (no data).
-
-    Args:
-        tile: Folder of the tile.
-        folder: Folder with ``image`` and the folders of the masks.
-        side: Side of the patches in pixels.
-        stride: Pixels from patch to patch.
-        stretch: See ``harvey.read_tile``.
-        levels: See ``harvey.read_tile``.
+    """Write the patches of a tile to ``image`` and the masks' folders in ``folder``, except black ones (no data).
 
     Returns:
         Number of ``patches``, of ``empty`` ones left out, of ``pixels``, and of pixels of each mask.

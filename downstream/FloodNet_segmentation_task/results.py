@@ -28,13 +28,8 @@ def write_results(
 ) -> None:  # fmt: skip
     """Write ``result.json`` and ``examples.png``, both of the best epoch, and log the metrics.
 
-    Args:
-        config: Settings of the run.
-        run: Finished run; its model gets the weights of the best epoch.
-        data: Images and masks of each part.
-        predict: Function of images, see ``model.predictor``, that uses the run's model.
-        side: Side of the windows in pixels.
-        backbone_info: ``arch`` and ``source`` of the backbone.
+    The model of the finished run, which ``predict`` uses, gets the weights of the best epoch. ``side`` is that of the
+    windows in pixels.
     """
     folder, classes = Path(config.exp_dir), config.classes.names
     last, best = (metrics.with_intervals(found, classes) for found in (run.last, run.best))

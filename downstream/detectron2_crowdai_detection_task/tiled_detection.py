@@ -94,12 +94,7 @@ def detect_tiled(
 
 
 def write_geojson(path: Path, detections: list[polygons.Detection], reader: ImageReader) -> None:
-    """Write polygons in longitude and latitude (EPSG:4326) with their ``score``.
-
-    Args:
-        path: GeoJSON file.
-        detections: Detections in pixels of the image.
-        reader: A georeferenced image.
+    """Write detections, in pixels of a georeferenced image, as polygons in EPSG:4326 with their ``score``.
 
     Raises:
         ValueError: The coordinates cannot be converted.
