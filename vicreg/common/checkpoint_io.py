@@ -53,7 +53,7 @@ _MULTIARRAY = (_NUMPY.core if np.lib.NumpyVersion(np.__version__) < "2.0.0" else
 _PLAIN_TYPES: list[Any] = [
     argparse.Namespace, dict, list, str, int, collections.defaultdict,
     *((collections.OrderedDict, name) for name in _ATTRIBUTE_DICTS), *((_Settings, name) for name in _SETTINGS),
-    np.dtype, np.ndarray, *{type(np.dtype(name)) for name in np.sctypeDict if name != "a"},
+    np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in np.sctypeDict.values()},
     *((_MULTIARRAY.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_MULTIARRAY._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *(
