@@ -1,7 +1,6 @@
 """Supervised training: cross-entropy on the labels, with the data path, log, and files of pretraining."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,7 @@ def train(
 
     Writes the files of pretraining, and ``result.json`` (metrics of the last and the best epoch) and ``confusion.png``.
 
-    Args:
-        config: Settings of the run.
-        dataset: Labeled training data set.
-        val: Labeled validation data set.
-        split: Record of the split in ``meta.json``, or None.
-        source: Description of the run, kept in its checkpoints.
+    ``split`` is the record of the split in ``meta.json``, ``source`` a description of the run for its checkpoints.
 
     Raises:
         ValueError: Settings do not fit each other, the data, or the run in the folder.
@@ -60,7 +54,7 @@ def train(
     device = init_device(config)
     unify_classes(dataset, val)
     check_labels(dataset, val)
-    view = first_view(config.augment, config.aug_override)
+    view = presets.get_augmentation(config.augment, config.aug_override)[0]
     folder = RunFolder(config, "supervised training", device)
     parts = {"training": dataset.digests(), "validation": val.digests()}
     digests = {f"{part} {name}": digest for part, found in parts.items() for name, digest in found.items()}
@@ -182,17 +176,6 @@ def unify_classes(dataset: LabeledDataset, val: LabeledDataset) -> None:
         if list(part.classes) != list(classes[: len(part.classes)]):
             raise ValueError("the training and the validation list name different classes; write both in one go")
         part.classes = list(classes)
-
-
-def first_view(name: str, changes: Sequence[str] = ()) -> presets.Augmentation:
-    """Return the first view of an augmentation preset; see ``vicreg.augmentations.presets.get_augmentation``.
-
-    Raises:
-        ValueError: A change is of the second view.
-    """
-    if second := [change for change in changes if change.startswith("2.")]:
-        raise ValueError(f"--aug-override {second[0]}: supervised training has one view; leave the '2.' out")
-    return presets.get_augmentation(name, changes)[0]
 
 
 def class_weights(kind: str, labels: torch.Tensor | np.ndarray, num_classes: int) -> torch.Tensor:

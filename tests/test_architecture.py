@@ -44,11 +44,12 @@ def test_imports_go_from_preprocessing_to_vicreg_to_the_rest_and_never_to_script
 
 
 def test_every_file_that_is_executed_finds_the_root_by_itself(repo_root):
-    for path in python_files(repo_root):
-        text = path.read_text()
-        if "parse_args()" in text and "__main__" in text:
-            depth = len(path.relative_to(repo_root).parts) - 1
-            assert f"sys.path[0] = str(Path(__file__).resolve().parents[{depth}])" in text, path
+    texts = {path: path.read_text() for path in python_files(repo_root)}
+    scripts = [path for path, text in texts.items() if "cli.run(" in text]
+    assert len(scripts) > 20
+    for path in scripts:
+        root = f"Path(__file__).resolve().parents[{len(path.relative_to(repo_root).parts) - 1}]"
+        assert "sys.path[0] = str(" in texts[path] and root in texts[path], path
 
 
 def test_weights_are_only_ever_read_with_weights_only(repo_root):

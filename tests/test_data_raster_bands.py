@@ -15,7 +15,7 @@ from vicreg.data.rasters import display_rgb, resize, stack_images
 
 def test_bands_of_a_network_are_chosen_or_all_of_the_file():
     assert resolve_bands(None, 3) is None and resolve_bands(None, 13) == 13
-    assert resolve_bands([8, 4, 3, 2], 4) == (8, 4, 3, 2)
+    assert resolve_bands([8, 4, 3, 2], 4) == [8, 4, 3, 2]
     with pytest.raises(ValueError, match="--bands 1 2: the network takes 3 channels, so 3 numbers are needed"):
         resolve_bands([1, 2], 3)
     with pytest.raises(ValueError, match="--bands 0 1 2: bands are counted from 1"):

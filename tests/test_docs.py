@@ -102,10 +102,11 @@ def test_pages_commands_are_accepted_by_their_parsers(repo_root, capsys):
 
 
 def test_docstrings_commands_are_accepted_by_their_parsers(repo_root, capsys):
-    entry = "get_parser().parse_args()"
+    entry = "cli.parse(get_parser())"
     scripts = [path for folder in FOLDERS for path in (repo_root / folder).rglob("*.py") if entry in path.read_text()]
     docstrings = [ast.get_docstring(ast.parse(path.read_text())) for path in scripts]
     found = [(path.name, list(commands(text))) for path, text in zip(scripts, docstrings, strict=True)]
+    assert len(found) > 20
     assert [name for name, lines in found if not lines] == []  # each shows how it is started
     errors = [error for _, lines in found for line in lines if (error := find_error(repo_root, *line, capsys))]
     assert errors == []

@@ -63,20 +63,16 @@ def spots(tmp_path):
     return tmp_path / "spots.tif", corners
 
 
-def search(path, cfg, **options):
+def search(path, cfg):
     with open_reader(path) as reader:
-        return tiled_detection.detect_tiled(bright_spots, reader, cfg, 32, 10 / 32, 0.1, **options)
+        return tiled_detection.detect_tiled(bright_spots, reader, cfg, 32, 10 / 32, 0.1)
 
 
-def test_detect_tiled_finds_each_building_once_and_whole(spots, cfg):
+def test_detect_tiled_finds_each_building_once_and_whole(spots, cfg, monkeypatch):
     path, corners = spots
     seen = []
-
-    def progress(batches, total):
-        seen.append(total)
-        return batches
-
-    detections = search(path, cfg, progress=progress)
+    monkeypatch.setattr(tiled_detection, "tqdm", lambda batches, name, total, **_: seen.append(total) or batches)
+    detections = search(path, cfg)
     boxes = sorted((top, left, top + 8, left + 6) for top, left in corners)
     assert sorted((d.box[1], d.box[0], d.box[3], d.box[2]) for d in detections) == boxes
     assert all(d.shape.bounds == d.box and d.shape.area == 48 for d in detections)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from downstream.FloodNet_segmentation_task import make_harvey_patches
 from downstream.FloodNet_segmentation_task.floodnet import find_parts
-from downstream.FloodNet_segmentation_task.harvey import Tile, find_tiles, patch_corners, read_tile, split_tiles
+from downstream.FloodNet_segmentation_task.harvey import find_tiles, patch_corners, read_tile, split_tiles
 from tests.conftest import call_script
 from tests.floodnet_fixtures import write_harvey, write_raster, write_tile
 
@@ -66,7 +67,7 @@ def test_a_mask_with_a_georeference_is_laid_by_it_whatever_its_extent(tmp_path):
     labels = write_tile(tmp_path, np.random.default_rng(2))
     wider = np.pad((labels > 0).astype(np.uint8), ((3, 2), (5, 9)))
     write_raster(tmp_path / "buildings1m.tif", wider[None], 1.0, left=250000.0 - 5, top=3300000.0 + 3)
-    _, masks = read_tile(Tile(tmp_path, "t"))
+    _, masks = read_tile(tmp_path)
     assert np.array_equal(masks["building"], (labels > 0).repeat(2, 0).repeat(2, 1))
 
 
@@ -79,7 +80,7 @@ def test_a_mask_in_other_coordinates_is_laid_on_the_image(tmp_path):
     half = np.zeros((1, round(top - bottom), round(right - left)), np.uint8)
     half[:, :, :border] = 1
     write_raster(tmp_path / "flooded1m.tif", half, 1.0, left=left, top=top, crs="EPSG:32614")
-    _, masks = read_tile(Tile(tmp_path, "t"))
+    _, masks = read_tile(tmp_path)
     rows, columns = np.mgrid[:64, :96] + 0.5
     x, _ = warp.transform("EPSG:32615", "EPSG:32614", (250000 + columns.ravel() / 2), (3300000 - rows.ravel() / 2))
     expected = (np.array(x) < left + border).reshape(64, 96)
@@ -91,16 +92,16 @@ def test_a_mask_of_other_ground_is_refused(tmp_path):
     write_tile(tmp_path, np.random.default_rng(2))
     write_raster(tmp_path / "flooded1m.tif", np.zeros((1, 32, 48), np.uint8), 1.0, left=250010.0)
     with pytest.raises(ValueError, match=r"flooded1m\.tif covers 79% of .*vhr\.tif by their georeferences"):
-        read_tile(Tile(tmp_path, "t"))
+        read_tile(tmp_path)
 
 
 def test_a_mask_of_another_shape_without_georeference_is_refused_with_both_sizes(tmp_path):
     write_tile(tmp_path, np.random.default_rng(2), georeference=False)
     write_raster(tmp_path / "flooded1m.tif", np.zeros((1, 32, 40), np.uint8))
     with pytest.raises(ValueError, match=r"flooded1m\.tif is 40 x 32 pixels and .*vhr\.tif 96 x 64"):
-        read_tile(Tile(tmp_path, "t"))
+        read_tile(tmp_path)
 
-    image, masks = read_tile(Tile(tmp_path, "t"), stretch=True)
+    image, masks = read_tile(tmp_path, stretch=True)
     assert masks["flooded"].shape == image.shape[1:] and image.any(0).all()
 
 
@@ -119,7 +120,7 @@ def test_an_image_in_degrees_takes_masks_in_meters_and_is_black_where_they_end(t
     profile = {"driver": "GTiff", "width": 98, "height": 113, "count": 3, "dtype": "uint8", "crs": "EPSG:4326"}
     with open_raster(tmp_path / "vhr.tif", "w", transform=grid, **profile) as raster:
         raster.write(np.full((3, 113, 98), 90, np.uint8))
-    image, masks = read_tile(Tile(tmp_path, "t"))
+    image, masks = read_tile(tmp_path)
     rows, columns = np.mgrid[:113, :98]
     x, y = transform.xy(grid, rows.ravel(), columns.ravel())
     x, y = (np.array(values).reshape(113, 98) for values in warp.transform("EPSG:4326", "EPSG:32615", x, y))
@@ -137,7 +138,7 @@ def test_no_data_in_a_mask_is_no_building(tmp_path):
     values[0] = -9999
     with rasterio.open(tmp_path / "buildings1m.tif", "w", **(profile | {"dtype": "int16"})) as raster:
         raster.write(values[None])
-    _, masks = read_tile(Tile(tmp_path, "t"))
+    _, masks = read_tile(tmp_path)
     assert not masks["building"][:2].any()
     assert np.array_equal(masks["building"][2:], (labels > 0).repeat(2, 0).repeat(2, 1)[2:])
 
@@ -148,7 +149,7 @@ def test_a_mask_with_other_values_is_refused_with_the_value(tmp_path, values, wr
     pixels = np.resize(np.array(values, np.uint8), (1, 32, 48))
     write_raster(tmp_path / "buildings1m.tif", pixels, 1.0)
     with pytest.raises(ValueError, match=rf"buildings1m\.tif holds the value {wrong}; 0 and 1"):
-        read_tile(Tile(tmp_path, "t"))
+        read_tile(tmp_path)
 
 
 def test_a_damaged_or_two_band_image_is_refused_by_name(tmp_path):
@@ -156,10 +157,10 @@ def test_a_damaged_or_two_band_image_is_refused_by_name(tmp_path):
     whole = (tmp_path / "vhr.tif").read_bytes()
     (tmp_path / "vhr.tif").write_bytes(whole[:3000])
     with pytest.raises(ValueError, match=r"vhr\.tif cannot be read"):
-        read_tile(Tile(tmp_path, "t"))
+        read_tile(tmp_path)
     write_raster(tmp_path / "vhr.tif", np.zeros((2, 64, 96), np.uint8), 0.5)
     with pytest.raises(ValueError, match=r"vhr\.tif has 2 bands; one .gray. or three"):
-        read_tile(Tile(tmp_path, "t"))
+        read_tile(tmp_path)
 
 
 def test_missing_files_and_empty_folders_are_named(tmp_path):
@@ -175,9 +176,9 @@ def test_missing_files_and_empty_folders_are_named(tmp_path):
 def test_links_to_tiles_and_regions_are_no_further_tiles(tmp_path):
     data = write_harvey(tmp_path / "harvey")
     before = find_tiles(data)
-    (data / "a_region").symlink_to(before[0].folder.parent)
-    (before[-1].folder.with_name("a_tile")).symlink_to(before[-1].folder)
-    assert len({tile.folder.resolve() for tile in find_tiles(data)}) == len(find_tiles(data)) == len(before)
+    (data / "a_region").symlink_to(before[0].parent)
+    before[-1].with_name("a_tile").symlink_to(before[-1])
+    assert len({tile.resolve() for tile in find_tiles(data)}) == len(find_tiles(data)) == len(before)
 
 
 def test_a_mask_of_several_bands_is_refused(tmp_path):
@@ -188,7 +189,7 @@ def test_a_mask_of_several_bands_is_refused(tmp_path):
 
 
 def test_whole_tiles_are_held_out_by_the_seed():
-    tiles = [Tile(None, str(number)) for number in range(10)]
+    tiles = [Path(str(number)) for number in range(10)]
     parts = split_tiles(tiles, 0.3, 5)
     assert (len(parts["train"]), len(parts["val"])) == (7, 3)
     assert sorted(tile.name for part in parts.values() for tile in part) == [str(n) for n in range(10)]
@@ -221,10 +222,10 @@ def test_transparent_and_nodata_pixels_become_black_without_a_building(tmp_path)
     with rasterio.open(tmp_path / "vhr.tif", "w", **(profile | {"count": 4})) as raster:
         raster.write(np.concatenate([np.where(collar, 255, colors).astype(np.uint8), alpha]))
         raster.colorinterp = [*raster.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
-    with_alpha = read_tile(Tile(tmp_path, "t"))
+    with_alpha = read_tile(tmp_path)
     with rasterio.open(tmp_path / "vhr.tif", "w", **(profile | {"nodata": 255})) as raster:
         raster.write(np.where(collar, 255, colors.clip(0, 254)).astype(np.uint8))
-    with_nodata = read_tile(Tile(tmp_path, "t"))
+    with_nodata = read_tile(tmp_path)
     for image, masks in (with_alpha, with_nodata):
         assert not image[:, collar].any() and image[:, ~collar].any(0).all()
         assert np.array_equal(masks["building"], (labels > 0) & ~collar)
@@ -291,7 +292,7 @@ def test_patches_of_which_none_were_held_out_are_split_by_whole_tiles(tmp_path):
     for seed in range(3):
         parts, words = find_parts(tmp_path / "out", "building", 0.5, seed)
         train, val = ({pair.image.name[:17] for pair in parts[part]} for part in ("train", "val"))
-        assert len(train) == len(val) == 2 and not train & val and "50 % of whole tiles held out" in words
+        assert len(train) == len(val) == 2 and not train & val and "50 % of the tiles of each group held out" in words
     make(write_harvey(tmp_path / "one", tiles=1), tmp_path / "single", "--val-percent", 0)
     with pytest.raises(ValueError, match="cannot be split into training and validation; two tiles"):
         find_parts(tmp_path / "single", "building")

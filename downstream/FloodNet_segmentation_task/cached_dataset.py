@@ -30,20 +30,10 @@ class CachedPairs:
     so a changed source is read again. Decoding a mask of 4000 x 3000 pixels takes a third of a second, a cached crop
     almost nothing.
 
-    Args:
-        pairs: Image and mask files.
-        folder: Folder of the cache, created if needed.
-        task: See ``floodnet.label_map``.
-        image_size: See ``image_mask_io.read_pair``.
-        scale: See ``image_mask_io.read_pair``.
-        workers: Threads.
-        name: Label of the progress bar.
-        levels: See ``image_mask_io.read_pair``.
-        bands: See ``image_mask_io.read_pair``.
+    ``task`` is that of ``floodnet.label_map``, ``name`` the label of the progress bar, and the size, the levels and the
+    bands are those of ``image_mask_io.read_pair``.
 
     Attributes:
-        levels: As given, as a list.
-        bands: As given, as a list or number.
         sizes: (height, width) of each cached image.
         scale: Median of the factors by which the images were reduced.
 
@@ -64,8 +54,7 @@ class CachedPairs:
         bands: Bands = None,
     ):
         self.pairs, folder = list(pairs), Path(folder)
-        self.levels = levels and list(levels)
-        self.bands = list(bands) if isinstance(bands, tuple) else bands
+        self.bands = bands
         folder.mkdir(parents=True, exist_ok=True)
         self._maps = [label_map(task, pair.classes) for pair in self.pairs]
         size = [image_size, None if image_size else scale]
@@ -126,13 +115,12 @@ class RandomCrops(torch.utils.data.Dataset):
 
     def __init__(self, pairs: CachedPairs, side: int, repeats: int = 1):
         self.pairs, self.side, self.repeats = pairs, side, repeats
-        jitter = [] if pairs.bands else [v2.ColorJitter(**COLOR_JITTER)]
         self._augment = v2.Compose([
             v2.Resize((side, side), antialias=True),  # masks take the nearest value
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
             v2.RandomChoice([v2.RandomRotation((turn, turn)) for turn in (0, 90)]),  # with the flips, all eight
-            *jitter,
+            *([] if pairs.bands else [v2.ColorJitter(**COLOR_JITTER)]),
         ])  # fmt: skip
 
     def __len__(self) -> int:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from downstream.FloodNet_segmentation_task.segmentation_folder import Classes, task_classes
 from vicreg.common import cli
@@ -55,42 +54,28 @@ class FloodConfig(FinetuneConfig):
         """Names and colors of the task's classes."""
         return task_classes(self.task, self.data_dir)
 
-    @property
-    def copies_dir(self) -> Path:
-        """Folder of the reduced images and masks."""
-        return self.cache_dir or Path(self.exp_dir) / "working_copies"
-
     def learning_rate(self, step: int, plan: RunPlan) -> float:
         """Return the learning rate at a step: constant, or a half cosine."""
         return plan.peak_lr if self.schedule == "constant" else cosine_lr(step, plan.steps, 0, plan.peak_lr)
 
 
-def resolve_defaults(
-    task: str, num_classes: int, init_from: str | None, arch: str | None, decoder: str | None
-) -> dict[str, Any]:
-    """Return the decoder and the cross-entropy weight that follow from other settings.
-
-    Args:
-        task: ``--task``.
-        num_classes: Number of its classes.
-        init_from: ``best_model.pth`` of a run whose weights are the initial ones.
-        arch: ``--arch``, if given.
-        decoder: ``--decoder``, if given.
+def resolve_decoder(task: str, num_classes: int, init_from: str | None, arch: str | None, decoder: str | None) -> str:
+    """Return ``--decoder``, by default that of ``--init-from`` or a U-Net; ``num_classes`` are those of ``task``.
 
     Raises:
         FileNotFoundError: ``init_from`` does not exist.
         ValueError: It is not a checkpoint of this task, or has another shape.
     """
-    defaults = {"decoder": decoder or "unet", "cross_entropy": float(num_classes > 2)}
-    if init_from:
-        saved = load_task(init_from, TASK)[1]
-        kept, kept_arch = saved["task"], saved["backbone"]["arch"]
-        defaults["decoder"] = decoder or kept["decoder"]
-        if arch not in (None, kept_arch):
-            raise ValueError(f"{init_from} is a network over {kept_arch}, not {arch}; leave --arch out")
-        if defaults["decoder"] != kept["decoder"] or len(kept["classes"]) != num_classes:
-            raise ValueError(
-                f"{init_from} is a {kept['decoder']} of {len(kept['classes'])} classes ({kept['kind']}); it cannot "
-                f"initialize a {defaults['decoder']} of {num_classes} (--task {task})"
-            )
-    return defaults
+    if init_from is None:
+        return decoder or "unet"
+    saved = load_task(init_from, TASK)[1]
+    kept, kept_arch = saved["task"], saved["backbone"]["arch"]
+    decoder = decoder or kept["decoder"]
+    if arch not in (None, kept_arch):
+        raise ValueError(f"{init_from} is a network over {kept_arch}, not {arch}; leave --arch out")
+    if decoder != kept["decoder"] or len(kept["classes"]) != num_classes:
+        raise ValueError(
+            f"{init_from} is a {kept['decoder']} of {len(kept['classes'])} classes ({kept['kind']}); it cannot "
+            f"initialize a {decoder} of {num_classes} (--task {task})"
+        )
+    return decoder

@@ -30,7 +30,6 @@ _PALETTE = {
     "flooded building": (214, 39, 40),
 }  # fmt: skip
 _LOSSY = (".jpg", ".jpeg", ".webp", ".jp2")  # no masks
-_NAMED = 3  # of many files with the same mistake
 
 
 class Pair(NamedTuple):
@@ -108,7 +107,9 @@ def find_parts(
     if (data_dir / "meta.json").is_file():
         layout, parts = PATCHES, _patches(data_dir, task)
     elif labeled := _labeled(data_dir):
-        layout, parts = "FloodNet, Train/Labeled", {"train": _two_groups(labeled)}
+        groups = [labeled / group for group in GROUPS if (labeled / group).is_dir()]
+        pairs = [pair for group in groups for pair in match(group / "image", group / "mask", group.name)]
+        layout, parts = "FloodNet, Train/Labeled", {"train": pairs}
     else:
         layout = "FloodNet, train/val/test"
         parts = {part: pairs for part in PARTS if (pairs := _supervised(find_split(data_dir, part), part))}
@@ -117,53 +118,41 @@ def find_parts(
             f"{data_dir} has none of the layouts known here: Train/Labeled/{{Flooded,Non-Flooded}}/{{image,mask}}, "
             "train/train-org-img with train/train-label-img, or what make_harvey_patches.py writes"
         )
-    if "val" not in parts:
-        what = "whole tiles" if layout == PATCHES else "each group"
-        layout += f", {100 * val_fraction:g} % of {what} held out (seed {seed})"
-        parts["train"], parts["val"] = split_pairs(parts["train"], val_fraction, seed)
-    counts = ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)
-    return parts, f"{data_dir}: {counts} pairs ({layout})"
+    return complete_parts(parts, data_dir, layout, val_fraction, seed)
 
 
-def split_pairs(pairs: Sequence[Pair], val_fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Hold out a fraction of each group, at least one image of each that has two; patches of a tile stay together.
+def complete_parts(
+    parts: dict[str, list[Pair]], data_dir: Path, layout: str, val_fraction: float, seed: int
+) -> tuple[dict[str, list[Pair]], str]:
+    """Hold out a fraction of each group if there is no validation part; patches of a tile stay together.
 
-    Args:
-        pairs: Pairs to split.
-        val_fraction: Fraction to hold out.
-        seed: Seed of the choice.
+    At least one image of each group that has two is held out.
 
     Returns:
-        Training and validation pairs, each in the order of ``pairs``.
+        The parts with ``val``, and a description of them, their folder and its layout.
 
     Raises:
         ValueError: The fraction is not between 0 and 1, or there are too few images or tiles.
     """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"--val-fraction {val_fraction:g}: more than 0 and less than 1 is needed")
-    tiles, groups = [str(pair.tile) for pair in pairs], [pair.group for pair in pairs]
-    held_out = held_out_groups(tiles, val_fraction, seed, groups, "floodnet_split")
-    if not held_out.any():
-        one = "tile" if pairs and pairs[0].tile != pairs[0].image else "image"
-        raise ValueError(
-            f"{len(pairs)} pair(s) cannot be split into training and validation; two {one}s of a group are needed"
-        )
-    train, val = ([pairs[index] for index in np.flatnonzero(mask)] for mask in (~held_out, held_out))
-    return train, val
+    if "val" not in parts:
+        pairs, kind = parts["train"], "tile" if parts["train"][0].is_patch else "image"
+        tiles, groups = [str(pair.tile) for pair in pairs], [pair.group for pair in pairs]
+        held_out = held_out_groups(tiles, val_fraction, seed, groups, "floodnet_split")
+        if not held_out.any():
+            raise ValueError(
+                f"{len(pairs)} pair(s) cannot be split into training and validation; two {kind}s of a group are needed"
+            )
+        for part, mask in {"train": ~held_out, "val": held_out}.items():
+            parts[part] = [pairs[index] for index in np.flatnonzero(mask)]
+        layout += f", {100 * val_fraction:g} % of the {kind}s of each group held out (seed {seed})"
+    counts = ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)
+    return parts, f"{data_dir}: {counts} pairs ({layout})"
 
 
 def match(images: Path, masks: Path, group: str, classes: int = 10, is_patch: bool = False) -> list[Pair]:
     """Pair the files of two folders: ``<name>.jpg`` with ``<name>_lab.png`` or ``<name>.png``.
 
-    Args:
-        images: Folder of images.
-        masks: Folder of masks.
-        group: Group of the pairs.
-        classes: Number of values of the masks.
-        is_patch: See ``Pair``.
-
-    Returns:
-        Pairs in the order of their names.
+    The pairs are in the order of their names; the other arguments are those of ``Pair``.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -177,7 +166,7 @@ def match(images: Path, masks: Path, group: str, classes: int = 10, is_patch: bo
         (image_files, mask_files, images, "mask"), (mask_files, image_files, masks, "image"),
     ):  # fmt: skip
         if unmatched := sorted(files.keys() - others.keys()):
-            names = ", ".join(files[name].name for name in unmatched[:_NAMED]) + ", …" * (len(unmatched) > _NAMED)
+            names = format_names([files[name].name for name in unmatched])
             raise ValueError(
                 f"{folder}: {len(unmatched)} of {len(files)} files have no {missing}: {names}; complete or remove"
             )
@@ -204,11 +193,6 @@ def _labeled(data_dir: Path) -> Path | None:
     """Return the folder that holds Flooded/ and Non-Flooded/, or None."""
     folders = ((find_split(data_dir, "train") or data_dir) / "Labeled", data_dir / "Labeled", data_dir)
     return next((f for f in folders if any((f / group / "image").is_dir() for group in GROUPS)), None)
-
-
-def _two_groups(labeled: Path) -> list[Pair]:
-    groups = [group for group in GROUPS if (labeled / group).is_dir()]
-    return [pair for group in groups for pair in match(labeled / group / "image", labeled / group / "mask", group)]
 
 
 def _supervised(folder: Path | None, part: str) -> list[Pair]:

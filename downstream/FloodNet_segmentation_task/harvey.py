@@ -9,6 +9,7 @@ import numpy as np
 from downstream.FloodNet_segmentation_task.image_mask_io import same_shape
 from vicreg.common.logger import log
 from vicreg.data.image_io import decoding
+from vicreg.data.image_listing import format_names
 from vicreg.data.images import open_reader
 from vicreg.data.rasters import open_raster, quiet_georeference
 from vicreg.data.subsets import held_out_groups
@@ -16,14 +17,6 @@ from vicreg.inference.sliding_window import window_starts
 
 IMAGE, MASKS = "vhr.tif", {"building": "buildings1m.tif", "flooded": "flooded1m.tif"}
 _MIN_COVERAGE = 0.9  # fraction of an image that its masks have to cover; two projections never agree at the corners
-_NAMED = 3
-
-
-class Tile(NamedTuple):
-    """A folder ``<region>/<tile>`` with the image and its two masks."""
-
-    folder: Path
-    name: str
 
 
 class _Grid(NamedTuple):
@@ -35,8 +28,8 @@ class _Grid(NamedTuple):
     transform: Any
 
 
-def find_tiles(data_dir: str | Path) -> list[Tile]:
-    """List the tiles below a folder of regions, in the order of their names.
+def find_tiles(data_dir: str | Path) -> list[Path]:
+    """List the folders ``<region>/<tile>`` below a folder of regions, with an image and its two masks in each.
 
     Raises:
         FileNotFoundError: There is no such folder, or a tile lacks one of its files.
@@ -50,26 +43,21 @@ def find_tiles(data_dir: str | Path) -> list[Tile]:
     if not folders:
         raise ValueError(f"{data_dir} holds no <region>/<tile>/{IMAGE}; is it the folder above or below harvey/?")
     if missing := [folder / name for folder in folders for name in names if not (folder / name).is_file()]:
-        some = ", ".join(map(str, missing[:_NAMED])) + ", …" * (len(missing) > _NAMED)
-        raise FileNotFoundError(f"{len(missing)} file(s) missing: {some}; complete these tiles or remove them")
+        names = format_names(missing)
+        raise FileNotFoundError(f"{len(missing)} file(s) missing: {names}; complete these tiles or remove them")
     firsts: dict[Path, Path] = {}  # a link would put the same tile into both parts
     for folder in sorted(folders, key=Path.is_symlink):
         firsts.setdefault(folder.resolve(), folder)
     if more := len(folders) - len(firsts):
         log(f"note: {more} of {len(folders)} tiles in {data_dir} are links to others, skipped")
-    return [Tile(folder, "__".join(folder.relative_to(data_dir).parts)) for folder in sorted(firsts.values())]
+    return sorted(firsts.values())
 
 
-def split_tiles(tiles: Sequence[Tile], val_fraction: float, seed: int) -> dict[str, list[Tile]]:
+def split_tiles(tiles: Sequence[Path], val_fraction: float, seed: int) -> dict[str, list[Path]]:
     """Hold out whole tiles, so that patches of one tile stay together.
 
-    Args:
-        tiles: Tiles to split.
-        val_fraction: Fraction of the tiles; at least one tile, unless 0.
-        seed: Seed of the choice.
-
     Returns:
-        Tiles of ``train`` and, unless none are held out, of ``val``.
+        Tiles of ``train`` and, unless none are held out, of ``val``: at least one.
 
     Raises:
         ValueError: The fraction is not in [0, 1), or nothing is left to train on.
@@ -89,7 +77,7 @@ def split_tiles(tiles: Sequence[Tile], val_fraction: float, seed: int) -> dict[s
 
 
 def read_tile(
-    tile: Tile, stretch: bool = False, levels: tuple[float, float] | None = None
+    folder: Path, stretch: bool = False, levels: tuple[float, float] | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Read a tile, with the masks resampled to the image's pixels.
 
@@ -99,7 +87,7 @@ def read_tile(
     image, or not covered by a mask) become black, without a building.
 
     Args:
-        tile: The tile.
+        folder: Folder of the tile.
         stretch: Without a georeference in both, stretch the mask over the image whatever its aspect ratio.
         levels: Values of black and white of an image deeper than 8 bits.
 
@@ -109,13 +97,13 @@ def read_tile(
     Raises:
         ValueError: A file cannot be read, a mask has other values or cannot be placed; says which.
     """
-    path = tile.folder / IMAGE
+    path = folder / IMAGE
     with open_reader(path, levels=levels) as reader:
         image, valid = reader.read(0, 0, reader.height, reader.width)
         grid = _Grid(reader.width, reader.height, reader.crs, reader.transform)
     masks = {}
     for name, file in MASKS.items():
-        masks[name], covered = _align(*_read_mask(tile.folder / file), grid, tile.folder / file, path, stretch)
+        masks[name], covered = _align(*_read_mask(folder / file), grid, folder / file, path, stretch)
         valid = valid & covered
     return image * valid, {name: mask * valid for name, mask in masks.items()}
 

@@ -1,17 +1,14 @@
 """Read an image and its mask at one size: the part that the mask covers is cropped, then both are reduced together."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from downstream.FloodNet_segmentation_task.floodnet import Pair
 from vicreg.data.images import image_size as size_of
 from vicreg.data.images import load_mask, load_rgb, open_reader
 from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import resize, widen
-
-if TYPE_CHECKING:
-    from downstream.FloodNet_segmentation_task.floodnet import Pair
 
 Size = tuple[int, int]  # width, height
 
@@ -20,16 +17,8 @@ _GDAL_NODATA = 42113  # TIFF tag
 _PHOTOGRAPH, _MASK = (4592, 3072), (4000, 3000)
 
 
-class ShapeError(ValueError):
-    """A mask does not fit its image."""
-
-
 def read_pair(
-    pair: "Pair",
-    image_size: int | None = None,
-    scale: float = 1.0,
-    levels: Levels = None,
-    bands: Bands = None,
+    pair: Pair, image_size: int | None = None, scale: float = 1.0, levels: Levels = None, bands: Bands = None
 ) -> np.ndarray:
     """Read an image and its mask at their working size, both upright.
 
@@ -51,12 +40,12 @@ def read_pair(
     from PIL import Image
 
     mask = load_mask(pair.mask)
-    values = check_values(np.asarray(mask), pair)
+    values = _check_values(np.asarray(mask), pair)
     nodata = str(getattr(mask, "tag_v2", {}).get(_GDAL_NODATA, "")).strip("\0 ")
     if nodata == "255" and (np.asarray(mask) == 255).any():
         raise ValueError(f"{pair.mask} has pixels without data (255); give them a class, or remove the tag")
     size = size_of(pair.image)
-    part = covered_part(size, mask.size, pair)
+    part = _covered_part(size, mask.size, pair)
     scale = working_scale(size, image_size, scale)
     width, height = (max(1, round(side * scale)) for side in part)
     labels = Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
@@ -77,23 +66,14 @@ def working_scale(size: Size, image_size: int | None = None, scale: float = 1.0)
     return min(1.0, image_size / max(size)) if image_size else scale
 
 
-def covered_part(image_size: Size, mask_size: Size, pair: "Pair") -> tuple[float, float]:
-    """Return width and height, from the top-left corner, of the part of an image that its mask covers, in pixels.
-
-    Args:
-        image_size: (width, height) of the image.
-        mask_size: (width, height) of the mask.
-        pair: The files, for the message.
-
-    Raises:
-        ShapeError: The aspect ratios differ by more than rounding, and it is not the known case.
-    """
+def _covered_part(image_size: Size, mask_size: Size, pair: Pair) -> tuple[float, float]:
+    """Return width and height, from the top-left corner, of the part of an image that its mask covers, in pixels."""
     if same_shape(image_size, mask_size):
         return image_size
     if same_shape(image_size, _PHOTOGRAPH) and same_shape(mask_size, _MASK):
         width, height = (side * m / p for side, m, p in zip(image_size, _MASK, _PHOTOGRAPH, strict=True))
         return width, height
-    raise ShapeError(
+    raise ValueError(
         f"{pair.image} is {image_size[0]} x {image_size[1]} pixels and its mask {pair.mask} {mask_size[0]} x "
         f"{mask_size[1]}: not the same part of the ground, and stretching would shift the labels; crop or remove it"
     )
@@ -106,19 +86,8 @@ def same_shape(size1: Size, size2: Size) -> bool:
     return lowest <= min((s + 1) / side for s, side in zip(small, large, strict=True))
 
 
-def check_values(values: np.ndarray, pair: "Pair") -> np.ndarray:
-    """Check that a mask holds class numbers; masks of two classes may hold 0 and 255.
-
-    Args:
-        values: Array (height, width).
-        pair: The files, for the message, and their number of classes.
-
-    Returns:
-        uint8 array (height, width) of 0 to ``pair.classes - 1``.
-
-    Raises:
-        ValueError: The mask has several channels, or holds a value that is not a class.
-    """
+def _check_values(values: np.ndarray, pair: Pair) -> np.ndarray:
+    """Return the class numbers of a mask, uint8 (height, width); masks of two classes may hold 0 and 255."""
     if values.ndim != 2:
         raise ValueError(
             f"{pair.mask} has {values.shape[2]} channels: a color rendering of the mask; the label image is needed, "

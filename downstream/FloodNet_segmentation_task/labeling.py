@@ -30,13 +30,7 @@ def label_image_file(
 ) -> None:
     """Label an image, write the files of ``label_files``, and log the most frequent classes.
 
-    Args:
-        out_dir: Folder of the files.
-        reader: Image or raster.
-        predict: See ``vicreg.inference.sliding_window.label_blocks``.
-        classes: Classes.
-        side: Side of the windows in pixels.
-        overlap: Fraction of a window that the next one covers too.
+    ``predict``, ``side`` and ``overlap`` are those of ``vicreg.inference.sliding_window.label_blocks``.
 
     Raises:
         ValueError: The image cannot be read.

@@ -22,13 +22,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from downstream.FloodNet_segmentation_task.floodnet import PATCHES, add_val_fraction
-from downstream.FloodNet_segmentation_task.harvey import MASKS, Tile, find_tiles, patch_corners, read_tile, split_tiles
+from downstream.FloodNet_segmentation_task.harvey import MASKS, find_tiles, patch_corners, read_tile, split_tiles
 from vicreg.common import cli
 from vicreg.common.files import check_outside, partial_folder, publish, write_json
 from vicreg.common.logger import log
 from vicreg.data.images import add_levels_argument, check_levels
-
-OUTPUTS = ("train", "val")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -43,10 +41,9 @@ def get_parser() -> argparse.ArgumentParser:
     add_val_fraction(parser, "fraction of the tiles that are held out; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split")
     parser.add_argument(
-        "--stretch",
-        action="store_true",
+        "--stretch", action="store_true",
         help="stretch masks without a georeference over images of another aspect ratio",
-    )
+    )  # fmt: skip
     add_levels_argument(parser, "default: such files are refused")
     parser.add_argument("--workers", type=int, default=2, help="tiles that are cut at the same time")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished folder")
@@ -78,14 +75,14 @@ def main(args: argparse.Namespace) -> None:
             finally:
                 pool.shutdown(cancel_futures=True)
         split = {"rule": "whole tiles", "val_fraction": args.val_fraction, "seed": args.seed}
-        split |= {part: [tile.name for tile in tiles] for part, tiles in parts.items()}
+        split |= {part: [tile_name(tile) for tile in tiles] for part, tiles in parts.items()}
         meta = {"kind": PATCHES, "patch_size": side, "stride": stride, "source": str(args.data_dir.resolve())}
-        tiles = dict(zip([tile.name for _, tile in jobs], counts, strict=True))
+        tiles = {tile_name(tile): count for (_, tile), count in zip(jobs, counts, strict=True)}
         meta |= {"split": split, "counts": count_parts(parts, tiles), "tiles": tiles}
         if not meta["counts"]["train"]["patches"]:
             raise ValueError(f"{args.data_dir}: the training tiles hold no data")
         write_json(partial / "meta.json", meta)
-        publish(partial, args.out_dir, OUTPUTS)
+        publish(partial, args.out_dir, ("train", "val"))
     for part, total in meta["counts"].items():
         log(
             f"  {part:5} {total['patches']} patches of {side} px ({total['empty']} without data left out), "
@@ -94,23 +91,15 @@ def main(args: argparse.Namespace) -> None:
     log(f"written to {args.out_dir}")
 
 
-def cut_tile(
-    tile: Tile,
-    folder: Path,
-    side: int,
-    stride: int,
-    stretch: bool = False,
-    levels: tuple[float, float] | None = None,
-) -> dict[str, int]:
-    """Write the patches of a tile, except those where the image is black (no data).
+def tile_name(tile: Path) -> str:
+    """Return ``<region>__<tile>``."""
+    return f"{tile.parent.name}__{tile.name}"
 
-    Args:
-        tile: The tile.
-        folder: Folder with ``image`` and the folders of the masks.
-        side: Side of the patches in pixels.
-        stride: Pixels from patch to patch.
-        stretch: See ``harvey.read_tile``.
-        levels: See ``harvey.read_tile``.
+
+def cut_tile(
+    tile: Path, folder: Path, side: int, stride: int, stretch: bool, levels: tuple[float, float] | None
+) -> dict[str, int]:
+    """Write the patches of a tile to ``image`` and the masks' folders in ``folder``, except black ones (no data).
 
     Returns:
         Number of ``patches``, of ``empty`` ones left out, of ``pixels``, and of pixels of each mask.
@@ -121,14 +110,14 @@ def cut_tile(
     image, masks = read_tile(tile, stretch, levels)
     height, width = image.shape[1:]
     if min(height, width) < side:
-        raise ValueError(f"{tile.folder} is {width} x {height} pixels; lower --patch-size {side}")
+        raise ValueError(f"{tile} is {width} x {height} pixels; lower --patch-size {side}")
     counts = {"patches": 0, "empty": 0, "pixels": 0, **dict.fromkeys(MASKS, 0)}
     for top, left in patch_corners(height, width, side, stride):
         patch = np.s_[..., top : top + side, left : left + side]
         if not image[patch].any():
             counts["empty"] += 1
             continue
-        name = f"{tile.name}__{top:05d}_{left:05d}.png"
+        name = f"{tile_name(tile)}__{top:05d}_{left:05d}.png"
         Image.fromarray(image[patch].transpose(1, 2, 0)).save(folder / "image" / name)
         for kind, mask in masks.items():
             Image.fromarray(mask[patch]).save(folder / kind / name)
@@ -138,11 +127,12 @@ def cut_tile(
     return counts
 
 
-def count_parts(parts: dict[str, list[Tile]], tiles: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
+def count_parts(parts: dict[str, list[Path]], tiles: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
     """Sum the counts of ``cut_tile`` over the tiles of each part; masks as fractions of the pixels."""
     totals = {}
     for part, members in parts.items():
-        sums = {key: sum(tiles[tile.name][key] for tile in members) for key in tiles[members[0].name]}
+        counts = [tiles[tile_name(tile)] for tile in members]
+        sums = {key: sum(count[key] for count in counts) for key in counts[0]}
         fractions = {kind: sums[kind] / max(1, sums["pixels"]) for kind in MASKS}
         totals[part] = {"tiles": len(members), "patches": sums["patches"], "empty": sums["empty"], **fractions}
     return totals

@@ -66,7 +66,6 @@ def count_class_pixels(pairs: CachedPairs, num_classes: int) -> np.ndarray:
     return sum(counts, np.zeros(num_classes, int))
 
 
-@torch.no_grad()
 def evaluate_segmentation(
     predict: Callable[[torch.Tensor], torch.Tensor],
     pairs: CachedPairs,
@@ -74,14 +73,7 @@ def evaluate_segmentation(
     side: int,
     overlap: float = 0.5,
 ) -> dict[str, Any]:
-    """Evaluate a network on whole images with overlapping windows.
-
-    Args:
-        predict: See ``vicreg.inference.sliding_window.label_blocks``.
-        pairs: Images and masks.
-        classes: Class names.
-        side: Side of the windows in pixels.
-        overlap: Fraction of a window that the next one covers too.
+    """Evaluate a network on whole images; for the arguments see ``vicreg.inference.sliding_window.label_blocks``.
 
     Returns:
         ``segmentation_metrics``, the ``confusion`` counts, and ``image_confusion``, those of each image.

@@ -65,11 +65,7 @@ class Segmenter(nn.Module):
 
 
 def build_model(config: FloodConfig, checkpoint: dict[str, Any]) -> tuple[Segmenter, dict[str, Any]]:
-    """Build the network with its initial weights, or in the shape of a checkpoint, whose weights are loaded later.
-
-    Args:
-        config: Settings of the run.
-        checkpoint: Checkpoint to resume from; empty for a new run.
+    """Build the network with its initial weights, or that of a checkpoint (empty: a new run), whose are loaded later.
 
     Returns:
         The network, and ``arch``, ``in_chans``, ``mean``, ``std`` and ``source`` of its backbone.
@@ -97,14 +93,7 @@ def build_model(config: FloodConfig, checkpoint: dict[str, Any]) -> tuple[Segmen
 
 
 def load_encoder(model: Segmenter, backbone: nn.Module) -> str:
-    """Copy a backbone's weights into the encoder.
-
-    Args:
-        model: Network.
-        backbone: Backbone of the same architecture.
-
-    Returns:
-        A report of what was copied.
+    """Copy the weights of a backbone of the same architecture into the encoder; return a report.
 
     Raises:
         ValueError: A tensor is missing, unused, or of another shape; nothing is copied then.
@@ -123,11 +112,7 @@ def load_encoder(model: Segmenter, backbone: nn.Module) -> str:
 
 
 def load_segmenter(path: str | Path, device: torch.device) -> tuple[Segmenter, dict[str, Any]]:
-    """Load a segmentation network and what its checkpoint says of the task.
-
-    Args:
-        path: ``best_model.pth`` or ``model.pth`` of train_floodnet.py.
-        device: Device of the model.
+    """Load a segmentation network and what its checkpoint, of train_floodnet.py, says of the task.
 
     Returns:
         The network, and the dict ``task`` of the checkpoint, with the number of ``channels``.
@@ -177,13 +162,7 @@ class SegmentationLoss(nn.Module):
 
 
 def predictor(model: nn.Module, device: torch.device, bf16: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function from images (n, C, S, S) to probabilities (n, classes, S, S), in eval mode.
-
-    Args:
-        model: Network.
-        device: Device of the network.
-        bf16: Whether to run under bfloat16 autocast.
-    """
+    """Return a function from images (n, C, S, S) to probabilities (n, classes, S, S), in eval mode."""
 
     @torch.inference_mode()
     def predict(images: torch.Tensor) -> torch.Tensor:

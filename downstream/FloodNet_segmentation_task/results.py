@@ -8,7 +8,6 @@ import numpy as np
 from downstream.FloodNet_segmentation_task import metrics
 from downstream.FloodNet_segmentation_task.cached_dataset import CachedPairs
 from downstream.FloodNet_segmentation_task.config import TASK, FloodConfig
-from downstream.FloodNet_segmentation_task.model import predictor
 from downstream.FloodNet_segmentation_task.plots import save_examples
 from vicreg.common import checkpoint_io
 from vicreg.common.config import to_dict
@@ -24,35 +23,27 @@ FLOODED_BUILDING = {"floodnet": "building flooded", "flooded": "flooded building
 
 
 def write_results(
-    config: FloodConfig, run: TrainingRun, data: dict[str, CachedPairs], side: int, backbone_info: dict[str, Any]
-) -> None:
+    config: FloodConfig, run: TrainingRun, data: dict[str, CachedPairs], predict: Any, side: int,
+    backbone_info: dict[str, Any],
+) -> None:  # fmt: skip
     """Write ``result.json`` and ``examples.png``, both of the best epoch, and log the metrics.
 
-    Args:
-        config: Settings of the run.
-        run: Finished run; its model gets the weights of the best epoch.
-        data: Images and masks of each part.
-        side: Side of the windows in pixels.
-        backbone_info: ``arch`` and ``source`` of the backbone.
+    The model of the finished run, which ``predict`` uses, gets the weights of the best epoch. ``side`` is that of the
+    windows in pixels.
     """
     folder, classes = Path(config.exp_dir), config.classes.names
     last, best = (metrics.with_intervals(found, classes) for found in (run.last, run.best))
     weights = checkpoint_io.load(folder / BEST_FILE, run.device)["model"]
     run.module.load_state_dict(strip_module_prefix(weights))
-    predict = predictor(run.module, run.device, run.plan.bf16)
     constant = metrics.constant_prediction_metrics(
         metrics.count_class_pixels(data["train"], len(classes)), np.array(best["confusion"]), classes
     )
-    result = {key: best[key] for key in ("mean_iou", "mean_dice", "accuracy", "iou", "dice")}
+    names = ["mean_iou", "mean_dice", "accuracy", "iou", "dice"]
+    result = {key: best[key] for key in names} | {"selected_on_validation": names}
     result |= {"task": "segmentation", "dataset": TASK, "protocol": f"{config.task} {config.decoder}"}
     result |= {"intervals": best.get("intervals", {}), "intervals_of": best.get("intervals_of")}
-    result |= {
-        "selected_on_validation": ["mean_iou", "mean_dice", "accuracy", "iou", "dice"],
-        "arch": backbone_info["arch"],
-        "source": backbone_info["source"],
-    }
-    result |= {"decoder": config.decoder, "epoch": best["epoch"], "init_from": config.init_from}
-    result["scale"] = data["train"].scale
+    result |= {"arch": backbone_info["arch"], "source": backbone_info["source"], "decoder": config.decoder}
+    result |= {"epoch": best["epoch"], "init_from": config.init_from, "scale": data["train"].scale}
     if config.task in FLOODED_BUILDING:
         result["flooded_building_iou"] = best["iou"][FLOODED_BUILDING[config.task]]
         result["selected_on_validation"].append("flooded_building_iou")
@@ -64,7 +55,7 @@ def write_results(
     log(format_overlap(shared))
     result |= {"overlap": shared, "steps": run.plan.steps, "last": last, "best": best, "config": to_dict(config)}
     write_result(folder / RESULT_FILE, result)
-    plot_examples(config, predict, data["val"], side, best["epoch"])
+    _plot_examples(config, predict, data["val"], side, best["epoch"])
     for name in classes:
         log(f"  {name:22} IoU {_format(best['iou'][name])}  Dice {_format(best['dice'][name])}")
     prefix = "mean " if len(classes) > 2 else ""
@@ -74,7 +65,7 @@ def write_results(
     )
 
 
-def plot_examples(config: FloodConfig, predict: Any, pairs: CachedPairs, side: int, epoch: int) -> None:
+def _plot_examples(config: FloodConfig, predict: Any, pairs: CachedPairs, side: int, epoch: int) -> None:
     """Write ``examples.png`` with evenly spaced validation images, unless ``config.examples`` is 0."""
     rows = []
     for n in range(0, len(pairs), max(1, len(pairs) // max(1, config.examples)))[: config.examples]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from downstream.FloodNet_segmentation_task.floodnet import PARTS, TASKS, Pair, match, palette, split_pairs
+from downstream.FloodNet_segmentation_task.floodnet import PARTS, TASKS, Pair, complete_parts, match, palette
 from vicreg.common.json_files import read_json
 from vicreg.common.plots import class_colors
 from vicreg.data.image_listing import find_split
@@ -87,9 +87,4 @@ def find_folder_parts(data_dir: Path, val_fraction: float, seed: int) -> tuple[d
     parts = {part: pairs_of(folder) for part, folder in folders.items()} or {"train": pairs_of(data_dir)}
     if "train" not in parts:
         raise ValueError(f"{data_dir} holds {', '.join(parts)} and no train")
-    layout = "folder"
-    if "val" not in parts:
-        layout += f", {100 * val_fraction:g} % held out (seed {seed})"
-        parts["train"], parts["val"] = split_pairs(parts["train"], val_fraction, seed)
-    counts = ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)
-    return parts, f"{data_dir}: {counts} pairs ({layout})"
+    return complete_parts(parts, data_dir, "folder", val_fraction, seed)

@@ -3,15 +3,10 @@ r"""Train a U-Net whose encoder is our backbone: FloodNet's ten classes, buildin
 
     python downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir FloodNet --task floodnet \
         --pretrained exp/sn7/trained_model.pth --image-size 1000 --exp-dir exp/floodnet
-    python downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir data/harvey_512 --task building \
-        --pretrained exp/sn7/trained_model.pth --exp-dir exp/harvey_building
-    python downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir data/fields --task folder \
-        --pretrained exp/mine/trained_model.pth --exp-dir exp/fields
-    python downstream/FloodNet_segmentation_task/train_floodnet.py --data-dir data/harvey_512 --task flooded \
-        --init-from exp/harvey_building/best_model.pth --exp-dir exp/harvey_flooded
 
-Writes config.json, stats.txt, tensorboard/, model.pth, best_model.pth, examples.png and result.json into --exp-dir.
-Started again on the same folder, the run resumes. It ends with a line such as
+docs/downstream/floods.md has the commands of the other tasks. Writes config.json, stats.txt, tensorboard/, model.pth,
+best_model.pth, examples.png and result.json into --exp-dir. Started again on the same folder, the run resumes. It ends
+with a line such as
 
     mean IoU 0.3537  mean Dice 0.4468  accuracy 0.7772  (everywhere "grass": mean IoU 0.0612); exp/floodnet/result.json
 """
@@ -24,7 +19,7 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from downstream.FloodNet_segmentation_task import experiment
-from downstream.FloodNet_segmentation_task.config import FloodConfig, resolve_defaults
+from downstream.FloodNet_segmentation_task.config import FloodConfig, resolve_decoder
 from downstream.FloodNet_segmentation_task.floodnet import TASKS, add_val_fraction
 from downstream.FloodNet_segmentation_task.model import DECODERS
 from downstream.FloodNet_segmentation_task.segmentation_folder import FOLDER, task_classes
@@ -35,10 +30,7 @@ from vicreg.engine.finetune import add_arguments, add_pixel_arguments
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    parser = argparse.ArgumentParser(
-        description="Train a segmentation network over a backbone.",
-        formatter_class=cli.HelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=cli.HelpFormatter)
     groups = add_arguments(parser, epochs=40, batch_size=8, lr=1e-4, weight_decay=0.0, pretrained_required=False)
     groups["backbone"].add_argument(
         "--init-from", help="best_model.pth of another run of this script: all its weights, instead of --pretrained"
@@ -70,10 +62,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Prepare data and network, train, evaluate."""
     num_classes = len(task_classes(args.task, args.data_dir).names)
-    defaults = resolve_defaults(args.task, num_classes, args.init_from, args.arch, args.decoder)
-    if args.cross_entropy is not None:
-        defaults["cross_entropy"] = args.cross_entropy
-    experiment.train(from_args(FloodConfig, args, **defaults))
+    decoder = resolve_decoder(args.task, num_classes, args.init_from, args.arch, args.decoder)
+    cross_entropy = float(num_classes > 2) if args.cross_entropy is None else args.cross_entropy
+    experiment.train(from_args(FloodConfig, args, decoder=decoder, cross_entropy=cross_entropy))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vicreg.data.image_listing import format_names
+
 DEFAULT_CATEGORIES = [{"id": 100, "name": "building"}]  # of the challenge; some copies do not list it
 REACH = 1.0  # a polygon may reach this many image sizes beyond its image; pycocotools crashes on 1e9
 
@@ -166,8 +168,7 @@ def _check_images_exist(folder, names):
     existing = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
     missing = [name for name in names if name not in existing and not ("/" in name and (folder / name).is_file())]
     if missing:
-        examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise FileNotFoundError(f"{len(missing)} of {len(names)} images are not in {folder}: {examples}")
+        raise FileNotFoundError(f"{len(missing)} of {len(names)} images are not in {folder}: {format_names(missing)}")
 
 
 def _get(table, key):
@@ -228,11 +229,11 @@ def _bounding_box(rings, image):
     return [left, top, right - left, bottom - top]
 
 
-def _differs(given, box, tolerance=1.0):
-    """Return whether a box [x, y, width, height] is invalid or differs from another one by more than the tolerance."""
+def _differs(given, box):
+    """Return whether a box [x, y, width, height] is invalid or differs from another one by more than a pixel."""
     if not isinstance(given, list) or len(given) != 4:
         return True
     if not all(isinstance(number, (int, float)) and abs(number) < 1e9 for number in given):
         return True
     corners = [(x, y, x + width, y + height) for x, y, width, height in (given, box)]
-    return any(not abs(a - b) <= tolerance for a, b in zip(*corners, strict=True))
+    return any(not abs(a - b) <= 1 for a, b in zip(*corners, strict=True))

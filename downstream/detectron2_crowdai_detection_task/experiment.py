@@ -19,6 +19,7 @@ from vicreg.inference import polygons
 RUN_FILE = "run.json"
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TASKS = {"bbox": "box", "segm": "mask"}
+EXAMPLES = 6  # images in examples.png
 
 
 def load_run(folder: str | Path) -> dict[str, Any] | None:
@@ -79,27 +80,17 @@ def write_results(folder: Path, results: dict[str, Any], names: list[str], step:
     print(folder / RESULT_FILE, flush=True)
 
 
-def save_examples(path: Path, model: Any, cfg: Any, split: Split, count: int = 6) -> None:
-    """Write evenly spaced images of a split with their annotations, above, and detections of score 0.5, below.
-
-    Args:
-        path: PNG file.
-        model: Detectron2 model.
-        cfg: Its configuration.
-        split: Split.
-        count: Number of images.
-    """
+def save_examples(path: Path, model: Any, cfg: Any, split: Split) -> None:
+    """Write evenly spaced images of a split with their annotations, above, and detections of score 0.5, below."""
     from downstream.detectron2_crowdai_detection_task.tiled_detection import detect
 
     content = json.loads(Path(split.json_file).read_bytes())
-    images = content["images"][:: -(-len(content["images"]) // count)]
+    images = content["images"][:: -(-len(content["images"]) // EXAMPLES)]
     figure, axes = plots.new_figure(2, len(images), (2.4 * len(images), 5.2))
     for column, image in enumerate(images):
         pixels = np.asarray(load_rgb(Path(split.image_dir) / image["file_name"]))
-        parts = [
-            part for item in content["annotations"] if item["image_id"] == image["id"] for part in item["segmentation"]
-        ]
-        truth = [geometry.Polygon(np.reshape(part, (-1, 2))) for part in parts]
+        shown = [item for item in content["annotations"] if item["image_id"] == image["id"]]
+        truth = [geometry.Polygon(np.reshape(part, (-1, 2))) for item in shown for part in item["segmentation"]]
         found = [detection.shape for detection in detect(model.eval(), pixels.transpose(2, 0, 1), cfg, 0.5)]
         for axis, shapes, title in zip(axes[:, column], (truth, found), ("annotations", "detections"), strict=True):
             axis.imshow(polygons.draw(pixels, shapes))

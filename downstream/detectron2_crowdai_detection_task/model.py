@@ -18,10 +18,6 @@ def check_backbone(model: torch.nn.Module, weights: str | Path) -> None:
 
     ``vicreg.exporters.detectron2.save`` has compared the features of the file with those of the source checkpoint.
 
-    Args:
-        model: Detectron2 model with ``backbone.bottom_up``.
-        weights: Pickle of ``vicreg.exporters.detectron2.save``.
-
     Raises:
         ValueError: A tensor is missing, left over or different.
     """

@@ -55,10 +55,11 @@ def main(args: argparse.Namespace) -> None:
     check_outputs(images, lambda path: [args.out / f"{path.stem}{suffix}" for suffix in (".png", ".geojson")])
     detectron2_setup.require()
     import torch
-    from tqdm import tqdm
+    from PIL import Image
 
     from downstream.detectron2_crowdai_detection_task import config, experiment, tiled_detection
     from downstream.detectron2_crowdai_detection_task.model import find_checkpoint, load_model
+    from vicreg.inference import polygons
 
     checkpoint = find_checkpoint(args.checkpoint)
     run = experiment.load_run(checkpoint.parent)
@@ -69,13 +70,14 @@ def main(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     def process(path: Path) -> None:
-        def progress(batches, total):
-            return tqdm(batches, files.printable(path.name, ""), total, unit="window", leave=False, disable=None)
-
         with open_reader(path, levels=args.levels) as reader:
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(args.precision, device)):
-                detections = tiled_detection.detect_tiled(model, reader, cfg, *settings, progress)
-            written = [draw(args.out / f"{path.stem}.png", reader, detections)]
+                detections = tiled_detection.detect_tiled(model, reader, cfg, *settings)
+            written = [args.out / f"{path.stem}.png"]
+            image = reader.preview(MAX_SIZE).transpose(1, 2, 0)
+            scale = image.shape[1] / reader.width
+            image = polygons.draw(image, [detection.shape for detection in detections], scale=scale)
+            files.atomic_write(written[0], Image.fromarray(image).save)
             if reader.crs or reader.gcps:
                 written.append(args.out / f"{path.stem}.geojson")
                 tiled_detection.write_geojson(written[-1], detections, reader)
@@ -84,18 +86,6 @@ def main(args: argparse.Namespace) -> None:
             log(f"{path}: {len(detections)} buildings -> {', '.join(map(str, written))}")
 
     raise_failures(process_images(images, process), len(images))
-
-
-def draw(path, reader, detections):
-    """Write the image, reduced if it is very large, with the detections; return the path."""
-    from PIL import Image
-
-    from vicreg.inference import polygons
-
-    image = reader.preview(MAX_SIZE).transpose(1, 2, 0)
-    image = polygons.draw(image, [detection.shape for detection in detections], scale=image.shape[1] / reader.width)
-    files.atomic_write(path, Image.fromarray(image).save)
-    return path
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The model enlarges a window as it enlarged the training images, so that objects 
 detection is accepted from one window only: the one whose core contains its center.
 """
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,12 @@ from detectron2.data.transforms import ResizeShortestEdge
 from shapely import geometry
 from shapely.affinity import affine_transform, translate
 from torchvision.ops import nms
+from tqdm import tqdm
 
 from vicreg.common import files
 from vicreg.data.rasters import ImageReader
 from vicreg.inference import polygons
-from vicreg.inference.sliding_window import WindowBatch, core_edges, read_windows, window_starts
+from vicreg.inference.sliding_window import core_edges, read_windows, window_starts
 
 DUPLICATE_IOU = 0.5  # of the boxes of one object in two windows
 MIN_VALID = 0.5  # fraction of a box that must hold data
@@ -56,7 +56,6 @@ def detect_tiled(
     window: int,
     overlap: float,
     threshold: float,
-    progress: Callable[[Iterable[WindowBatch], int], Iterable[WindowBatch]] = lambda batches, total: batches,
 ) -> list[polygons.Detection]:
     """Detect objects in an image of any size. Detections on pixels without data are dropped.
 
@@ -67,7 +66,6 @@ def detect_tiled(
         window: Side of a window in pixels.
         overlap: Overlap of neighboring windows as a fraction of their side, below 1; larger objects may be cut.
         threshold: Lowest score, from 0 to 1.
-        progress: Wraps the windows, of which there are ``total``.
 
     Returns:
         Detections in pixels of the image, by descending score.
@@ -77,7 +75,8 @@ def detect_tiled(
     rows, columns = core_edges(tops, window, reader.height), core_edges(lefts, window, reader.width)
     detections = []
     batches = read_windows(reader, tops, lefts, window, pad_mode="constant")  # a smaller image keeps its scale
-    for batch in progress(batches, len(tops) * len(lefts)):
+    total = len(tops) * len(lefts)
+    for batch in tqdm(batches, files.printable(reader.path.name, ""), total, unit="window", leave=False, disable=None):
         (column,), (left,), (image,), (valid,) = batch.columns, batch.lefts, batch.images, batch.valid
         if not valid.any():
             continue
@@ -95,12 +94,7 @@ def detect_tiled(
 
 
 def write_geojson(path: Path, detections: list[polygons.Detection], reader: ImageReader) -> None:
-    """Write polygons in longitude and latitude (EPSG:4326) with their ``score``.
-
-    Args:
-        path: GeoJSON file.
-        detections: Detections in pixels of the image.
-        reader: A georeferenced image.
+    """Write detections, in pixels of a georeferenced image, as polygons in EPSG:4326 with their ``score``.
 
     Raises:
         ValueError: The coordinates cannot be converted.

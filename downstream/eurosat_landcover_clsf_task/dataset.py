@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -91,14 +91,8 @@ class EurosatSplit(NamedTuple):
     file_size: int
 
 
-def load_split(config: EurosatConfig, channels: int = 3, bands: Bands = None, levels: Levels = None) -> EurosatSplit:
-    """List, split and decode the images of a run.
-
-    Args:
-        config: Settings of the run.
-        channels: Input channels of the network.
-        bands: See ``vicreg.data.raster_bands.choose_bands``.
-        levels: See ``vicreg.data.images.open_reader``.
+def load_split(config: EurosatConfig, channels: int, bands: Bands, levels: Levels) -> EurosatSplit:
+    """List, split and decode the images of a run, as arrays of ``channels``; see ``vicreg.data.images.open_reader``.
 
     Raises:
         FileNotFoundError: There is no such folder or list.
@@ -109,9 +103,9 @@ def load_split(config: EurosatConfig, channels: int = 3, bands: Bands = None, le
     )
     train = train.take(stratified_subset(train.labels, config.train_percent / 100, config.seed))
     names = [[f"{path.parent.name}/{path.name}" for path in map(Path, part.paths)] for part in (train, val)]
-    file_size = common_size(train.paths, config.workers)
+    file_size = _common_size(train.paths, config.workers)
     size = min(file_size, config.image_size or file_size)
-    scenes = [decode(part, size, config.workers, channels, bands, levels) for part in (train, val)]
+    scenes = [_decode(part, size, config.workers, channels, bands, levels) for part in (train, val)]
     digests = {"samples": samples_digest(*names), "files": files_digest([*train.paths, *val.paths])}
     return EurosatSplit(*scenes, description, digests, file_size)
 
@@ -169,8 +163,6 @@ def find_scenes(
         if missing := sorted(set(range(len(listing.classes))) - set(listing.labels[train].tolist())):
             raise ValueError(f"{train_list} names no image of the class {listing.classes[missing[0]]}")
         return listing.take(train), listing.take(val), f"lists {train_list.name} and {val_list.name}"
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"--val-fraction {val_fraction}: above 0 and below 1 is needed")
     if (counts := np.bincount(listing.labels)).min() < 2:
         name = listing.classes[counts.argmin()]
         raise ValueError(f"class {name} in {data_dir} has one image only: none to hold out for validation")
@@ -179,18 +171,14 @@ def find_scenes(
     return listing.take(~held_out), listing.take(held_out), description
 
 
-def common_size(paths: Sequence[str], workers: int) -> int:
-    """Return the most frequent short side of image files in pixels, and log it if there are others.
-
-    Raises:
-        ValueError: None of them can be read.
-    """
+def _common_size(paths: Sequence[str], workers: int) -> int:
+    """Return the most frequent short side of image files in pixels, and log it if there are others."""
 
     def read(path: str) -> int | None:
         try:
             return min(image_size(path))
         except ValueError:
-            return None  # ``decode`` names it
+            return None  # ``_decode`` names it
 
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
         sizes = collections.Counter(size for size in pool.map(read, paths) if size)
@@ -202,22 +190,8 @@ def common_size(paths: Sequence[str], workers: int) -> int:
     return size
 
 
-def decode(
-    listing: Listing, size: int, workers: int, channels: int = 3, bands: Bands = None, levels: Any = None
-) -> Scenes:
-    """Decode images, each the largest centered square.
-
-    Args:
-        listing: Image files.
-        size: Side of the results in pixels.
-        workers: Threads.
-        channels: Number of channels.
-        bands: See ``vicreg.data.images.open_reader``.
-        levels: See ``vicreg.data.images.open_reader``.
-
-    Raises:
-        ValueError: Images cannot be read, with the names of the first ones, or do not fit into memory.
-    """
+def _decode(listing: Listing, size: int, workers: int, channels: int, bands: Bands, levels: Levels) -> Scenes:
+    """Decode images, of each the largest centered square, to a side of ``size`` pixels."""
     if (needed := len(listing.paths) * channels * size**2 * (2 if levels else 1)) > MAX_BYTES:
         raise ValueError(
             f"{len(listing.paths)} images of {size} x {size} pixels take {needed / 1e9:.0f} GB of memory, "

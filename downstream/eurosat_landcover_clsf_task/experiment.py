@@ -24,18 +24,14 @@ from vicreg.models.heads import Classifier, LinearHead
 from vicreg.models.input_size import check_input_size
 
 
-def train(config: EurosatConfig, started: float | None = None) -> None:
+def train(config: EurosatConfig) -> None:
     """Train a classifier, or resume the run in ``config.exp_dir``, and write its results.
-
-    Args:
-        config: Settings of the run.
-        started: Value of ``time.perf_counter`` from which the duration is measured.
 
     Raises:
         ValueError: Settings, data and the run in the folder do not fit each other.
         FloatingPointError: The loss is not finite; the last good checkpoint is kept.
     """
-    started = time.perf_counter() if started is None else started
+    started = time.perf_counter()
     check_outside(config.exp_dir, config.data_dir)
     device = init_single_device(config, TASK)
     folder = RunFolder(config, TASK, device) if Path(config.exp_dir).exists() else None  # else once the data is known
@@ -53,12 +49,8 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
     check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     task = {"name": TASK, "classes": split.train.classes, "image_size": spec.size, "window": split.file_size}
     task |= {"patch_size": split.train.patch_size, "mean": info["mean"], "std": info["std"]}
-    task["bands"] = list(bands) if isinstance(bands, tuple) else bands
-    task |= split.digests | {"levels": levels and list(levels)}
-
-    def describe(step: int) -> dict[str, Any]:
-        return {"backbone": info, "task": task}
-
+    task |= {"bands": bands, "levels": levels, **split.digests}
+    record = {"backbone": info, "task": task}
     torch.manual_seed(stream_seed(config.seed, "initialization"))
     model = Classifier(backbone, LinearHead(backbone.num_features, len(split.train.classes)), config.frozen)
     plan = plan_run(config, len(split.train), device, folder.batch_size, folder.bf16, spec.size)
@@ -68,9 +60,9 @@ def train(config: EurosatConfig, started: float | None = None) -> None:
     )
     more: dict[str, Any] = {}
     if config.frozen:
-        last, best, more = probe(config, plan, folder, model, split, spec, device, describe)
+        last, best, more = probe(config, plan, folder, model, split, spec, device, record)
     else:
-        last, best = finetune(config, plan, folder, model, split, spec, device, describe)
+        last, best = finetune(config, plan, folder, model, split, spec, device, record)
     more |= {"train_samples": len(split.train), "image_size": spec.size, "split": split.description}
     more |= {"seconds": round(time.perf_counter() - started, 1)}
     write_results(config, model, split, spec, plan.bf16, last, best, info, more)

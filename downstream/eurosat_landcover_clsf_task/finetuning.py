@@ -1,6 +1,5 @@
 """Train all weights of a classifier on EuroSAT scenes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,19 +28,11 @@ def finetune(
     split: EurosatSplit,
     spec: InputSpec,
     device: torch.device,
-    describe: Callable[[int], dict[str, Any]],
+    record: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train all weights with the one-cycle schedule, or resume the run in the folder.
 
-    Args:
-        config: Settings of the run.
-        plan: Steps of the run.
-        folder: Run folder.
-        model: Classifier with its initial weights; trained in place.
-        split: Training and validation scenes.
-        spec: Input of the network.
-        device: Device of the run.
-        describe: Function from a step to plain values for checkpoints.
+    The classifier is trained in place; ``record`` holds plain values for checkpoints.
 
     Returns:
         Validation metrics of the last and of the best epoch.
@@ -57,7 +48,7 @@ def finetune(
 
     optimizer = create_optimizer(config.optimizer, model, config.weight_decay)
     run = TrainingRun(
-        config, plan, folder, model, optimizer, device, describe=describe, validate=validate, monitor="top1",
+        config, plan, folder, model, optimizer, device, describe=lambda step: record, validate=validate, monitor="top1",
         info={"source": f"EuroSAT, {config.data_dir}", "image_size": spec.size},
     )  # fmt: skip
     for step, (images, labels) in run.steps(run.loader(samples, workers=0)):

@@ -74,20 +74,13 @@ def predict_proba(
 
 def predict_tta(model: Classifier, scenes: Scenes, spec: InputSpec, bf16: bool, batch_size: int = 256) -> torch.Tensor:
     """Average the class probabilities of scenes over ``dihedral_views``: float32 (n, classes) on the CPU."""
-    was_training = model.training
     model.eval()
     batches = tqdm(torch.arange(len(scenes)).split(batch_size), "test-time augmentation", leave=False, disable=None)
-    probabilities = torch.cat([predict_proba(model, scenes.images(part), spec, bf16, tta=True) for part in batches])
-    model.train(was_training)
-    return probabilities
+    return torch.cat([predict_proba(model, scenes.images(part), spec, bf16, tta=True) for part in batches])
 
 
 def load_classifier(path: str | Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
-    """Load a classifier and what its checkpoint says of the task.
-
-    Args:
-        path: ``best_model.pth`` or ``model.pth`` of train_eurosat.py.
-        device: Device of the model.
+    """Load a classifier and what its checkpoint, of train_eurosat.py, says of the task.
 
     Returns:
         The classifier in eval mode, and the dict ``task`` of the checkpoint, with the number of ``channels``.

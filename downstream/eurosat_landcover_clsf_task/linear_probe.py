@@ -1,6 +1,5 @@
 """Train a linear head on the features of a frozen backbone, which are extracted once."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,21 +33,12 @@ def probe(
     split: EurosatSplit,
     spec: InputSpec,
     device: torch.device,
-    describe: Callable[[int], dict[str, Any]],
+    record: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Train the head of a frozen classifier, unless the run in the folder did; evaluate it, and kNN.
 
-    This takes minutes, so a run that is interrupted starts over, and ends with the same head.
-
-    Args:
-        config: Settings of the run.
-        plan: Steps of the run.
-        folder: Run folder.
-        model: Classifier; its head is trained in place.
-        split: Training and validation scenes.
-        spec: Input of the network.
-        device: Device of the run.
-        describe: Function from a step to plain values for checkpoints.
+    This takes minutes, so a run that is interrupted starts over, and ends with the same head. ``record`` holds plain
+    values for checkpoints.
 
     Returns:
         Validation metrics, twice (as last and as best epoch), and plain values for the result: the learning rate and
@@ -76,7 +66,7 @@ def probe(
     logger.close()
     payload = {"model": checkpoint.add_module_prefix(model), "kind": folder.kind, "config": to_dict(config)}
     payload |= {"batch_size": plan.batch_size, "step": plan.steps, "steps": plan.steps, "last": last, "best": last}
-    payload |= describe(plan.steps)
+    payload |= record
     folder.save_best(payload)
     folder.save({**payload, "more": more})
     return last, last, more

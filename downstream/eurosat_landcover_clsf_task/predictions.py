@@ -48,14 +48,7 @@ def classify_files(
 
 
 def write_predictions(path: Path, images: Sequence[Path], probabilities: torch.Tensor, classes: Sequence[str]) -> None:
-    """Write the probability of each class as CSV; log the first images and the number of images of each class.
-
-    Args:
-        path: File to write.
-        images: n image files.
-        probabilities: Float tensor (n, classes).
-        classes: Class names.
-    """
+    """Write the probabilities (n, classes) as CSV; log the first images and the number of images of each class."""
     confidences, ranked = probabilities.sort(1, descending=True)
 
     def save(tmp_path: Path) -> None:

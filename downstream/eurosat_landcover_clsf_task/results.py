@@ -38,16 +38,8 @@ def write_results(
 ) -> None:
     """Write ``confusion.png``, ``examples.png``, ``result.json`` and ``trained_model.pth``, and log the metrics.
 
-    Args:
-        config: Settings of the run.
-        model: Classifier after the last step.
-        split: Training and validation scenes.
-        spec: Input of the network.
-        bf16: Whether to run under bfloat16 autocast.
-        last: Metrics of the last epoch.
-        best: Metrics of the best epoch.
-        backbone_info: ``arch``, ``in_chans``, ``mean``, ``std`` and ``source`` of the backbone.
-        more: Plain values for ``result.json``.
+    ``last`` and ``best`` are the metrics of these epochs, ``backbone_info`` is the record of ``build_backbone``, and
+    ``more`` are plain values for ``result.json``.
     """
     folder, val = Path(config.exp_dir), split.val
     result = {name: last[name] for name in METRICS} | {f"best_{name}": best[name] for name in (*METRICS, "epoch")}
@@ -63,7 +55,7 @@ def write_results(
     log(format_overlap(result["overlap"]))
     plot_confusion_matrix(folder / "confusion.png", last["confusion"], val.classes)
     probabilities = predict_logits(model, val, spec, bf16).softmax(1).cpu()
-    plot_examples(folder / "examples.png", val, probabilities, config.seed)
+    _plot_examples(folder / "examples.png", val, probabilities, config.seed)
     ranked = probabilities.topk(min(5, len(val.classes)), dim=1).indices
     write_result(folder / RESULT_FILE, result | prediction_details(ranked, hits(ranked, val.labels), val))
     trained = "" if config.frozen else f", then {config.data_dir.name}, {config.epochs} epochs"
@@ -76,15 +68,8 @@ def write_results(
     )
 
 
-def plot_examples(path: Path, scenes: Scenes, probabilities: torch.Tensor, seed: int) -> None:
-    """Plot predictions of random scenes, then the most confident mistakes.
-
-    Args:
-        path: PNG file to write.
-        scenes: n scenes.
-        probabilities: Float tensor (n, classes) on the CPU.
-        seed: Seed of the random choice.
-    """
+def _plot_examples(path: Path, scenes: Scenes, probabilities: torch.Tensor, seed: int) -> None:
+    """Plot predictions of random scenes, then the most confident mistakes, from probabilities (n, classes)."""
     confidence, predicted = probabilities.max(1)
     order = torch.from_numpy(rng(seed, "example_images").permutation(len(scenes)))
     wrong = torch.nonzero(predicted != scenes.labels)[:, 0]

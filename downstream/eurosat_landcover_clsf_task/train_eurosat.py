@@ -11,14 +11,14 @@ Started again on the same folder, the run resumes.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from downstream.eurosat_landcover_clsf_task import experiment, transforms
+from downstream.eurosat_landcover_clsf_task import experiment
 from downstream.eurosat_landcover_clsf_task.config import EurosatConfig
+from vicreg.augmentations.presets import PRESETS
 from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.engine.arguments import add_alias, add_aug_override
@@ -59,7 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_pixel_arguments(data)
     data.add_argument("--image-size", type=int, help="side of the views in pixels; None: the images'")
     data.add_argument(
-        "--augment", choices=transforms.VIEWS, default="turns", help="turns: flips and quarter turns; or a preset"
+        "--augment", choices=["turns", *PRESETS], default="turns", help="turns: flips and quarter turns; or a preset"
     )
     add_aug_override(data, "scale=0.3,1")
     data.add_argument(
@@ -72,10 +72,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train on the training images, evaluate on the others, and write what the docstring names."""
-    started = time.perf_counter()
     weights = "freeze" if args.weights == "frozen" else args.weights
     given = {name: getattr(args, name) for name in DEFAULTS[weights] if getattr(args, name) is not None}
-    experiment.train(from_args(EurosatConfig, args, weights=weights, **{**DEFAULTS[weights], **given}), started)
+    experiment.train(from_args(EurosatConfig, args, weights=weights, **{**DEFAULTS[weights], **given}))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from vicreg.common.random_streams import torch_rng
 WHOLE_VIEW = dataclasses.replace(presets.PLAIN, fraction=1.0)
 # from above no direction is special: with a transposition of every second sample, flips give all eight orientations
 TURNS = dataclasses.replace(WHOLE_VIEW, flip=0.5, vertical_flip=0.5)
-VIEWS = ("turns", *presets.PRESETS)
 
 
 def get_view(name: str, changes: Sequence[str] = ()) -> presets.Augmentation:
@@ -31,18 +30,18 @@ def get_view(name: str, changes: Sequence[str] = ()) -> presets.Augmentation:
 def training_view(
     images: torch.Tensor, view: presets.Augmentation, size: int, *, seed: int, step: int, device: torch.device
 ) -> torch.Tensor:
-    """Augment the batch of one step.
+    """Augment the batch of one step; ``TURNS`` adds random transpositions.
 
     Args:
-        images: uint8 tensor (n, 3, S, S).
-        view: Augmentation; ``TURNS`` adds random transpositions.
+        images: uint8 or uint16 tensor (n, C, S, S).
+        view: Augmentation.
         size: Side of the view in pixels.
         seed: Seed of the run.
         step: Step of the run.
         device: Device to augment on.
 
     Returns:
-        Float tensor (n, 3, size, size) in [0, 1] on the device.
+        Float tensor (n, C, size, size) in [0, 1] on the device.
     """
     views = augment_batch(images, view, size, batch_size=len(images), rank=0, seed=seed, step=step, device=device)
     if view is not TURNS:

@@ -59,7 +59,7 @@ def read_pair(path):
 
 def read_tile(path):
     write_others(path, "tile")
-    harvey.read_tile(harvey.Tile(path.parent, "tile"), levels=(0, 255))
+    harvey.read_tile(path.parent, levels=(0, 255))
 
 
 def read_cached(path):

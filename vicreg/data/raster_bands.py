@@ -110,7 +110,7 @@ def resolve_bands(bands: Sequence[int] | None, channels: int) -> Bands:
         raise ValueError(f"{text}: the network takes {channels} channels, so {channels} numbers are needed")
     if min(bands) < 1:
         raise ValueError(f"{text}: bands are counted from 1")
-    return tuple(bands)
+    return list(bands)
 
 
 _noted: set[str] = set()
