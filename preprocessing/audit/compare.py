@@ -166,7 +166,7 @@ def _compare_classes(train: Counter, val: Counter) -> dict[str, Any]:
 def limit_pairs(result: dict[str, Any], max_pairs: int) -> dict[str, Any]:
     """Keep at most ``max_pairs`` pairs of each kind: the nearest near duplicates, else evenly spaced ones."""
     limited = dict(result)
-    for kind in result.keys() & KINDS:
+    for kind in (kind for kind in KINDS if kind in result):
         pairs = result[kind]["pairs"]
         step = 1 if kind == "near" else max(1, len(pairs) // max(1, max_pairs))
         limited[kind] = {**result[kind], "pairs": pairs[::step][:max_pairs]}
@@ -176,7 +176,7 @@ def limit_pairs(result: dict[str, Any], max_pairs: int) -> dict[str, Any]:
 def name_pairs(result: dict[str, Any], train: Subset, val: Subset) -> dict[str, Any]:
     """Replace the indices in pairs by sample names, as dicts with the keys val, train and bits."""
     named = dict(result)
-    for kind in result.keys() & KINDS:
+    for kind in (kind for kind in KINDS if kind in result):
         pairs = [{"val": val.samples[v], "train": train.samples[t], "bits": b} for v, t, b in result[kind]["pairs"]]
         named[kind] = {**result[kind], "pairs": pairs}
     return named
