@@ -224,8 +224,8 @@ def test_eurosat_refuses_deeper_images_without_levels(tmp_path, dtype, high):
             raster.write(np.full((1, 4, 4), high * label).astype(dtype))
     listing = list_images(tmp_path)
     with pytest.raises(ValueError, match=f"2 of 2 images cannot be used: .*a/0.tif holds {dtype}.*--levels"):
-        decode(listing, 4, 1)
-    assert decode(listing, 4, 1, levels=(0, high)).pixels[:, 0, 0, 0].tolist() == [0, 65535]
+        decode(listing, 4, 1, 3, None, None)
+    assert decode(listing, 4, 1, 3, None, (0, high)).pixels[:, 0, 0, 0].tolist() == [0, 65535]
 
 
 @pytest.mark.parametrize(

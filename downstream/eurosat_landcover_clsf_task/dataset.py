@@ -105,7 +105,7 @@ def load_split(config: EurosatConfig, channels: int, bands: Bands, levels: Level
     names = [[f"{path.parent.name}/{path.name}" for path in map(Path, part.paths)] for part in (train, val)]
     file_size = _common_size(train.paths, config.workers)
     size = min(file_size, config.image_size or file_size)
-    scenes = [_decode(part, size, config.workers, channels, bands, levels) for part in (train, val)]
+    scenes = [decode(part, size, config.workers, channels, bands, levels) for part in (train, val)]
     digests = {"samples": samples_digest(*names), "files": files_digest([*train.paths, *val.paths])}
     return EurosatSplit(*scenes, description, digests, file_size)
 
@@ -190,7 +190,7 @@ def _common_size(paths: Sequence[str], workers: int) -> int:
     return size
 
 
-def _decode(listing: Listing, size: int, workers: int, channels: int, bands: Bands, levels: Levels) -> Scenes:
+def decode(listing: Listing, size: int, workers: int, channels: int, bands: Bands, levels: Levels) -> Scenes:
     """Decode images, of each the largest centered square, to a side of ``size`` pixels."""
     if (needed := len(listing.paths) * channels * size**2 * (2 if levels else 1)) > MAX_BYTES:
         raise ValueError(

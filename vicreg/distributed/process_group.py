@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # DistributedDataParallel imports it; see destroy
+import torch.distributed.nn.functional  # DistributedDataParallel imports it; see _release_groups
 
 from vicreg.distributed import slurm
 from vicreg.distributed.rendezvous import first_line, rendezvous
 
 _MAX_MINUTES = 1e6
 _timeout = timedelta(minutes=5)  # of the process group, set by init
+_groups: list[dist.ProcessGroup] = []  # until Python exits; see _release_groups
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +70,8 @@ def init(device: str = "auto", local_rank: int = 0, timeout_minutes: float = 5.0
         store, rank, world_size = rendezvous(_timeout)
         backend = "nccl" if selected.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_timeout)
-        atexit.register(gc.collect)
+        _groups.append(dist.distributed_c10d._get_default_group())
+        atexit.register(_release_groups)
     return selected
 
 
@@ -98,11 +100,6 @@ def timeout_seconds() -> float:
 def destroy(wait: bool = False) -> None:
     """Leave the process group.
 
-    Gloo's threads end with the last reference to the process group. A thread that still releases the tensor of a
-    collective when Python exits aborts the process ("terminate called without an active exception"; PyTorch pull
-    request 179291). A model under DistributedDataParallel has such references, in cycles that are collected at exit,
-    and so do the default arguments of ``torch.distributed.nn.functional`` if it is imported after ``init``.
-
     Args:
         wait: First wait for the other processes. For an exit code other than 0, at which launchers end the processes
             that are still at work, such as rank 0 writing a checkpoint.
@@ -113,6 +110,19 @@ def destroy(wait: bool = False) -> None:
         with contextlib.suppress(RuntimeError):
             dist.barrier()
     dist.destroy_process_group()
+
+
+def _release_groups() -> None:
+    """Release the process groups, and wait for their threads, before Python exits.
+
+    A thread of Gloo that still releases the tensor of a collective when Python exits aborts the process ("terminate
+    called without an active exception"; PyTorch pull request 179291). The threads end with the last reference to the
+    process group. That has to be the one here: a model under DistributedDataParallel, which is often part of a cycle,
+    would wait for them with the lock that they need. The default arguments of ``torch.distributed.nn.functional`` are
+    references as well if it is imported after ``init``.
+    """
+    gc.collect()
+    _groups.clear()
 
 
 def synchronize(event: torch.cuda.Event) -> None:

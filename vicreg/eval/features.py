@@ -16,6 +16,11 @@ from vicreg.models.backbones import BackboneInfo, feature_dim, format_normalizat
 _WHOLE = dataclasses.replace(PLAIN, fraction=1.0)
 
 
+def center_crop_size(patch_size: int) -> int:
+    """Return the default side of the network's input in pixels: 7/8 of the image's, as 224 of 256."""
+    return max(1, round(patch_size * 7 / 8))
+
+
 def build_input_spec(info: BackboneInfo, dataset: LabeledDataset, image_size: int | None = None) -> InputSpec:
     """Return the input that a backbone is evaluated with.
 
@@ -24,7 +29,7 @@ def build_input_spec(info: BackboneInfo, dataset: LabeledDataset, image_size: in
         dataset: Training set; its mean and standard deviation are used otherwise, for all data sets of an evaluation.
         image_size: Side in pixels (default: 7/8 of the images', as 224 of 256).
     """
-    size = image_size or max(1, round(dataset.patch_size * 7 / 8))
+    size = image_size or center_crop_size(dataset.patch_size)
     return InputSpec(size, info["mean"] or dataset.mean, info["std"] or dataset.std)
 
 
