@@ -1,5 +1,7 @@
 """Facts about finding out where an AOI is."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,15 @@ def test_every_form_of_a_country_gives_one_name_and_code(tmp_path, country, name
     path = tmp_path / "places.csv"
     path.write_text(f'aoi,city,state,country\nA,x,,"{country}"\n', encoding="utf-8")
     assert read_places(path)["A"] == Place("x", "", name, iso)
+
+
+def test_a_table_that_csv_cannot_read_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "places.csv"
+    path.write_text(f"aoi,city,state,country\nA,x,,Peru\nB,{'x' * 2000},,Peru\n")
+    limit = csv.field_size_limit(1000)
+    with pytest.raises(ValueError, match=r"places.csv, line \d: field larger than field limit"):
+        read_places(path)
+    csv.field_size_limit(limit)
 
 
 def test_an_unknown_country_is_refused_with_similar_names(tmp_path):

@@ -18,6 +18,7 @@ from vicreg.data.image_crops import read_square
 from vicreg.data.image_listing import Listing, format_names, list_images, split_folders
 from vicreg.data.images import image_size
 from vicreg.data.name_lists import choose_files
+from vicreg.data.pixel_arrays import select_images
 from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import display_rgb, widen
 from vicreg.data.subsets import held_out_images, stratified_subset
@@ -47,7 +48,7 @@ class Scenes(BaseDataset):
 
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """Return images: uint8 or uint16 tensor (n, C, S, S)."""
-        return self.pixels[torch.as_tensor(indices)]
+        return select_images(self.pixels, indices)
 
     def display_rgb(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """Return images to look at: uint8 tensor (n, 3, S, S); see ``vicreg.data.rasters.display_rgb``."""

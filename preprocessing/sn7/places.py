@@ -82,11 +82,15 @@ def read_places(path: str | Path, aois: Collection[str] | None = None) -> dict[s
         raise FileNotFoundError(f"no table of places at {path}")
     text = read_text(path)
     reader = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter(text))
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:  # such as a null character
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     if reader.fieldnames is None or sorted(reader.fieldnames) != sorted(PLACE_COLUMNS):
         raise ValueError(f"{path}: columns are {reader.fieldnames}; {','.join(PLACE_COLUMNS)} expected")
     places = {}
-    for row in reader:
-        line = f"{path}, line {reader.line_num}"
+    for number, row in rows:
+        line = f"{path}, line {number}"
         if None in row or None in row.values() or not row["country"].strip():
             raise ValueError(f"{line}: four fields expected, and a country")
         aoi, city, state, country = (row[column].strip() for column in PLACE_COLUMNS)

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from vicreg.common.devices import send
 from vicreg.common.files import atomic_write, partial_folder
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
 from vicreg.data.image_dataset import ImageDataset
 from vicreg.data.image_io import WHOLE
 from vicreg.data.images import image_size
-from vicreg.data.pixel_arrays import map_pixels
+from vicreg.data.pixel_arrays import map_pixels, select_images
 from vicreg.data.raster_pack.shards import npy_header
 from vicreg.distributed import process_group
 from vicreg.distributed.waiting import wait_for_main
@@ -76,7 +75,7 @@ class PackedImages(BaseDataset):
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Load squares: uint8 tensor (n, 3, S, S)."""
         if self._on_device is not None:
-            return self._on_device[send(torch.as_tensor(indices), self._on_device.device)]
+            return select_images(self._on_device, indices)
         return torch.from_numpy(self._store[list(indices)])
 
     def to_device(self, device: torch.device) -> None:

@@ -1,9 +1,12 @@
-"""Arrays of pixels in .npy files, mapped into memory."""
+"""Arrays of pixels: in .npy files, mapped into memory, and as tensors."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from vicreg.common.devices import send
 
 
 def map_pixels(path: Path, advice: str, ndim: int = 4, dtypes: Sequence[str] = ("uint8",)) -> np.ndarray:
@@ -34,3 +37,9 @@ def map_pixels(path: Path, advice: str, ndim: int = 4, dtypes: Sequence[str] = (
             f"{advice}"
         )
     return array
+
+
+def select_images(images: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+    """Return the images of some indices, on their device; PyTorch 2.8 and older do not index uint16 tensors."""
+    index = send(torch.as_tensor(indices), images.device)
+    return images.view(torch.int16)[index].view(torch.uint16) if images.dtype == torch.uint16 else images[index]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vicreg.common.devices import send
 from vicreg.data.base import BaseDataset
 from vicreg.data.pairs import SpatialNeighborPairs, build_pairs, month_number
+from vicreg.data.pixel_arrays import select_images
 from vicreg.data.sn7_format import (
     CHANNELS,
     check_rows,
@@ -108,7 +108,7 @@ class SN7Patches(BaseDataset):
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Load patches: uint8 tensor (n, 3, P, P)."""
         if self._on_device is not None:
-            return self._on_device[send(torch.as_tensor(indices), self._on_device.device)]
+            return select_images(self._on_device, indices)
         if self._store is not None:
             return torch.from_numpy(self._store[self._rows[indices]])
         return torch.from_numpy(np.stack([self._cut_from_mosaic(index) for index in indices]))

@@ -148,6 +148,7 @@ def _find_sites(
         inverse = inverse.ravel()
         shapes = shapely.box(*(boxes + np.array([1, 1, -1, -1]) * _SHRINK).T)
         pairs = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+        pairs = pairs.astype(np.int32)  # SciPy 1.11 puts all in one component if indices have 64 bits
         graph = coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), shape=(len(boxes),) * 2)
         component = connected_components(graph, directed=False)[1][inverse]
         for number in np.unique(component):
