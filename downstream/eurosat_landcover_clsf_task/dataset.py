@@ -56,7 +56,8 @@ class Scenes(BaseDataset):
 
     def rotated(self, quarter_turns: int) -> "Scenes":
         """Return the same scenes, rotated by quarter turns."""
-        return Scenes(torch.rot90(self.pixels, quarter_turns, (2, 3)), self.labels, self.classes)
+        turned = np.rot90(self.pixels.numpy(), quarter_turns, (2, 3)).copy()  # PyTorch 2.8 does not flip uint16 tensors
+        return Scenes(torch.from_numpy(turned), self.labels, self.classes)
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Compute mean and standard deviation of each channel, of pixels in [0, 1]; black ones hold no data."""

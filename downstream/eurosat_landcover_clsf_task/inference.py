@@ -10,6 +10,7 @@ from tqdm import tqdm
 from downstream.eurosat_landcover_clsf_task.config import TASK
 from downstream.eurosat_landcover_clsf_task.dataset import Scenes
 from downstream.eurosat_landcover_clsf_task.transforms import WHOLE_VIEW
+from vicreg.augmentations.batch import to_unit_range
 from vicreg.augmentations.presets import Augmentation
 from vicreg.common.logger import log
 from vicreg.data.base import InputSpec
@@ -66,7 +67,8 @@ def predict_proba(
     device = next(model.parameters()).device
     images = images.to(device)
     if tta:
-        return torch.stack([predict_proba(model, view, spec, bf16) for view in dihedral_views(images)]).mean(0)
+        views = dihedral_views(to_unit_range(images))
+        return torch.stack([predict_proba(model, view, spec, bf16) for view in views]).mean(0)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         extracted = features.embed_images(model.backbone, images, spec, device)
     return model.heads(extracted.float()).softmax(1).cpu()
