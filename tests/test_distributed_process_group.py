@@ -1,75 +1,20 @@
 """Several processes compute what one process computes; how they connect."""
 
-import json
-import subprocess
-import sys
 from datetime import timedelta
 
 import pytest
 import torch
 
+from tests import loss_workers
 from vicreg import distributed
 from vicreg.distributed import process_group, rendezvous
 from vicreg.losses.vicreg import vicreg_loss
 
-# Each process passes its rows of one batch through a linear layer under DistributedDataParallel, and names the threads
-# that it has left when Python exits.
-WORKER = """
-import atexit, glob, json, os, sys, torch
-from torch.nn.parallel import DistributedDataParallel
-from vicreg import distributed
-from vicreg.losses.vicreg import vicreg_loss
-
-rows, dim, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-
-def write_threads(path):
-    open(path, "w").write(" ".join(open(name).read().strip() for name in glob.glob("/proc/self/task/*/comm")))
-
-def main():
-    atexit.register(write_threads, f"{out}.{os.environ['RANK']}.threads")
-    distributed.init("cpu")
-    torch.manual_seed(0)
-    x1 = torch.randn(rows, 6) + 1
-    x2 = x1 + 0.5 * torch.randn(rows, 6)
-    layer = torch.nn.Linear(6, dim)
-    parallel = DistributedDataParallel(layer) if distributed.world_size() > 1 else layer
-    share = rows // distributed.world_size()
-    mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
-    losses = vicreg_loss(parallel(x1[mine]), parallel(x2[mine]))
-    losses["loss"].backward()
-    norm = torch.nn.BatchNorm1d(2)
-    norm.running_mean.fill_(distributed.rank() + 5.0)
-    distributed.broadcast_buffers(norm)
-    gathered = distributed.all_gather_cat(torch.full((distributed.rank() + 1, 2), float(distributed.rank())))
-    result = {key: value.item() for key, value in losses.items()}
-    result |= {"grad": layer.weight.grad.tolist(), "gathered": gathered[:, 0].tolist()}
-    result["running_mean"] = norm.running_mean.tolist()
-    open(f"{out}.{distributed.rank()}", "w").write(json.dumps(result))
-    distributed.destroy()
-
-main()
-"""
-
-
-def run_workers(repo_root, tmp_path, processes, rows, dim):
-    script = tmp_path / "worker.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(repo_root)!r})\n{WORKER}")
-    out = tmp_path / f"out_{processes}"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    ran = subprocess.run([*launch, script, str(rows), str(dim), out], capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    found = [json.loads((tmp_path / f"out_{processes}.{rank}").read_text()) for rank in range(processes)]
-    for rank, result in enumerate(found):
-        result["threads"] = (tmp_path / f"out_{processes}.{rank}.threads").read_text()
-    return found
-
 
 def expected_loss_and_gradient(rows, dim):
     """Compute loss and gradient of the same layer on the whole batch, by the D x D formula in float64."""
-    torch.manual_seed(0)
-    x1 = torch.randn(rows, 6) + 1
-    x2 = x1 + 0.5 * torch.randn(rows, 6)
-    layer = torch.nn.Linear(6, dim).double()
+    layer, x1, x2 = loss_workers.layer_and_batch(rows, dim)
+    layer = layer.double()
     z1, z2 = layer(x1.double()), layer(x2.double())
     terms = []
     for z in (z1, z2):
@@ -84,17 +29,16 @@ def expected_loss_and_gradient(rows, dim):
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(8, 20), (40, 12)], ids=["N < D", "N > D"])
-def test_vicreg_loss_has_the_gradient_of_the_whole_batch_with_1_2_and_4_processes(repo_root, tmp_path, rows, dim):
+def test_vicreg_loss_has_the_gradient_of_the_whole_batch_with_1_2_and_4_processes(tmp_path, rows, dim):
     loss, gradient = expected_loss_and_gradient(rows, dim)
     for processes in (1, 2, 4):
-        for found in run_workers(repo_root, tmp_path, processes, rows, dim):
+        for found in loss_workers.run(tmp_path, processes, "vicreg", rows, dim):
             assert found["loss"] == pytest.approx(loss, rel=1e-5)
             difference = torch.tensor(found["grad"]).double() - gradient
             assert difference.norm() <= 1e-5 * gradient.norm()
             expected = [float(rank) for rank in range(processes) for _ in range(rank + 1)]
             assert found["gathered"] == expected
             assert found["running_mean"] == [5.0, 5.0]  # of rank 0
-            assert "gloo" not in found["threads"]  # one that is at work when Python exits would abort the process
 
 
 def test_single_process_needs_no_process_group():

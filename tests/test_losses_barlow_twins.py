@@ -1,12 +1,9 @@
 """The Barlow Twins loss is the paper's formula, in value and gradient, with any number of processes."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from tests import loss_workers
 from tests.test_losses_vicreg import LargestTensor, embeddings
 from vicreg.engine.pretrain_config import build_config, get_parser
 from vicreg.losses.barlow_twins import BarlowTwinsLoss, barlow_twins_loss
@@ -84,50 +81,14 @@ def test_embeddings_of_a_wrong_shape_are_refused(shape):
         barlow_twins_loss(torch.zeros(shape), torch.zeros(shape))
 
 
-WORKER = """
-import json, sys, torch
-from torch.nn.parallel import DistributedDataParallel
-from vicreg import distributed
-from vicreg.losses.barlow_twins import barlow_twins_loss
-
-rows, dim, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-
-def main():
-    distributed.init("cpu")
-    torch.manual_seed(0)
-    x1 = torch.randn(rows, 6) + 1
-    x2 = x1 + 0.5 * torch.randn(rows, 6)
-    layer = torch.nn.Linear(6, dim)
-    parallel = DistributedDataParallel(layer) if distributed.world_size() > 1 else layer
-    local = rows // distributed.world_size()
-    mine = slice(distributed.rank() * local, (distributed.rank() + 1) * local)
-    losses = barlow_twins_loss(parallel(x1[mine]), parallel(x2[mine]), 0.1)
-    losses["loss"].backward()
-    result = {key: value.item() for key, value in losses.items()} | {"grad": layer.weight.grad.tolist()}
-    open(f"{out}.{distributed.rank()}", "w").write(json.dumps(result))
-    distributed.destroy()
-
-main()
-"""
-
-
 @pytest.mark.parametrize(("rows", "dim"), [(8, 20), (40, 12)], ids=["N < D", "N > D"])
-def test_gradient_is_that_of_the_whole_batch_with_1_2_and_4_processes(repo_root, tmp_path, rows, dim):
-    torch.manual_seed(0)
-    x1 = torch.randn(rows, 6) + 1
-    x2 = x1 + 0.5 * torch.randn(rows, 6)
-    layer = torch.nn.Linear(6, dim).double()
+def test_gradient_is_that_of_the_whole_batch_with_1_2_and_4_processes(tmp_path, rows, dim):
+    layer, x1, x2 = loss_workers.layer_and_batch(rows, dim)
+    layer = layer.double()
     expected = formula(layer(x1.double()), layer(x2.double()), 0.1)
     expected["loss"].backward()
-    script = tmp_path / "worker.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(repo_root)!r})\n{WORKER}")
     for processes in (1, 2, 4):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [*launch, script, str(rows), str(dim), tmp_path / f"out_{processes}"]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert ran.returncode == 0, ran.stderr
-        for rank in range(processes):
-            found = json.loads((tmp_path / f"out_{processes}.{rank}").read_text())
+        for found in loss_workers.run(tmp_path, processes, "barlow_twins", rows, dim):
             for term in TERMS:
                 assert found[term] == pytest.approx(expected[term].item(), rel=1e-5)
             difference = torch.tensor(found["grad"]).double() - layer.weight.grad

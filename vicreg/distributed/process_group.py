@@ -23,7 +23,7 @@ from vicreg.distributed.rendezvous import first_line, rendezvous
 
 _MAX_MINUTES = 1e6
 _timeout = timedelta(minutes=5)  # of the process group, set by init
-_groups: list[dist.ProcessGroup] = []  # until Python exits; see _release_groups
+_groups: list[dist.ProcessGroup | None] = []  # until Python exits; see _release_groups
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def init(device: str = "auto", local_rank: int = 0, timeout_minutes: float = 5.0
         store, rank, world_size = rendezvous(_timeout)
         backend = "nccl" if selected.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_timeout)
-        _groups.append(dist.distributed_c10d._get_default_group())
+        _groups.append(dist.group.WORLD)
         atexit.register(_release_groups)
     return selected
 
