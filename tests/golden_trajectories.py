@@ -8,7 +8,8 @@ Each run is a subprocess: 30 steps on the CPU, float32, one thread, a fixed seed
 every term of every log line and a digest of the final weights, because the log rounds to six decimals. ``compare``
 prints ``same bits`` or the first step that differs for each run, and exits with status 1 if a run differs. It demands
 equal bits where the CPU, PyTorch, and NumPy are those of the record; elsewhere the first steps must agree within a
-tolerance. Only command lines and file names of run folders are used here, nothing of the code under test.
+tolerance. A run is not compared where a library that prepares its images computes something else (``LIBRARIES``). Only
+command lines and file names of run folders are used here, nothing of the code under test.
 """
 
 import argparse
@@ -84,6 +85,10 @@ RUNS = {
         FLOODNET | {"batch_size": 2, "epochs": 8, "crop": 64, "overlap": 0, "lr": 3e-5},
     ),
 }  # fmt: skip
+
+# Runs whose images depend on the release of a library: torch.multinomial, by which RandomChoice draws, and bilinear
+# resizing of uint8 differ between PyTorch 2.6 and 2.14, the bicubic filter between Pillow 12 and 13.
+LIBRARIES = {"vicreg_image_folder": ("pillow_resize",), "floodnet": ("torch_choice", "torch_resize")}
 
 AOIS = (
     "L15-0331E-1257N_1327_3160_13",
@@ -204,6 +209,27 @@ def machine():
     return {"cpu": cpu, "capability": torch.backends.cpu.get_cpu_capability(), **versions}
 
 
+def library_digests():
+    """Compute a digest of what each library of ``LIBRARIES`` makes of a fixed image or seed."""
+    from PIL import Image
+    from torchvision.transforms.v2.functional import resize
+
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    generator = torch.Generator().manual_seed(0)
+    results = {
+        "pillow_resize": np.asarray(Image.fromarray(pixels[:24, :12]).resize((16, 16), Image.Resampling.BICUBIC)),
+        "torch_choice": np.array([torch.ones(4).multinomial(1, generator=generator).item() for _ in range(32)]),
+        "torch_resize": resize(torch.tensor(pixels.transpose(2, 0, 1)), [40, 40], antialias=True).numpy(),
+    }
+    return {name: hashlib.sha256(result.tobytes()).hexdigest()[:16] for name, result in results.items()}
+
+
+def other_libraries(name, record):
+    """List what run ``name`` depends on that the installed libraries compute differently than those of the record."""
+    digests = library_digests()
+    return [library for library in LIBRARIES.get(name, ()) if digests[library] != record["libraries"][library]]
+
+
 def difference(recorded, found, exact):
     """Describe the first difference of two runs.
 
@@ -231,11 +257,15 @@ def difference(recorded, found, exact):
 
 def main(args):
     """Record or compare; returns the exit status."""
-    record = {"machine": machine(), "runs": {}} if args.command == "record" else json.loads(args.file.read_text())
+    new = {"machine": machine(), "libraries": library_digests(), "runs": {}}
+    record = new if args.command == "record" else json.loads(args.file.read_text())
     exact, status = record["machine"] == machine() and args.threads == 1, 0
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder) / "data")
         for name in args.only or RUNS:
+            if args.command == "compare" and (others := other_libraries(name, record)):
+                print(f"{name:26} not compared: {', '.join(others)} differ from the record's")
+                continue
             found = run(name, data, Path(folder) / name, args.threads)
             if args.command == "record":
                 losses = found["terms"]["loss"]
@@ -247,7 +277,8 @@ def main(args):
             print(f"{name:26} {answer}", flush=True)
     if args.command == "record":
         runs = ",\n".join(f"{json.dumps(name)}: {json.dumps(found)}" for name, found in record["runs"].items())
-        text = f'{{"machine": {json.dumps(record["machine"])},\n"runs": {{\n{runs}\n}}}}\n'
+        head = ",\n".join(f'"{key}": {json.dumps(record[key])}' for key in ("machine", "libraries"))
+        text = f'{{{head},\n"runs": {{\n{runs}\n}}}}\n'
         partial = args.file.with_name(f".{args.file.name}.partial")
         partial.write_text(text)
         os.replace(partial, args.file)
