@@ -128,12 +128,18 @@ def test_the_whole_of_spacenet_7_is_prepared_with_every_country_right(real_data,
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
         "print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)\n"
     )
-    script = [sys.executable, str(repo_root / SCRIPT), "--data-dir", str(tree), "--out-dir", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-c", measure, *script], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    seconds, megabytes = map(float, done.stdout.split())
-    print(f"\n{seconds:.1f} s, {megabytes:.0f} MB resident")
-    assert megabytes < 1024
+    script = [sys.executable, str(repo_root / SCRIPT)]
+
+    def seconds_and_megabytes(*options):
+        command = [sys.executable, "-c", measure, *script, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return map(float, done.stdout.split())
+
+    _, imports = seconds_and_megabytes("--help")  # 0.6 to 0.9 GB, most of it PyTorch's libraries
+    seconds, megabytes = seconds_and_megabytes("--data-dir", str(tree), "--out-dir", str(tmp_path / "out"))
+    print(f"\n{seconds:.1f} s, {megabytes:.0f} MB resident, {imports:.0f} MB of them to start")
+    assert megabytes - imports < 384
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     table = pd.read_csv(tmp_path / "out" / "all.csv", keep_default_na=False)
     counts = meta["counts"]

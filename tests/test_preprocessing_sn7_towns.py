@@ -1,5 +1,6 @@
 """Places of AOIs: borders give the country, towns inside it give state and city."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -77,9 +78,8 @@ def test_a_position_at_sea_is_refused():
 
 
 def test_the_nearest_town_may_lie_across_180_degrees(monkeypatch):
-    table = [{"country_code": "FJ", "city": city, "latitude": -16.8, "longitude": longitude}
-             for city, longitude in [("west", 178.6), ("east", -179.9)]]  # fmt: skip
-    positions = [[town["latitude"], town["longitude"]] for town in table]
-    monkeypatch.setattr(towns, "_read_towns", lambda: (table, pd.array(["FJ"] * 2), pd.DataFrame(positions).to_numpy()))
+    table = [towns.Town("FJ", "", "west", -16.8, 178.6), towns.Town("FJ", "", "east", -16.8, -179.9)]
+    positions = np.array([town[3:] for town in table])
+    monkeypatch.setattr(towns, "_read_towns", lambda: (table, np.array(["FJ"] * 2), positions))
     place = locate([(-16.8, 179.99)])
     assert (place.city, place.country) == ("east", "Fiji") and place.town_km == pytest.approx(11.7, abs=0.1)
