@@ -156,7 +156,7 @@ def test_patch_lists_share_no_place_by_block_and_every_place_by_image(sn7_prepar
     assert call_script(MAKE, "--data-dir", sn7_tree, "--out-dir", tmp_path, "--split", "image").returncode == 0
     found = audit(tmp_path, "--no-pixels")
     assert found["location"]["fraction"] == found["overlap"]["fraction"] == 1 and "near" not in found
-    assert found["location"]["pairs"][0]["val"].startswith("global_monthly_2018_")
+    assert found["location"]["pairs"][0]["val"].startswith("0!global_monthly_2018_")
 
 
 def test_patches_come_from_the_tree_where_there_is_no_pack(sn7_tree, tmp_path):

@@ -1,7 +1,6 @@
 """The subsets of a split, read from patch lists, image lists, folders of images or COCO files."""
 
 import contextlib
-import functools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from vicreg.data.imagery import ImageryPatches
 from vicreg.data.images import as_rgb, load_rgb
 from vicreg.data.leakage import location_keys
 from vicreg.data.rasters import open_raster
-from vicreg.data.sn7_format import cut_patches, open_pack, read_mosaic, read_patch_list
+from vicreg.data.sn7 import SN7Patches
 
 _RANGE = (1, 99)  # percentiles of deep pixels that become black and white
 
@@ -86,12 +85,13 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
     """
     path = Path(path)
     if path.is_file() and {"image_id", "site", "grid"} <= {*read_text(path).partition("\n")[0].strip().split(",")}:
-        return _from_imagery(path)
+        imagery = ImageryPatches(path)
+        return _from_patches(path, imagery, [(str(path.parent.resolve()), key) for key in imagery.location_keys()])
     meta_file = path.with_name("meta.json")
     meta = read_json(meta_file) if meta_file.is_file() else {}
     if not isinstance(meta, dict):
         raise ValueError(f"{meta_file}: not a JSON object; write the list again")
-    source, class_names = data_dir or meta.get("source"), meta.get("classes")
+    source = data_dir or meta.get("source")
     table = read_csv(path) if path.is_file() and path.stat().st_size else pd.DataFrame()
     if {"path", "location"} <= set(table.columns):
         files = [Path(source or path.parent) / name.replace("\\", "/") for name in table.path]
@@ -101,30 +101,22 @@ def from_list(path: str | Path, data_dir: str | Path | None = None) -> Subset:
         samples, kind = [str(file) for file in files], "location"
         read, position = (lambda index: open_image(files[index])), (lambda index: _position(files[index]))
     else:
-        table = read_patch_list(path)
-        try:
-            labels = [class_names[label] for label in table.label] if class_names else table.label
-            samples = [f"{image} patch {k}" for image, k in zip(table.image_id, table.patch, strict=True)]
-            read, kind = _patch_reader(path, table, source, meta.get("grid", 4)), "location (AOI, patch position)"
-        except (TypeError, IndexError) as error:
-            raise ValueError(f"{path}: its rows do not fit {meta_file} ({error}); write both again") from error
-        position = None
+        patches = SN7Patches(path, data_dir=data_dir)
+        return _from_patches(path, patches, location_keys(patches.table), "location (AOI, patch position)")
     if table.empty:
         raise ValueError(f"{path}: no rows")
     return Subset(str(path), samples, read, Counter(map(str, labels)), location_keys(table), kind, position)
 
 
-def _from_imagery(path: Path) -> Subset:
-    """Read a patch list of make_imagery_csv.py; see ``from_list``. Locations are compared within one folder only."""
-    patches = ImageryPatches(path)
+def _from_patches(path: Path, patches: SN7Patches, locations: list[tuple], kind: str = "location") -> Subset:
+    """Read a list of make_sn7_csv.py or make_imagery_csv.py, whose pixels are stored beside it."""
     classes = Counter(patches.classes[label] for label in patches.labels.tolist() if label >= 0)
-    locations = [(str(path.parent.resolve()), location) for location in patches.location_keys()]
 
     def read(index: int) -> np.ndarray:
         bands = patches.images([index])[0].numpy()
         return _to_rgb(bands[:3] if len(bands) >= 3 else bands[[0, 0, 0]], bands.any(0))  # no data is 0
 
-    return Subset(str(path), patches.names(), read, classes, locations)
+    return Subset(str(path), patches.names(), read, classes, locations, kind)
 
 
 def _position(file: Path) -> Position | None:
@@ -133,27 +125,6 @@ def _position(file: Path) -> Position | None:
         return read_timestamp(file.with_suffix(".json"))[2]
     except ValueError:
         return None
-
-
-def _patch_reader(path: Path, table: pd.DataFrame, source: str | Path | None, grid: int) -> Callable[[int], np.ndarray]:
-    """Return a function index -> pixels of a patch, from patches.npy in the list's folder, or from the mosaics."""
-    pack, rows = path.with_name("patches.npy"), table.row.to_numpy()
-    if pack.is_file() and (rows >= 0).all():
-        store = open_pack(pack, rows)
-        return lambda index: np.asarray(store[rows[index]]).transpose(1, 2, 0)
-    if not source:
-        raise FileNotFoundError(f"no {pack} and no SN7 tree; name the tree with --data-dir, or pass --no-pixels")
-
-    @functools.lru_cache(16)  # consecutive rows are patches of one mosaic
-    def cut(mosaic: Path) -> np.ndarray:
-        return cut_patches(read_mosaic(mosaic), grid)
-
-    def read(index: int) -> np.ndarray:
-        row = table.iloc[index]
-        name = row.image_id if Path(row.image_id).suffix else f"{row.image_id}.tif"
-        return cut(Path(source) / row.aoi / "images" / name)[row.patch].transpose(1, 2, 0)
-
-    return read
 
 
 def from_folder(folder: str | Path) -> Subset:

@@ -93,7 +93,7 @@ def read_image_list(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if (missing := [column for column in COLUMNS if column not in table]) or table.empty:
         reason = f"columns missing: {', '.join(missing)}" if missing else "no rows"
         raise ValueError(f"{path}: {reason}; write it again with preprocessing/make_fmow_csv.py")
-    check_ranges(path, table, k=(0, 2**31), year=(0, 9999), month=(0, 12), label=(0, 2**20))
+    check_ranges(path, table, k=(0, 2**31), year=(0, 9999), month=(0, 12))
     meta = read_meta_file(path.with_name("meta.json"))
     if not {"classes", "mean", "std", "source"} <= meta.keys():
         raise ValueError(
@@ -104,6 +104,7 @@ def read_image_list(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             f"{path} is older than its meta.json, which has no split {', '.join(unknown)}; write both again"
         )
     check_rows(path, len(table), meta)
+    check_ranges(path, table, label=(0, len(meta["classes"]) - 1))
     return table[COLUMNS], meta
 
 

@@ -21,6 +21,7 @@ from vicreg.data.sn7_format import (
     read_patch_list,
     tile_center,
 )
+from vicreg.data.tables import check_ranges
 
 # Of the 1,423 training mosaics, for lists without a meta.json.
 TRAIN_MEAN = [121.8 / 255, 106.5 / 255, 78.4 / 255]
@@ -70,6 +71,7 @@ class SN7Patches(BaseDataset):
         self._grid, self._source = meta.get("grid", 4), data_dir or meta.get("source")
         self._rows = self.table.row.to_numpy()
         check_rows(csv_path, len(self.table), meta)
+        check_ranges(csv_path, self.table, label=(0, len(self.classes) - 1))
         self._path, self._meta = csv_path.parent / "patches.npy", meta
         self._pack_digest: str | None = meta.get("sha256", {}).get(self._path.name)
         self._on_device: torch.Tensor | None = None
@@ -116,8 +118,7 @@ class SN7Patches(BaseDataset):
     def _cut_from_mosaic(self, index: int) -> np.ndarray:
         row = self.table.iloc[index]
         name = row.image_id if Path(row.image_id).suffix else f"{row.image_id}.tif"
-        mosaic = read_mosaic(Path(str(self._source)) / row.aoi / "images" / name)
-        return cut_patches(mosaic, self._grid)[row.patch]
+        return _cut(Path(str(self._source)) / row.aoi / "images" / name, self._grid)[row.patch]
 
     def names(self) -> list[str]:
         """Return mosaic and patch position of each patch."""
@@ -139,3 +140,8 @@ class SN7Patches(BaseDataset):
         dates = [f"{year:04d}-{month:02d}" for year, month in zip(rows.year, rows.month, strict=True)]
         longitude, latitude = zip(*map(centers.__getitem__, rows.aoi), strict=True)
         return {"location": list(rows.aoi), "date": dates, "longitude": longitude, "latitude": latitude}
+
+
+@functools.lru_cache(16)  # consecutive rows are patches of one mosaic
+def _cut(mosaic: Path, grid: int) -> np.ndarray:
+    return cut_patches(read_mosaic(mosaic), grid)
