@@ -136,9 +136,8 @@ def test_names_are_printed_without_control_codes(tmp_path, capsys):
     write_classes(tmp_path, "ant", "bee", images=20)
     for name in names:
         shutil.copy(tmp_path / os.fsdecode(name), tmp_path / "ant" / os.fsdecode(name))
-    import torch
 
-    load_folder(tmp_path, torch.device("cpu"), 4)
+    load_folder(tmp_path, 4)
     text = capsys.readouterr().out
     assert "\x1b" not in text and "3 of" in text
     assert all(shown in text for shown in (r"\x1b[31mred.png:", r"two\nlines.png:", r"\udcff.png:"))

@@ -57,11 +57,11 @@ def planes(level, dtype, low=0, high=3000):
 def test_load_folder_needs_levels_for_deeper_images(tmp_path, dtype, low, high, check):
     tree = write_tree(tmp_path / "tree", lambda path, level: write_tiff(path, planes(level, dtype, low, high)))
     with pytest.raises(UnsupportedImage, match=rf"\.tif holds {dtype}, not 8-bit colors; .*--levels LOW HIGH"):
-        load_folder(tree, CPU, 8, check)[0].images([0, 1])
-    train, val, _ = load_folder(tree, CPU, 8, check, levels=(low, high))
+        load_folder(tree, 8, check)[0].images([0, 1])
+    train, val, _ = load_folder(tree, 8, check, levels=(low, high))
     found = sorted(int(part.images([n])[0, 0, 0, 0]) for part in (train, val) for n in range(len(part)))
     assert found == [0, 85, 170, 255] and train.levels == (low, high)
-    assert train.content_bytes([0]) != load_folder(tree, CPU, 8, check, levels=(low, high + 1))[0].content_bytes([0])
+    assert train.content_bytes([0]) != load_folder(tree, 8, check, levels=(low, high + 1))[0].content_bytes([0])
 
 
 def test_16_bit_gray_png_is_refused_before_the_run(tmp_path):

@@ -6,34 +6,13 @@ import pytest
 import torch
 
 from vicreg.distributed import process_group
-from vicreg.distributed.slurm import SRUN_TASK, expand_hostlist, launch_environment
+from vicreg.distributed.slurm import SRUN_TASK, launch_environment
 
 STEP = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8",
     "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_NODELIST": "gpu[01-08]",
 }  # fmt: skip
 BATCH = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
-LISTS = {
-    "node7": ["node7"],
-    "node[01-03,07],gpu-a3": ["node01", "node02", "node03", "node07", "gpu-a3"],
-    "n[8-11]": ["n8", "n9", "n10", "n11"],
-    "n[098-101]": ["n098", "n099", "n100", "n101"],
-    "rack[1-2]n[0,5-6]": ["rack1n0", "rack1n5", "rack1n6", "rack2n0", "rack2n5", "rack2n6"],
-    "a[1-2]-ib,b,c[3]": ["a1-ib", "a2-ib", "b", "c3"],
-    "host.example.org,10.0.0.[1-2]": ["host.example.org", "10.0.0.1", "10.0.0.2"],
-}
-
-
-@pytest.mark.parametrize(("text", "expected"), LISTS.items(), ids=LISTS)
-def test_lists_of_hosts_are_read_as_slurm_writes_them(text, expected):
-    assert expand_hostlist(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "n[1", "n1]", "n[]", "n[a-b]", "n[3-1]", "n[1-2-3]", "a,,b", "a b", "n[[1-2]]"])
-def test_what_is_no_list_of_hosts_is_refused_with_the_text(text):
-    with pytest.raises(ValueError, match="is not a SLURM hostlist") as error:
-        expand_hostlist(text)
-    assert repr(text) in str(error.value)
 
 
 def test_a_task_of_srun_learns_what_torchrun_would_have_told_it():
@@ -45,12 +24,6 @@ def test_a_task_of_srun_learns_what_torchrun_would_have_told_it():
     assert launch_environment(STEP | {"SLURM_PROCID": "0"})["MASTER_PORT"] == port  # all tasks find the same
     assert launch_environment(STEP | {"SLURM_STEP_ID": "1"})["MASTER_PORT"] != port  # another step of the job does not
     assert launch_environment(STEP | {"SLURM_JOB_ID": "4712"})["MASTER_PORT"] != port
-
-
-@pytest.mark.parametrize(("node", "tasks"), [("0", "4"), ("1", "4"), ("2", "3")])
-def test_a_task_knows_how_many_share_its_host(node, tasks):
-    told = launch_environment(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": node})
-    assert told["LOCAL_WORLD_SIZE"] == tasks
 
 
 def test_a_task_that_sees_its_own_gpu_only_finds_it_each_time_it_asks(monkeypatch):

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     check_outside(args.exp_dir, args.data_dir)
     levels = args.levels or recorded_levels(map(read_record, {config.pretrained} - {*BASELINES}))
     train, val, indices = image_folder.load_folder(
-        args.data_dir, device, args.image_size, not args.no_check, args.train_files, bands=args.bands, levels=levels
+        args.data_dir, args.image_size, not args.no_check, args.train_files, bands=args.bands, levels=levels
     )
     evaluate(config, train, val, device, indices, cli.to_serializable(vars(args)))
     distributed.destroy()

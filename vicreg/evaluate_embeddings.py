@@ -114,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
         check_outside(args.exp_dir, args.data_dir)
         levels = args.levels or recorded_levels(backbone.record for backbone in backbones)
         options = {"val_fraction": args.val_fraction, "bands": args.bands, "levels": levels}
-        train, val, _ = image_folder.load_folder(args.data_dir, device, args.image_size, not args.no_check, **options)
+        train, val, _ = image_folder.load_folder(args.data_dir, args.image_size, not args.no_check, **options)
     else:
         raise ValueError("no data: say --csv-dir (a folder written by make_sn7_csv.py) or --data-dir (class folders)")
     protocols = (

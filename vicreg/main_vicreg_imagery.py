@@ -62,8 +62,9 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError("--verify-data compares --csv-dir with its digests; --data-dir has none")
     if args.data_dir:
         check_outside(args.exp_dir, args.data_dir)
+        init_device(config)
         dataset, positives = imagery.load_data_dir(
-            args.data_dir, config.exp_dir / "patches", init_device(config), image_size=config.final_image_size,
+            args.data_dir, config.exp_dir / "patches", image_size=config.final_image_size,
             patch_size=args.patch_size, positives=args.positives, max_days_apart=args.max_days_apart,
         )  # fmt: skip
     else:

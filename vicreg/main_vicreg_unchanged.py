@@ -39,12 +39,12 @@ def get_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Pretrain on the training images; probe on the validation images."""
     config = pretrain_config.build_config(args)
-    device = init_device(config)
+    init_device(config)
     check_outside(args.exp_dir, args.data_dir)
     if config.pack_size and not args.pack:
         raise ValueError("--pack-size is for --pack, which is missing")
     train, val, _ = image_folder.load_folder(
-        args.data_dir, device, config.final_image_size, not args.no_check, bands=args.bands, levels=args.levels
+        args.data_dir, config.final_image_size, not args.no_check, bands=args.bands, levels=args.levels
     )
     sets: list[Any] = [train, val] if config.probe_every else [train]
     if args.pack:

@@ -23,7 +23,6 @@ from vicreg.data.raster_pack import headers, lists, plan, shards
 from vicreg.data.raster_pack.dates import date_finder
 from vicreg.data.raster_pack.grids import Grid
 from vicreg.data.raster_pack.scenes import choose_bands
-from vicreg.distributed import slurm
 from vicreg.inference import embeddings
 
 NAMES = ("A_2020-01.tif", "A_2020-02.tif")
@@ -202,13 +201,12 @@ words = st.one_of(st.text(max_size=8), st.lists(pieces, max_size=8).map("".join)
 
 @settings(max_examples=EXAMPLES, derandomize=True, deadline=None, database=None)
 @given(words)
-def test_patterns_and_hosts_of_users_are_used_or_named(word):
+def test_patterns_of_users_are_used_or_named(word):
     for option, read in {
         "--date-pattern": lambda: date_finder(word)("d/A_2020-01_x.tif", {"TIFFTAG_DATETIME": word}, ""),
         "--location-pattern": lambda: folder_split.parse_locations(["d/A_1.tif", "B.tif"], word),
         "--shard": lambda: make_imagery_csv._parse_shard(word),
         "no band": lambda: choose_bands([word], ["red", ""]),
-        "SLURM": lambda: slurm.expand_hostlist(word),
     }.items():
         try:
             read()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from vicreg.common.logger import log
@@ -19,7 +18,7 @@ from vicreg.data.images import add_levels_argument, check_levels
 from vicreg.data.name_lists import choose_files
 from vicreg.data.raster_bands import Levels
 from vicreg.data.subsets import held_out_images
-from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
+from vicreg.distributed.process_group import is_main
 
 # Validation images of a folder without val/: fixed, so that pretraining and evaluation hold out the same ones.
 VAL_FRACTION, VAL_SEED = 0.1, 0
@@ -89,7 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser, levels: str = "default: such 
 
 def load_folder(
     data_dir: str | Path,
-    device: torch.device,
     image_size: int | None = None,
     check: bool = True,
     train_files: str | Path | None = None,
@@ -101,7 +99,6 @@ def load_folder(
 
     Args:
         data_dir: Folder; see ``split_image_folder``.
-        device: Device of this process.
         image_size: Side of the views in pixels; default 224.
         check: Search for broken files and remove them.
         train_files: List of file names; see ``choose_files``.
@@ -125,7 +122,6 @@ def load_folder(
     if check:
         train, chosen = without_broken(train, chosen, bands, levels)
         val, _ = without_broken(val, None, bands, levels)
-    assert_equal_across_ranks(len(train.paths) + len(val.paths), "images", device)
     side = decode_size(image_size)
     options: dict[str, Any] = {"side": side, "bands": bands, "levels": levels}
     train_set, val_set = (ImageDataset(part.paths, part.labels, part.classes, **options) for part in (train, val))

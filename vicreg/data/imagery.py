@@ -28,7 +28,7 @@ from vicreg.data.raster_pack.scenes import PILLOW_SUFFIXES
 from vicreg.data.sn7 import SN7Patches
 from vicreg.data.sn7_format import add_verify_argument, check_rows, read_meta
 from vicreg.data.tables import check_ranges, read_table
-from vicreg.distributed.process_group import assert_equal_across_ranks, is_main
+from vicreg.distributed.process_group import is_main
 
 INTEGERS = ["row", "grid", "column", "line", "label"]
 HOW_TO_PREPARE = "python preprocessing/make_imagery_csv.py --data-dir SCENES --out-dir"
@@ -195,7 +195,6 @@ def labeled_sets(csv_dir: Path) -> tuple[ImageryPatches, ImageryPatches] | None:
 def load_data_dir(
     data_dir: Path,
     cache: Path,
-    device: torch.device,
     *,
     image_size: int | None = None,
     patch_size: int | None = None,
@@ -210,7 +209,6 @@ def load_data_dir(
     Args:
         data_dir: Folder, searched at any depth.
         cache: Folder for the patches of rasters.
-        device: Device of this process.
         image_size: Side of the views in pixels, of images.
         patch_size: Side of the patches in pixels, of rasters; default 256, or what all hold if none reaches it.
         positives: See ``ImageryPatches``.
@@ -226,7 +224,6 @@ def load_data_dir(
     sources = list_sources(data_dir)
     if not sources:
         raise ValueError(f"no images or rasters in {data_dir}")
-    assert_equal_across_ranks(len(sources), "files", device)
     bar = functools.partial(tqdm, leave=False, disable=None if is_main() else True)
     if all(source.path.lower().endswith(PILLOW_SUFFIXES) for source in sources):
         listing = Listing([source.path for source in sources], np.zeros(len(sources), np.int64), ["image"])

@@ -4,7 +4,6 @@ from vicreg.distributed.process_group import (  # noqa: F401
     add_arguments,
     all_gather_cat,
     all_reduce,
-    assert_equal_across_ranks,
     average,
     broadcast_buffers,
     check_same_across_ranks,

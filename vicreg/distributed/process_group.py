@@ -235,21 +235,3 @@ def check_same_across_ranks(values: Mapping[str, Any], what: str = "options") ->
             differences.append(f"{name} is {' and '.join(parts)}")
     if differences:
         raise ValueError(f"the processes were started with different {what}: {'; '.join(differences)}")
-
-
-def assert_equal_across_ranks(count: int, description: str, device: torch.device) -> None:
-    """Check that all processes counted the same number of something, such as samples.
-
-    Args:
-        count: Number that this process counted.
-        description: What was counted, for the message.
-        device: Device of this process.
-
-    Raises:
-        ValueError: The numbers differ; training would hang where the process with the fewest ends.
-    """
-    low, high = (all_reduce(torch.tensor(sign * count, device=device), "max").item() * sign for sign in (-1, 1))
-    if low != high:
-        raise ValueError(
-            f"the processes found between {low} and {high} {description}; check that all machines see the same folder"
-        )
