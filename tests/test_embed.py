@@ -27,7 +27,7 @@ from vicreg.data.sn7_format import parse_aoi_name
 from vicreg.engine.checkpoint import save_backbone
 from vicreg.eval.features import embed_images, extract_features
 from vicreg.inference.embeddings import nearest, write_table
-from vicreg.inference.feature_map import fit_pca, write_feature_map
+from vicreg.inference.feature_map import write_feature_map
 from vicreg.inference.positions import image_columns
 from vicreg.models.backbones import create_backbone, load_backbone
 from vicreg.models.weight_files import read_record, recorded_levels
@@ -249,16 +249,6 @@ def test_feature_map_reads_a_part_of_the_raster_at_a_time(tmp_path):
     write_feature_map(tmp_path / "a.tif", reader, lambda x: x.reshape(len(x), 3, -1).mean(2), 16, 8, 2, 0, 4)
     assert (tmp_path / "a.tif").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
-
-
-def test_pca_has_orthonormal_axes_and_the_variance_of_the_data():
-    data = np.random.default_rng(0).normal(size=(200, 6)) * [5, 3, 1, 1, 1, 1]
-    pca = fit_pca(data, 2)
-    np.testing.assert_allclose(pca.axes.T @ pca.axes, np.eye(2), atol=1e-9)
-    variances = data.var(0, ddof=1).sum()
-    np.testing.assert_allclose(pca.explained, pca.project(data).var(0, ddof=1) / variances, rtol=1e-5)
-    with pytest.raises(ValueError, match="--components 7: 6 at most"):
-        fit_pca(data, 7)
 
 
 @pytest.mark.parametrize(

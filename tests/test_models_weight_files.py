@@ -9,7 +9,6 @@ import torch
 
 from vicreg.common import checkpoint_io
 from vicreg.engine import checkpoint
-from vicreg.eval.feature_cache import resolve_backbones
 from vicreg.exporters.formats import export
 from vicreg.models.backbones import create_backbone, load_backbone
 from vicreg.models.input_size import check_input_size
@@ -35,23 +34,6 @@ def test_levels_are_recorded_exported_and_read(tmp_path):
     other = write_backbone(tmp_path / "other.pth", (0, 1))
     with pytest.raises(ValueError, match="trained with different --levels .*; name them with --levels"):
         recorded_levels(map(read_record, [deep, other]))
-
-
-def test_a_file_is_read_once_for_its_record_and_its_weights(tmp_path, monkeypatch):
-    path, reads = write_backbone(tmp_path / "a.pth", (0, 10)), []
-    monkeypatch.setattr(
-        checkpoint_io, "load", lambda *args, load=checkpoint_io.load: (reads.append(args), load(*args))[1]
-    )
-    (spec,) = resolve_backbones([path])
-    assert recorded_levels([spec.record]) == (0, 10) and spec.arch == "test_resnet"
-    first = load_backbone(path)[0].state_dict()
-    assert len(reads) == 1
-    assert load_backbone(path)[1]["levels"] == [0, 10] and len(reads) == 2  # the weights are not kept for long
-    assert read_record(path)["levels"] == [0, 10]
-    write_backbone(path, (0, 200))
-    again, info = load_backbone(path)
-    assert info["levels"] == [0, 200] and len(reads) == 4
-    assert any(not value.equal(first[key]) for key, value in again.state_dict().items())
 
 
 def test_a_compressed_file_that_unpacks_to_much_more_is_refused(tmp_path):

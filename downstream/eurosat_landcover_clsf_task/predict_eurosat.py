@@ -17,18 +17,19 @@ if __name__ == "__main__":  # import from the repo root, wherever we are launche
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from downstream.eurosat_landcover_clsf_task import class_map, inference, predictions
 from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.logger import log
 from vicreg.data.base import InputSpec
-from vicreg.data.image_crops import read_square
 from vicreg.data.images import check_levels, open_reader
 from vicreg.data.raster_bands import resolve_bands
 from vicreg.data.rasters import resize
 from vicreg.engine.finetune import add_pixel_arguments
 from vicreg.engine.precision import use_bf16
+from vicreg.inference.embeddings import ImageFiles
 from vicreg.inference.image_files import check_outputs, find_images, process_images, raise_failures
 
 
@@ -92,11 +93,12 @@ def main(args: argparse.Namespace) -> None:
 
     failures = process_images(maps, write_map, "maps")
     if loose := [path for path in images if path not in maps]:
-        readable, probabilities, unreadable = predictions.classify_files(
-            loose, predict, lambda path: read_square(path, size, bands, levels, deep=True), args.batch_size
-        )
-        failures += unreadable
-        if readable:
+        files = ImageFiles(list(map(str, loose)), size, task["channels"], bands, levels)
+        batches = tqdm(range(0, len(loose), args.batch_size), "images", leave=False, disable=None)
+        parts = [predict(files.images(range(n, min(n + args.batch_size, len(loose)))).numpy()) for n in batches]
+        failures += [files.failures[number] for number in sorted(files.failures)]
+        if kept := [number for number in range(len(loose)) if number not in files.failures]:
+            readable, probabilities = [loose[number] for number in kept], torch.cat(parts)[kept]
             predictions.write_predictions(args.out / "predictions.csv", readable, probabilities, task["classes"])
     distributed.destroy()
     raise_failures(failures, len(images))

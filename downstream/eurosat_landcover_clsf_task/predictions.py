@@ -2,49 +2,15 @@
 
 import collections
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from vicreg.common import files
 from vicreg.common.logger import log
-from vicreg.data.rasters import stack_images
 
 MAX_LOGGED = 20  # images
-
-
-def classify_files(
-    paths: Sequence[Path],
-    predict: Callable[[np.ndarray], torch.Tensor],
-    read: Callable[[Path], np.ndarray],
-    batch_size: int,
-) -> tuple[list[Path], torch.Tensor, list[str]]:
-    """Classify image files, a batch at a time; files that cannot be read are skipped.
-
-    Args:
-        paths: Image files.
-        predict: Function of arrays (n, C, S, S) -> probabilities (n, classes).
-        read: Function (path) -> array (C, S, S); raises ValueError for a file that cannot be read.
-        batch_size: Files in a batch.
-
-    Returns:
-        The files that could be read, their probabilities (n, classes), and messages about the others.
-    """
-    readable, parts, failures = [], [], []
-    for start in tqdm(range(0, len(paths), batch_size), "images", leave=False, disable=None):
-        images = []
-        for path in paths[start : start + batch_size]:
-            try:
-                images.append(read(path))
-                readable.append(path)
-            except ValueError as error:
-                failures.append(str(error))
-        if images:
-            parts.append(predict(stack_images(images)))
-    return readable, torch.cat(parts) if parts else torch.empty(0, 0), failures
 
 
 def write_predictions(path: Path, images: Sequence[Path], probabilities: torch.Tensor, classes: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,36 +20,6 @@ _SAMPLE = 4096  # windows that the PCA is fitted on
 _MAX_TRIES = 4  # windows that are read for each one of the sample, if some hold no data
 
 Embed = Callable[[np.ndarray], np.ndarray]
-
-
-class PCA(NamedTuple):
-    """Principal components of features."""
-
-    mean: np.ndarray  # (F,)
-    axes: np.ndarray  # (F, components), orthonormal
-    explained: np.ndarray  # fraction of the variance along each axis
-    samples: int  # that it was fitted on
-
-    def project(self, features: np.ndarray) -> np.ndarray:
-        """Return the components of features (n, F): float32 (n, components)."""
-        return ((features - self.mean) @ self.axes).astype(np.float32)
-
-
-def fit_pca(features: np.ndarray, components: int) -> PCA:
-    """Fit principal components of features (n, F), n > 1; the largest coefficient of each axis is positive.
-
-    Raises:
-        ValueError: There are fewer features than components.
-    """
-    count, size = features.shape
-    if components > min(size, count - 1):
-        raise ValueError(f"--components {components}: {min(size, count - 1)} at most, for {count} windows of {size} "
-                         "features")  # fmt: skip
-    mean = features.astype(np.float64).mean(0)
-    variances, axes = np.linalg.eigh(np.cov(features.T.astype(np.float64)).reshape(size, size))
-    variances, axes = variances[::-1].clip(min=0), axes[:, ::-1][:, :components]
-    signs = np.sign(axes[np.abs(axes).argmax(0), np.arange(components)])
-    return PCA(mean, axes * signs, variances[:components] / max(variances.sum(), 1e-30), count)
 
 
 def _sample_features(
@@ -113,15 +83,26 @@ def write_feature_map(
     """
     from rasterio.enums import ColorInterp
     from rasterio.windows import Window
+    from sklearn.decomposition import PCA
 
     tops, lefts = (cell_window_starts(length, side, stride) for length in (reader.height, reader.width))
     shape = len(tops), len(lefts)
-    pca, tags = None, {"source": reader.path.name, "patch_size": side, "stride": stride, **(record or {})}
+    pca, explained = None, []
+    tags = {"source": reader.path.name, "patch_size": side, "stride": stride, **(record or {})}
     if components:
-        pca = fit_pca(_sample_features(reader, embed, side, stride, batch_size, seed), components)
-        tags |= {"pca_seed": seed, "pca_windows": pca.samples}
-        tags["pca_explained_variance"] = json.dumps(pca.explained.round(6).tolist())
-        bands, names = components, [f"PCA {n + 1} ({share:.1%})" for n, share in enumerate(pca.explained)]
+        sample = _sample_features(reader, embed, side, stride, batch_size, seed).astype(np.float64)
+        if components > (most := min(sample.shape[1], len(sample) - 1)):
+            raise ValueError(
+                f"--components {components}: {most} at most, for {len(sample)} windows of {sample.shape[1]} features"
+            )
+        pca = PCA(components, svd_solver="covariance_eigh").fit(sample)
+        explained = np.nan_to_num(pca.explained_variance_ratio_).tolist()
+        tags |= {
+            "pca_seed": seed,
+            "pca_windows": len(sample),
+            "pca_explained_variance": json.dumps(np.round(explained, 6).tolist()),
+        }
+        bands, names = components, [f"PCA {n + 1} ({share:.1%})" for n, share in enumerate(explained)]
     else:
         middle = reader.read(tops[len(tops) // 2], lefts[len(lefts) // 2], side, side)[0]
         bands = embed(middle[None]).shape[1]
@@ -137,10 +118,9 @@ def write_feature_map(
         for row, column, usable, features in tqdm(cells, "feature map", batches, leave=False, disable=None):
             values = np.full((bands, 1, len(usable)), np.nan, np.float32)
             if features is not None:
-                values[:, 0, usable] = (features if pca is None else pca.project(features)).T
+                values[:, 0, usable] = (features if pca is None else pca.transform(features)).T
             out.write(values, window=Window(column, row, len(usable), 1))
 
     profile = {"count": bands, "dtype": "float32", "nodata": np.nan, "tiled": False, "blockysize": 1}
     write_cog(path, reader, shape, (stride, stride), profile, fill, overviews="average")
-    explained = [] if pca is None else pca.explained.tolist()
     return {"shape": shape, "bands": bands, "explained_variance": explained}

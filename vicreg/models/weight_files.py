@@ -26,7 +26,6 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "std": lambda value: is_numbers(value) and all(x > 0 for x in value),
     "levels": is_levels,
 }
-_kept: dict[tuple, tuple[StateDict, dict[str, Any]]] = {}  # the last file of which only the record was used
 
 
 def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
@@ -46,26 +45,6 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         FileNotFoundError: There is no such file.
         ValueError: The file holds something else.
     """
-    found = _kept.pop(_version(path), None)
-    _kept.clear()
-    return found or _read(path)
-
-
-def read_record(path: str | Path) -> dict[str, Any]:
-    """Read what ``read_weights`` returns about the weights; the weights are kept in memory for its next call."""
-    version = _version(path)
-    found = read_weights(path)
-    _kept[version] = found
-    return dict(found[1])
-
-
-def _version(path: str | Path) -> tuple:
-    """Return a name of weights, with the size and modification time of a file and its ``.json``."""
-    states = [file.stat() for file in (Path(path), _sidecar(path), _hub_file(path)) if file.is_file()]
-    return str(path), *((state.st_size, state.st_mtime_ns) for state in states)
-
-
-def _read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if is_hub_name(path):
         state, record = read_with_timm(str(path))
         if _hub_file(path).is_file():  # it also records levels and a digest if this project wrote it
@@ -89,11 +68,15 @@ def _read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     return state, record
 
 
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read what ``read_weights`` returns about the weights."""
+    return read_weights(path)[1]
+
+
 def weights_digest(path: str | Path) -> str:
     """Return a digest of weights and their normalization: of a file and its ``.json``, or of what timm reads."""
     if is_hub_name(path):
         state, record = read_weights(path)
-        _kept[_version(path)] = state, record
         return checkpoint_io.content_digest({"state_dict": state, "mean": record.get("mean"), "std": record.get("std")})
     sidecar = _sidecar(path)
     return files.file_digest(path) + (files.file_digest(sidecar) if sidecar.is_file() else "")
