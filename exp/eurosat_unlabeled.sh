@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What pretraining on your own unlabeled images buys: VICReg on EuroSAT without labels, then 1, 10 and 100 % of the labels.
+# The effect of pretraining on unlabeled images: VICReg on EuroSAT without labels, then 1, 10 and 100 % of the labels.
 #
 #   DATA=EuroSAT/2750 bash exp/eurosat_unlabeled.sh
 #   SIZE=32 PRECISION=bf16 EPOCHS=3 SEEDS="0 1 2" FINETUNE= DATA=EuroSAT/2750 bash exp/eurosat_unlabeled.sh     on a CPU

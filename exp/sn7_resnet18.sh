@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The headline result: ResNet18 with VICReg on SN7 patches, compared with random weights and channel statistics.
+# The SN7 result of the README: ResNet18 with VICReg on SN7 patches, compared with random weights and channel statistics.
 #
 #   bash exp/sn7_resnet18.sh                     on data/sn7 (make_sn7_csv.py, block split)
 #   CSV_DIR=… RUN=… EPOCHS=… POSITIVES=temporal bash exp/sn7_resnet18.sh

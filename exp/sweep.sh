@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Quality per minute: one change at a time to the recipes for EuroSAT without labels and for SN7, for the same time each.
+# Accuracy for the same time: one change at a time to the recipes for EuroSAT without labels and for SN7.
 #
 #   CSV_DIR=data/eurosat bash exp/sweep.sh eurosat     on patches of make_imagery_csv.py --patch-size 64 --labels folders
 #   CSV_DIR=data/sn7 bash exp/sweep.sh sn7             on patches of make_sn7_csv.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Split a folder of class folders into training and validation lists.
 
-    python preprocessing/make_folder_split.py --data-dir EuroSAT/2750 --out-dir data/eurosat --split image
+    python preprocessing/make_folder_split.py --data-dir EuroSAT/2750 --out-dir data/eurosat_lists --split image
     python preprocessing/make_folder_split.py --data-dir scenes --out-dir data/scenes --split location \
         --location-pattern '_(\d+)_\d+\.'
 

@@ -43,11 +43,11 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("split").add_argument
     add("--split", choices=splits.RULES, default="block",
         help="hold out a corner of every AOI in all months (block: no location is in both parts), whole AOIs "
-        "(location), random months (image: every location is in both parts), or the AOIs of a published split, with a "
+        "(location), random mosaics (image: every location is in both parts), or the AOIs of a published split, with a "
         "test part (published) (default: block)")  # fmt: skip
     add("--val-fraction", type=float, help="fraction of the patches to hold out, 0..1; not for published "
         "(default: 0.25)")  # fmt: skip
-    add("--seed", type=int, default=0, help="chooses the corner, AOIs or months; not for published (default: 0)")
+    add("--seed", type=int, default=0, help="chooses the corner, AOIs or mosaics; not for published (default: 0)")
     add = parser.add_argument_group("output").add_argument
     add("--out-dir", type=Path, default=DEFAULT_OUT, help="folder to write (default: data/sn7 of this repository)")
     add("--no-pack", action="store_true", help="do not write patches.npy; training then reads the tree, much slower")

@@ -10,7 +10,7 @@ import pytest
 
 FOLDERS = ("preprocessing", "vicreg", "supervised", "downstream", "exp", "benchmarks")
 README_BYTES = 12_288
-COMMAND = re.compile(r"(?:python\S* |torchrun )[^\n]*?([\w./]+\.py)( [^\n]*)?")
+COMMAND = re.compile(r"(?:(?:python\S* |torchrun )[^\n]*?|^\s*)([\w./]+\.py)( [^\n]*)?")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SOURCE_FILE = re.compile(rf"`((?:{'|'.join((*FOLDERS, 'tests', 'docs'))})/[\w./]+\.(?:py|sh|sbatch|md|csv))`")
@@ -51,7 +51,8 @@ def find_error(root, script, arguments, capsys):
     if any("…" in argument for argument in arguments):
         return None
     try:
-        parser.parse_args([re.sub(r"^\$\w+$", "0", argument) for argument in arguments])  # variables of the shell
+        given = [argument for argument in arguments if argument != "$@"]
+        parser.parse_args([re.sub(r"^\$\w+$", "0", argument) for argument in given])  # variables of the shell
     except SystemExit:
         return f"{script} {' '.join(arguments)}: {capsys.readouterr().err.splitlines()[-1]}"
 

@@ -1,7 +1,7 @@
 """Split rules: which patches are held out for validation.
 
 `block`: a corner of every AOI in every month, so that no location is in both parts. `location`: whole AOIs. `image`:
-random months, so that every validation location is in the training part too. `published`: the AOI lists of doi
+random mosaics, so that every validation location is in the training part too. `published`: the AOI lists of doi
 10.3390/rs15215135, with a test part, for comparison with other work.
 """
 
