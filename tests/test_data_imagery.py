@@ -1,6 +1,7 @@
 """Imagery from two commands to a backbone and a probe, and the data set in between."""
 
 import json
+import multiprocessing
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from preprocessing import make_imagery_csv
 from tests.imagery_fixtures import ground, prepare, write_raster
 from vicreg import evaluate_imagery, main_vicreg_imagery
 from vicreg.augmentations.batch import apply, normalize, sample_params
@@ -23,6 +25,10 @@ CLASSES = {"dry": 1000, "wet": 3000}
 
 def pretrain(*words):
     main_vicreg_imagery.main(main_vicreg_imagery.get_parser().parse_args([*TOY, *map(str, words)]))
+
+
+def pretrain_on(folder, run):
+    pretrain("--data-dir", folder, "--exp-dir", run)
 
 
 def write_archive(folder, dtype):
@@ -159,6 +165,29 @@ def test_files_left_out_are_named_again_if_the_folder_is_prepared_already(tmp_pa
     for name in ("first", "first", "second"):
         pretrain(*words, tmp_path / name)
         assert re.search(r"1 of 3 files are left out:\n  .*2.tif: ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("start", "folder", "flag"), [(pretrain_on, "run/patches", "--exp-dir"), (prepare, "run", "--out-dir")]
+)
+def test_a_second_start_is_refused_while_rasters_are_cut(tmp_path, monkeypatch, capfd, start, folder, flag):
+    write_raster(tmp_path / "in" / "a.tif", ground(3, 64, 64))
+    partial = tmp_path / folder / ".imagery-work" / ".patches-00000.other-1.partial.npy"
+
+    def second_start(*_, **__):
+        monkeypatch.undo()  # the second start is a usual one
+        partial.touch()
+        process = multiprocessing.get_context("fork").Process(target=start, args=(tmp_path / "in", tmp_path / "run"))
+        process.start()
+        process.join()
+        raise KeyboardInterrupt
+
+    for module in (prepare_module, make_imagery_csv):
+        monkeypatch.setattr(module, "run_shards", second_start)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "in", tmp_path / "run")
+    message = f"another run is writing to {tmp_path / 'run'} now; wait for it or choose another {flag}"
+    assert message in capfd.readouterr().err and partial.exists()
 
 
 def test_other_processes_wait_for_the_main_process_while_it_writes(tmp_path, monkeypatch):

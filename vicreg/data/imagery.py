@@ -208,7 +208,7 @@ def load_data_dir(
 
     Args:
         data_dir: Folder, searched at any depth.
-        cache: Folder for the patches of rasters.
+        cache: Folder for the patches of rasters, in the run folder.
         image_size: Side of the views in pixels, of images.
         patch_size: Side of the patches in pixels, of rasters; default 256, or what all hold if none reaches it.
         positives: See ``ImageryPatches``.
