@@ -19,12 +19,12 @@ _CHUNK = 256  # files per task of a thread
 _MAX_LISTED = 5  # files left out, in the message
 _JPEG, _PNG = (b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82")  # first and last bytes
 
-P = TypeVar("P", str, Path)
+P = TypeVar("P")
 R = TypeVar("R")
 
 
 def find_broken(
-    paths: Sequence[P],
+    paths: Sequence[str | Path],
     workers: int = 8,
     progress: Callable[..., Iterable[Any]] = lambda chunks, total: chunks,
     bands: Sequence[int] | None = None,
