@@ -1,5 +1,6 @@
 """Imagery from two commands to a backbone and a probe, and the data set in between."""
 
+import dataclasses
 import json
 import multiprocessing
 import re
@@ -15,8 +16,10 @@ from vicreg import evaluate_imagery, main_vicreg_imagery
 from vicreg.augmentations.batch import apply, normalize, sample_params
 from vicreg.augmentations.presets import PRESETS
 from vicreg.data.imagery import ImageryPatches, labeled_sets
+from vicreg.data.raster_pack import grids
 from vicreg.data.raster_pack import prepare as prepare_module
 from vicreg.data.raster_pack.headers import PackOptions, list_sources
+from vicreg.data.raster_pack.scenes import Scene
 from vicreg.distributed import waiting
 
 TOY = "--arch test_resnet --mlp 16-16 --batch-size 8 --workers 0 --device cpu --epochs 2 --lr 0.1".split()
@@ -275,6 +278,22 @@ def test_a_date_that_is_none_is_refused_where_days_count(dated, date):
     path.write_text(path.read_text().replace(first, date))
     with pytest.raises(ValueError, match="a date in the lists of .* cannot be read"):
         ImageryPatches(path, "temporal", 60)
+
+
+def test_scenes_of_many_grids_are_placed_without_reading_all_grids_for_each(monkeypatch):
+    class CountedGrid(grids.Grid):
+        def __getitem__(self, key):
+            read.append(key)
+            return super().__getitem__(key)
+
+    read = []
+    monkeypatch.setattr(grids, "Grid", CountedGrid)
+    image = Scene("a.tif", "a.tif", False, 64, 64, (64, 64), 1, (1,), ("1",), "uint8", crs="EPSG:32633")
+    transforms = [(640.0 * n, 10 + n / 10, -640.0 * n, 10 + n / 10) for n in range(100)]
+    scenes = [dataclasses.replace(image, transform=transform) for transform in (*transforms, *transforms)]
+    found, placements = grids.place_scenes(scenes, 0.05, 64)
+    assert [(grid.xres, grid.yres) for grid in found] == [(xres, yres) for _, xres, _, yres in transforms]
+    assert [place.grid for place in placements] == [*range(100), *range(100)] and len(read) <= len(scenes)
 
 
 def test_labeled_sets_need_a_validation_list_and_classes(dated, tmp_path):
