@@ -36,7 +36,7 @@ from vicreg.data.raster_pack.headers import PackOptions, read_scenes
 from vicreg.data.raster_pack.lists import Result, collect, describe, publish
 from vicreg.data.raster_pack.plan import Plan, make_plan, work_folder
 from vicreg.data.raster_pack.shards import record_path, run_shards
-from vicreg.data.sn7_format import verify_folder
+from vicreg.data.tables import verify_folder
 
 
 def get_parser() -> argparse.ArgumentParser:
