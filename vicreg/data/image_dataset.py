@@ -143,13 +143,15 @@ class ImageDataset(BaseDataset):
     def file_sizes(self) -> list[int]:
         """Return the size of each file in bytes, -1 of those that cannot be found."""
 
-        def size(index: int) -> int:
+        def size(path: bytes) -> int:
             try:
-                return os.stat(self.path(index)).st_size
+                return os.stat(path).st_size
             except OSError:
                 return -1
 
-        return list(map_in_threads(size, range(len(self)), 16, lambda chunks, total: chunks))
+        stops = self._ends.tolist()
+        paths = [self._names[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+        return list(map_in_threads(size, paths, 16, lambda chunks, total: chunks))
 
     def digests(self) -> dict[str, str]:
         """Return the digest of the list, and that of file sizes and options."""
