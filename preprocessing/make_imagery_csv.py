@@ -29,13 +29,14 @@ from preprocessing.imagery.summary import date_lines, summary
 from preprocessing.problems import check_problems
 from vicreg.common import cli
 from vicreg.common.config import from_args
+from vicreg.common.logger import lock_run_dir
 from vicreg.data.georeference import check_proj
 from vicreg.data.raster_pack.cut import edge_cells
 from vicreg.data.raster_pack.headers import PackOptions, read_scenes
 from vicreg.data.raster_pack.lists import Result, collect, describe, publish
 from vicreg.data.raster_pack.plan import Plan, make_plan, work_folder
 from vicreg.data.raster_pack.shards import record_path, run_shards
-from vicreg.data.sn7_format import verify_folder
+from vicreg.data.tables import verify_folder
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -117,6 +118,7 @@ def main(args: argparse.Namespace) -> None:
             raise ValueError("--location-pattern is for images without a georeference; these have one")
         sites = parse_locations([scene.name for scene in scenes], args.location_pattern)
     plan = make_plan(scenes, options, sites)
+    lock = None if args.shard or args.merge else lock_run_dir(args.out_dir, "--out-dir")
     work = work_folder(args.out_dir, plan, shared=bool(args.shard or args.merge))
     records = [record_path(work, number) for number in range(len(plan.shards))]
     if not args.merge:
@@ -135,6 +137,8 @@ def main(args: argparse.Namespace) -> None:
     table, meta = _label_and_split(plan, result, args)
     meta["source"] = [str(path.resolve()) for path in [*args.data_dir, *([args.list] if args.list else [])]]
     publish(work, args.out_dir, table, meta)
+    if lock:
+        lock.close()
     print(summary(meta, date_lines(scenes), problems, args.out_dir, time.perf_counter() - started))
 
 

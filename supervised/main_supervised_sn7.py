@@ -23,7 +23,7 @@ from vicreg.augmentations.presets import PRESETS
 from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.common.logger import log
-from vicreg.data import sn7_format
+from vicreg.data import tables
 from vicreg.data.sn7 import SN7Patches
 from vicreg.engine import arguments
 
@@ -61,7 +61,7 @@ def get_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, if the folder has no patches.npy")
-    sn7_format.add_verify_argument(data)
+    tables.add_verify_argument(data)
     return parser
 
 
@@ -69,10 +69,10 @@ def main(args: argparse.Namespace) -> None:
     """Train on the training list; validate on the validation list."""
     settings = from_args(SupervisedConfig, args)
     if args.verify_data:
-        log(sn7_format.verify_folder(args.csv_dir))
+        log(tables.verify_folder(args.csv_dir))
     dataset, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     has_meta = (args.csv_dir / "meta.json").is_file()  # headerless lists have none
-    split = sn7_format.read_meta(args.csv_dir).get("split") if has_meta else None
+    split = tables.read_meta(args.csv_dir).get("split") if has_meta else None
     train(settings, dataset, val, split, f"supervised, {settings.arch}, SN7")
 
 

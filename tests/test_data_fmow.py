@@ -11,7 +11,7 @@ from preprocessing import make_fmow_csv
 from preprocessing.fmow.index import channel_statistics
 from vicreg.data.fmow import COLUMNS, fmow_images, parse_image_name, read_image_list, read_timestamp
 from vicreg.data.image_dataset import ImageDataset
-from vicreg.data.sn7_format import verify_folder
+from vicreg.data.tables import verify_folder
 
 
 def write_image(tree, split, kind, place, k, color=(60, 120, 180), month="2016-02", position=None):

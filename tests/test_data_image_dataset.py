@@ -269,6 +269,17 @@ def test_image_dataset_raises_if_no_file_can_be_read(files):
         dataset.images([0])
 
 
+def test_digest_of_images_is_that_of_file_sizes_and_options(files):
+    dataset, other = dataset_of(files), dataset_of(files, bands=[3, 2, 1])
+    before = dataset.digests()
+    assert before == dataset_of(files).digests() and before["images"] != other.digests()["images"]
+    noise(80, 80).save(files[5])
+    changed = dataset.digests()
+    assert changed["samples"] == before["samples"] and changed["images"] != before["images"]
+    files[5].unlink()  # another image replaces it
+    assert dataset.digests()["images"] != changed["images"]
+
+
 def test_image_dataset_location_ids_default_to_one_per_image(files):
     assert dataset_of(files, location_ids=None).location_ids.tolist() == list(range(12))
     assert dataset_of(files, location_ids=["x", "y"] * 6).location_ids.tolist() == [0, 1] * 6

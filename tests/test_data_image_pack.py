@@ -127,6 +127,15 @@ def test_pack_holds_the_center_squares_and_is_reused(tmp_path, jpegs, monkeypatc
     assert pack_images(dataset_of(jpegs), tmp_path / "new" / "pack", 32).digests() == packed.digests()
 
 
+def test_images_replace_broken_files_in_a_pack(tmp_path, jpegs, capsys):
+    jpegs[1].write_bytes(b"\xff\xd8\xff garbage")
+    jpegs[6].unlink()
+    dataset = dataset_of(jpegs)
+    packed = pack_images(dataset, tmp_path / "pack", 32)
+    assert torch.equal(packed.images([1, 6]), dataset.crop_images([2, 7], [0, 0], WHOLE, 32))
+    assert "1.jpg cannot be read" in capsys.readouterr().err
+
+
 def test_pack_is_refused_where_the_disk_has_too_little_space(tmp_path, jpegs, monkeypatch):
     needed = 12 * 3 * 32**2
     monkeypatch.setattr(image_pack.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.9 * needed))

@@ -1,6 +1,8 @@
 """Imagery from two commands to a backbone and a probe, and the data set in between."""
 
+import dataclasses
 import json
+import multiprocessing
 import re
 
 import numpy as np
@@ -8,13 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
+from preprocessing import make_imagery_csv
 from tests.imagery_fixtures import ground, prepare, write_raster
 from vicreg import evaluate_imagery, main_vicreg_imagery
 from vicreg.augmentations.batch import apply, normalize, sample_params
 from vicreg.augmentations.presets import PRESETS
 from vicreg.data.imagery import ImageryPatches, labeled_sets
+from vicreg.data.raster_pack import grids
 from vicreg.data.raster_pack import prepare as prepare_module
 from vicreg.data.raster_pack.headers import PackOptions, list_sources
+from vicreg.data.raster_pack.scenes import Scene
 from vicreg.distributed import waiting
 
 TOY = "--arch test_resnet --mlp 16-16 --batch-size 8 --workers 0 --device cpu --epochs 2 --lr 0.1".split()
@@ -23,6 +28,10 @@ CLASSES = {"dry": 1000, "wet": 3000}
 
 def pretrain(*words):
     main_vicreg_imagery.main(main_vicreg_imagery.get_parser().parse_args([*TOY, *map(str, words)]))
+
+
+def pretrain_on(folder, run):
+    pretrain("--data-dir", folder, "--exp-dir", run)
 
 
 def write_archive(folder, dtype):
@@ -161,6 +170,29 @@ def test_files_left_out_are_named_again_if_the_folder_is_prepared_already(tmp_pa
         assert re.search(r"1 of 3 files are left out:\n  .*2.tif: ", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(
+    ("start", "folder", "flag"), [(pretrain_on, "run/patches", "--exp-dir"), (prepare, "run", "--out-dir")]
+)
+def test_a_second_start_is_refused_while_rasters_are_cut(tmp_path, monkeypatch, capfd, start, folder, flag):
+    write_raster(tmp_path / "in" / "a.tif", ground(3, 64, 64))
+    partial = tmp_path / folder / ".imagery-work" / ".patches-00000.other-1.partial.npy"
+
+    def second_start(*_, **__):
+        monkeypatch.undo()  # the second start is a usual one
+        partial.touch()
+        process = multiprocessing.get_context("fork").Process(target=start, args=(tmp_path / "in", tmp_path / "run"))
+        process.start()
+        process.join()
+        raise KeyboardInterrupt
+
+    for module in (prepare_module, make_imagery_csv):
+        monkeypatch.setattr(module, "run_shards", second_start)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "in", tmp_path / "run")
+    message = f"another run is writing to {tmp_path / 'run'} now; wait for it or choose another {flag}"
+    assert message in capfd.readouterr().err and partial.exists()
+
+
 def test_other_processes_wait_for_the_main_process_while_it_writes(tmp_path, monkeypatch):
     write_raster(tmp_path / "in" / "a.tif", ground(1, 64, 64))
     sources, options = list_sources(tmp_path / "in"), PackOptions(32)
@@ -246,6 +278,22 @@ def test_a_date_that_is_none_is_refused_where_days_count(dated, date):
     path.write_text(path.read_text().replace(first, date))
     with pytest.raises(ValueError, match="a date in the lists of .* cannot be read"):
         ImageryPatches(path, "temporal", 60)
+
+
+def test_scenes_of_many_grids_are_placed_without_reading_all_grids_for_each(monkeypatch):
+    class CountedGrid(grids.Grid):
+        def __getitem__(self, key):
+            read.append(key)
+            return super().__getitem__(key)
+
+    read = []
+    monkeypatch.setattr(grids, "Grid", CountedGrid)
+    image = Scene("a.tif", "a.tif", False, 64, 64, (64, 64), 1, (1,), ("1",), "uint8", crs="EPSG:32633")
+    transforms = [(640.0 * n, 10 + n / 10, -640.0 * n, 10 + n / 10) for n in range(100)]
+    scenes = [dataclasses.replace(image, transform=transform) for transform in (*transforms, *transforms)]
+    found, placements = grids.place_scenes(scenes, 0.05, 64)
+    assert [(grid.xres, grid.yres) for grid in found] == [(xres, yres) for _, xres, _, yres in transforms]
+    assert [place.grid for place in placements] == [*range(100), *range(100)] and len(read) <= len(scenes)
 
 
 def test_labeled_sets_need_a_validation_list_and_classes(dated, tmp_path):

@@ -131,11 +131,19 @@ class Partners:
         return (first, first) if keys == [0] else (first, first.clone())
 
 
-def test_shared_memory_is_measured_with_samples_that_have_partners(monkeypatch, tmp_path):
+class Views:
+    """Pairs of two views of 1000 bytes in one storage."""
+
+    def __getitems__(self, keys):
+        return tuple(torch.zeros(2, len(keys), 1000, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("dataset", [Partners(), Views()])
+def test_shared_memory_is_measured_with_both_images_of_a_pair(monkeypatch, tmp_path, dataset):
     measured = []
     monkeypatch.setattr(sampler, "_SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(sampler, "fit_shared_memory", lambda *args: measured.append(args[1]) or (2, 2))
-    sampler._fit_workers(Partners(), [[0, 1, 2, 3]], 2)
+    sampler._fit_workers(dataset, [[0, 1, 2, 3]], 2)
     assert measured == [8000]
 
 

@@ -18,10 +18,10 @@ from vicreg.data.sn7_format import (
     parse_aoi_name,
     parse_mosaic_name,
     patch_side,
-    read_meta,
     read_mosaic,
     read_patch_list,
 )
+from vicreg.data.tables import read_meta
 
 NAME = "global_monthly_2018_12_mosaic_L15-1025E-1366N_4102_2726_13"
 FIRST_VERSION = f'0!{NAME}.tif,Dartford,England,17\n5!{NAME}.tif,"Newport, West",Wales,3\n'

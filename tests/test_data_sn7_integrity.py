@@ -8,7 +8,7 @@ import pytest
 
 from vicreg import main_vicreg_sn7
 from vicreg.data.sn7 import SN7Patches
-from vicreg.data.sn7_format import verify_folder
+from vicreg.data.tables import verify_folder
 
 
 @pytest.fixture

@@ -113,3 +113,41 @@ def test_two_processes_compute_embedding_std_and_effective_rank_of_the_whole_bat
     rows = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)) * torch.arange(5)
     assert found[0][0] == pytest.approx(rows.std(0).mean().item(), rel=1e-6)
     assert all(values == pytest.approx(found[0], rel=1e-5) for values in found)
+
+
+FILES = """
+import contextlib, json, sys
+from vicreg import distributed
+from vicreg.data import broken_files, image_io
+from vicreg.data.raster_pack.headers import PackOptions, list_sources, read_scenes
+distributed.init("cpu")
+opened, check = [], broken_files.check_regular
+broken_files.check_regular = lambda path: (opened.append(path), check(path))
+sources = list_sources({folder!r})
+scenes, problems = read_scenes(sources, PackOptions(4), 1, lambda items, total: items)
+found = [[scene.name for scene in scenes], [problem.path for problem in problems]]
+paths = [source.path for source in sources]
+found += [broken_files.find_broken(paths[:-1])]
+with contextlib.suppress(image_io.UnsupportedImage):
+    broken_files.find_broken(paths)
+    found += ["no error"]
+print(json.dumps([found, len(opened)]))
+distributed.destroy()
+"""
+
+
+def test_processes_share_the_check_of_files_and_have_the_same_results(fork, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    for number in range(7):
+        Image.new("I;16" if number == 6 else "L", (8, 8)).save(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "in" / "3.png").write_bytes(b"broken")
+    found, opened = [], []
+    for processes in (1, 2, 3):
+        run = fork(FILES.format(folder=str(tmp_path / "in")), tmp_path / "out", processes)
+        assert [run.wait(rank) for rank in range(processes)] == [0] * processes, run.text(0)
+        results = [json.loads(run.text(rank)) for rank in range(processes)]
+        found, opened = found + [result for result, _ in results], [*opened, sum(count for _, count in results)]
+    assert len(found[0]) == 3 and len(found[0][0]) == 5 and list(found[0][2]) == ["3"]
+    assert all(result == found[0] for result in found) and len(set(opened)) == 1

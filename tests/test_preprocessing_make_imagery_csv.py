@@ -243,7 +243,7 @@ def archive(folder):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "meta.json"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("meta.json", ".lock")}
 
 
 def test_shards_and_merge_give_the_bytes_of_one_process(tmp_path):

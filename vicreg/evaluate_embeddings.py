@@ -21,7 +21,7 @@ from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.common.files import check_outside
 from vicreg.common.logger import log
-from vicreg.data import image_folder, sn7_format
+from vicreg.data import image_folder, tables
 from vicreg.data.base import LabeledDataset
 from vicreg.data.images import add_levels_argument
 from vicreg.data.sn7 import SN7Patches
@@ -48,7 +48,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_backbone_arguments(model)
     data = parser.add_argument_group("protocol 1: a training and a validation list")
     data.add_argument("--csv-dir", type=Path, help="folder written by make_sn7_csv.py")
-    sn7_format.add_verify_argument(data)
+    tables.add_verify_argument(data)
     data.add_argument(
         "--data-dir", type=Path,
         help="alone: class folders (train/ and val/ in it); with --csv-dir: SN7 tree, if that has no patches.npy",
@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
     train: LabeledDataset
     val: LabeledDataset
     if args.verify_data and args.csv_dir:
-        log(sn7_format.verify_folder(args.csv_dir))
+        log(tables.verify_folder(args.csv_dir))
     if args.csv_dir:
         train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     elif args.data_dir:

@@ -21,7 +21,7 @@ from vicreg.common.config import from_args
 from vicreg.common.logger import log
 from vicreg.data.fmow import fmow_images
 from vicreg.data.image_dataset import decode_size
-from vicreg.data.sn7_format import add_verify_argument, verify_folder
+from vicreg.data.tables import add_verify_argument, verify_folder
 from vicreg.eval import config as eval_config
 from vicreg.eval.transfer import evaluate
 

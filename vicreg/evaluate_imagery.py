@@ -20,7 +20,7 @@ from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.common.logger import log
 from vicreg.data import imagery
-from vicreg.data.sn7_format import verify_folder
+from vicreg.data.tables import verify_folder
 from vicreg.eval import config as eval_config
 from vicreg.eval.transfer import evaluate
 

@@ -19,7 +19,7 @@ from vicreg import distributed
 from vicreg.common import cli
 from vicreg.common.config import from_args
 from vicreg.common.logger import log
-from vicreg.data import sn7_format
+from vicreg.data import tables
 from vicreg.data.sn7 import SN7Patches
 from vicreg.eval import config as eval_config
 from vicreg.eval.transfer import evaluate
@@ -33,7 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, if the folder has no patches.npy")
-    sn7_format.add_verify_argument(data)
+    tables.add_verify_argument(data)
     return parser
 
 
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     config = from_args(eval_config.EvaluationConfig, args)
     device = distributed.init(args.device, args.local_rank, args.timeout_minutes)
     if args.verify_data:
-        log(sn7_format.verify_folder(args.csv_dir))
+        log(tables.verify_folder(args.csv_dir))
     train, val = (SN7Patches(args.csv_dir / f"{part}.csv", data_dir=args.data_dir) for part in ("train", "val"))
     evaluate(config, train, val, device, record=cli.to_serializable(vars(args)))
     distributed.destroy()

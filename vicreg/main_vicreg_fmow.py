@@ -20,7 +20,7 @@ from vicreg.common.logger import log
 from vicreg.data import pairs
 from vicreg.data.fmow import fmow_images
 from vicreg.data.image_dataset import decode_size
-from vicreg.data.sn7_format import add_verify_argument, verify_folder
+from vicreg.data.tables import add_verify_argument, verify_folder
 from vicreg.engine import pretrain_config
 from vicreg.engine.pretrain import pretrain
 

@@ -21,7 +21,7 @@ from vicreg.common import cli
 from vicreg.common.files import check_outside
 from vicreg.common.logger import log
 from vicreg.data import imagery
-from vicreg.data.sn7_format import verify_folder
+from vicreg.data.tables import verify_folder
 from vicreg.engine import pretrain_config
 from vicreg.engine.parallel import init_device
 from vicreg.engine.pretrain import pretrain

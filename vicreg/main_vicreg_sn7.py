@@ -18,7 +18,7 @@ if __name__ == "__main__":  # import from the repository root, from any working 
 
 from vicreg.common import cli
 from vicreg.common.logger import log
-from vicreg.data import pairs, sn7_format
+from vicreg.data import pairs, tables
 from vicreg.data.sn7 import SN7Patches
 from vicreg.engine import pretrain_config
 from vicreg.engine.pretrain import pretrain
@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("SN7")
     data.add_argument("--csv-dir", type=Path, default=CSV_DIR, help="folder written by make_sn7_csv.py")
     data.add_argument("--data-dir", type=Path, help="SN7 tree, if the folder has no patches.npy")
-    sn7_format.add_verify_argument(data)
+    tables.add_verify_argument(data)
     pairs.add_arguments(data, neighbors=True)
     return parser
 
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     if not lists["train"].is_file():
         raise FileNotFoundError(HOW_TO_PREPARE.format(path=lists["train"], folder=args.csv_dir))
     if args.verify_data:
-        log(sn7_format.verify_folder(args.csv_dir))
+        log(tables.verify_folder(args.csv_dir))
     dataset = SN7Patches(lists["train"], config.positives, args.data_dir, config.max_months_apart)
     probe_sets = None
     if config.probe_every and lists["val"].is_file():

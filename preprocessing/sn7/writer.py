@@ -15,7 +15,8 @@ from preprocessing.sn7.pack import Packed, channel_statistics
 from preprocessing.sn7.places import Place
 from preprocessing.sn7.splits import split_facts, split_parts
 from vicreg.common.files import file_digest
-from vicreg.data.sn7_format import COLUMNS, FORMAT
+from vicreg.data.sn7_format import COLUMNS
+from vicreg.data.tables import FORMAT
 
 _FAR_KM = 20  # a town at this distance says little about the AOI
 OUTPUTS = ("patches.npy", "all.csv", "train.csv", "val.csv", "test.csv", "meta.json")

@@ -18,7 +18,7 @@ from tests.conftest import write_geojson
 from tests.fuzz import mutations
 from tests.fuzz.harness import EXAMPLES, check_reader, file_bytes
 from tests.imagery_fixtures import ground, prepare, write_raster
-from vicreg.data import imagery, sn7_format
+from vicreg.data import imagery, tables
 from vicreg.data.raster_pack import headers, lists, plan, shards
 from vicreg.data.raster_pack.dates import date_finder
 from vicreg.data.raster_pack.grids import Grid
@@ -126,7 +126,7 @@ def open_folder(path):
 def verify(path):
     """Compare a prepared folder with a damaged meta.json."""
     open_folder(path)
-    sn7_format.verify_folder(path.parent)
+    tables.verify_folder(path.parent)
 
 
 def read_labels(path):

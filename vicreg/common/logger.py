@@ -20,8 +20,12 @@ LOCK_FILE = ".lock"
 VIEWS_FILE = "views.png"  # the views of the first step, which the tracker shows too
 
 
-def lock_run_dir(folder: str | Path) -> TextIO:
+def lock_run_dir(folder: str | Path, flag: str = "--exp-dir") -> TextIO:
     """Make a run folder and lock it for as long as the returned file is open; remove what killed processes left there.
+
+    Args:
+        folder: The folder.
+        flag: Option that named it.
 
     Raises:
         ValueError: Another process has locked the folder.
@@ -35,7 +39,7 @@ def lock_run_dir(folder: str | Path) -> TextIO:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         file.close()
-        raise ValueError(f"another run is writing to {folder} now; wait for it or choose another --exp-dir") from error
+        raise ValueError(f"another run is writing to {folder} now; wait for it or choose another {flag}") from error
     except OSError:
         pass  # the file system does not support locks
     else:

@@ -14,23 +14,24 @@ from vicreg.common.logger import log
 from vicreg.data.image_crops import check_image
 from vicreg.data.image_io import UnsupportedImage, check_pixels, check_regular, error_reason
 from vicreg.data.raster_bands import Levels
+from vicreg.distributed.shares import map_shares
 
 _CHUNK = 256  # files per task of a thread
 _MAX_LISTED = 5  # files left out, in the message
 _JPEG, _PNG = (b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82")  # first and last bytes
 
-P = TypeVar("P", str, Path)
+P = TypeVar("P")
 R = TypeVar("R")
 
 
 def find_broken(
-    paths: Sequence[P],
+    paths: Sequence[str | Path],
     workers: int = 8,
     progress: Callable[..., Iterable[Any]] = lambda chunks, total: chunks,
     bands: Sequence[int] | None = None,
     levels: Levels = None,
 ) -> dict[int, str]:
-    """Find empty, truncated and unreadable image files without decoding the good ones.
+    """Find empty, truncated and unreadable image files without decoding the good ones. A collective call.
 
     The first and last bytes of JPEG and PNG files show nearly all truncations. Files that look odd there are decoded
     completely, so that good files with data after their end are kept. For other formats the header is read, with
@@ -42,7 +43,8 @@ def find_broken(
     Raises:
         UnsupportedImage: A file needs an option, such as ``--levels``.
     """
-    reasons = map_in_threads(functools.partial(_why_broken, bands=bands, levels=levels), paths, workers, progress)
+    check = functools.partial(_why_broken, bands=bands, levels=levels)
+    reasons = map_shares(lambda share: map_in_threads(check, share, workers, progress), paths)
     return {index: reason for index, reason in enumerate(reasons) if reason}
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 from vicreg.common.json_files import read_json
 from vicreg.data.image_dataset import ImageDataset, decode_size
 from vicreg.data.pairs import month_number
-from vicreg.data.sn7_format import check_rows
-from vicreg.data.tables import check_ranges, read_meta_file, read_table
+from vicreg.data.tables import check_ranges, check_rows, read_meta_file, read_table
 
 INTEGERS = ["k", "year", "month", "label"]
 COLUMNS = ["path", "class", "location", "k", "year", "month", "label", "split"]

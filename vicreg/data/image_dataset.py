@@ -4,6 +4,7 @@ Crops are made here because they come from the whole image, at its full resoluti
 are applied to batches on the device that trains.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ import torch
 
 from vicreg.augmentations.presets import Augmentation, without_crop
 from vicreg.data.base import BaseDataset, SampleKey
+from vicreg.data.broken_files import map_in_threads
 from vicreg.data.image_crops import read_crops
 from vicreg.data.image_io import WHOLE, ImageError, UnsupportedImage
 from vicreg.data.pairs import build_pairs
@@ -137,6 +139,24 @@ class ImageDataset(BaseDataset):
     def sample_info(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
         """Return the names of images as ``image``."""
         return {"image": ["/".join(self.path(index).parts[-2:]) for index in indices]}
+
+    def file_sizes(self) -> list[int]:
+        """Return the size of each file in bytes, -1 of those that cannot be found."""
+
+        def size(path: bytes) -> int:
+            try:
+                return os.stat(path).st_size
+            except OSError:
+                return -1
+
+        stops = self._ends.tolist()
+        paths = [self._names[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+        return list(map_in_threads(size, paths, 16, lambda chunks, total: chunks))
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of the list, and that of file sizes and options."""
+        state = json.dumps([self.file_sizes(), self.options])
+        return {**super().digests(), "images": hashlib.sha256(state.encode()).hexdigest()[:16]}
 
     def content_bytes(self, indices: Sequence[int]) -> bytes:
         """Return paths, sizes and modification times: reading all files takes as long as extracting features."""

@@ -19,7 +19,7 @@ from vicreg.common.files import atomic_write, partial_folder
 from vicreg.common.logger import log
 from vicreg.data.base import BaseDataset
 from vicreg.data.image_dataset import ImageDataset
-from vicreg.data.image_io import WHOLE
+from vicreg.data.image_io import WHOLE, ImageError
 from vicreg.data.images import image_size
 from vicreg.data.pixel_arrays import map_pixels, select_images
 from vicreg.data.raster_pack.shards import npy_header
@@ -109,14 +109,13 @@ def pack_images(images: ImageDataset, folder: Path, max_side: int) -> PackedImag
         ValueError: The disk has not enough space, or another process sees other images.
         ConnectionError: Rank 0 makes no progress.
     """
-    sizes = [images.path(index).stat().st_size for index in range(len(images))]
-    state = json.dumps([images.names(), sizes, images.options, max_side])
+    state = json.dumps([images.names(), images.file_sizes(), images.options, max_side])
     path = folder / f"{hashlib.sha256(state.encode()).hexdigest()[:16]}.npy"
     process_group.check_same_across_ranks({"--pack": path.name}, "images")
     if process_group.is_main() and not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(8) as pool:
-            sides = pool.map(lambda index: min(image_size(images.path(index))), range(len(images)))
+            sides = pool.map(functools.partial(_short_side, images), range(len(images)))
             shape = (len(images), 3, *[min(max_side, max(sides))] * 2)
         needed, free = np.prod(shape, dtype=float) / 1e9, shutil.disk_usage(folder).free / 1e9
         if needed > free:
@@ -137,3 +136,11 @@ def _write(images: ImageDataset, path: Path, shape: tuple[int, ...]) -> None:
         for start in tqdm(range(0, shape[0], _CHUNK), "decoding", leave=False, disable=None):
             indices = range(start, min(start + _CHUNK, shape[0]))
             file.write(images.crop_images(indices, [0] * len(indices), WHOLE, shape[-1]).contiguous().numpy().data)
+
+
+def _short_side(images: ImageDataset, index: int) -> int:
+    """Return the shorter side of an image in pixels, 0 if its file is broken: another image replaces it."""
+    try:
+        return min(image_size(images.path(index)))
+    except ImageError:
+        return 0

@@ -26,8 +26,7 @@ from vicreg.data.raster_pack.lists import COLUMNS
 from vicreg.data.raster_pack.prepare import prepare_folder
 from vicreg.data.raster_pack.scenes import PILLOW_SUFFIXES
 from vicreg.data.sn7 import SN7Patches
-from vicreg.data.sn7_format import add_verify_argument, check_rows, read_meta
-from vicreg.data.tables import check_ranges, read_table
+from vicreg.data.tables import add_verify_argument, check_ranges, check_rows, read_meta, read_table
 from vicreg.distributed.process_group import is_main
 
 INTEGERS = ["row", "grid", "column", "line", "label"]
@@ -208,7 +207,7 @@ def load_data_dir(
 
     Args:
         data_dir: Folder, searched at any depth.
-        cache: Folder for the patches of rasters.
+        cache: Folder for the patches of rasters, in the run folder.
         image_size: Side of the views in pixels, of images.
         patch_size: Side of the patches in pixels, of rasters; default 256, or what all hold if none reaches it.
         positives: See ``ImageryPatches``.

@@ -133,8 +133,8 @@ def _fit_workers(dataset: Any, batch_sampler: Any, workers: int) -> tuple[int, i
     some = keys[:16]  # one alone may have no partner, and return one image for both
     sample = dataset.__getitems__(some)
     tensors = sample if isinstance(sample, (tuple, list)) else [sample]
-    storages = {part.untyped_storage().data_ptr(): part.nbytes for part in tensors if isinstance(part, torch.Tensor)}
-    batch_bytes = len(keys) * sum(storages.values()) // len(some)
+    storages = (part.untyped_storage() for part in tensors if isinstance(part, torch.Tensor))
+    batch_bytes = len(keys) * sum({one.data_ptr(): one.nbytes() for one in storages}.values()) // len(some)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     free = shutil.disk_usage(_SHARED_MEMORY).free // processes
     count, prefetch = fit_shared_memory(workers, batch_bytes, free)

@@ -11,17 +11,8 @@ import torch
 from vicreg.data.base import BaseDataset
 from vicreg.data.pairs import SpatialNeighborPairs, build_pairs, month_number
 from vicreg.data.pixel_arrays import select_images
-from vicreg.data.sn7_format import (
-    CHANNELS,
-    check_rows,
-    cut_patches,
-    open_pack,
-    read_meta,
-    read_mosaic,
-    read_patch_list,
-    tile_center,
-)
-from vicreg.data.tables import check_ranges
+from vicreg.data.sn7_format import CHANNELS, cut_patches, open_pack, read_mosaic, read_patch_list, tile_center
+from vicreg.data.tables import check_ranges, check_rows, read_meta
 
 # Of the 1,423 training mosaics, for lists without a meta.json.
 TRAIN_MEAN = [121.8 / 255, 106.5 / 255, 78.4 / 255]

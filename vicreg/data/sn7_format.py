@@ -1,29 +1,27 @@
-"""SpaceNet-7 on disk: mosaic names, the patch grid, patch lists (CSV) and their ``meta.json``.
+"""SpaceNet-7 on disk: mosaic names, the patch grid, and patch lists (CSV).
 
 ``preprocessing/make_sn7_csv.py`` writes these formats. rasterio is imported where a mosaic is read: a packed folder
 does not need it.
 """
 
-import argparse
 import math
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from vicreg.common.files import file_digest, read_text
+from vicreg.common.files import read_text
 from vicreg.data.images import open_reader
 from vicreg.data.pixel_arrays import map_pixels
-from vicreg.data.tables import check_ranges, read_meta_file, read_table
+from vicreg.data.tables import check_ranges, read_table
 
 COLUMNS = ["row", "image_id", "patch", "aoi", "year", "month", "city", "state", "country", "label", "split"]
 INTEGERS = ["row", "patch", "year", "month", "label"]
 LIMITS = {"row": (-1, 2**40), "patch": (0, 2**20), "year": (0, 9999), "month": (1, 12), "label": (0, 2**20)}
 FIRST_VERSION_COLUMNS = ["image_id", "city", "state", "label"]  # "patch!mosaic", no header
 CHANNELS = 3
-FORMAT = 1  # of meta.json
 
 _AOI = r"L15-\d{4}[EW]-\d{4}[NS]_(?P<x>\d+)_(?P<y>\d+)_(?P<z>\d+)"
 _NAME = rf"global_monthly_(?P<year>\d{{4}})_(?P<month>0[1-9]|1[0-2])_mosaic_(?P<aoi>{_AOI})(?i:\.tiff?)?"
@@ -165,56 +163,3 @@ def open_pack(path: str | Path, rows: np.ndarray) -> np.ndarray:
     if rows.max() >= len(store):
         raise ValueError(f"{path} has {len(store)} rows, the list needs row {rows.max()}; write both again")
     return store
-
-
-def check_rows(path: Path, rows: int, meta: dict[str, Any]) -> None:
-    """Raise ValueError if a list of a prepared folder has another number of rows than ``meta.json`` says."""
-    expected = meta.get("rows") if path.name == "all.csv" else meta.get("counts", {}).get(path.stem)
-    if expected not in (None, rows):
-        raise ValueError(
-            f"{path} has {rows} rows, meta.json says {expected}: it is truncated, or was replaced; write the folder "
-            "again, or give a list of your own another name"
-        )
-
-
-def read_meta(csv_dir: str | Path) -> dict[str, Any]:
-    """Read ``meta.json`` of a prepared folder.
-
-    Raises:
-        FileNotFoundError: The folder is not (completely) written.
-        ValueError: The file is damaged, or of a later version.
-    """
-    path = Path(csv_dir) / "meta.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no {path}; write the folder with make_sn7_csv.py or make_imagery_csv.py --out-dir {csv_dir}"
-        )
-    meta = read_meta_file(path)
-    if (version := meta.get("format", FORMAT)) != FORMAT:
-        raise ValueError(f"{path} has format {version!r}, this version reads {FORMAT}; write the folder again")
-    return meta
-
-
-def add_verify_argument(group: argparse._ActionsContainer) -> None:
-    """Add ``--verify-data``, for scripts that read a prepared folder; ``verify_folder`` does it."""
-    group.add_argument(
-        "--verify-data", action="store_true", help="first compare all files of --csv-dir with the digests in meta.json"
-    )
-
-
-def verify_folder(csv_dir: str | Path) -> str:
-    """Compare the contents of a prepared folder with the digests in its ``meta.json``.
-
-    Returns:
-        One line on what was compared.
-
-    Raises:
-        ValueError: A file was changed or is missing, or ``meta.json`` has no digests.
-    """
-    folder, digests = Path(csv_dir), read_meta(csv_dir).get("sha256")
-    if not digests:
-        raise ValueError(f"--verify-data: {folder / 'meta.json'} records no digests; write the folder again")
-    for name, expected in digests.items():
-        if not (folder / name).is_file() or file_digest(folder / name) != expected:
-            raise ValueError(f"--verify-data: {folder / name} is missing or was changed; write the folder again")
-    return f"{csv_dir}: {', '.join(digests)} are as they were written"

@@ -1,5 +1,6 @@
 """Files of a prepared folder: lists of samples as CSV files, and ``meta.json``."""
 
+import argparse
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from vicreg.common.files import file_digest
 from vicreg.common.json_files import is_numbers, is_pair, read_json
 
+FORMAT = 1  # of meta.json
 _IMAGERY_KEYS = ("classes", "patch_size", "rows", "dtype", "scale", "mean", "std", "grids")
 
 
@@ -87,3 +90,56 @@ def read_meta_file(path: str | Path) -> dict[str, Any]:
     if wrong := [key for key, valid in is_valid.items() if key in meta and not valid(meta[key])]:
         raise ValueError(f"{path} is damaged ({wrong[0]}: {str(meta[wrong[0]])[:100]}); write the folder again")
     return meta
+
+
+def check_rows(path: Path, rows: int, meta: dict[str, Any]) -> None:
+    """Raise ValueError if a list of a prepared folder has another number of rows than ``meta.json`` says."""
+    expected = meta.get("rows") if path.name == "all.csv" else meta.get("counts", {}).get(path.stem)
+    if expected not in (None, rows):
+        raise ValueError(
+            f"{path} has {rows} rows, meta.json says {expected}: it is truncated, or was replaced; write the folder "
+            "again, or give a list of your own another name"
+        )
+
+
+def read_meta(csv_dir: str | Path) -> dict[str, Any]:
+    """Read ``meta.json`` of a prepared folder.
+
+    Raises:
+        FileNotFoundError: The folder is not (completely) written.
+        ValueError: The file is damaged, or of a later version.
+    """
+    path = Path(csv_dir) / "meta.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {path}; write the folder with make_sn7_csv.py or make_imagery_csv.py --out-dir {csv_dir}"
+        )
+    meta = read_meta_file(path)
+    if (version := meta.get("format", FORMAT)) != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, this version reads {FORMAT}; write the folder again")
+    return meta
+
+
+def add_verify_argument(group: argparse._ActionsContainer) -> None:
+    """Add ``--verify-data``, for scripts that read a prepared folder; ``verify_folder`` does it."""
+    group.add_argument(
+        "--verify-data", action="store_true", help="first compare all files of --csv-dir with the digests in meta.json"
+    )
+
+
+def verify_folder(csv_dir: str | Path) -> str:
+    """Compare the contents of a prepared folder with the digests in its ``meta.json``.
+
+    Returns:
+        One line on what was compared.
+
+    Raises:
+        ValueError: A file was changed or is missing, or ``meta.json`` has no digests.
+    """
+    folder, digests = Path(csv_dir), read_meta(csv_dir).get("sha256")
+    if not digests:
+        raise ValueError(f"--verify-data: {folder / 'meta.json'} records no digests; write the folder again")
+    for name, expected in digests.items():
+        if not (folder / name).is_file() or file_digest(folder / name) != expected:
+            raise ValueError(f"--verify-data: {folder / name} is missing or was changed; write the folder again")
+    return f"{csv_dir}: {', '.join(digests)} are as they were written"

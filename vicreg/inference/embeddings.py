@@ -25,7 +25,7 @@ from vicreg.data.imagery import ImageryPatches
 from vicreg.data.raster_bands import Bands, Levels
 from vicreg.data.rasters import stack_images
 from vicreg.data.sn7 import SN7Patches
-from vicreg.data.sn7_format import read_meta
+from vicreg.data.tables import read_meta
 from vicreg.eval.features import check_features, extract_features
 from vicreg.inference.positions import image_columns, imagery_columns, sn7_columns
 

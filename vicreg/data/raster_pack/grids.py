@@ -95,19 +95,21 @@ def place_scenes(
     grids: list[Grid] = []
     positions: list[tuple[int, int, int]] = []
     by_crs: dict[str, list[int]] = defaultdict(list)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = defaultdict(lambda: np.empty((1, 4)))  # rows of ``_find_grid``, and some to spare
     for scene in scenes:
         if scene.transform is None:
             positions.append((-1, 0, 0))
             continue
         left, xres, top, yres = scene.transform
         numbers = by_crs[scene.crs]
-        found = _find_grid(scene, arrays[scene.crs], tolerance) if numbers else None
+        found = _find_grid(scene, arrays[scene.crs][: len(numbers)], tolerance)
         if found is None:
             grids.append(Grid(scene.crs, xres, yres, left - round(left / xres) * xres, top - round(top / yres) * yres))
+            found, rows = len(numbers), arrays[scene.crs]
+            if found == len(rows):
+                arrays[scene.crs] = rows = np.resize(rows, (2 * found, 4))
+            rows[found] = grids[-1][1:]
             numbers.append(len(grids) - 1)
-            arrays[scene.crs] = np.array([grids[number][1:] for number in numbers])
-            found = -1
         grid = grids[numbers[found]]
         positions.append((numbers[found], round((left - grid.x0) / grid.xres), round((grid.y0 - top) / grid.yres)))
     return grids, _find_sites(scenes, positions, patch_size, locations)
@@ -117,6 +119,8 @@ def _find_grid(scene: Scene, grids: np.ndarray, tolerance: float) -> int | None:
     """Return the index of the first grid, a row (xres, yres, x0, y0), whose pixels both corners of a scene fit."""
     assert scene.transform is not None
     left, xres, top, yres = scene.transform
+    near = np.flatnonzero(np.abs(scene.width * xres / grids[:, 0] - scene.width) <= 2 * tolerance + 1e-3)
+    grids = grids[near]  # the others cannot fit: with a grid for each scene, this saves nearly all of the time
     fits = np.ones(len(grids), bool)
     for start, size, step, resolution, origin in (
         (left, scene.width, xres, grids[:, 0], grids[:, 2]), (-top, scene.height, yres, grids[:, 1], -grids[:, 3]),
@@ -124,7 +128,7 @@ def _find_grid(scene: Scene, grids: np.ndarray, tolerance: float) -> int | None:
         first, last = (start - origin) / resolution, (start + size * step - origin) / resolution
         fits &= (np.abs(first - first.round()) <= tolerance) & (np.abs(last - last.round()) <= tolerance)
         fits &= last.round() - first.round() == size
-    return int(np.argmax(fits)) if fits.any() else None
+    return int(near[np.argmax(fits)]) if fits.any() else None
 
 
 def _find_sites(
@@ -151,8 +155,8 @@ def _find_sites(
         pairs = pairs.astype(np.int32)  # SciPy 1.11 puts all in one component if indices have 64 bits
         graph = coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), shape=(len(boxes),) * 2)
         component = connected_components(graph, directed=False)[1][inverse]
-        for number in np.unique(component):
-            inside = np.flatnonzero(component == number)
+        order = np.argsort(component, kind="stable")
+        for number, inside in enumerate(np.split(order, np.flatnonzero(np.diff(component[order])) + 1)):
             counts = Counter(map(tuple, corners[inside].tolist()))
             anchor = min(counts, key=lambda corner: (-counts[corner], corner))
             for position in inside:

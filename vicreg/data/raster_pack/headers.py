@@ -22,6 +22,7 @@ from vicreg.data.raster_pack.scenes import (
 )
 from vicreg.data.raster_pack.stack import read_stack
 from vicreg.data.rasters import quiet_georeference
+from vicreg.distributed.shares import map_shares
 
 
 class Source(NamedTuple):
@@ -108,7 +109,7 @@ def list_sources(folder: str | Path) -> list[Source]:
 def read_scenes(
     sources: Sequence[Source], options: PackOptions, workers: int, progress: Callable[..., Iterable[Any]]
 ) -> tuple[list[Scene], list[FileProblem]]:
-    """Read the headers of all files in threads, and check that they fit each other.
+    """Read the headers of all files in threads, and check that they fit each other. A collective call.
 
     Returns:
         Scenes in the order of ``sources``, and the files that cannot be used.
@@ -136,7 +137,7 @@ def read_scenes(
 
     remote = remote_options(source.path for source in sources)
     with rasterio.Env(**remote), quiet_georeference(), ThreadPoolExecutor(workers) as pool:
-        results = list(progress(pool.map(read, sources), total=len(sources)))
+        results = map_shares(lambda share: progress(pool.map(read, share), total=len(share)), sources)
     scenes = [result for result in results if isinstance(result, Scene)]
     problems = [result for result in results if isinstance(result, FileProblem)]
     scenes, unlike = _check_alike(scenes, options)

@@ -117,10 +117,10 @@ def describe(plan: Plan, result: Result, classes: Sequence[str], split: dict[str
     table, first = result.table, plan.scenes[0]
     mean, std = channel_statistics(result, (table.split == "train").to_numpy(), plan.cut.dtype)
     dates = sorted(set(table.date) - {""})
-    cells = table.drop_duplicates("location").grid
+    cells = Counter(table.drop_duplicates("location").grid)
     grid_list = [
         {"crs": grid.crs, "resolution": [grid.xres, grid.yres], "origin": [grid.x0, grid.y0],
-         "locations": int((cells == number).sum())}
+         "locations": cells[number]}
         for number, grid in enumerate(plan.grids)
     ]  # fmt: skip
     sources = Counter(scene.date_source for scene in plan.scenes if scene.date)

@@ -59,6 +59,11 @@ def _choose_patch_size(scenes: Sequence[Scene], options: PackOptions) -> tuple[P
 def work_folder(out_dir: Path, plan: Plan, shared: bool) -> Path:
     """Return the folder of unfinished work; what another plan has left there is removed.
 
+    Args:
+        out_dir: Output folder.
+        plan: What is to be cut.
+        shared: Whether other processes may be at work there. If not, the caller holds a lock.
+
     Raises:
         ValueError: The folder holds work of another plan and is ``shared`` with other processes.
     """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vicreg.common.logger import log
+from vicreg.common.logger import lock_run_dir, log
 from vicreg.data.raster_pack.headers import PackOptions, Source, read_scenes
 from vicreg.data.raster_pack.lists import collect, describe, publish
 from vicreg.data.raster_pack.plan import WORK_FOLDER, Plan, make_plan, work_folder
@@ -28,13 +28,15 @@ def prepare_folder(
 ) -> tuple[dict[str, Any], list[FileProblem]]:
     """Prepare files of ``data_dir`` without labels and a validation part, if that has not been done already.
 
-    The main process writes; the others wait for it. A collective call.
+    The main process writes, with a lock on the run folder, the parent of ``out_dir``; the others wait for it. A
+    collective call.
 
     Returns:
         Content of ``meta.json``, and the files that were left out, now or when the folder was prepared.
 
     Raises:
-        ValueError: There is nothing that can be used, or another process sees other files.
+        ValueError: There is nothing that can be used, another run has locked the run folder, or another process sees
+            other files.
         ConnectionError: The main process makes no progress.
     """
     scenes, problems = read_scenes(sources, options, _WORKERS, progress)
@@ -44,7 +46,8 @@ def prepare_folder(
     plan = make_plan(scenes, options)
     process_group.check_same_across_ranks({str(data_dir): plan.fingerprint}, "files")
     if process_group.is_main() and _read_meta(out_dir, plan) is None:
-        _write(data_dir, out_dir, plan, progress)
+        with lock_run_dir(out_dir.parent):
+            _write(data_dir, out_dir, plan, progress)
     meta = wait_for_main(lambda: _read_meta(out_dir, plan), out_dir / WORK_FOLDER)
     unreadable = [FileProblem(*problem) for problem in meta.get("problems", ())]
     return meta, problems + unreadable
