@@ -86,17 +86,19 @@ class _DDPBucketWarmup(nn.Module):
         return 0.0 * sum(p.sum() for p in self.network.parameters() if p.requires_grad)
 
 
-def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """Wrap a model in DistributedDataParallel if there are several processes.
 
     After its first backward pass, DistributedDataParallel rebuilds its gradient buckets. With three or more processes
     an element's place in its bucket decides the order of the sum, so a resumed run would take its first step with other
     bits than an uninterrupted one. A backward pass with zero gradients rebuilds the buckets here, before any step.
+
+    Inputs have to be on the model's device: with ``device_ids`` DistributedDataParallel would move them there, but it
+    cannot be called without inputs then.
     """
     if distributed.world_size() == 1:
         return model
-    device_ids = [device] if device.type == "cuda" else None
-    parallel = DistributedDataParallel(_DDPBucketWarmup(model), device_ids=device_ids, gradient_as_bucket_view=True)
+    parallel = DistributedDataParallel(_DDPBucketWarmup(model), gradient_as_bucket_view=True)
     parallel().backward()
     for parameter in model.parameters():
         parameter.grad = None

@@ -71,7 +71,7 @@ def finetune(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
     wrapped: nn.Module = model
     if distributed.world_size() > 1:
-        wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        wrapped = DistributedDataParallel(model)
     batch_size = fit_batch_size(config.batch_size, len(indices))
     samples = LabeledSubset(train, indices, PROBE_VIEW, spec.size)
     steps_per_epoch = len(samples) // batch_size
