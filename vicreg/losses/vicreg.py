@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 
 from vicreg.common import cli
 from vicreg.common.config import from_args, setting
-from vicreg.distributed.process_group import all_gather_cat, all_reduce, world_size
+from vicreg.distributed.process_group import all_gather_equal, all_reduce, scale_gradient, world_size
 
 EPSILON = 1e-4  # inside the standard deviation's root
 
@@ -94,47 +94,47 @@ def vicreg_loss(
     with torch.autocast(z1.device.type, enabled=False):
         z1, z2 = z1.float(), z2.float()
         difference = mse_loss(z1, z2, reduction="sum") / (z1.numel() * world_size())
-        repr_loss = _with_value(difference, all_reduce(difference.detach().clone()))
-        std1, cov1 = _variance_and_covariance(z1)
-        std2, cov2 = _variance_and_covariance(z2)
+        repr_loss = scale_gradient(difference, all_reduce(difference.detach().clone()))
+        gathered1, gathered2 = all_gather_equal(z1, z2)
+        std1, cov1 = _variance_and_covariance(z1, gathered1)
+        std2, cov2 = _variance_and_covariance(z2, gathered2)
         std_loss, cov_loss = (std1 + std2) / 2, cov1 + cov2
         loss = sim_coeff * repr_loss + std_coeff * std_loss + cov_coeff * cov_loss
     return {"loss": loss, "repr_loss": repr_loss, "std_loss": std_loss, "cov_loss": cov_loss}
 
 
-def _with_value(local: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Return a scalar equal to ``value``, whose gradient is that of ``local`` times the number of processes."""
-    return value + world_size() * (local - local.detach())
+def _variance_and_covariance(z: torch.Tensor, gathered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the variance term v and the covariance term c of one view.
 
-
-def _variance_and_covariance(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the variance term v and the covariance term c of one view, whose local embeddings are z (n, D)."""
-    everyone = all_gather_cat(z)
-    n, dim = everyone.shape
-    mean = everyone.mean(0)
+    Args:
+        z: (n, D), embeddings of this process.
+        gathered: (N, D), embeddings of all processes, without gradient.
+    """
+    n, dim = gathered.shape
+    mean = gathered.mean(0)
     # The mean may stay a constant: the gradients below sum to zero over the rows, so nothing flows through it.
-    mine = z - mean
-    constant = mine.detach()
-    everyone = constant if world_size() == 1 else everyone - mean
-    variance = everyone.square().sum(0) / (n - 1)
-    my_share = 2 * (mine * constant).sum(0) / (n - 1)  # only its gradient is used: that of the sum of squares
-    hinge = torch.relu(1 - torch.sqrt(variance + (my_share - my_share.detach()) + EPSILON)).mean()
-    std_loss = _with_value(hinge, hinge.detach())
+    local_centered = z - mean
+    detached = local_centered.detach()
+    centered = detached if world_size() == 1 else gathered - mean
+    variance = centered.square().sum(0) / (n - 1)
+    local_variance = 2 * (local_centered * detached).sum(0) / (n - 1)  # only its gradient is used
+    hinge = torch.relu(1 - torch.sqrt(variance + (local_variance - local_variance.detach()) + EPSILON)).mean()
+    std_loss = scale_gradient(hinge, hinge.detach())
 
     if n < dim:
         # ||Z^T Z||_F = ||Z Z^T||_F, so the squares of C's entries add up to those of the Gram matrix's. By symmetry
-        # my rows occur twice in it: once as rows and once as columns, which are constants here.
-        gram = mine @ everyone.T / (n - 1)
+        # the local rows occur twice in it: once as rows and once as columns, which are constants here.
+        gram = local_centered @ centered.T / (n - 1)
         squares = gram.square().sum(dtype=torch.float64)
         diagonal = variance.square().sum(dtype=torch.float64)
-        my_diagonal = 2 * (variance * my_share).sum(dtype=torch.float64)
+        local_diagonal = 2 * (variance * local_variance).sum(dtype=torch.float64)
         value = (all_reduce(squares.detach().clone()) - diagonal) / dim
-        return std_loss, _with_value((2 * squares - my_diagonal) / dim, value).float()
-    covariance = everyone.T @ everyone / (n - 1)
+        return std_loss, scale_gradient((2 * squares - local_diagonal) / dim, value).float()
+    covariance = centered.T @ centered / (n - 1)
     off_diagonal = covariance.fill_diagonal_(0)
     # d(sum C_ij^2) = 2 sum C_ij dC_ij, and dC = (dZ^T Z + Z^T dZ) / (n - 1) with all other rows constant
-    mine_weighted = 2 * ((mine @ off_diagonal) * mine).sum() / (n - 1)
-    return std_loss, _with_value(mine_weighted / dim, off_diagonal.square().sum() / dim)
+    local_squares = 2 * ((local_centered @ off_diagonal) * local_centered).sum() / (n - 1)
+    return std_loss, scale_gradient(local_squares / dim, off_diagonal.square().sum() / dim)
 
 
 def loss_lower_bound(batch_size: int, dim: int, std_coeff: float = 25.0, cov_coeff: float = 1.0) -> dict[str, float]:
