@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import distributed
 from vicreg.engine import parallel
+from vicreg.engine.pretrain_config import build_config, get_parser
 from vicreg.models.backbones import create_backbone
 
 
@@ -81,3 +82,12 @@ def test_freed_memory_is_reused_without_page_faults():
 
 def test_allocator_settings_of_the_environment_take_precedence():
     assert _page_faults("reuse", MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_freed_memory_is_kept_only_for_training_on_a_cpu(monkeypatch, tmp_path, name):
+    calls = []
+    monkeypatch.setattr(parallel, "reuse_freed_memory", lambda: calls.append("cpu"))
+    monkeypatch.setattr(distributed, "init", lambda *_: torch.device(name))
+    parallel.init_device(build_config(get_parser("a test").parse_args(["--exp-dir", str(tmp_path)])))
+    assert calls == ["cpu"] * (name == "cpu")

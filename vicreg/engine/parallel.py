@@ -28,8 +28,9 @@ def init_device(config: RunConfig) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-    reuse_freed_memory()
     device = distributed.init(config.device, config.local_rank, config.timeout_minutes)
+    if device.type == "cpu":
+        reuse_freed_memory()
     distributed.check_same_across_ranks(by_flag(config))
     return device
 
@@ -38,8 +39,9 @@ def reuse_freed_memory() -> bool:
     """Let the C library keep freed memory for later allocations of this process.
 
     By default, glibc returns every freed block above 32 MiB to the kernel. A training step on a CPU allocates the same
-    gigabytes as the one before, and the kernel would clear and map each page anew. Environment variables of the
-    allocator (``MALLOC_*``, ``GLIBC_TUNABLES``) take precedence.
+    gigabytes as the one before, and the kernel would clear and map each page anew. With a GPU, memory that is freed
+    before training would be kept for nothing. Environment variables of the allocator (``MALLOC_*``,
+    ``GLIBC_TUNABLES``) take precedence.
 
     Returns:
         Whether the C library took the setting; False for other libraries than glibc.
