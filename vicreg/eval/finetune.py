@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vicreg import distributed
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.augmentations.presets import PROBE_VIEW
+from vicreg.common.devices import send
 from vicreg.common.logger import MetricLogger
 from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset
@@ -91,7 +92,7 @@ def finetune(
                 images, samples.view, spec.size, batch_size=batch_size, rank=distributed.rank(), seed=seed, step=step,
                 device=device,
             )  # fmt: skip
-            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std)), labels.to(device))
+            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std)), send(labels, device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
