@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import distributed
-from vicreg.augmentations.batch import augment_batch, normalize
+from vicreg.augmentations.batch import augment_batch, normalize, seed_step
 from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common.devices import send
 from vicreg.common.logger import MetricLogger
@@ -92,6 +92,7 @@ def finetune(
                 images, samples.view, spec.size, batch_size=batch_size, rank=distributed.rank(), seed=seed, step=step,
                 device=device,
             )  # fmt: skip
+            seed_step(seed, step)
             loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std)), send(labels, device))
             optimizer.zero_grad()
             loss.backward()
