@@ -55,7 +55,7 @@ class VICRegLoss:
         return vicreg_loss(z1, z2, self.sim_coeff, self.std_coeff, self.cov_coeff)
 
     def lower_bound(self, batch_size: int, dim: int) -> float:
-        """Return the smallest possible loss; see ``loss_lower_bound``."""
+        """Return a lower bound of the loss; see ``loss_lower_bound``."""
         return loss_lower_bound(batch_size, dim, self.std_coeff, self.cov_coeff)["loss"]
 
 
@@ -138,11 +138,17 @@ def _variance_and_covariance(z: torch.Tensor, gathered: torch.Tensor) -> tuple[t
 
 
 def loss_lower_bound(batch_size: int, dim: int, std_coeff: float = 25.0, cov_coeff: float = 1.0) -> dict[str, float]:
-    """Compute the smallest possible loss of a batch; it is zero only if the expander is no wider than the batch.
+    """Compute a lower bound of the loss of a batch; it is positive if the expander is wider than the batch.
 
-    C has rank at most N - 1. With all standard deviations equal to s, for D > N - 1, the loss is at least
-    ``std * (1 - s) + 2 * cov * s^4 * (D / (N - 1) - 1)``; the bound is its minimum over s in [0, 1], at
-    ``s^3 = std / (8 * cov * (D / (N - 1) - 1))``.
+    C has rank at most N - 1, so that ``||C||_F^2 >= tr(C)^2 / (N - 1)``. For r = D / (N - 1) > 1, and standard
+    deviations t_j of which none needs to exceed 1, the loss is at least
+    ``std * mean(1 - t) + 2 * cov * (r * mean(t^2)^2 - mean(t^4))``. The bound is its minimum with all of them equal to
+    s, at ``s^3 = std / (8 * cov * (r - 1))``, or at s = 1 if that is larger.
+
+    Unequal ones do not give less if ``phi(t) = -std * t + 4 * cov * r * s^2 * t^2 - 2 * cov * t^4`` is smallest at s:
+    replace ``mean(t^2)^2`` by its tangent at s^2, which lies below. That is the case if ``std >= 16 * cov`` or
+    ``2 * (r - 1) * s^2 >= (1 + s)^2``, which is ``phi(1) >= phi(s)``. For other weights the loss may be smaller with
+    some dimensions collapsed, and the bound is zero.
 
     Args:
         batch_size: N, samples in the whole batch.
@@ -151,11 +157,13 @@ def loss_lower_bound(batch_size: int, dim: int, std_coeff: float = 25.0, cov_coe
         cov_coeff: Weight of the covariance term.
 
     Returns:
-        ``loss``, ``std_loss`` and ``cov_loss`` at the minimum.
+        ``loss``, ``std_loss`` and ``cov_loss`` at the minimum; zeros if there is no bound.
     """
     excess = max(dim / (batch_size - 1) - 1, 0.0)
     s = 1.0
     if excess and cov_coeff:
         s = min(1.0, (std_coeff / (8 * cov_coeff * excess)) ** (1 / 3))
+        if std_coeff < 16 * cov_coeff and 2 * excess * s**2 < (1 + s) ** 2:
+            return {"loss": 0.0, "std_loss": 0.0, "cov_loss": 0.0}
     std_loss, cov_loss = 1 - s, 2 * s**4 * excess
     return {"loss": std_coeff * std_loss + cov_coeff * cov_loss, "std_loss": std_loss, "cov_loss": cov_loss}
