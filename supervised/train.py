@@ -14,6 +14,7 @@ from vicreg.augmentations import presets
 from vicreg.augmentations.batch import augment_batch, normalize
 from vicreg.common.checkpoint_io import BACKBONE_FILE
 from vicreg.common.config import to_dict
+from vicreg.common.devices import send
 from vicreg.common.logger import log
 from vicreg.common.plots import plot_confusion_matrix
 from vicreg.common.random_streams import stream_seed
@@ -72,7 +73,7 @@ def train(
     weights = class_weights(config.class_weights, dataset.labels[indices], len(dataset.classes)).to(device)
     run = start_run(config, plan, folder, dataset, val, split, source, digests, device)
     for step, (images, labels) in run.steps(run.loader(samples)):
-        view1, labels = augment(images, step=step), labels.to(device, non_blocking=True)
+        view1, labels = augment(images, step=step), send(labels, device)
         with run.autocast():
             logits = run.model(normalize(view1, dataset.mean, dataset.std))
         loss = weighted_loss(logits, labels, weights, config.label_smoothing)

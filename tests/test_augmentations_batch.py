@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as reference
 
-from vicreg.augmentations import color, functional, presets
+from vicreg.augmentations import batch, color, functional, presets
 from vicreg.augmentations.batch import apply, augment_pair, normalize, sample_params, seed_step
 from vicreg.augmentations.presets import PLAIN, PRESETS, PROBE_VIEW, Augmentation, get_augmentation
 from vicreg.common.random_streams import torch_rng
@@ -381,6 +381,13 @@ def test_augment_pair_samples_each_view_and_each_step_anew():
     )
     (first, second), (again, _) = augment(seed=3, step=5), augment(seed=3, step=6)
     assert not torch.equal(first, second) and not torch.equal(first, again)
+
+
+def test_augment_pair_copies_its_images_without_waiting_for_a_gpu(monkeypatch):
+    copied, images = [], torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    monkeypatch.setattr(batch, "send", lambda values, device: copied.append(values.shape) or values)
+    augment_pair(images, images, [PLAIN] * 2, 8, batch_size=2, rank=0, seed=0, step=0, device=torch.device("cpu"))
+    assert copied == [images.shape] * 2
 
 
 def test_seed_step_depends_on_the_step_and_the_micro_batch():

@@ -131,10 +131,10 @@ def test_run_reports_a_broken_pipe_that_is_not_stdout(repo_root):
     assert ended.returncode == 1 and ended.stderr == "script: [Errno 32] Broken pipe: 'socket'\n"
 
 
-@pytest.mark.parametrize("value", [0, -1.5, float("nan"), [1, 0]])
+@pytest.mark.parametrize("value", [0, -1.5, float("nan"), [1, 0], (1, 0)])
 def test_check_positive_names_the_flag_and_the_value(value):
-    namespace = argparse.Namespace(base_lr=value, epochs=None, scale=2)
-    cli.check_positive(namespace, "epochs", "scale")
+    namespace = argparse.Namespace(base_lr=value, epochs=None, scale=2, lrs=(0.1, 0.3))
+    cli.check_positive(namespace, "epochs", "scale", "lrs")
     with pytest.raises(ValueError, match="--base-lr .*: must be positive") as error:
         cli.check_positive(namespace, "epochs", "base_lr")
     assert str(value) in str(error.value)

@@ -4,10 +4,13 @@ from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch._subclasses import FakeTensorMode
 
 from tests import loss_workers
 from vicreg import distributed
 from vicreg.distributed import process_group, rendezvous
+from vicreg.losses.barlow_twins import barlow_twins_loss
 from vicreg.losses.vicreg import vicreg_loss
 
 
@@ -39,6 +42,19 @@ def test_vicreg_loss_has_the_gradient_of_the_whole_batch_with_1_2_and_4_processe
             expected = [float(rank) for rank in range(processes) for _ in range(rank + 1)]
             assert found["gathered"] == expected
             assert found["running_mean"] == [5.0, 5.0]  # of rank 0
+
+
+@pytest.mark.parametrize("dim", [9, 3], ids=["N < D", "N > D"])
+@pytest.mark.parametrize("loss", [vicreg_loss, barlow_twins_loss])
+def test_losses_of_two_processes_gather_once_and_read_nothing_back(monkeypatch, loss, dim):
+    gathered = []
+    for name, value in {"is_initialized": True, "get_world_size": 2, "get_rank": 1, "all_reduce": None}.items():
+        monkeypatch.setattr(dist, name, lambda *_, value=value, **__: value)
+    monkeypatch.setattr(dist, "all_gather", lambda parts, part: gathered.append(part.numel()))
+    with FakeTensorMode():  # its tensors have no values to read
+        z1, z2 = torch.ones(2, 4, dim, requires_grad=True)
+        loss(z1, z2)["loss"].backward()
+    assert gathered == [2 * 4 * dim]
 
 
 def test_single_process_needs_no_process_group():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vicreg import distributed
 from vicreg.common import checkpoint_io
 from vicreg.common.checkpoint_io import MODEL_FILE, save
 from vicreg.common.logger import LOCK_FILE, lock_run_dir
@@ -37,6 +38,14 @@ def test_the_checkpoint_before_is_kept(tmp_path):
     assert names(tmp_path) == NAMES
     assert checkpoint_io.load(tmp_path / PREVIOUS_FILE)["step"] == 2
     assert load_latest(tmp_path)[0]["step"] == 3 and load_latest(tmp_path)[1] == tmp_path / MODEL_FILE
+
+
+def test_tensors_are_on_the_cpu_whatever_device_processes_communicate_on(tmp_path, monkeypatch):
+    save_steps(tmp_path, 1)
+    sent = []  # "meta" stands for a GPU
+    monkeypatch.setattr(distributed, "all_reduce", lambda number, op: sent.append(number.device.type) or 1)
+    found, _ = load_latest(tmp_path, torch.device("meta"))
+    assert found["model"].device.type == "cpu" and sent == ["meta"]
 
 
 def spoil_a_block(path):

@@ -32,6 +32,9 @@ def test_the_average_forgets_the_first_weights_soon_and_later_keeps_the_decay():
     assert average.module.weight.tolist() == pytest.approx([expected] * 2)
     assert average.module.running_mean.tolist() == pytest.approx([2 * expected] * 2)
     assert not any(p.requires_grad for p in average.parameters())
+    assert average.n_averaged == len(values)
+    average.n_averaged = torch.zeros((), dtype=torch.long, device="meta")  # cannot be read back
+    optimizer.step()
 
 
 def test_training_is_the_same_and_the_backbone_file_holds_the_average(averaged, tmp_path):

@@ -6,8 +6,12 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
+from vicreg import distributed
 from vicreg.engine import parallel
+from vicreg.engine.pretrain_config import build_config, get_parser
 from vicreg.models.backbones import create_backbone
 
 
@@ -20,6 +24,29 @@ def test_sync_batchnorm_keeps_activations_of_fused_norm_layers_and_all_parameter
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
     torch.testing.assert_close(converted(images), before)
     assert all(one is other for one, other in zip(parameters, converted.parameters(), strict=True))
+
+
+class MovesInputs(DistributedDataParallel):
+    """DistributedDataParallel of a CPU module that moves inputs to ``device_ids``, as for modules on a GPU."""
+
+    def __init__(self, module, device_ids=None, **settings):
+        super().__init__(module, **settings)
+        self.device_ids = device_ids and [torch.device(device).index for device in device_ids]
+
+
+def test_wrapped_model_takes_its_warm_up_without_inputs_and_then_inputs_also_on_gpus(monkeypatch):
+    monkeypatch.setattr(parallel, "DistributedDataParallel", MovesInputs)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(distributed, "world_size", lambda: 2)
+            model = torch.nn.Bilinear(3, 3, 2)
+            wrapped = parallel.wrap_ddp(model)
+        assert wrapped.device_ids is None and all(p.grad is None for p in model.parameters())
+        views = torch.ones(4, 3), torch.ones(4, 3)
+        assert torch.equal(wrapped(*views), model(*views))
+    finally:
+        dist.destroy_process_group()
 
 
 PAGE_FAULTS = """
@@ -55,3 +82,12 @@ def test_freed_memory_is_reused_without_page_faults():
 
 def test_allocator_settings_of_the_environment_take_precedence():
     assert _page_faults("reuse", MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_freed_memory_is_kept_only_for_training_on_a_cpu(monkeypatch, tmp_path, name):
+    calls = []
+    monkeypatch.setattr(parallel, "reuse_freed_memory", lambda: calls.append("cpu"))
+    monkeypatch.setattr(distributed, "init", lambda *_: torch.device(name))
+    parallel.init_device(build_config(get_parser("a test").parse_args(["--exp-dir", str(tmp_path)])))
+    assert calls == ["cpu"] * (name == "cpu")

@@ -72,6 +72,13 @@ def test_sweep_trains_a_head_as_torch_trains_a_linear_layer(problem, select):
         assert torch.equal(sweep.rank_classes(features)[1], ranked)
 
 
+def test_sweep_copies_its_batches_without_waiting_for_a_gpu(monkeypatch, problem):
+    copied, held_out = [], torch.zeros(300, dtype=torch.bool)
+    monkeypatch.setattr(lr_sweep, "send", lambda values, *_: copied.append(values) or values)
+    LinearSweep(6, 3, (0.1,), select=True).step(*problem, held_out, 1.0)
+    assert all(one is other for one, other in zip(copied, (*problem, held_out), strict=True))
+
+
 def test_a_head_that_diverges_ranks_nothing_and_leaves_the_others_alone(problem):
     features, labels = problem
     sweep, alone = LinearSweep(6, 3, (0.1, 1e38)), LinearSweep(6, 3, (0.1,))

@@ -10,7 +10,7 @@ import torch
 from vicreg.common.config import from_args
 from vicreg.common.logger import lock_run_dir
 from vicreg.data.sn7 import SN7Patches
-from vicreg.eval import transfer
+from vicreg.eval import finetune, transfer
 from vicreg.eval.config import EvaluationConfig, get_parser
 from vicreg.eval.splits import check_labels
 
@@ -93,6 +93,13 @@ def test_finetuning_starts_each_seed_with_the_same_backbone(lists, tmp_path):
     first, second = losses("both", "--seeds", 2)
     assert first != second
     assert losses("alone", "--seed", 0) == [first]
+
+
+def test_finetuning_seeds_dropout_by_step_and_rank(lists, tmp_path, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(finetune, "seed_step", lambda *counters: seeded.append(counters))
+    evaluate(lists, tmp_path, "--weights", "finetune", "--epochs", 2, "--batch-size", len(lists[0]), "--seed", 3)
+    assert seeded == [(3, 0), (3, 1)]
 
 
 def test_finetuning_logs_the_learning_rate_of_the_head(lists, tmp_path):

@@ -168,6 +168,16 @@ def test_floor_is_zero_where_the_expander_is_no_wider_than_the_batch_allows(n, d
     assert loss_lower_bound(n, dim) == {"loss": 0, "std_loss": 0, "cov_loss": 0}
 
 
+@pytest.mark.parametrize("std", [1.0, 2.0], ids=["s < 1", "s = 1"])
+def test_bound_is_not_above_the_loss_of_a_batch_with_a_collapsed_dimension(std):
+    # four uncorrelated columns of variance 1 and one of zeros cost 0.2 std, equal standard deviations 0.40 and 0.50
+    columns = 2 * torch.linalg.svd(torch.eye(5) - 1 / 5)[0][:, :4]
+    z = torch.cat([columns, torch.zeros(5, 1)], 1)
+    loss = vicreg_loss(z, z, std_coeff=std)
+    assert loss["loss"].item() == pytest.approx(0.2 * 0.99 * std, rel=1e-4)
+    assert loss_lower_bound(5, 5, std)["loss"] <= loss["loss"].item()
+
+
 def test_floor_is_zero_without_the_covariance_term():
     assert loss_lower_bound(4, 100, cov_coeff=0.0)["loss"] == 0
 

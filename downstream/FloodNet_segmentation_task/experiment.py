@@ -11,6 +11,7 @@ from downstream.FloodNet_segmentation_task.metrics import evaluate_segmentation
 from downstream.FloodNet_segmentation_task.model import SegmentationLoss, build_model, predictor
 from downstream.FloodNet_segmentation_task.results import write_results
 from downstream.FloodNet_segmentation_task.segmentation_folder import FOLDER, find_folder_parts
+from vicreg.common.devices import send
 from vicreg.common.files import check_outside
 from vicreg.common.logger import log
 from vicreg.data.raster_bands import Bands, Levels, resolve_bands
@@ -51,7 +52,7 @@ def train(config: FloodConfig) -> None:
     )  # fmt: skip
     criterion = SegmentationLoss(len(classes.names), config.cross_entropy)
     for _, (images, labels) in run.steps(run.loader(crops)):
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        images, labels = send(images, device), send(labels, device)
         with run.autocast():
             logits = run.model(images)
         losses = criterion(logits, labels)

@@ -121,7 +121,7 @@ def load_segmenter(path: str | Path, device: torch.device) -> tuple[Segmenter, d
         FileNotFoundError: There is no such file.
         ValueError: It is not a checkpoint of train_floodnet.py.
     """
-    weights, about = load_task(path, TASK, device)
+    weights, about = load_task(path, TASK)
     task, info = about["task"], about["backbone"]
     task["channels"] = info.get("in_chans", 3)
     with naming(path):

@@ -33,7 +33,7 @@ def write_results(
     """
     folder, classes = Path(config.exp_dir), config.classes.names
     last, best = (metrics.with_intervals(found, classes) for found in (run.last, run.best))
-    weights = checkpoint_io.load(folder / BEST_FILE, run.device)["model"]
+    weights = checkpoint_io.load(folder / BEST_FILE)["model"]
     run.module.load_state_dict(strip_module_prefix(weights))
     constant = metrics.constant_prediction_metrics(
         metrics.count_class_pixels(data["train"], len(classes)), np.array(best["confusion"]), classes

@@ -10,6 +10,7 @@ from downstream.eurosat_landcover_clsf_task.dataset import EurosatSplit
 from downstream.eurosat_landcover_clsf_task.inference import predict_logits
 from downstream.eurosat_landcover_clsf_task.transforms import get_view, training_view
 from vicreg.augmentations.batch import normalize
+from vicreg.common.devices import send
 from vicreg.data.base import InputSpec
 from vicreg.data.subsets import LabeledSubset
 from vicreg.engine.config import RunPlan
@@ -53,7 +54,7 @@ def finetune(
     )  # fmt: skip
     for step, (images, labels) in run.steps(run.loader(samples, workers=0)):
         views = training_view(images, view, spec.size, seed=config.seed, step=step, device=device)
-        labels = labels.to(device)
+        labels = send(labels, device)
         with run.autocast():
             logits = run.model(normalize(views, spec.mean, spec.std)).float()
         loss = cross_entropy(logits, labels, label_smoothing=config.label_smoothing)

@@ -91,7 +91,7 @@ def load_classifier(path: str | Path, device: torch.device) -> tuple[Classifier,
         FileNotFoundError: There is no such file.
         ValueError: It is not a checkpoint of train_eurosat.py.
     """
-    weights, about = checkpoint.load_task(path, TASK, device)
+    weights, about = checkpoint.load_task(path, TASK)
     with checkpoint.naming(path):
         backbone, task = create_backbone(about["backbone"]["arch"], about["backbone"]["in_chans"]), about["task"]
         model = Classifier(backbone, LinearHead(backbone.num_features, len(task["classes"])), frozen=True)

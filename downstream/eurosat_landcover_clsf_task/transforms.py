@@ -7,6 +7,7 @@ import torch
 
 from vicreg.augmentations import presets
 from vicreg.augmentations.batch import augment_batch
+from vicreg.common.devices import send
 from vicreg.common.random_streams import torch_rng
 
 WHOLE_VIEW = dataclasses.replace(presets.PLAIN, fraction=1.0)
@@ -47,4 +48,4 @@ def training_view(
     if view is not TURNS:
         return views
     transposed = torch.rand(len(views), generator=torch_rng(seed, "transpose", step)) < 0.5
-    return torch.where(transposed.to(device)[:, None, None, None], views.transpose(2, 3), views)
+    return torch.where(send(transposed, device)[:, None, None, None], views.transpose(2, 3), views)

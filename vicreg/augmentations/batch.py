@@ -206,7 +206,7 @@ def augment_batch(
     generator = torch_rng(seed, "augmentation", step, view_index)
     params = sample_params(view, batch_size, height, width, generator, channels)
     params = {key: value[rank * n + start : rank * n + stop] for key, value in params.items()}
-    return apply(images[start:stop].to(device, non_blocking=True), params, size, view)
+    return apply(send(images[start:stop], device), params, size, view)
 
 
 def augment_pair(

@@ -138,8 +138,11 @@ def _check_tensor_sizes(path: Path, limit: int, content: Any) -> None:
             stack.extend(value.values() if isinstance(value, dict) else value)
 
 
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+def load(path: str | Path) -> Any:
     """Read a checkpoint with ``torch.load(weights_only=True)``, and compare it with its checksums and digest.
+
+    The tensors are on the CPU; ``load_state_dict`` copies them to a model's or optimizer's device. It leaves the step
+    counts of Adam where they are: on a GPU, PyTorch would read each of them back in every step.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -158,7 +161,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
         _check_records(path, limit)
     try:
         with torch.serialization.safe_globals(_PLAIN_TYPES):
-            content = torch.load(path, map_location=map_location, weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = ", or is not a PyTorch file"
         if name := re.search(r"GLOBAL ([\w.]+)", str(error)):

@@ -248,7 +248,7 @@ def check_not_negative(namespace: Any, *names: str) -> None:
 def _check(namespace: Any, names: Sequence[str], is_valid: Callable[[float], bool], rule: str) -> None:
     for name in names:
         value = getattr(namespace, name)
-        if value is not None and not all(map(is_valid, value if isinstance(value, list) else [value])):
+        if value is not None and not all(map(is_valid, value if isinstance(value, (list, tuple)) else [value])):
             raise ValueError(f"{flag_of(name)} {value}: {rule}")
 
 

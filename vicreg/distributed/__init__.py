@@ -3,6 +3,7 @@
 from vicreg.distributed.process_group import (  # noqa: F401
     add_arguments,
     all_gather_cat,
+    all_gather_equal,
     all_reduce,
     average,
     broadcast_buffers,

@@ -205,6 +205,26 @@ def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)])
 
 
+def all_gather_equal(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Gather tensors as ``all_gather_cat`` does, in one collective and without reading anything back from a GPU.
+
+    Args:
+        *tensors: Shape (n, …), one for all of them; n is the same on every process.
+    """
+    tensors = tuple(tensor.detach() for tensor in tensors)
+    if world_size() == 1:
+        return list(tensors)
+    stacked = torch.stack(tensors, 1)
+    gathered = [torch.empty_like(stacked) for _ in range(world_size())]
+    dist.all_gather(gathered, stacked)
+    return [rows.contiguous() for rows in torch.cat(gathered).unbind(1)]
+
+
+def scale_gradient(local: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return ``value`` with the gradient of ``local`` times the number of processes, by which DDP divides it."""
+    return value + world_size() * (local - local.detach())
+
+
 def broadcast_buffers(module: torch.nn.Module) -> None:
     """Copy the buffers of rank 0 to all processes: BatchNorm statistics differ between them without SyncBatchNorm."""
     if world_size() > 1:

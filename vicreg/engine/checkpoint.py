@@ -62,7 +62,7 @@ def check_finite(model: nn.Module, step: int) -> None:
 
 
 def load_latest(
-    folder: str | Path, map_location: str | torch.device = "cpu"
+    folder: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[dict[str, Any], Path] | tuple[None, None]:
     """Read a run's last checkpoint or, if it is damaged, the one before. A collective call.
 
@@ -70,7 +70,7 @@ def load_latest(
 
     Args:
         folder: Run folder.
-        map_location: Device of the tensors, also used to communicate the choice.
+        device: Device of this process, used to communicate the choice. The tensors are on the CPU.
 
     Returns:
         The checkpoint and its path, or (None, None) if there is none.
@@ -80,26 +80,26 @@ def load_latest(
         FileNotFoundError: The main process found a checkpoint that this process cannot see.
     """
     paths = [Path(folder) / MODEL_FILE, Path(folder) / PREVIOUS_FILE]
-    number, state = _choose(paths, map_location) if distributed.is_main() else (0, None)
-    number = int(distributed.all_reduce(torch.tensor(number, device=map_location), "max"))
+    number, state = _choose(paths) if distributed.is_main() else (0, None)
+    number = int(distributed.all_reduce(torch.tensor(number, device=device), "max"))
     if not number:
         return None, None
     path = paths[number - 1]
     if state is None:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is on the first machine only; --exp-dir must be a folder that all share")
-        state = load(path, map_location)
+        state = load(path)
     return state, path
 
 
-def _choose(paths: Sequence[Path], map_location: str | torch.device) -> tuple[int, dict[str, Any] | None]:
+def _choose(paths: Sequence[Path]) -> tuple[int, dict[str, Any] | None]:
     """Return the number (from 1) and the content of the first readable file, or (0, None) if there is no file."""
     problem = None
     for number, path in enumerate(paths, 1):
         if not path.exists():
             continue
         try:
-            state = load(path, map_location)
+            state = load(path)
         except ValueError as error:
             problem = problem or error
             continue
@@ -204,15 +204,12 @@ def naming(path: str | Path) -> Iterator[None]:
         raise ValueError(f"{path}: values are missing or do not fit ({type(error).__name__}: {error})") from error
 
 
-def load_task(
-    path: str | Path, task: str, device: str | torch.device = "cpu"
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_task(path: str | Path, task: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a checkpoint of a downstream task, ``best_model.pth`` or ``model.pth``.
 
     Args:
         path: The file.
         task: Name of the task.
-        device: Device of the tensors.
 
     Returns:
         State dict of the model, and a dict with ``task``, ``backbone`` and ``config``.
@@ -221,7 +218,7 @@ def load_task(
         FileNotFoundError: There is no such file.
         ValueError: The file is of another kind.
     """
-    payload = checkpoint_io.load(path, device)
+    payload = checkpoint_io.load(path)
     payload = upgrade(payload) if isinstance(payload, dict) else {}
     if not all(isinstance(payload.get(key), dict) for key in ("task", "model", "backbone", "config")):
         raise ValueError(

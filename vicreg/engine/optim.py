@@ -87,7 +87,7 @@ def build_optimizer(name: str, model: nn.Module, weight_decay: float, momentum: 
 
 
 def average_weights(module: nn.Module, optimizer: torch.optim.Optimizer, decay: float) -> swa_utils.AveragedModel:
-    """Average the weights and buffers of a module exponentially over the optimizer's steps.
+    """Average the weights and buffers of a module exponentially over the optimizer's steps; copy integers.
 
     Step n keeps ``min(decay, (1 + n) / (10 + n))`` of the average, so that it forgets the initial weights soon.
 
@@ -99,13 +99,23 @@ def average_weights(module: nn.Module, optimizer: torch.optim.Optimizer, decay: 
     Returns:
         The average, whose state dict has the number of steps too.
     """
+    average = swa_utils.AveragedModel(module, use_buffers=True).requires_grad_(False)
+    steps: int | None = None
 
-    def update(averages: Any, values: Any, steps: Any) -> None:
-        count = int(steps)
-        swa_utils.get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, steps)
+    def update(*_: Any) -> None:  # update_parameters() waits for a GPU to read the number of steps in each of them
+        nonlocal steps
+        steps = int(average.n_averaged) if steps is None else steps  # of a checkpoint
+        kept = min(decay, (1 + steps) / (10 + steps)) if steps else 0.0
+        pairs = list(zip(average.module.state_dict().values(), module.state_dict().values(), strict=True))
+        means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(means, values, 1 - kept)
+        for mean, value in pairs:
+            if not mean.is_floating_point():  # such as the number of batches of BatchNorm
+                mean.copy_(value)
+        steps += 1
+        average.n_averaged += 1
 
-    average = swa_utils.AveragedModel(module, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
-    optimizer.register_step_post_hook(lambda *_: average.update_parameters(module))
+    optimizer.register_step_post_hook(update)
     return average
 
 

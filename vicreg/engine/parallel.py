@@ -28,8 +28,9 @@ def init_device(config: RunConfig) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-    reuse_freed_memory()
     device = distributed.init(config.device, config.local_rank, config.timeout_minutes)
+    if device.type == "cpu":
+        reuse_freed_memory()
     distributed.check_same_across_ranks(by_flag(config))
     return device
 
@@ -38,8 +39,9 @@ def reuse_freed_memory() -> bool:
     """Let the C library keep freed memory for later allocations of this process.
 
     By default, glibc returns every freed block above 32 MiB to the kernel. A training step on a CPU allocates the same
-    gigabytes as the one before, and the kernel would clear and map each page anew. Environment variables of the
-    allocator (``MALLOC_*``, ``GLIBC_TUNABLES``) take precedence.
+    gigabytes as the one before, and the kernel would clear and map each page anew. With a GPU, memory that is freed
+    before training would be kept for nothing. Environment variables of the allocator (``MALLOC_*``,
+    ``GLIBC_TUNABLES``) take precedence.
 
     Returns:
         Whether the C library took the setting; False for other libraries than glibc.
@@ -86,17 +88,19 @@ class _DDPBucketWarmup(nn.Module):
         return 0.0 * sum(p.sum() for p in self.network.parameters() if p.requires_grad)
 
 
-def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """Wrap a model in DistributedDataParallel if there are several processes.
 
     After its first backward pass, DistributedDataParallel rebuilds its gradient buckets. With three or more processes
     an element's place in its bucket decides the order of the sum, so a resumed run would take its first step with other
     bits than an uninterrupted one. A backward pass with zero gradients rebuilds the buckets here, before any step.
+
+    Inputs have to be on the model's device: with ``device_ids`` DistributedDataParallel would move them there, but it
+    cannot be called without inputs then.
     """
     if distributed.world_size() == 1:
         return model
-    device_ids = [device] if device.type == "cuda" else None
-    parallel = DistributedDataParallel(_DDPBucketWarmup(model), device_ids=device_ids, gradient_as_bucket_view=True)
+    parallel = DistributedDataParallel(_DDPBucketWarmup(model), gradient_as_bucket_view=True)
     parallel().backward()
     for parameter in model.parameters():
         parameter.grad = None

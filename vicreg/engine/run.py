@@ -80,7 +80,7 @@ class TrainingRun:
         self.last: dict[str, Any] = folder.checkpoint.get("last") or {}
         self.best: dict[str, Any] = folder.checkpoint.get("best") or {}
         folder.checkpoint = {}
-        self.model = wrap_ddp(self.module.train(), device)
+        self.model = wrap_ddp(self.module.train())
         self._folder, self._describe, self._validate = folder, describe, validate
         self._validate_every, self._monitor = validate_every, monitor
         self._on_line, self._constants, self._unit = on_line, constants or {}, unit

@@ -26,7 +26,7 @@ class RunFolder:
     Args:
         config: Configuration of the run.
         kind: What is trained, such as ``"pretraining"``; a checkpoint of another kind is refused.
-        device: Device of this process, for the checkpoint's tensors.
+        device: Device of this process.
 
     Attributes:
         path: The folder.

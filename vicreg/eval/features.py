@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from vicreg.augmentations.batch import apply, normalize, sample_params
 from vicreg.augmentations.presets import PLAIN, Augmentation, without_crop
+from vicreg.common.devices import send
 from vicreg.data.base import InputSpec, LabeledDataset
 from vicreg.distributed.process_group import all_gather_cat, is_main, rank, world_size
 from vicreg.models.backbones import BackboneInfo, feature_dim, format_normalization
@@ -89,7 +90,7 @@ def extract_features(
         channels, height, width = images.shape[1:]
         params = params or sample_params(remaining_view, len(selected), height, width, generator, channels)
         batch_params = {key: value[rows] for key, value in params.items()}
-        views = apply(images.to(device), batch_params, spec.size, remaining_view)
+        views = apply(send(images, device), batch_params, spec.size, remaining_view)
         features[rows.start - start : rows.stop - start] = backbone(normalize(views, spec.mean, spec.std))
     backbone.train(was_training)
     return all_gather_cat(features)

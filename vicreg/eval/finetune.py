@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import distributed
-from vicreg.augmentations.batch import augment_batch, normalize
+from vicreg.augmentations.batch import augment_batch, normalize, seed_step
 from vicreg.augmentations.presets import PROBE_VIEW
+from vicreg.common.devices import send
 from vicreg.common.logger import MetricLogger
 from vicreg.common.random_streams import stream_seed
 from vicreg.data.base import InputSpec, LabeledDataset
@@ -71,7 +72,7 @@ def finetune(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
     wrapped: nn.Module = model
     if distributed.world_size() > 1:
-        wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        wrapped = DistributedDataParallel(model)
     batch_size = fit_batch_size(config.batch_size, len(indices))
     samples = LabeledSubset(train, indices, PROBE_VIEW, spec.size)
     steps_per_epoch = len(samples) // batch_size
@@ -91,7 +92,8 @@ def finetune(
                 images, samples.view, spec.size, batch_size=batch_size, rank=distributed.rank(), seed=seed, step=step,
                 device=device,
             )  # fmt: skip
-            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std)), labels.to(device))
+            seed_step(seed, step)
+            loss = cross_entropy(wrapped(normalize(views, spec.mean, spec.std)), send(labels, device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vicreg.common.devices import send
 from vicreg.common.random_streams import torch_rng
 
 DEFAULT_LRS = tuple(float(f"{10 ** (n / 2 - 3):.3g}") for n in range(13))  # 0.001 to 1000, two per decade
@@ -75,7 +76,7 @@ class LinearSweep:
         Returns:
             Cross-entropy of each learning rate's head on all samples, (number of learning rates,).
         """
-        features, labels = features.to(self.device, self.weight.dtype), labels.to(self.device)
+        features, labels = send(features, self.device, self.weight.dtype), send(labels, self.device)
         log_probs = self._logits(features).log_softmax(3)
         index = labels[:, None, None, None].expand(-1, self.groups, len(self.lrs), 1)
         losses = -log_probs[:, 0].gather(2, index[:, 0])[..., 0].mean(0)
@@ -83,7 +84,7 @@ class LinearSweep:
         error.scatter_add_(3, index, error.new_full(index.shape, -1.0))  # gradient of the cross-entropy
         error[:, 0] /= len(labels)
         if self.groups > 1:
-            used = ~held_out.to(self.device)
+            used = ~send(held_out, self.device)
             error[:, 1] *= (used / used.sum().clamp(min=1)).to(error.dtype)[:, None, None]
         error = error.flatten(1)
         gradients = [torch.mm(error.T, features), error.sum(0)]

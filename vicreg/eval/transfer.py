@@ -217,7 +217,7 @@ def _augmented_batches(
         rows = torch.tensor([row for row, _ in keys])
         labels = train.labels[run.indices[rows]]
         features = backbone(normalize(views, spec.mean, spec.std)).float()
-        yield distributed.all_gather_cat(features), labels, held_out[rows]
+        yield distributed.all_gather_equal(features)[0], labels, held_out[rows]
 
 
 def _best_and_last(history: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from vicreg.common import cli
 from vicreg.common.config import from_args, setting
-from vicreg.distributed.process_group import all_gather_cat, rank, world_size
+from vicreg.distributed.process_group import all_gather_equal, rank, scale_gradient, world_size
 
 EPSILON = 1e-5  # added to the variance, as by the authors' BatchNorm
 
@@ -89,7 +89,9 @@ def barlow_twins_loss(z1: torch.Tensor, z2: torch.Tensor, redundancy_coeff: floa
     if len(z1) * world_size() < 2:
         raise ValueError("Barlow Twins compares samples within a batch: it needs at least 2, got 1")
     with torch.autocast(z1.device.type, enabled=False):
-        a, b = _standardize(_join(z1.float())), _standardize(_join(z2.float()))
+        local = z1.float(), z2.float()
+        gathered = all_gather_equal(*local)
+        a, b = (_standardize(_insert_rows(z, rows)) for z, rows in zip(local, gathered, strict=True))
         n, dim = a.shape
         diagonal = (a * b).sum(0, dtype=torch.float64) / n
         if n < dim:
@@ -103,24 +105,18 @@ def barlow_twins_loss(z1: torch.Tensor, z2: torch.Tensor, redundancy_coeff: floa
             "invariance_loss": invariance,
             "redundancy_loss": redundancy,
         }
-        return {name: _scale_gradient(value).float() for name, value in terms.items()}
+        return {name: scale_gradient(value, value.detach()).float() for name, value in terms.items()}
 
 
-def _join(z: torch.Tensor) -> torch.Tensor:
-    """Return the rows of all processes, of which this process's have a gradient."""
+def _insert_rows(z: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
+    """Return the gathered rows of all processes with those of this process, z, which have a gradient."""
     if world_size() == 1:
         return z
     start = rank() * len(z)
-    joined = all_gather_cat(z)
-    return torch.cat([joined[:start], z, joined[start + len(z) :]])
+    return torch.cat([gathered[:start], z, gathered[start + len(z) :]])
 
 
 def _standardize(z: torch.Tensor) -> torch.Tensor:
     """Return z (N, D) with columns of mean 0 and variance 1."""
     centered = z - z.mean(0)
     return centered / (centered.square().mean(0) + EPSILON).sqrt()
-
-
-def _scale_gradient(value: torch.Tensor) -> torch.Tensor:
-    """Return a scalar with the same value, and the gradient times the number of processes."""
-    return value.detach() + world_size() * (value - value.detach())

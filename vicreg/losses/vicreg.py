@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 
 from vicreg.common import cli
 from vicreg.common.config import from_args, setting
-from vicreg.distributed.process_group import all_gather_cat, all_reduce, world_size
+from vicreg.distributed.process_group import all_gather_equal, all_reduce, scale_gradient, world_size
 
 EPSILON = 1e-4  # inside the standard deviation's root
 
@@ -55,7 +55,7 @@ class VICRegLoss:
         return vicreg_loss(z1, z2, self.sim_coeff, self.std_coeff, self.cov_coeff)
 
     def lower_bound(self, batch_size: int, dim: int) -> float:
-        """Return the smallest possible loss; see ``loss_lower_bound``."""
+        """Return a lower bound of the loss; see ``loss_lower_bound``."""
         return loss_lower_bound(batch_size, dim, self.std_coeff, self.cov_coeff)["loss"]
 
 
@@ -94,55 +94,61 @@ def vicreg_loss(
     with torch.autocast(z1.device.type, enabled=False):
         z1, z2 = z1.float(), z2.float()
         difference = mse_loss(z1, z2, reduction="sum") / (z1.numel() * world_size())
-        repr_loss = _with_value(difference, all_reduce(difference.detach().clone()))
-        std1, cov1 = _variance_and_covariance(z1)
-        std2, cov2 = _variance_and_covariance(z2)
+        repr_loss = scale_gradient(difference, all_reduce(difference.detach().clone()))
+        gathered1, gathered2 = all_gather_equal(z1, z2)
+        std1, cov1 = _variance_and_covariance(z1, gathered1)
+        std2, cov2 = _variance_and_covariance(z2, gathered2)
         std_loss, cov_loss = (std1 + std2) / 2, cov1 + cov2
         loss = sim_coeff * repr_loss + std_coeff * std_loss + cov_coeff * cov_loss
     return {"loss": loss, "repr_loss": repr_loss, "std_loss": std_loss, "cov_loss": cov_loss}
 
 
-def _with_value(local: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Return a scalar equal to ``value``, whose gradient is that of ``local`` times the number of processes."""
-    return value + world_size() * (local - local.detach())
+def _variance_and_covariance(z: torch.Tensor, gathered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the variance term v and the covariance term c of one view.
 
-
-def _variance_and_covariance(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the variance term v and the covariance term c of one view, whose local embeddings are z (n, D)."""
-    everyone = all_gather_cat(z)
-    n, dim = everyone.shape
-    mean = everyone.mean(0)
+    Args:
+        z: (n, D), embeddings of this process.
+        gathered: (N, D), embeddings of all processes, without gradient.
+    """
+    n, dim = gathered.shape
+    mean = gathered.mean(0)
     # The mean may stay a constant: the gradients below sum to zero over the rows, so nothing flows through it.
-    mine = z - mean
-    constant = mine.detach()
-    everyone = constant if world_size() == 1 else everyone - mean
-    variance = everyone.square().sum(0) / (n - 1)
-    my_share = 2 * (mine * constant).sum(0) / (n - 1)  # only its gradient is used: that of the sum of squares
-    hinge = torch.relu(1 - torch.sqrt(variance + (my_share - my_share.detach()) + EPSILON)).mean()
-    std_loss = _with_value(hinge, hinge.detach())
+    local_centered = z - mean
+    detached = local_centered.detach()
+    centered = detached if world_size() == 1 else gathered - mean
+    variance = centered.square().sum(0) / (n - 1)
+    local_variance = 2 * (local_centered * detached).sum(0) / (n - 1)  # only its gradient is used
+    hinge = torch.relu(1 - torch.sqrt(variance + (local_variance - local_variance.detach()) + EPSILON)).mean()
+    std_loss = scale_gradient(hinge, hinge.detach())
 
     if n < dim:
         # ||Z^T Z||_F = ||Z Z^T||_F, so the squares of C's entries add up to those of the Gram matrix's. By symmetry
-        # my rows occur twice in it: once as rows and once as columns, which are constants here.
-        gram = mine @ everyone.T / (n - 1)
+        # the local rows occur twice in it: once as rows and once as columns, which are constants here.
+        gram = local_centered @ centered.T / (n - 1)
         squares = gram.square().sum(dtype=torch.float64)
         diagonal = variance.square().sum(dtype=torch.float64)
-        my_diagonal = 2 * (variance * my_share).sum(dtype=torch.float64)
+        local_diagonal = 2 * (variance * local_variance).sum(dtype=torch.float64)
         value = (all_reduce(squares.detach().clone()) - diagonal) / dim
-        return std_loss, _with_value((2 * squares - my_diagonal) / dim, value).float()
-    covariance = everyone.T @ everyone / (n - 1)
+        return std_loss, scale_gradient((2 * squares - local_diagonal) / dim, value).float()
+    covariance = centered.T @ centered / (n - 1)
     off_diagonal = covariance.fill_diagonal_(0)
     # d(sum C_ij^2) = 2 sum C_ij dC_ij, and dC = (dZ^T Z + Z^T dZ) / (n - 1) with all other rows constant
-    mine_weighted = 2 * ((mine @ off_diagonal) * mine).sum() / (n - 1)
-    return std_loss, _with_value(mine_weighted / dim, off_diagonal.square().sum() / dim)
+    local_squares = 2 * ((local_centered @ off_diagonal) * local_centered).sum() / (n - 1)
+    return std_loss, scale_gradient(local_squares / dim, off_diagonal.square().sum() / dim)
 
 
 def loss_lower_bound(batch_size: int, dim: int, std_coeff: float = 25.0, cov_coeff: float = 1.0) -> dict[str, float]:
-    """Compute the smallest possible loss of a batch; it is zero only if the expander is no wider than the batch.
+    """Compute a lower bound of the loss of a batch; it is positive if the expander is wider than the batch.
 
-    C has rank at most N - 1. With all standard deviations equal to s, for D > N - 1, the loss is at least
-    ``std * (1 - s) + 2 * cov * s^4 * (D / (N - 1) - 1)``; the bound is its minimum over s in [0, 1], at
-    ``s^3 = std / (8 * cov * (D / (N - 1) - 1))``.
+    C has rank at most N - 1, so that ``||C||_F^2 >= tr(C)^2 / (N - 1)``. For r = D / (N - 1) > 1, and standard
+    deviations t_j of which none needs to exceed 1, the loss is at least
+    ``std * mean(1 - t) + 2 * cov * (r * mean(t^2)^2 - mean(t^4))``. The bound is its minimum with all of them equal to
+    s, at ``s^3 = std / (8 * cov * (r - 1))``, or at s = 1 if that is larger.
+
+    Unequal ones do not give less if ``phi(t) = -std * t + 4 * cov * r * s^2 * t^2 - 2 * cov * t^4`` is smallest at s:
+    replace ``mean(t^2)^2`` by its tangent at s^2, which lies below. That is the case if ``std >= 16 * cov`` or
+    ``2 * (r - 1) * s^2 >= (1 + s)^2``, which is ``phi(1) >= phi(s)``. For other weights the loss may be smaller with
+    some dimensions collapsed, and the bound is zero.
 
     Args:
         batch_size: N, samples in the whole batch.
@@ -151,11 +157,13 @@ def loss_lower_bound(batch_size: int, dim: int, std_coeff: float = 25.0, cov_coe
         cov_coeff: Weight of the covariance term.
 
     Returns:
-        ``loss``, ``std_loss`` and ``cov_loss`` at the minimum.
+        ``loss``, ``std_loss`` and ``cov_loss`` at the minimum; zeros if there is no bound.
     """
     excess = max(dim / (batch_size - 1) - 1, 0.0)
     s = 1.0
     if excess and cov_coeff:
         s = min(1.0, (std_coeff / (8 * cov_coeff * excess)) ** (1 / 3))
+        if std_coeff < 16 * cov_coeff and 2 * excess * s**2 < (1 + s) ** 2:
+            return {"loss": 0.0, "std_loss": 0.0, "cov_loss": 0.0}
     std_loss, cov_loss = 1 - s, 2 * s**4 * excess
     return {"loss": std_coeff * std_loss + cov_coeff * cov_loss, "std_loss": std_loss, "cov_loss": cov_loss}
