@@ -91,7 +91,7 @@ def test_make_fmow_csv_writes_lists_with_locations_and_months(tree, tmp_path, ca
     said = capsys.readouterr().out
     assert "train: 12 images of 4 locations (0 with a single image) in 2 classes; 12 with a timestamp, 2016-01" in said
     assert "has too: 2 of 3; by their coordinates 1 are the same location, 1 another one, 0 unknown" in said
-    assert "main_vicreg_fmow.py" in said and "problems left out: none" in said
+    assert "  python vicreg/main_vicreg_fmow.py --csv-dir /" in said and "problems left out: none" in said
 
 
 def test_make_fmow_csv_channel_statistics_match_the_pixels(tmp_path):

@@ -197,7 +197,6 @@ def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Pa
         f"problems left out: {count_kinds(problems) or 'none'}",
         f"channel mean {mean}, std {std} (center crops of {meta['stats_images']} images of {first})",
         f"written to {out_dir} in {seconds:.1f} s; next:",
-        "  cd vicreg && python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_fmow.py "
-        f"--csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/fmow",
+        f"  python vicreg/main_vicreg_fmow.py --csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/fmow",
     ]
     return "\n".join(lines)
