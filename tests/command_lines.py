@@ -59,7 +59,6 @@ VALID = {
     "benchmarks/bench_augment.py": "--sizes 16 --images 2 --repeats 1",
     "benchmarks/bench_cut.py": "--size 64 --repeats 1",
     "benchmarks/bench_decode.py": "--data-dir {eurosat} --size 16 --images 2 --repeats 1",
-    "benchmarks/bench_epoch.py": "--mlp 8-8 --batch-size 4 --patch-size 16 --patches 4 8",
     "benchmarks/bench_eval.py": "--samples 60 --dim 8 --classes 2 --queries 4 --epochs 1",
     "benchmarks/bench_growth.py": "--arch test_resnet --batch-sizes 2 4 --dims 8 16 --image-sizes 16 24 --base 4 8 16 "
     "--steps 1 --device cpu --out {out.svg}",
@@ -71,7 +70,7 @@ VALID = {
     "benchmarks/bench_patches.py": "--aois 2 --months 2 --size 32 --repeats 1 --patches 2 --batch 2",
     "benchmarks/bench_quality.py": "--csv-dir {imagery} --exp-dir {out} --recipes ours --minutes 0.01 --plot {out.svg}",
     "benchmarks/bench_run.py": "--arch test_resnet --mlp 8-8 --batch-size 4 --image-size 16 --patch-size 18 "
-    "--patches 8 --steps 1 --workers 1 --device cpu --variants cached",
+    "--patches 4 8 --epochs 1 --workers 1 --device cpu --variants cached",
 }
 
 # script -> further inputs and outputs, each appended to the command line
