@@ -66,7 +66,7 @@ def run_variant(args: argparse.Namespace, variant: str, csv_dir: Path, exp_dir: 
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     command += [] if variant == "loader" else ["--cache-on-device"]
     command += [f"--{variant}"] if variant in ("compile", "deterministic") else []
-    seconds, memory = measure(command)
+    seconds, memory, _ = measure(command)
     lines = read_stats(exp_dir / "stats.txt")
     keys = ("pairs_per_second", "data_time")
     medians = {key: statistics.median(line[key] for line in lines[1:] or lines) for key in keys}

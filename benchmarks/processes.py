@@ -1,6 +1,8 @@
 """Scripts of the repository in processes of their own, for benchmarks that compare settings."""
 
 import argparse
+import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -32,23 +34,25 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Run a command and return its seconds, and the peak of ``own_memory`` of its process in GB.
+def measure(command: list[str]) -> tuple[float, float, resource.struct_rusage]:
+    """Run a command; return its seconds, the peak of ``own_memory`` of its process in GB, and its resource usage.
 
     Raises:
         ValueError: It failed; the message has the last line of its output.
     """
-    started, peak = time.perf_counter(), 0.0
+    started, peak, ended = time.perf_counter(), 0.0, 0
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-        while process.poll() is None:
+        while not ended:
             peak = max(peak, own_memory(process.pid))
-            time.sleep(0.1)
+            time.sleep(0.05)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         if process.returncode:
             raise ValueError(f"{shlex.join(command[1:])} failed: {[*output][-1:]}")
-    return seconds, peak
+    return seconds, peak, usage
 
 
 def own_memory(process: int) -> float:
