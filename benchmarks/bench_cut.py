@@ -9,23 +9,20 @@ those of ``--help``, their ratios to plain reading and writing, and the peak mem
 """
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # scripts run from a bare clone
-    sys.path[0] = str(ROOT)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 from rasterio import Affine
 from rasterio import open as open_raster
 from rasterio.windows import Window
 
+from benchmarks.processes import measure, script_command
 from vicreg.common import cli
 
 SCRIPT = "make_imagery_csv.py"
@@ -62,23 +59,6 @@ def write_scene(path: Path, size: int, bands: int) -> None:
             raster.write(random.integers(1, 255, (bands, rows, size), np.uint8), window=Window(0, top, size, rows))
 
 
-def measure(command: list[str]) -> tuple[float, float, float]:
-    """Run a command; return its seconds, its processor time in seconds, and its peak memory in MB.
-
-    Raises:
-        ValueError: It failed.
-    """
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise ValueError(f"{command[1]} failed: {errors.strip()}")
-    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
 def main(args: argparse.Namespace) -> None:
     """Print a line for each of the three."""
     cli.check_positive(args, "size", "bands", "repeats")
@@ -88,13 +68,15 @@ def main(args: argparse.Namespace) -> None:
         scene.parent.mkdir()
         write_scene(scene, args.size, args.bands)
         read, out = [sys.executable, "-c", _READ, str(scene)], Path(folder, "out")
-        script = [sys.executable, str(ROOT / "preprocessing" / SCRIPT), "--workers", "2"]
+        script = script_command(f"preprocessing/{SCRIPT}", {"workers": 2})
         cut = [*script, "--data-dir", str(scene.parent), "--patch-size", str(min(256, args.size)), "--split", "none"]
         for number in range(args.repeats):
             runs = {"reading": [*read, ""], "reading and writing": [*read, f"{out}.bin"], "--help": [*script, "--help"],
                     SCRIPT: [*cut, "--out-dir", f"{out}{number}"]}  # fmt: skip
             for name, command in runs.items():
-                results.setdefault(name, []).append(measure(command))
+                seconds, _, usage = measure(command)
+                processor, megabytes = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+                results.setdefault(name, []).append((seconds, processor, megabytes))
             for path in [Path(f"{out}.bin"), *Path(f"{out}{number}").glob("*.npy")]:
                 path.unlink()
     medians = {

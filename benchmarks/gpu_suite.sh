@@ -22,13 +22,13 @@ part() {  # title, command
 if [ -n "${TOY:-}" ]; then
     resnet18=test_resnet resnet50=test_resnet small="--image-size 32 --batch-size 8 --mlp 32-32 --device cpu"
     large=$small wide=$small steps="--steps 2" precision="--precision fp32" compile=
-    whole="--image-size 32 --patch-size 36 --batch-size 8 --mlp 32-32 --patches 32 --steps 6 --device cpu"
+    whole="--image-size 32 --patch-size 36 --batch-size 8 --mlp 32-32 --patches 32 --device cpu"
     variants="cached torchrun"
 else
     resnet18=resnet18 resnet50=resnet50 small="--image-size 64 --batch-size 256 --mlp 1024-1024-1024"
     large="--image-size 224 --batch-size 256 --mlp 1024-1024-1024"
     wide="--image-size 224 --batch-size 256 --mlp 8192-8192-8192"
-    steps="--steps 40" precision="--precision bf16" compile=--compile whole="--steps 133"
+    steps="--steps 40" precision="--precision bf16" compile=--compile whole=
     variants="cached loader deterministic torchrun"
 fi
 step="$python benchmarks/bench_pretrain.py --separate --workers $workers $steps $precision"

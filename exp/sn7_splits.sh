@@ -54,4 +54,4 @@ for split in $splits; do
     "$python" vicreg/evaluate_embeddings.py --csv-dir "$lists" --exp-dir "$run" --arch resnet18 \
         --image-size "$eval_size" --pretrained random stats "${backbones[@]}" --train-percent 1 10 --seeds 5
 done
-"$python" exp/split_table.py "$runs"
+"$python" exp/report.py "$runs"

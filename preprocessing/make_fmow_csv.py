@@ -5,7 +5,7 @@
 
 reads <data-dir>/<split>/<class>/<class>_<location>/<class>_<location>_<k>_rgb.jpg and the _rgb.json of the same name,
 if present, and writes train.csv, val.csv and meta.json. It prints a summary: images, locations, classes and months of
-each split, locations that are in both, and the next command. Nothing in --out-dir changes before everything is ready.
+each split, and the next command. Nothing in --out-dir changes before everything is ready.
 """
 
 import argparse

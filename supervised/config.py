@@ -17,7 +17,6 @@ class SupervisedConfig(RunConfig):
     """Settings of supervised training; see ``main_supervised_sn7.py --help``."""
 
     arch: str = setting("resnet18", compare="must_match")
-    in_chans: int = setting(3, compare="must_match")
     init_from: str | None = setting(None)
     weight_bands: Sequence[int] | None = setting(None)
     label_smoothing: float = setting(0.0)

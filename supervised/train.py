@@ -95,11 +95,11 @@ def start_run(
 ) -> TrainingRun:
     """Build the classifier and its optimizer, and start or resume the run; see ``train``."""
     torch.manual_seed(stream_seed(config.seed, "initialization"))
-    backbone: Any = create_backbone(config.arch, config.in_chans)
+    backbone: Any = create_backbone(config.arch, dataset.num_channels)
     if config.init_from and not folder.checkpoint:
-        log(init_backbone(backbone, config.init_from, config.arch, config.in_chans, config.weight_bands))
+        log(init_backbone(backbone, config.init_from, config.arch, dataset.num_channels, config.weight_bands))
     use_matrix_products(backbone)
-    check_input_size(backbone, config.in_chans, config.view_size(dataset.patch_size), config.arch)
+    check_input_size(backbone, dataset.num_channels, config.view_size(dataset.patch_size), config.arch)
     model = Classifier(backbone, LinearHead(backbone.num_features, len(dataset.classes)), frozen=False)
     if config.cache_on_device:
         dataset.to_device(device)
@@ -115,7 +115,7 @@ def start_run(
     spec = InputSpec(size, dataset.mean, dataset.std)
 
     def describe(step: int) -> dict[str, Any]:
-        info = {"arch": config.arch, "in_chans": config.in_chans, "mean": dataset.mean, "std": dataset.std}
+        info = {"arch": config.arch, "in_chans": dataset.num_channels, "mean": dataset.mean, "std": dataset.std}
         info["source"] = f"{source}, {config.augment} views, step {step} of {plan.steps}"
         return {"backbone": info, "classes": list(dataset.classes), "data": digests}
 

@@ -55,12 +55,10 @@ VALID = {
     f"{CROWDAI}/predict_crowdai.py": "--checkpoint {crowdai_run} --image {image.jpg} --out {out} --device cpu",
     f"{CROWDAI}/convert_to_detectron2.py": "{resnet.pth} {out.pkl}",
     "exp/report.py": "{run}",
-    "exp/split_table.py": "{splits}",
     "benchmarks/bench_audit.py": "--sn7 {sn7} --planted 2 --workers 1 --max-bits 24",
     "benchmarks/bench_augment.py": "--sizes 16 --images 2 --repeats 1",
     "benchmarks/bench_cut.py": "--size 64 --repeats 1",
     "benchmarks/bench_decode.py": "--data-dir {eurosat} --size 16 --images 2 --repeats 1",
-    "benchmarks/bench_epoch.py": "--mlp 8-8 --batch-size 4 --patch-size 16 --patches 4 8",
     "benchmarks/bench_eval.py": "--samples 60 --dim 8 --classes 2 --queries 4 --epochs 1",
     "benchmarks/bench_growth.py": "--arch test_resnet --batch-sizes 2 4 --dims 8 16 --image-sizes 16 24 --base 4 8 16 "
     "--steps 1 --device cpu --out {out.svg}",
@@ -72,7 +70,7 @@ VALID = {
     "benchmarks/bench_patches.py": "--aois 2 --months 2 --size 32 --repeats 1 --patches 2 --batch 2",
     "benchmarks/bench_quality.py": "--csv-dir {imagery} --exp-dir {out} --recipes ours --minutes 0.01 --plot {out.svg}",
     "benchmarks/bench_run.py": "--arch test_resnet --mlp 8-8 --batch-size 4 --image-size 16 --patch-size 18 "
-    "--patches 8 --steps 1 --workers 1 --device cpu --variants cached",
+    "--patches 4 8 --epochs 1 --workers 1 --device cpu --variants cached",
 }
 
 # script -> further inputs and outputs, each appended to the command line
@@ -263,14 +261,11 @@ def write_texts(folder):
     pd.DataFrame(
         {"aoi": ["L15-0331E-1257N_1327_3160_13"], "city": ["Oakley"], "state": ["California"], "country": ["US"]}
     ).to_csv(folder / "labels.csv", index=False)
-    for name in ("run", "splits/block/embeddings"):
-        (folder / name).mkdir(parents=True)
+    (folder / "run").mkdir()
     line = {"step": 1, "epoch": 0, "loss": 2.0, "pairs_per_second": 3.0}
     (folder / "run" / "stats.txt").write_text(json.dumps(line) + "\n" + json.dumps(line | {"step": 2}) + "\n")
     (folder / "run" / "config.json").write_text(json.dumps({"plan": {"steps": 2}}))
     (folder / "run" / "result.json").write_text(json.dumps({"source": "a test", "top1": 0.5}))
-    table = [{"name": "random", "top1": 0.5, "intervals": {"top1": [0.4, 0.6]}}]
-    (folder / "splits" / "block" / "embeddings" / "table.json").write_text(json.dumps(table))
 
 
 def write_crowdai(folder, random):

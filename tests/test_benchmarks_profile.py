@@ -1,11 +1,11 @@
-"""The prediction of bench_profile.py, and the fit and the memory of bench_epoch.py."""
+"""The prediction of bench_profile.py, and the fit and the memory of bench_run.py."""
 
 import mmap
 import os
 
 import pytest
 
-from benchmarks import bench_epoch, bench_profile
+from benchmarks import bench_profile, bench_run, processes
 from vicreg.models.backbones import create_backbone
 
 
@@ -37,18 +37,23 @@ def test_wrong_setting_is_refused(text):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
 def test_own_memory_grows_by_what_is_allocated():
-    before = bench_epoch.own_memory(os.getpid())
+    before = processes.own_memory(os.getpid())
     with mmap.mmap(-1, 100_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:  # not from freed memory
         for start in range(0, len(pages), mmap.PAGESIZE):
             pages[start] = 1
-        assert 0.09 < bench_epoch.own_memory(os.getpid()) - before < 0.12
-    assert bench_epoch.own_memory(2**22 + 1) == 0
+        assert 0.09 < processes.own_memory(os.getpid()) - before < 0.12
+    assert processes.own_memory(2**22 + 1) == 0
 
 
-def test_epochs_are_fitted_by_a_line(monkeypatch, capsys):
+def test_seconds_of_several_counts_are_fitted_by_a_line(monkeypatch, capsys):
     counts = iter([1000, 2000, 4000])
-    monkeypatch.setattr(bench_epoch, "write_pack", lambda folder, count, side: folder.mkdir())
-    monkeypatch.setattr(bench_epoch, "run_epoch", lambda args, csv_dir, exp_dir: (5 + next(counts) / 100, 0.5))
-    bench_epoch.main(bench_epoch.get_parser().parse_args(["--patches", "4000", "1000", "2000", "--batch-size", "8"]))
+
+    def run_variant(args, variant, csv_dir, exp_dir):
+        return {"seconds": 5 + next(counts) / 100, "memory": 0.5, "pairs_per_second": 100, "data_time": 0}
+
+    monkeypatch.setattr(bench_run, "write_pack", lambda folder, count, side: folder.mkdir())
+    monkeypatch.setattr(bench_run, "run_variant", run_variant)
+    words = ["--patches", "4000", "1000", "2000", "--batch-size", "8", "--variants", "loader", "--device", "cpu"]
+    bench_run.main(bench_run.get_parser().parse_args(words))
     output = capsys.readouterr().out
-    assert "seconds = 5.0 + patches / 100\n" in output and "patches^1.00" in output and "own memory  0.50 GB" in output
+    assert "seconds = 5.0 + patches / 100\n" in output and "own memory  0.50 GB" in output

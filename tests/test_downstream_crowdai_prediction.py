@@ -22,6 +22,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from downstream.detectron2_crowdai_detection_task import config, predict_crowdai, tiled_detection
+from downstream.detectron2_crowdai_detection_task.model import autocast_backbone
 from vicreg.common import checkpoint_io
 from vicreg.data.images import open_reader
 from vicreg.data.rasters import ImageReader
@@ -192,6 +193,16 @@ def test_script_draws_a_folder_and_writes_polygons_of_georeferenced_images(tmp_p
     assert Image.open(tmp_path / "out" / "spots.png").size == (100, 80)
     bounds = geopandas.read_file(tmp_path / "out" / "spots.geojson").total_bounds
     assert bounds == pytest.approx([4.4915, 47.35, 4.5005, 47.355], abs=0.01)
+
+
+def test_bf16_is_for_the_backbone_and_boxes_and_masks_stay_in_float32(repo_root):
+    model, dtypes = build_model(build(repo_root)).eval(), []
+    autocast_backbone(model)
+    model.backbone.bottom_up.register_forward_hook(lambda module, given, found: dtypes.append(found["res2"].dtype))
+    model.roi_heads.box_pooler.register_forward_pre_hook(lambda module, given: dtypes.append(given[0][0].dtype))
+    model.roi_heads.mask_head.predictor.register_forward_hook(lambda module, given, found: dtypes.append(found.dtype))
+    tiled_detection.detect(model, np.zeros((3, 48, 48), np.uint8), build(repo_root), 0.0)
+    assert dtypes == [torch.bfloat16, torch.float32, torch.float32]
 
 
 def test_script_loads_a_run_of_the_earlier_version(tmp_path, trained):

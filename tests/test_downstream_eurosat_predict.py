@@ -261,6 +261,16 @@ def test_two_rasters_of_one_name_are_refused_before_anything_is_written(trained,
     assert not (tmp_path / "out").exists()
 
 
+def test_many_images_are_not_compared_with_one_another(trained, tmp_path, monkeypatch):
+    paths, compared = [write_file(tmp_path / f"{number}.tif") for number in range(50)], []
+    monkeypatch.setattr(predict_eurosat, "find_images", lambda *given, **more: paths)
+    monkeypatch.setattr(predict_eurosat, "check_outputs", lambda images, outputs: list(map(outputs, images)))
+    monkeypatch.setattr(predict_eurosat, "process_images", lambda images, *given: [])
+    monkeypatch.setattr(type(tmp_path), "__eq__", lambda one, other: compared.append(one) or str(one) == str(other))
+    predict(trained, tmp_path / "out", "--image", tmp_path, "--treat-as", "map")
+    assert len(compared) < 500
+
+
 @pytest.mark.real_data
 def test_a_real_mosaic_is_mapped_where_it_lies(trained, real_data, tmp_path):
     path = sorted((real_data / "sn7_128" / "train").glob("*/images/*.tif"))[0]

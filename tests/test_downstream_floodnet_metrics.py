@@ -32,7 +32,7 @@ def test_a_class_that_is_only_guessed_has_an_iou_of_nought_and_does_not_count_in
 def test_of_two_classes_the_second_alone_counts():
     found = metrics.segmentation_metrics(metrics.confusion([0, 0, 0, 1], [0, 0, 1, 1], 2), ABC[:2])
     assert found["mean_iou"] == 0.5
-    assert metrics.segmentation_metrics(metrics.confusion([0, 0], [0, 0], 2), ABC[:2])["mean_iou"] == 0.0
+    assert metrics.segmentation_metrics(metrics.confusion([0, 0], [0, 0], 2), ABC[:2])["mean_iou"] is None
 
 
 def test_the_constant_guess_is_the_commonest_class_of_the_training_masks():
@@ -123,6 +123,13 @@ def test_the_losses_are_dice_and_cross_entropy_by_their_formulas():
 def test_one_image_has_no_interval():
     found = metrics.bootstrap_intervals(np.array([[[3, 1], [0, 2]]]), ("a", "b"))
     assert found == {"intervals": {}, "intervals_of": "none: one image"}
+
+
+def test_resamples_without_the_second_class_do_not_count():
+    counts = np.array([[[1, 0], [0, 1]]] * 2 + [[[2, 0], [0, 0]]] * 18)  # all right, buildings in two of 20 images
+    ends = metrics.bootstrap_intervals(counts, ABC[:2])["intervals"]
+    assert ends == {"mean_iou": [1.0, 1.0], "mean_dice": [1.0, 1.0], "accuracy": [1.0, 1.0]}
+    assert metrics.bootstrap_intervals(counts[2:], ABC[:2])["intervals"] == {"accuracy": [1.0, 1.0]}
 
 
 def test_intervals_replace_the_counts_of_images():

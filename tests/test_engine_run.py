@@ -120,6 +120,14 @@ def test_best_is_the_highest_metric_and_last_the_latest(tmp_path):
     assert best["step"] == 4 and best["best"] == run.best and "optimizer" not in best
 
 
+def test_an_undefined_metric_is_the_worst(tmp_path):
+    values = iter([None, 0.25, None])
+    more = {"validate": lambda: {"iou": next(values)}, "monitor": "iou"}
+    run = finish(start(tmp_path, more=more, epochs=3))
+    assert run.best == {"epoch": 1, "step": 8, "iou": 0.25} and run.last["iou"] is None
+    assert ["iou" in line for line in read_stats(tmp_path / "stats.txt")] == [False, True, False]
+
+
 def test_validation_is_skipped_between_its_epochs(tmp_path):
     calls = []
     more = {"validate": lambda: calls.append(1) or {"top1": 1.0}, "validate_every": 2}

@@ -10,7 +10,7 @@ from vicreg.augmentations.presets import PROBE_VIEW
 from vicreg.common.random_streams import torch_rng
 from vicreg.data.base import BaseDataset, InputSpec
 from vicreg.eval import features
-from vicreg.eval.features import extract_features
+from vicreg.eval.features import embed_images, extract_features
 
 
 class Shades(BaseDataset):
@@ -56,6 +56,17 @@ def test_extract_keeps_the_order_and_gives_the_backbone_its_mode_back(training):
 
 def test_extract_takes_all_samples_where_none_are_named():
     torch.testing.assert_close(extract_features(Mean(), Shades(6), SPEC, CPU)[:, 0], torch.arange(6.0))
+
+
+def test_bf16_is_for_the_backbone_and_not_for_the_images_it_gets(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Mean, "forward", lambda self, x: seen.append((x, (x @ x).dtype)) or x.mean((2, 3)))
+    for bf16 in (False, True):
+        extract_features(Mean(), Shades(), SPEC, CPU, bf16=bf16)
+        embed_images(Mean(), Shades().images(range(10)), SPEC, CPU, bf16)
+    assert [dtype for _, dtype in seen] == [torch.float32] * 2 + [torch.bfloat16] * 2
+    for (expected, _), (found, _) in zip(seen[:2], seen[2:], strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4, 12])

@@ -67,6 +67,19 @@ def test_the_learning_rate_is_not_selected_on_the_validation_set(lists, tmp_path
     assert result["lr_head"] == 0.1 and result["top1"] == result["best_top1"] == 0.1
 
 
+def test_convolutions_get_the_channels_last(lists, tmp_path, monkeypatch):
+    formats, convolve = [], torch.nn.Conv2d.forward
+
+    def forward(self, images):
+        if self.kernel_size > (1, 1):  # both formats are one otherwise
+            formats.append(self.weight.is_contiguous(memory_format=torch.channels_last))
+        return convolve(self, images)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
+    evaluate(lists, tmp_path, "--views", 1)
+    assert formats[-1]
+
+
 def test_validation_images_are_read_once_for_all_seeds_and_learning_rates(lists, tmp_path, monkeypatch):
     counts = {"train": 0, "val": 0}
     for name, dataset in zip(counts, lists, strict=True):

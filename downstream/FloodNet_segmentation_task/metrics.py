@@ -28,7 +28,8 @@ def segmentation_metrics(counts: np.ndarray, classes: Sequence[str]) -> dict[str
     Returns:
         Plain values: ``iou`` and ``dice`` by class name (None for a class that occurs neither in the masks nor in the
         predictions), ``mean_iou`` and ``mean_dice`` over the classes that occur in the masks, and pixel ``accuracy``.
-        With two classes ``mean_iou`` and ``mean_dice`` are those of the second class alone, without the background.
+        With two classes ``mean_iou`` and ``mean_dice`` are those of the second class alone, without the background
+        (None if it occurs neither in the masks nor in the predictions).
     """
     hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     fractions = {"iou": (hits, true + predicted - hits), "dice": (2 * hits, true + predicted)}
@@ -39,7 +40,7 @@ def segmentation_metrics(counts: np.ndarray, classes: Sequence[str]) -> dict[str
     for key, (numerator, denominator) in fractions.items():
         values = numerator / np.maximum(denominator, 1)
         metrics[key] = {name: round(float(values[n]), 6) if denominator[n] else None for n, name in enumerate(classes)}
-        metrics[f"mean_{key}"] = round(float(values[averaged].mean()), 6) if averaged else 0.0
+        metrics[f"mean_{key}"] = round(float(values[averaged].mean()), 6) if averaged else None
     return {**metrics, "accuracy": round(float(hits.sum() / max(1, counts.sum())), 6)}
 
 
@@ -108,13 +109,16 @@ def bootstrap_intervals(counts: np.ndarray, classes: Sequence[str], resamples: i
 
     Returns:
         ``intervals`` (name to [lower, upper], empty for a single image) and ``intervals_of``: what was resampled.
+        Resamples whose metric is undefined do not count; a metric that is undefined for all images has no interval.
     """
     if len(counts) < 2:
         return {"intervals": {}, "intervals_of": "none: one image"}
     drawn = rng(0, "bootstrap").multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
     totals = (drawn @ counts.reshape(len(counts), -1)).reshape(resamples, *counts.shape[1:])
     found = [segmentation_metrics(total, classes) for total in totals]
-    names = ("mean_iou", "mean_dice", "accuracy")
-    ends = np.quantile([[metrics[name] for name in names] for metrics in found], [0.025, 0.975], axis=0)
+    whole = segmentation_metrics(counts.sum(0), classes)
+    names = [name for name in ("mean_iou", "mean_dice", "accuracy") if whole[name] is not None]
+    values = np.array([[metrics[name] for name in names] for metrics in found], float)  # None becomes NaN
+    ends = np.nanquantile(values, [0.025, 0.975], axis=0)
     description = f"95 % bootstrap, {resamples} resamples of {len(counts)} whole images"
     return {"intervals": dict(zip(names, ends.T.round(6).tolist(), strict=True)), "intervals_of": description}

@@ -60,7 +60,8 @@ def write_results(
         log(f"  {name:22} IoU {_format(best['iou'][name])}  Dice {_format(best['dice'][name])}")
     prefix = "mean " if len(classes) > 2 else ""
     log(
-        f"{prefix}IoU {best['mean_iou']:.4f}  {prefix}Dice {best['mean_dice']:.4f}  accuracy {best['accuracy']:.4f}  "
+        f"{prefix}IoU {_format(best['mean_iou'])}  {prefix}Dice {_format(best['mean_dice'])}  "
+        f"accuracy {best['accuracy']:.4f}  "
         f'(everywhere "{constant["class"]}": {prefix}IoU {constant["mean_iou"]:.4f}); {folder / RESULT_FILE}'
     )
 

@@ -63,3 +63,19 @@ def load_model(path: str | Path, cfg: CfgNode) -> tuple[torch.nn.Module, int]:
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the configuration of its run: {str(error).splitlines()[-1]}") from error
     return model.eval(), state["step"] if "step" in state else state.get("iteration", -1) + 1
+
+
+def autocast_backbone(model: torch.nn.Module, training_only: bool = False) -> None:
+    """Run the backbone under bfloat16 autocast from now on.
+
+    The features are converted to float32: Detectron2 converts the boxes to the type of the features and pastes masks in
+    that of the logits, and in bfloat16 a coordinate of 600 pixels is off by up to 2.
+    """
+    forward, device_type = model.backbone.forward, model.device.type
+
+    def autocast_forward(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        with torch.autocast(device_type, torch.bfloat16, enabled=model.training or not training_only):
+            features = forward(images)
+        return {name: feature.float() for name, feature in features.items()}
+
+    model.backbone.forward = autocast_forward

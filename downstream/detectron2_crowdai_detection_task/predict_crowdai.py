@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overlap", type=float, default=0.25, help="overlap of neighboring windows, 0 to 0.9")
     add_levels_argument(parser, "default: such files are refused")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
-    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="fp32", help="auto: bf16 on GPUs")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: bf16 on GPUs")
     return parser
 
 
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
     from PIL import Image
 
     from downstream.detectron2_crowdai_detection_task import config, experiment, tiled_detection
-    from downstream.detectron2_crowdai_detection_task.model import find_checkpoint, load_model
+    from downstream.detectron2_crowdai_detection_task.model import autocast_backbone, find_checkpoint, load_model
     from vicreg.inference import polygons
 
     checkpoint = find_checkpoint(args.checkpoint)
@@ -66,13 +66,14 @@ def main(args: argparse.Namespace) -> None:
     device = torch.device(detectron2_setup.choose_device(args.device))
     cfg = config.load_config(checkpoint.parent, [], {}, device.type)
     model, _ = load_model(checkpoint, cfg)
+    if use_bf16(args.precision, device):
+        autocast_backbone(model)
     settings = (args.window or min(run["image_size"]), args.overlap, args.threshold)
     args.out.mkdir(parents=True, exist_ok=True)
 
     def process(path: Path) -> None:
         with open_reader(path, levels=args.levels) as reader:
-            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(args.precision, device)):
-                detections = tiled_detection.detect_tiled(model, reader, cfg, *settings)
+            detections = tiled_detection.detect_tiled(model, reader, cfg, *settings)
             written = [args.out / f"{path.stem}.png"]
             image = reader.preview(MAX_SIZE).transpose(1, 2, 0)
             scale = image.shape[1] / reader.width

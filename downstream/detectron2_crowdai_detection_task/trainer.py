@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, hooks
@@ -12,7 +11,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter, get_event_storage
 
-from downstream.detectron2_crowdai_detection_task.model import check_backbone
+from downstream.detectron2_crowdai_detection_task.model import autocast_backbone, check_backbone
 from vicreg.common import checkpoint_io
 from vicreg.common.logger import GuardedTracker
 from vicreg.data.image_io import ImageError, error_reason, open_image
@@ -73,7 +72,7 @@ class Trainer(DefaultTrainer):
 
     Args:
         cfg: Configuration of ``config.build_config``; its data sets are registered.
-        bf16: Train with autocast to bfloat16. Evaluation stays in float32.
+        bf16: Train the backbone under bfloat16 autocast. Evaluation stays in float32.
         tracker: Experiment tracker, a key of ``vicreg.common.trackers.TRACKERS``.
         options: Settings for the tracker that are not in ``cfg``.
     """
@@ -85,7 +84,7 @@ class Trainer(DefaultTrainer):
         super().__init__(cfg)
         self.checkpointer._torch_load = checkpoint_io.load
         if bf16:
-            _autocast_training(self.model, torch.device(cfg.MODEL.DEVICE).type)
+            autocast_backbone(getattr(self.model, "module", self.model), training_only=True)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
@@ -132,14 +131,3 @@ class Trainer(DefaultTrainer):
         """Train and return the results of the last evaluation; empty on all processes but the first."""
         super().train()
         return self._last_eval_results if comm.is_main_process() else {}
-
-
-def _autocast_training(model, device_type):
-    """Run the forward pass in bfloat16 while the model is in training mode."""
-    forward = model.forward
-
-    def autocast_forward(batch):
-        with torch.autocast(device_type, torch.bfloat16, enabled=model.training):
-            return forward(batch)
-
-    model.forward = autocast_forward

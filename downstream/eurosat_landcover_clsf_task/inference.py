@@ -30,8 +30,7 @@ def extract(
 ) -> torch.Tensor:
     """Extract features: float32 (n, F) on the backbone's device; see ``vicreg.eval.features.extract_features``."""
     device = next(backbone.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        return features.extract_features(backbone, scenes, spec, device, view=view, generator=generator)
+    return features.extract_features(backbone, scenes, spec, device, view=view, generator=generator, bf16=bf16)
 
 
 @torch.no_grad()
@@ -58,7 +57,7 @@ def predict_proba(
         model: Classifier in eval mode.
         images: uint8 or uint16 tensor (n, C, S, S).
         spec: Input of the network.
-        bf16: Whether to run under bfloat16 autocast.
+        bf16: Whether the backbone runs under bfloat16 autocast.
         tta: Average over ``dihedral_views`` (test-time augmentation).
 
     Returns:
@@ -69,8 +68,7 @@ def predict_proba(
     if tta:
         views = dihedral_views(to_unit_range(images))
         return torch.stack([predict_proba(model, view, spec, bf16) for view in views]).mean(0)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        extracted = features.embed_images(model.backbone, images, spec, device)
+    extracted = features.embed_images(model.backbone, images, spec, device, bf16)
     return model.heads(extracted.float()).softmax(1).cpu()
 
 

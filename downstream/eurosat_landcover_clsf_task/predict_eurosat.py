@@ -68,12 +68,10 @@ def main(args: argparse.Namespace) -> None:
     bands = resolve_bands(args.bands, task["channels"]) if args.bands else task.get("bands")
     levels = args.levels or task.get("levels")
     images = find_images(args.image, args.out, recursive=True)
-    maps = [
-        path
-        for path in images
-        if args.treat_as == "map" or (args.treat_as == "auto" and class_map.is_map(path, window))
-    ]
-    check_outputs(images, lambda path: class_map.map_files(args.out, path) if path in maps else ())
+    is_map = {
+        path: args.treat_as == "map" or (args.treat_as == "auto" and class_map.is_map(path, window)) for path in images
+    }
+    check_outputs(images, lambda path: class_map.map_files(args.out, path) if is_map[path] else ())
     args.out.mkdir(parents=True, exist_ok=True)
 
     def predict(batch: np.ndarray) -> torch.Tensor:
@@ -91,8 +89,8 @@ def main(args: argparse.Namespace) -> None:
         shown = ", ".join(f"{name} {fraction:.1%}" for name, fraction in ranked if fraction)
         log(f"{path}: {shown or 'no data'}; {', '.join(map(str, class_map.map_files(args.out, path)))}")
 
-    failures = process_images(maps, write_map, "maps")
-    if loose := [path for path in images if path not in maps]:
+    failures = process_images([path for path in images if is_map[path]], write_map, "maps")
+    if loose := [path for path in images if not is_map[path]]:
         files = ImageFiles(list(map(str, loose)), size, task["channels"], bands, levels)
         batches = tqdm(range(0, len(loose), args.batch_size), "images", leave=False, disable=None)
         parts = [predict(files.images(range(n, min(n + args.batch_size, len(loose)))).numpy()) for n in batches]

@@ -9,11 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocessing.audit import phash
-from preprocessing.audit.samples import Subset
-from preprocessing.fmow.index import MAX_DEGREES_APART, degrees_apart
+from preprocessing.audit.samples import Position, Subset
 from vicreg.data.leakage import digest, overlap_mask
 
 KINDS = ("exact", "near", "location")  # of pairs
+MAX_DEGREES_APART = 0.02  # about 2 km: images of one location are framed differently, other locations are farther
 _GROUP = 128  # samples that a thread reads at a time
 
 
@@ -154,8 +154,14 @@ def _common_locations(train: Subset, val: Subset) -> tuple[dict[tuple, int], int
     positions = {key: (train.position(n), val.position(firsts[1][key])) for key, n in common.items()}
     unknown = {key for key, pair in positions.items() if None in pair}
     known = positions.keys() - unknown
-    apart = {key for key in known if degrees_apart(*positions[key]) > MAX_DEGREES_APART}
+    apart = {key for key in known if _degrees_apart(*positions[key]) > MAX_DEGREES_APART}
     return {key: n for key, n in common.items() if key not in apart}, len(apart), len(unknown)
+
+
+def _degrees_apart(a: Position, b: Position) -> float:
+    """Return the larger difference of two positions in degrees, also across 180 degrees."""
+    longitude = abs(a[0] - b[0]) % 360
+    return max(min(longitude, 360 - longitude), abs(a[1] - b[1]))
 
 
 def _compare_classes(train: Counter, val: Counter) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from vicreg.data.fmow import COLUMNS, UNKNOWN, parse_image_name, read_timestamp
 from vicreg.data.image_dataset import ImageDataset
 
 FORMAT = 1
-MAX_DEGREES_APART = 0.02  # about 2 km: images of one location are framed differently, other locations are farther
 _SUFFIXES = (".jpg", ".jpeg")
 _MULTISPECTRAL = "_msrgb"  # RGB images made from the multispectral bands, of the same time; not listed
 
@@ -29,8 +28,7 @@ def scan_tree(data_dir: Path, splits: Sequence[str], workers: int) -> tuple[pd.D
     """List <split>/<class>/<class>_<location>/<class>_<location>_<k>_rgb.jpg of a tree, and its problems.
 
     Returns:
-        DataFrame (path, class, location, k, split, year, month, position) in the order of splits and paths, and the
-        problems.
+        DataFrame (path, class, location, k, split, year, month) in the order of splits and paths, and the problems.
 
     Raises:
         FileNotFoundError: There is no tree, or a split is not in it.
@@ -52,10 +50,10 @@ def scan_tree(data_dir: Path, splits: Sequence[str], workers: int) -> tuple[pd.D
     timestamps = list(map_in_threads(_read_timestamp, [row[0] for row in rows], workers, bar))
     problems += [timestamp for timestamp in timestamps if isinstance(timestamp, Problem)]
     content = [
-        (os.path.relpath(path, data_dir), *name, *((UNKNOWN, UNKNOWN, None) if isinstance(time, Problem) else time))
+        (os.path.relpath(path, data_dir), *name, *((UNKNOWN, UNKNOWN) if isinstance(time, Problem) else time))
         for (path, *name), time in zip(rows, timestamps, strict=True)
     ]
-    columns = ["path", "class", "location", "k", "split", "year", "month", "position"]
+    columns = ["path", "class", "location", "k", "split", "year", "month"]
     return pd.DataFrame(content, columns=columns), problems
 
 
@@ -90,11 +88,11 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _read_timestamp(path: str) -> tuple[int, int, Any] | Problem:
-    """Return (year, month, position) of an image from the JSON file of the same name."""
+def _read_timestamp(path: str) -> tuple[int, int] | Problem:
+    """Return (year, month) of an image from the JSON file of the same name."""
     json_file = Path(path).with_suffix(".json")
     try:
-        return read_timestamp(json_file)
+        return read_timestamp(json_file)[:2]
     except ValueError as error:
         return Problem("JSON without time", json_file, str(error).partition(": ")[2])
 
@@ -116,7 +114,6 @@ def describe(
     meta = {
         "format": FORMAT, "classes": classes, "mean": mean, "std": std, "stats_images": len(paths), "seed": seed,
         "splits": {split: _count(table[table.split == split]) for split in splits},
-        "shared": {split: _count_shared(first, table[table.split == split]) for split in splits[1:]},
         "source": str(Path(data_dir).resolve()),
     }  # fmt: skip
     meta["counts"] = {split: counts["images"] for split, counts in meta["splits"].items()}
@@ -149,22 +146,6 @@ def _count(part: pd.DataFrame) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _count_shared(train: pd.DataFrame, part: pd.DataFrame) -> dict[str, int]:
-    """Count location names of ``part`` that are in training too: the same location, another one, or unknown."""
-    positions = [dict(zip(each.location, each.position, strict=True)) for each in (train, part)]
-    names = sorted(positions[0].keys() & positions[1].keys())
-    pairs = [(positions[0][name], positions[1][name]) for name in names]
-    distances = [degrees_apart(a, b) for a, b in pairs if a is not None and b is not None]
-    same = int(sum(distance <= MAX_DEGREES_APART for distance in distances))
-    return {"names": len(names), "same": same, "other": len(distances) - same, "unknown": len(names) - len(distances)}
-
-
-def degrees_apart(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the larger difference of two positions (longitude, latitude) in degrees, also across 180 degrees."""
-    longitude = abs(a[0] - b[0]) % 360
-    return max(min(longitude, 360 - longitude), abs(a[1] - b[1]))
-
-
 def write_lists(table: pd.DataFrame, meta: dict[str, Any], folder: str | Path) -> list[str]:
     """Write <split>.csv and meta.json, and return their names in the order in which to publish them."""
     folder = Path(folder)
@@ -186,18 +167,11 @@ def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Pa
             + (f", {counts['months'][0]} to {counts['months'][1]}" if counts["months"] else "")
         )
     first = next(iter(meta["splits"]))
-    for split, counts in meta["shared"].items():
-        total = meta["splits"][split]["locations"]
-        lines.append(
-            f"location names of {split} that {first} has too: {counts['names']} of {total}; by their coordinates "
-            f"{counts['same']} are the same location, {counts['other']} another one, {counts['unknown']} unknown"
-        )
     mean, std = (" ".join(f"{value:.4f}" for value in meta[key]) for key in ("mean", "std"))
     lines += [
         f"problems left out: {count_kinds(problems) or 'none'}",
         f"channel mean {mean}, std {std} (center crops of {meta['stats_images']} images of {first})",
         f"written to {out_dir} in {seconds:.1f} s; next:",
-        "  cd vicreg && python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_fmow.py "
-        f"--csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/fmow",
+        f"  python vicreg/main_vicreg_fmow.py --csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/fmow",
     ]
     return "\n".join(lines)

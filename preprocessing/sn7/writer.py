@@ -95,8 +95,8 @@ def summary(meta: dict[str, Any], problems: Sequence[Problem], out_dir: str | Pa
         f"problems left out: {count_kinds(problems) or 'none'}",
         f"channel mean {mean}, std {std} (training patches)",
         f"written to {out_dir} in {seconds:.1f} s; next:",
-        "  cd vicreg && python -m torch.distributed.launch --nproc_per_node=2 main_vicreg_sn7.py "
-        f"--csv-dir {shlex.quote(str(Path(out_dir).resolve()))} --exp-dir exp/sn7 --arch resnet18",
+        f"  python vicreg/main_vicreg_sn7.py --csv-dir {shlex.quote(str(Path(out_dir).resolve()))} "
+        "--exp-dir exp/sn7 --arch resnet18",
     ]
     return "\n".join(lines)
 

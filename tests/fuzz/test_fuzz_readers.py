@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from downstream.detectron2_crowdai_detection_task import coco
-from exp import split_table
 from preprocessing import text_files
 from preprocessing.audit import samples
 from preprocessing.sn7 import geocode
@@ -42,7 +41,6 @@ COCO = {"images": [{"id": n, "file_name": f"{n}.jpg", "height": 48, "width": 64}
                         for n in range(2)],
         "categories": [{"id": 1, "name": "building"}]}  # fmt: skip
 STATS = [{"step": n, "epoch": 0, "loss": 2.0 / n, "pairs_per_second": 3.0, "loss_lower_bound": 0.1} for n in (1, 2)]
-TABLE = [{"name": "random", "top1": 0.5, "intervals": {"top1": [0.4, 0.6]}}]
 TIMESTAMP = {"timestamp": "2015-07-25T14:23:52Z", "raw_location": "POLYGON ((2.0 48.5, 2.5 48.5, 2.5 49))", "gsd": 0.5}
 PIXELS = np.random.default_rng(0).integers(256, size=(24, 32, 3), dtype=np.uint8)
 
@@ -186,11 +184,6 @@ READERS = {
     "audit coco": ("a.json", mutations.damaged_json(COCO), samples.from_coco),
     "audit list": ("train.csv", mutations.damaged_csv(AUDIT_LIST), samples.from_list),
     "stats.txt": ("stats.txt", mutations.damaged_lines(STATS), read_stats),
-    "split table": (
-        "s/embeddings/table.json",
-        mutations.damaged_json(TABLE),
-        lambda path: split_table.read_results(path.parents[2]),
-    ),
     "cached features": ("a.npy", mutations.damaged_bytes(FEATURES, 128), read_features),
     "backbone": ("a.pth", mutations.damaged_checkpoint(backbone()), backbones.load_backbone),
     "state dict": ("a.pth", mutations.damaged_checkpoint(small_state()), weight_files.read_weights),

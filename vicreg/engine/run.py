@@ -40,7 +40,7 @@ class TrainingRun:
         validate: Function that returns metrics as plain values, called by all processes after an epoch. Numbers are
             logged. ``best`` and ``last`` keep all of them.
         validate_every: Epochs between two calls of ``validate``, which is also called after the last step; 0 for none.
-        monitor: Metric, higher is better, whose best epoch is kept in ``best`` and ``best_model.pth``.
+        monitor: Metric, higher is better and None the worst, whose best epoch is in ``best`` and ``best_model.pth``.
         on_line: Function of each log line, called in the main process.
         constants: Numbers to repeat in each log line.
         unit: What a sample is called in the throughput's key.
@@ -217,7 +217,8 @@ class TrainingRun:
         checkpoint.check_finite(self.module, step)
         self.last = {"epoch": epoch, "step": step, **validate()}
         self.module.train()
-        if self._monitor and (not self.best or self.last[self._monitor] > self.best[self._monitor]):
+        score, best = (found.get(self._monitor or "") for found in (self.last, self.best))
+        if self._monitor and (not self.best or (score is not None and (best is None or score > best))):
             self.best = self.last
             if distributed.is_main():
                 self._folder.save_best(self._payload(step))

@@ -51,6 +51,7 @@ def extract_features(
     batch_size: int = 256,
     view: Augmentation = PLAIN,
     generator: torch.Generator | None = None,
+    bf16: bool = False,
 ) -> torch.Tensor:
     """Extract features; the processes share the work.
 
@@ -63,6 +64,7 @@ def extract_features(
         batch_size: Number of images at a time.
         view: Augmentation of the images (default: the center crop).
         generator: CPU generator of a random view. The views do not depend on batch size and number of processes.
+        bf16: Whether the backbone runs under bfloat16 autocast; images are always prepared in float32.
 
     Returns:
         float32 tensor (n, F) on the device, in the order of ``indices``, on every process.
@@ -91,7 +93,8 @@ def extract_features(
         params = params or sample_params(remaining_view, len(selected), height, width, generator, channels)
         batch_params = {key: value[rows] for key, value in params.items()}
         views = apply(send(images, device), batch_params, spec.size, remaining_view)
-        features[rows.start - start : rows.stop - start] = backbone(normalize(views, spec.mean, spec.std))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            features[rows.start - start : rows.stop - start] = backbone(normalize(views, spec.mean, spec.std))
     backbone.train(was_training)
     return all_gather_cat(features)
 
@@ -112,7 +115,9 @@ def check_features(features: torch.Tensor, source: str) -> None:
 
 
 @torch.no_grad()
-def embed_images(backbone: nn.Module, images: torch.Tensor, spec: InputSpec, device: torch.device) -> torch.Tensor:
+def embed_images(
+    backbone: nn.Module, images: torch.Tensor, spec: InputSpec, device: torch.device, bf16: bool = False
+) -> torch.Tensor:
     """Compute the features of whole images of one size.
 
     Args:
@@ -120,6 +125,7 @@ def embed_images(backbone: nn.Module, images: torch.Tensor, spec: InputSpec, dev
         images: uint8 or uint16 tensor (n, C, S, S); the whole image is resized to the input.
         spec: Size and normalization of the input.
         device: Device of the backbone.
+        bf16: Whether the backbone runs under bfloat16 autocast; images are always prepared in float32.
 
     Returns:
         Tensor (n, F) on the device.
@@ -127,4 +133,6 @@ def embed_images(backbone: nn.Module, images: torch.Tensor, spec: InputSpec, dev
     images = images.to(device)
     channels, height, width = images.shape[1:]
     params = sample_params(_WHOLE, len(images), height, width, torch.Generator().manual_seed(0), channels)
-    return backbone(normalize(apply(images, params, spec.size, _WHOLE), spec.mean, spec.std))
+    views = apply(images, params, spec.size, _WHOLE)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        return backbone(normalize(views, spec.mean, spec.std))

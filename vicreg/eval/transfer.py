@@ -80,7 +80,8 @@ def evaluate(
     log(f"{info['report']}\n{format_input_spec(spec, info)}")
     seeds, num_lrs = range(config.seed, config.seed + config.seeds), len(set(config.lr_head))
     runs = plan_runs(train, config.train_percent, seeds, num_lrs, config.exp_dir / config.protocol, indices)
-    shared, backbone = overlap(train, val), backbone.to(device)
+    shared = overlap(train, val)
+    backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     log(f"{len(val)} validation samples, {len(train.classes)} classes\n{format_overlap(shared)}")
     if not config.frozen and not config.lr_backbone:
         log("note: with --lr-backbone 0 finetuning trains the head and the BatchNorm statistics only")

@@ -119,7 +119,7 @@ class EmbeddingJob:
             dataset, columns = images, _ = open_images(config.data_dir, side, channels, self.bands, self.levels)
             failures = images.failures
         spec = build_input_spec(self.info, dataset, config.image_size)
-        chunks = embed(self.backbone, dataset, self._checked(spec), self.device, config.batch_size)
+        chunks = embed(self.backbone, dataset, self._checked(spec), self.device, config.batch_size, failures)
         size = feature_dim(self.backbone)
         config.out.parent.mkdir(parents=True, exist_ok=True)
         count = write_table(config.out, columns, chunks, size, self._record(spec))

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,19 @@ def open_images(
 
 
 def embed(
-    backbone: nn.Module, dataset: LabeledDataset, spec: InputSpec, device: torch.device, batch_size: int = 256
+    backbone: nn.Module,
+    dataset: LabeledDataset,
+    spec: InputSpec,
+    device: torch.device,
+    batch_size: int,
+    failures: Mapping[int, str],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Embed a data set in chunks.
 
+    ``failures`` holds the rows that could not be read, and grows as the data set reads them.
+
     Yields:
-        Row numbers (n,), without those of files that cannot be read, and float32 embeddings (n, F).
+        Row numbers (n,), without those of ``failures``, and float32 embeddings (n, F).
 
     Raises:
         ValueError: Embeddings are not finite.
@@ -116,7 +123,7 @@ def embed(
         rows = np.arange(start, min(start + _CHUNK, len(dataset)))
         features = extract_features(backbone, dataset, spec, device, rows, batch_size=batch_size).cpu()
         check_features(features, "--pretrained")
-        readable = np.array([row not in getattr(dataset, "failures", {}) for row in rows], bool)
+        readable = np.array([row not in failures for row in rows], bool)
         yield rows[readable], features.numpy()[readable]
 
 
