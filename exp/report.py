@@ -43,14 +43,14 @@ def main(args: argparse.Namespace) -> None:
     runs, problems = collect.collect(args.folders)
     if not runs:
         raise ValueError(f"no runs in {', '.join(map(str, args.folders))}: none has {' or '.join(collect.MARKERS)}")
-    found = tables.build_tables(runs)
+    result_tables = tables.build_tables(runs)
     if args.csv:
-        print(terminal.format_csv(found), end="")
+        print(terminal.format_csv(result_tables), end="")
         return
-    terminal.print_report(runs, found, problems)
+    terminal.print_report(runs, result_tables, problems)
     page = args.out or next(folder for folder in args.folders if folder.is_dir()) / "report.html"
     title = f"Runs in {', '.join(folder.name or str(folder.resolve().name) for folder in args.folders)}"
-    files.write_text(page, html.render(title, runs, found, problems))
+    files.write_text(page, html.render(title, runs, result_tables, problems))
     print(f"\n{page}")
 
 

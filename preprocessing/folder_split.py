@@ -60,9 +60,9 @@ def read_longitudes(data_dir: str | Path, paths: Sequence[str]) -> np.ndarray:
             file = Path(data_dir) / path
             try:
                 with open_raster(file) as raster:
-                    if (found := georeference(raster)) is None:
+                    if (reference := georeference(raster)) is None:
                         raise ValueError("no georeference")
-                    crs, (a, b, c, d, e, f) = found
+                    crs, (a, b, c, d, e, f) = reference
                     column, row = raster.width / 2, raster.height / 2
                     x, y = a * column + b * row + c, d * column + e * row + f
                     longitudes.append(to_degrees(crs, [x], [y])[0][0])

@@ -106,8 +106,8 @@ def main(args: argparse.Namespace) -> None:
     options = from_args(PackOptions, args, bands=bands or None)
     check_proj()
     bar = functools.partial(tqdm, disable=None)  # hidden without a terminal
-    found = sources.find_sources(args.data_dir, args.list, args.asset, bands)
-    scenes, problems = read_scenes(found, options, args.workers, functools.partial(bar, desc="headers"))
+    files = sources.find_sources(args.data_dir, args.list, args.asset, bands)
+    scenes, problems = read_scenes(files, options, args.workers, functools.partial(bar, desc="headers"))
     source = "--list" if args.list else "--data-dir"
     check_problems(problems, args.on_error, source)
     if not scenes:

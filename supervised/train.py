@@ -58,7 +58,7 @@ def train(
     view = presets.get_augmentation(config.augment, config.aug_override)[0]
     folder = RunFolder(config, "supervised training", device)
     parts = {"training": dataset.digests(), "validation": val.digests()}
-    digests = {f"{part} {name}": digest for part, found in parts.items() for name, digest in found.items()}
+    digests = {f"{part} {name}": digest for part, named in parts.items() for name, digest in named.items()}
     folder.check_data(digests)
     if folder.checkpoint and folder.checkpoint["classes"] != list(dataset.classes):
         raise ValueError(f"{config.exp_dir} holds a run with other classes; choose another --exp-dir or its --csv-dir")
@@ -144,7 +144,7 @@ def write_metrics(
     path: Path,
 ) -> None:
     """Write ``result.json``, and print its metrics."""
-    last, best = ({key: value for key, value in found.items() if key != "ranked"} for found in (run.last, run.best))
+    last, best = ({key: value for key, value in metrics.items() if key != "ranked"} for metrics in (run.last, run.best))
     if "ranked" in run.last:
         ranked = torch.tensor(run.last["ranked"])
         details = prediction_details(ranked, hits(ranked, val.labels), val)

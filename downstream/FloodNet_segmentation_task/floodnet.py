@@ -196,10 +196,10 @@ def _labeled(data_dir: Path) -> Path | None:
 
 
 def _supervised(folder: Path | None, part: str) -> list[Pair]:
-    found = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith("-org-img")] if folder else []
-    if folder and part == "val" and not found:
+    folders = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith("-org-img")] if folder else []
+    if folder and part == "val" and not folders:
         raise ValueError(f"{folder} holds no <name>-org-img; complete or remove it")
-    return match(found[0], found[0].with_name(f"{found[0].name[:-7]}label-img"), part) if found else []
+    return match(folders[0], folders[0].with_name(f"{folders[0].name[:-7]}label-img"), part) if folders else []
 
 
 def _patches(data_dir: Path, task: str) -> dict[str, list[Pair]]:

@@ -115,10 +115,10 @@ def bootstrap_intervals(counts: np.ndarray, classes: Sequence[str], resamples: i
         return {"intervals": {}, "intervals_of": "none: one image"}
     drawn = rng(0, "bootstrap").multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
     totals = (drawn @ counts.reshape(len(counts), -1)).reshape(resamples, *counts.shape[1:])
-    found = [segmentation_metrics(total, classes) for total in totals]
+    resampled = [segmentation_metrics(total, classes) for total in totals]
     whole = segmentation_metrics(counts.sum(0), classes)
     names = [name for name in ("mean_iou", "mean_dice", "accuracy") if whole[name] is not None]
-    values = np.array([[metrics[name] for name in names] for metrics in found], float)  # None becomes NaN
+    values = np.array([[metrics[name] for name in names] for metrics in resampled], float)  # None becomes NaN
     ends = np.nanquantile(values, [0.025, 0.975], axis=0)
     description = f"95 % bootstrap, {resamples} resamples of {len(counts)} whole images"
     return {"intervals": dict(zip(names, ends.T.round(6).tolist(), strict=True)), "intervals_of": description}

@@ -32,7 +32,7 @@ def write_results(
     windows in pixels.
     """
     folder, classes = Path(config.exp_dir), config.classes.names
-    last, best = (metrics.with_intervals(found, classes) for found in (run.last, run.best))
+    last, best = (metrics.with_intervals(scores, classes) for scores in (run.last, run.best))
     weights = checkpoint_io.load(folder / BEST_FILE)["model"]
     run.module.load_state_dict(strip_module_prefix(weights))
     constant = metrics.constant_prediction_metrics(
@@ -49,8 +49,8 @@ def write_results(
         result["selected_on_validation"].append("flooded_building_iou")
     result |= {"constant": constant, "train_samples": len(data["train"]), "val_samples": len(data["val"])}
     if "test" in data:
-        found = metrics.evaluate_segmentation(predict, data["test"], classes, side, config.overlap)
-        result["test"] = metrics.with_intervals(found, classes)
+        scores = metrics.evaluate_segmentation(predict, data["test"], classes, side, config.overlap)
+        result["test"] = metrics.with_intervals(scores, classes)
     shared = overlap_of_images(*(map(data[part].image, range(len(data[part]))) for part in ("train", "val")))
     log(format_overlap(shared))
     result |= {"overlap": shared, "steps": run.plan.steps, "last": last, "best": best, "config": to_dict(config)}

@@ -91,8 +91,8 @@ def save_examples(path: Path, model: Any, cfg: Any, split: Split) -> None:
         pixels = np.asarray(load_rgb(Path(split.image_dir) / image["file_name"]))
         shown = [item for item in content["annotations"] if item["image_id"] == image["id"]]
         truth = [geometry.Polygon(np.reshape(part, (-1, 2))) for item in shown for part in item["segmentation"]]
-        found = [detection.shape for detection in detect(model.eval(), pixels.transpose(2, 0, 1), cfg, 0.5)]
-        for axis, shapes, title in zip(axes[:, column], (truth, found), ("annotations", "detections"), strict=True):
+        detected = [detection.shape for detection in detect(model.eval(), pixels.transpose(2, 0, 1), cfg, 0.5)]
+        for axis, shapes, title in zip(axes[:, column], (truth, detected), ("annotations", "detections"), strict=True):
             axis.imshow(polygons.draw(pixels, shapes))
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"{len(shapes)} {title}", fontsize=8)

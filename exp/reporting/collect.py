@@ -92,25 +92,25 @@ def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
         if not root.is_dir():
             problems.append(Problem(root, "no folder" if not root.exists() else "not a run folder but a file"))
             continue
-        found = list(_run_folders(root, problems))
-        base = root.parent if root in found else root
-        for folder in found:
+        run_folders = list(_run_folders(root, problems))
+        base = root.parent if root in run_folders else root
+        for folder in run_folders:
             if folder.resolve() not in runs and (run := read_run(folder, str(folder.relative_to(base)), problems)):
                 runs[folder.resolve()] = run
-        if root not in found:
-            others = [path for path in sorted(root.iterdir()) if not _is_known(path, found)]
+        if root not in run_folders:
+            others = [path for path in sorted(root.iterdir()) if not _is_known(path, run_folders)]
             problems += [Problem(path, "no run in it" if path.is_dir() else "not a run") for path in others]
     return list(runs.values()), problems
 
 
 def _run_folders(root: Path, problems: list[Problem]) -> list[Path]:
-    found = []
+    run_folders = []
     on_error = lambda error: problems.append(Problem(Path(error.filename), error.strerror))  # noqa: E731
     for folder, names, file_names in os.walk(root, onerror=on_error):
         names[:] = sorted(name for name in names if name not in SKIPPED and not name.startswith("."))
         if not set(MARKERS).isdisjoint(file_names):
-            found.append(Path(folder))
-    return found
+            run_folders.append(Path(folder))
+    return run_folders
 
 
 def _is_known(path: Path, runs: Sequence[Path]) -> bool:

@@ -36,12 +36,12 @@ def curves(runs: Sequence[Run]) -> dict[str, Any]:
     Losses of different kinds are in different charts, since their values have nothing in common.
     """
     trained = [run for run in runs if run.losses and run.kind != "evaluation"]
-    found = [(index, run, _series(run)) for index, run in enumerate(trained)]
-    total = sum(len(series) for _, _, series in found)
+    plotted = [(index, run, _series(run)) for index, run in enumerate(trained)]
+    total = sum(len(series) for _, _, series in plotted)
     limit = max(MIN_POINTS, min(MAX_POINTS, ALL_POINTS // max(1, total)))
     several = len({_loss_name(run) for run in trained}) > 1
     charts: dict[str, dict[str, Any]] = {}
-    for index, run, series in found:
+    for index, run, series in plotted:
         for key, points in series.items():
             name = f"loss {_loss_name(run)}" if key == "loss" and several else key
             chart = charts.setdefault(name, {"title": _title(name), "help": _help(key), "traces": [], "bounds": []})

@@ -111,7 +111,7 @@ def _shared(values: list[Any]) -> dict[str, Any]:
 
 def confusions(runs: Sequence[Run], store: ImageStore) -> list[dict[str, Any]]:
     """Return the confusion matrices of all results, of the last epoch where there are several."""
-    found = []
+    pictures = []
     for run in runs:
         result, last = run.result, as_dict(run.result.get("last"))
         counts = as_list(result.get("confusion") or last.get("confusion"))
@@ -121,8 +121,8 @@ def confusions(runs: Sequence[Run], store: ImageStore) -> list[dict[str, Any]]:
         if rows and is_square and all(None not in map(number, row) for row in rows):
             item = {"title": _title(run), "classes": [str(name) for name in classes], "counts": counts}
             if store.take(len(json.dumps(item))):
-                found.append(item)
-    return found
+                pictures.append(item)
+    return pictures
 
 
 def world(runs: Sequence[Run], store: ImageStore) -> dict[str, Any]:
@@ -142,11 +142,11 @@ def world(runs: Sequence[Run], store: ImageStore) -> dict[str, Any]:
 
 def encode_images(runs: Sequence[Run], store: ImageStore, problems: list[Problem]) -> dict[str, list[dict[str, Any]]]:
     """Return the pictures of the runs by section: title, caption and data URI."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    pictures: dict[str, list[dict[str, Any]]] = {}
     for name, (caption, section) in IMAGES.items():
         for run, path in _files(runs, (name,)):
             preset = _preset(run)
-            if section == "views" and any(item["title"] == preset for item in found.get(section, [])):
+            if section == "views" and any(item["title"] == preset for item in pictures.get(section, [])):
                 continue  # one picture for each preset
             try:
                 source = store.encode(path)
@@ -157,8 +157,8 @@ def encode_images(runs: Sequence[Run], store: ImageStore, problems: list[Problem
                 item: dict[str, Any] = {"title": _title(run), "caption": caption, "source": source}
                 if section == "views":
                     item |= {"title": preset, "pairs": _pairs(run, problems)}
-                found.setdefault(section, []).append(item)
-    return found
+                pictures.setdefault(section, []).append(item)
+    return pictures
 
 
 def _pairs(run: Run, problems: list[Problem]) -> list[str]:

@@ -40,13 +40,13 @@ def render(title: str, runs: Sequence[Run], tables: Sequence[Table], problems: S
     store = figures.ImageStore(MAX_BYTES - len(plotly.encode()) - text_bytes)
     data |= {"embedding": figures.embedding_maps(runs, store, problems)}
     data |= {"world": figures.world(runs, store), "confusions": figures.confusions(runs, store)}
-    found = figures.encode_images(runs, store, problems)
+    pictures = figures.encode_images(runs, store, problems)
     claims, places = compare(tables), {id(run): place for place, run in enumerate(runs)}
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html.j2").render(
         title=title, now=datetime.now().strftime("%Y-%m-%d %H:%M"), runs=runs, tables=tables, problems=problems,
-        summary=summarize(claims), claims=claims, pictures=found, left_out=store.left_out,
+        summary=summarize(claims), claims=claims, pictures=pictures, left_out=store.left_out,
         counts={status: sum(run.status == status for run in runs) for status in _ICONS}, data=data,
         json=_script_json(data), plotly=plotly, index_of=lambda run: places[id(run)],
         duration=_duration, local=_local, bar=_bar, icons=_ICONS, number=number,

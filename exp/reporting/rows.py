@@ -118,8 +118,8 @@ def _eurosat_cells(run: Run) -> dict[str, Cell]:
 
 def _detection(run: Run) -> Iterable[tuple[str, Samples, Any, Row]]:
     for part in ("val", "train"):
-        found = as_dict(run.result.get(part))
-        flat = {f"{kind}_{name}": value for kind in found for name, value in as_dict(found[kind]).items()}
+        metrics = as_dict(run.result.get(part))
+        flat = {f"{kind}_{name}": value for kind in metrics for name, value in as_dict(metrics[kind]).items()}
         if cells := _cells(flat, {name: name for name in ORDER["crowdai"]}):
             samples = _samples(run, "" if part == "val" else "on training images, which the detector has seen")
             yield "crowdai", samples, (run.name, part), _row(run, cells)

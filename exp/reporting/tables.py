@@ -39,11 +39,11 @@ class Table:
 
 def build_tables(runs: Iterable[Run]) -> list[Table]:
     """Build the tables that have at least one row of ours."""
-    found: dict[str, dict[tuple[str, ...], dict[Any, Row]]] = {}
+    groups_of: dict[str, dict[tuple[str, ...], dict[Any, Row]]] = {}
     titles: dict[tuple[str, ...], str] = {}
     for run in runs:
         for key, samples, row_id, row in rows_of(run) if run.result else ():
-            rows = found.setdefault(key, {}).setdefault(samples.key, {})
+            rows = groups_of.setdefault(key, {}).setdefault(samples.key, {})
             titles[samples.key] = max(titles.get(samples.key, ""), samples.title, key=len)
             earlier = rows.get(row_id)
             if earlier and not set(earlier.cells) & set(row.cells):
@@ -51,11 +51,11 @@ def build_tables(runs: Iterable[Run]) -> list[Table]:
                 earlier.runs += row.runs
             else:
                 rows[row_id if not earlier else (row_id, run.name)] = row
-    for rows in (rows for groups in found.values() for rows in groups.values()):
+    for rows in (rows for groups in groups_of.values() for rows in groups.values()):
         names = [row.name for row in rows.values()]
         for row in rows.values():  # the folder tells rows of one backbone apart
             row.where = ", ".join(run.name for run in row.runs) if names.count(row.name) > 1 else ""
-    named = {key: [(titles[samples], rows) for samples, rows in groups.items()] for key, groups in found.items()}
+    named = {key: [(titles[samples], rows) for samples, rows in groups.items()] for key, groups in groups_of.items()}
     return [_table(key, named[key]) for key in TITLES if key in named]
 
 

@@ -166,8 +166,8 @@ def nearest(
     size = max(1, 2048 // queries.shape[1])
     groups = [queries[start : start + size] for start in range(0, len(queries), size)]
     with ThreadPoolExecutor(workers) as pool:  # NumPy releases the GIL while it counts
-        found = pool.map(lambda group: _nearest(group, columns, max_bits), groups)
-        results = list(tqdm(found, "comparing", len(groups), disable=None))  # hidden without a terminal
+        pending = pool.map(lambda group: _nearest(group, columns, max_bits), groups)
+        results = list(tqdm(pending, "comparing", len(groups), disable=None))  # hidden without a terminal
     if not results:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     index, distance = (np.concatenate(parts) for parts in zip(*results, strict=True))

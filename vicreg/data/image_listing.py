@@ -138,10 +138,10 @@ def find_split(parent: str | Path, split: str) -> Path | None:
         ValueError: There are two.
     """
     folders = _subfolders(Path(parent)) if os.path.isdir(parent) else []
-    found = [path for path in folders if SPLITS.get(path.name.lower()) == split]
-    if len(found) > 1:
-        raise ValueError(f"{found[0]} and {found[1]}: two folders of one split; rename or remove one of them")
-    return found[0] if found else None
+    matches = [path for path in folders if SPLITS.get(path.name.lower()) == split]
+    if len(matches) > 1:
+        raise ValueError(f"{matches[0]} and {matches[1]}: two folders of one split; rename or remove one of them")
+    return matches[0] if matches else None
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -55,6 +55,6 @@ def choose_files(
         if len(chosen[row]) > 1:  # the class folder may be further up
             tail = f"/{normalize(name)}"
             chosen[row] = [index for index in chosen[row] if normalize(listing.paths[index]).endswith(tail)]
-    if ambiguous := [name for name, found in zip(names, chosen, strict=True) if len(found) != 1]:
+    if ambiguous := [name for name, matches in zip(names, chosen, strict=True) if len(matches) != 1]:
         raise ValueError(f"{names_file}: {format_names(ambiguous)} in several class folders; write <class>/<name>")
-    return np.unique([found[0] for found in chosen])
+    return np.unique([matches[0] for matches in chosen])

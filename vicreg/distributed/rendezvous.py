@@ -54,10 +54,8 @@ def _check_job(store: dist.Store, rank: int) -> None:
     """
     if rank == 0:
         store.set("vicreg/job", _job_id())
-    elif (found := store.get("vicreg/job").decode()) and _job_id() not in ("", found):
-        raise RuntimeError(
-            f"job {found} uses this address, this process is of job {_job_id()}; set another MASTER_PORT"
-        )
+    elif (job := store.get("vicreg/job").decode()) and _job_id() not in ("", job):
+        raise RuntimeError(f"job {job} uses this address, this process is of job {_job_id()}; set another MASTER_PORT")
 
 
 def _connect_store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:

@@ -225,6 +225,6 @@ def load_task(path: str | Path, task: str) -> tuple[dict[str, torch.Tensor], dic
             f"{path} is no checkpoint of {task}: a backbone or a pretraining run perhaps; give the {BEST_FILE} or "
             f"{MODEL_FILE} that training on {task} wrote"
         )
-    if (found := payload["task"].get("name")) != task:
-        raise ValueError(f"{path} is a checkpoint of {found}, not of {task}")
+    if (name := payload["task"].get("name")) != task:
+        raise ValueError(f"{path} is a checkpoint of {name}, not of {task}")
     return strip_module_prefix(payload["model"]), {key: payload[key] for key in ("task", "backbone", "config")}

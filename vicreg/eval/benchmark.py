@@ -100,11 +100,11 @@ def compare(
         result |= {"selected_on_validation": [], "source": backbone.name, "image_size": cache.image_size}
         result |= {"dtype": cache.dtype, "overlap": shared}
         for number, split in protocols:
-            found = cache.get(backbone, split.train.dataset)
-            train = found[torch.from_numpy(split.train.indices)]
+            features = cache.get(backbone, split.train.dataset)
+            train = features[torch.from_numpy(split.train.indices)]
             if split.test.dataset is not split.train.dataset:
-                found = cache.get(backbone, split.test.dataset)
-            test = found[torch.from_numpy(split.test.indices)]
+                features = cache.get(backbone, split.test.dataset)
+            test = features[torch.from_numpy(split.test.indices)]
             metrics = _evaluate_split(config, split, train, test, linear=number == 1)
             result |= metrics if number == 1 else {"protocol2": metrics}
             if config.map_samples:

@@ -54,9 +54,9 @@ def nearest_neighbors(
     for part in map(unit, queries.split(chunk)):
         cosine, index = part.new_empty(len(part), 0), train.new_empty(len(part), 0, dtype=torch.long)
         for start in range(0, len(train), _BLOCK):
-            found = (part @ unit(train[start : start + _BLOCK]).T).topk(min(k, len(train) - start, _BLOCK), dim=1)
-            joined = torch.cat([cosine, found.values], 1).topk(min(k, cosine.shape[1] + found.values.shape[1]), dim=1)
-            index = torch.cat([index, found.indices + start], 1).gather(1, joined.indices)
+            block = (part @ unit(train[start : start + _BLOCK]).T).topk(min(k, len(train) - start, _BLOCK), dim=1)
+            joined = torch.cat([cosine, block.values], 1).topk(min(k, cosine.shape[1] + block.values.shape[1]), dim=1)
+            index = torch.cat([index, block.indices + start], 1).gather(1, joined.indices)
             cosine = joined.values
         parts.append((cosine, index))
     return torch.cat([cosine for cosine, _ in parts]), torch.cat([index for _, index in parts])

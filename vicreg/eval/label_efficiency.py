@@ -159,8 +159,8 @@ def summarize(
             values = [result[name] for result in repeats]
             row |= {name: statistics.fmean(values), f"{name}_seeds": values}
             row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
-        of_seeds = [found for run, found in zip(runs, correct, strict=True) if run.percent == percent]
-        means = {name: np.mean([found[name] for found in of_seeds], axis=0) for name in of_seeds[0]}
+        of_seeds = [of_seed for run, of_seed in zip(runs, correct, strict=True) if run.percent == percent]
+        means = {name: np.mean([of_seed[name] for of_seed in of_seeds], axis=0) for name in of_seeds[0]}
         row |= intervals(means, val.location_ids)
         for name in _OF_ONE_SEED:
             row.pop(name, None)

@@ -68,7 +68,7 @@ def evaluate(
     """
     distributed.check_same_across_ranks(by_flag(config))
     parts = {"training": train.digests(), "validation": val.digests()}
-    digests = {f"{part} {name}": digest for part, found in parts.items() for name, digest in found.items()}
+    digests = {f"{part} {name}": digest for part, named in parts.items() for name, digest in named.items()}
     distributed.check_same_across_ranks(digests, "data")
     backbone, info = load_backbone(
         config.pretrained, config.arch, config.in_chans, config.seed, config.mean, config.std, config.weight_bands
@@ -78,8 +78,8 @@ def evaluate(
     spec = build_input_spec(info, train, config.image_size)
     check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     log(f"{info['report']}\n{format_input_spec(spec, info)}")
-    seeds, num_lrs = range(config.seed, config.seed + config.seeds), len(set(config.lr_head))
-    runs = plan_runs(train, config.train_percent, seeds, num_lrs, config.exp_dir / config.protocol, indices)
+    seeds, folder = range(config.seed, config.seed + config.seeds), config.exp_dir / config.protocol
+    runs = plan_runs(train, config.train_percent, seeds, len(set(config.lr_head)), folder, indices)
     shared = overlap(train, val)
     backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     log(f"{len(val)} validation samples, {len(train.classes)} classes\n{format_overlap(shared)}")
@@ -96,14 +96,13 @@ def evaluate(
             locks.append(lock_results(folder, paths))
         provenance.start(folder, "evaluation", device, digests)
     if config.frozen:
-        features = FrozenFeatures(
-            backbone, train, val, spec, device, runs, config.views, config.seed, plain=bool(config.knn)
-        )
+        sampled = config.views, config.seed
+        features = FrozenFeatures(backbone, train, val, spec, device, runs, *sampled, plain=bool(config.knn))
         check_features(features.val[0], str(config.pretrained))
     for run in runs:
         fraction = f"{run.percent} %" if indices is None else "a list"
-        log(f"{len(run.indices)} training samples ({fraction}, seed {run.seed}), {len(run.held_out)} of them held out "
-            "to select the learning rate")  # fmt: skip
+        held_out = f"{len(run.held_out)} of them held out to select the learning rate"
+        log(f"{len(run.indices)} training samples ({fraction}, seed {run.seed}), {held_out}")
         if distributed.is_main():
             run.folder.mkdir(parents=True, exist_ok=True)
         logger, show = MetricLogger(run.folder), len(runs) == 1

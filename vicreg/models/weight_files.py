@@ -103,9 +103,9 @@ def recorded_levels(records: Iterable[Mapping[str, Any]]) -> tuple[Any, ...] | N
     Raises:
         ValueError: They were trained with different ones.
     """
-    found = [record["levels"] for record in records if record.get("levels")]
+    recorded = [record["levels"] for record in records if record.get("levels")]
     levels = {
-        tuple(tuple(value) if isinstance(value, (list, tuple)) else value for value in values) for values in found
+        tuple(tuple(value) if isinstance(value, (list, tuple)) else value for value in values) for values in recorded
     }
     if len(levels) > 1:
         raise ValueError(f"the backbones were trained with different --levels ({levels}); name them with --levels")

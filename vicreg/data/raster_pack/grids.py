@@ -102,16 +102,16 @@ def place_scenes(
             continue
         left, xres, top, yres = scene.transform
         numbers = by_crs[scene.crs]
-        found = _find_grid(scene, arrays[scene.crs][: len(numbers)], tolerance)
-        if found is None:
+        number = _find_grid(scene, arrays[scene.crs][: len(numbers)], tolerance)
+        if number is None:
             grids.append(Grid(scene.crs, xres, yres, left - round(left / xres) * xres, top - round(top / yres) * yres))
-            found, rows = len(numbers), arrays[scene.crs]
-            if found == len(rows):
-                arrays[scene.crs] = rows = np.resize(rows, (2 * found, 4))
-            rows[found] = grids[-1][1:]
+            number, rows = len(numbers), arrays[scene.crs]
+            if number == len(rows):
+                arrays[scene.crs] = rows = np.resize(rows, (2 * number, 4))
+            rows[number] = grids[-1][1:]
             numbers.append(len(grids) - 1)
-        grid = grids[numbers[found]]
-        positions.append((numbers[found], round((left - grid.x0) / grid.xres), round((grid.y0 - top) / grid.yres)))
+        grid = grids[numbers[number]]
+        positions.append((numbers[number], round((left - grid.x0) / grid.xres), round((grid.y0 - top) / grid.yres)))
     return grids, _find_sites(scenes, positions, patch_size, locations)
 
 

@@ -100,9 +100,9 @@ def list_sources(folder: str | Path) -> list[Source]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
     skipped: list[str] = []
-    found = image_paths(folder, skipped=skipped, accept=is_scene_name)
-    paths = [path for path in found if not is_without_header(path)]
-    log_skipped(folder, sorted(skipped + list(set(found) - set(paths))))
+    images = image_paths(folder, skipped=skipped, accept=is_scene_name)
+    paths = [path for path in images if not is_without_header(path)]
+    log_skipped(folder, sorted(skipped + list(set(images) - set(paths))))
     return [Source(path, Path(path).relative_to(folder).as_posix()) for path in paths]
 
 

@@ -23,13 +23,13 @@ def read_stack(files: Sequence[tuple[str, str]], name: str) -> tuple[Scene, dict
     scenes, tags = [], []
     for band, path in files:
         try:
-            scene, found = read_scene(path, band)
+            scene, band_tags = read_scene(path, band)
         except ValueError as error:
             raise ValueError(f"band {band}: {error}") from error
         if scene.count != 1:
             raise ValueError(f"band {band}: the file has {scene.count} bands, one is needed; see --asset")
         scenes.append(scene)
-        tags.append(found)
+        tags.append(band_tags)
         if not _same_ground(scenes[0], scene):
             raise ValueError(f"band {band}: its extent or coordinate reference system is not that of {files[0][0]}")
     vrt = _describe(files, scenes)
