@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,27 @@ def test_existing_run_is_not_overwritten_without_resume(trained, arguments):
     assert (trained[0] / "run.json").read_text() == before
 
 
+def test_refused_start_writes_nothing(tmp_path, arguments, monkeypatch):
+    def refuse(folder):
+        raise ValueError("another run is writing")
+
+    monkeypatch.setattr(train_crowdai, "lock_run_dir", refuse)
+    with pytest.raises(ValueError, match="another run is writing"):
+        run(arguments(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_machines_write_no_files_into_the_run_folder(tmp_path, arguments, monkeypatch):
+    def check(function, gpus, machines, rank, url, given):
+        _, cfg, splits, _ = given
+        assert all(Path(path).is_file() for path in (cfg.MODEL.WEIGHTS, splits["val"].json_file)) and rank == 1
+
+    monkeypatch.setattr("detectron2.engine.launch", check)
+    more = ("--num-machines", 2, "--machine-rank", 1, "--dist-url", "tcp://localhost:1")
+    run(arguments(tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_resume_continues_from_the_last_checkpoint(tmp_path, arguments, monkeypatch):
     with monkeypatch.context() as patch:
@@ -161,7 +183,7 @@ def test_resume_continues_from_the_last_checkpoint(tmp_path, arguments, monkeypa
     before = read_result(tmp_path)
     (tmp_path / "result.json").unlink()
     run(arguments(tmp_path, "--resume"))  # a run that was killed while it was evaluated
-    assert read_result(tmp_path)["val"] == before["val"]
+    assert (read_result(tmp_path)["val"], read_result(tmp_path)["step"]) == (before["val"], 4)
 
 
 def test_resume_without_checkpoint_starts_from_the_backbone(tmp_path, arguments):
@@ -197,8 +219,14 @@ def test_eval_only_computes_the_same_metrics(trained, data, tmp_path):
     after = read_result(tmp_path / "run")
     assert after["val"] == before["val"] and after["train"] == before["train"] and after["step"] == 4
     assert (tmp_path / "run" / "config.yaml").read_text() == (trained[0] / "config.yaml").read_text()
-    run([*command, "MODEL.WEIGHTS", str(trained[0] / "model_0000001.pth")])
-    assert read_result(tmp_path / "run")["step"] == 2
+    shorter = json.loads((data / "val" / "annotation.json").read_text())
+    shorter["images"].pop()
+    (tmp_path / "shorter.json").write_text(json.dumps(shorter))
+    given = ["--val-json", str(tmp_path / "shorter.json"), "MODEL.WEIGHTS", str(trained[0] / "model_0000001.pth")]
+    run([*command, *given])
+    assert (read_result(tmp_path / "run")["step"], read_result(tmp_path / "run")["val_samples"]) == (2, 2)
+    for name in ("ground_truth_train.json", "ground_truth_val.json"):
+        assert (tmp_path / "run" / name).read_text() == (trained[0] / name).read_text()
 
 
 def test_seed_determines_the_random_backbone(tmp_path, arguments):

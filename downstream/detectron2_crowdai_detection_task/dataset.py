@@ -43,37 +43,38 @@ class Split(NamedTuple):
 def prepare_splits(
     data_dir: Path,
     annotations: dict[str, str],
-    exp_dir: Path,
+    folder: Path,
     classes: list[str] | None = None,
-    resume: bool = False,
+    resumed: Path | None = None,
 ) -> dict[str, Split]:
-    """Correct the annotations of each split and write them to ``<exp_dir>/ground_truth_<name>.json``.
+    """Correct the annotations of each split and write them to ``<folder>/ground_truth_<name>.json``.
 
     Args:
         data_dir: Folder that holds a folder for each split.
         annotations: Name of the JSON file of each split; the classes are those of the first one.
-        exp_dir: Run folder.
+        folder: Folder to write to.
         classes: Category names of an existing run.
-        resume: Whether that run is to be resumed, on the same annotations.
+        resumed: Folder of a run to resume; its annotations must be the same.
 
     Raises:
         ValueError, OSError: As ``coco.load_split``; or the annotations differ from those of the run to resume.
     """
     splits = {}
     for name, json_name in annotations.items():
-        folder = find_split(data_dir, name) or data_dir / name
-        corrected = coco.load_split(folder, json_name, classes)
+        source = find_split(data_dir, name) or data_dir / name
+        corrected = coco.load_split(source, json_name, classes)
         classes = corrected.classes
-        path = Path(exp_dir).resolve() / f"ground_truth_{name}.json"
+        path = folder.resolve() / f"ground_truth_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(corrected.coco)
-        if resume and path.is_file() and path.read_text(encoding="utf-8") != content:
+        recorded = resumed and resumed / path.name
+        if recorded and recorded.is_file() and recorded.read_text(encoding="utf-8") != content:
             raise ValueError(
-                f"--resume: {folder / json_name} differs from {path}, on which the run was trained; "
+                f"--resume: {source / json_name} differs from {recorded}, on which the run was trained; "
                 "choose another --exp-dir"
             )
         files.write_text(path, content)
-        image_dir = str((folder / "images").resolve())
+        image_dir = str((source / "images").resolve())
         splits[name] = Split(name, str(path), image_dir, classes, corrected.counts, corrected.image_size)
     return splits
 

@@ -14,6 +14,8 @@ Detectron2 follow at the end: ``… SOLVER.IMS_PER_BATCH 8 SOLVER.MAX_ITER 30000
 import argparse
 import os
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
@@ -58,9 +60,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Prepare data, backbone and configuration once, then start the processes."""
+    """Check the options, lock the run folder, and start."""
     import torch
-    from detectron2.engine import launch
 
     from downstream.detectron2_crowdai_detection_task import experiment
 
@@ -83,18 +84,31 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.exp_dir} holds a run; add --resume, or choose another --exp-dir")
     elif not run and not args.pretrained:
         raise ValueError("--pretrained is missing: trained_model.pth, random, imagenet, or a torchvision file")
+    with ExitStack() as stack:  # each machine runs this script, on one folder: the first one writes there
+        if args.machine_rank == 0:
+            stack.enter_context(lock_run_dir(args.exp_dir))
+        if args.machine_rank or args.eval_only:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = args.exp_dir.resolve()
+        start(args, folder, run, device)
+
+
+def start(args, folder, run, device):
+    """Prepare data, backbone and configuration, with files in ``folder``, and start the processes of this machine."""
+    import torch
+    from detectron2.engine import launch
+
     names = {"train": args.train_json, "val": args.val_json}
-    resume = bool(run and args.resume)
-    splits = dataset.prepare_splits(args.data_dir, names, args.exp_dir, run and run["classes"], resume)
-    cfg, run = configure(args, splits, run, device)
+    resumed = args.exp_dir if run and args.resume else None
+    splits = dataset.prepare_splits(args.data_dir, names, folder, run and run["classes"], resumed)
+    cfg, run = configure(args, folder, splits, run, device)
     run |= dataset.report(splits) | {"args": cli.to_serializable(vars(args))}
     processes = args.num_gpus * args.num_machines
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {processes} processes")
     machines = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    lock = None
-    if args.machine_rank == 0:  # each machine runs this script, on one folder
-        lock = lock_run_dir(args.exp_dir)
+    if args.machine_rank == 0:
         digests = {f"{name} annotations": files.file_digest(split.json_file)[:16] for name, split in splits.items()}
         provenance.start(args.exp_dir, "CrowdAI detection", torch.device(device), digests)
     try:
@@ -102,11 +116,9 @@ def main(args: argparse.Namespace) -> None:
     except torch.multiprocessing.ProcessExitedException as error:  # the process has printed the reason
         sys.exit(error.exit_code or 1)
     provenance.finish()
-    if lock:
-        lock.close()
 
 
-def configure(args, splits, run, device):
+def configure(args, folder, splits, run, device):
     """Return the configuration and the content of ``run.json``; write the backbone of a new run for Detectron2."""
     from downstream.detectron2_crowdai_detection_task import config
 
@@ -114,7 +126,7 @@ def configure(args, splits, run, device):
     fixed = {"OUTPUT_DIR": str(args.exp_dir), "DATASETS.TEST": tuple(splits[name].dataset_name for name in evaluated)}
     if args.eval_only:
         return config.load_config(args.exp_dir, args.opts, fixed, device), run
-    weights = args.exp_dir.resolve() / "backbone.pkl"
+    weights = folder / "backbone.pkl"
     fixed |= {"MODEL.ROI_HEADS.NUM_CLASSES": len(splits["train"].classes), "MODEL.WEIGHTS": str(weights)}
     fixed |= {"DATASETS.TRAIN": (splits["train"].dataset_name,), "SEED": args.seed}
     if run:
@@ -166,7 +178,8 @@ def train(args, cfg, splits, run):
         bf16 = use_bf16(args.precision, torch.device(cfg.MODEL.DEVICE))
         trainer = Trainer(cfg, bf16, args.tracker, run["args"])
         trainer.resume_or_load(args.resume)
-        results, step, detector = trainer.train(), trainer.iter, getattr(trainer.model, "module", trainer.model)
+        results, detector = trainer.train(), getattr(trainer.model, "module", trainer.model)
+        step = max(trainer.start_iter, trainer.max_iter)  # a finished run that resumes adds 1 to trainer.iter
     if comm.is_main_process():
         names = [name for name, split in splits.items() if split.dataset_name in cfg.DATASETS.TEST]
         experiment.write_results(args.exp_dir, results, names, step, run)
