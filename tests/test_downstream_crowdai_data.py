@@ -66,6 +66,8 @@ def test_load_split_takes_building_without_categories(tmp_path):
 @pytest.mark.parametrize("ring, reason", [
     ([10, 10, 20, 20], "fewer than three points"), ([10, 10, 20, 20, 30, 30], "no area"),
     ([10, 10, 20, 20, 30], "fewer than three points"), (square(70, 10, 5), "outside the image"),
+    ([-10, 5, -10, -10, 5, -10], "outside the image"),  # its bounding box is not
+    ([-10, 5, 0, 5, 0, 20, -10, 20], "outside the image"),
     ([10, 10, float("nan"), 20, 30, 0], "coordinates not finite"),
     (square(0, 0, float("inf")), "coordinates not finite"),
     (square(10, 10, 1e9), "coordinates far outside the image"),
@@ -81,9 +83,13 @@ def test_load_split_drops_and_counts_unusable_polygons(tmp_path, ring, reason):
     assert reason in coco.describe("train", split.counts)
 
 
-def test_load_split_clips_boxes_to_the_image(tmp_path):
-    split = coco.load_split(write(tmp_path, content({"segmentation": [square(60, 40, 20)]})))
-    assert split.coco["annotations"][0]["bbox"] == [60, 40, 4, 8]
+@pytest.mark.parametrize("ring, bbox", [
+    (square(60, 40, 20), [60, 40, 4, 8]),
+    ([-5, 5, 5, 5, 5, 10, -5, 10, -5, 7, 20, 7, -5, 7], [0, 5, 20, 5]),  # it crosses itself
+])  # fmt: skip
+def test_load_split_clips_boxes_to_the_image(tmp_path, ring, bbox):
+    split = coco.load_split(write(tmp_path, content({"segmentation": [ring]})))
+    assert split.coco["annotations"][0]["bbox"] == bbox
 
 
 def test_load_split_matches_classes_by_name(tmp_path):

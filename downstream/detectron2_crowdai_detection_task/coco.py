@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import shapely
+
 from vicreg.data.image_listing import format_names
 
 DEFAULT_CATEGORIES = [{"id": 100, "name": "building"}]  # of the challenge; some copies do not list it
@@ -210,8 +212,10 @@ def _problem(ring, image):
         return "coordinates far outside the image"
     if not _area(ring) > 0:
         return "no area"
-    if any(min(values) >= length or max(values) <= 0 for values, length in axes):
-        return "outside the image"
+    if any(min(values) < 0 or max(values) > length for values, length in axes):
+        polygon = shapely.make_valid(shapely.Polygon([*zip(ring[::2], ring[1::2], strict=True)]))
+        if not polygon.intersection(shapely.box(0, 0, image["width"], image["height"])).area > 0:
+            return "outside the image"
     return None
 
 
