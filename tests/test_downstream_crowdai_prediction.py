@@ -1,6 +1,7 @@
 """Buildings detected in images of any size: windows, positions on the ground, and the script. Needs Detectron2."""
 
 import json
+import re
 
 import geopandas
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from scipy import ndimage
-from shapely.geometry import Polygon, box
+from shapely.geometry import box
 
 from tests.conftest import call_script, need_detectron2, write_tif
 
@@ -39,6 +40,7 @@ def bright_spots(inputs):
     instances.pred_masks = torch.tensor(np.array(masks).reshape(-1, *labels.shape))
     instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.scores = torch.tensor([min(1.0, mask.sum() / 100) for mask in masks])
+    instances.pred_classes = torch.zeros(count, dtype=torch.int64)
     return [{"instances": instances}]
 
 
@@ -101,6 +103,20 @@ def test_detect_tiled_keeps_the_scale_of_small_images(tmp_path, cfg):
     assert detection.box == (3, 5, 9, 10)
 
 
+def test_detect_tiled_suppresses_duplicates_within_a_class(tmp_path, cfg):
+    def three_of_two_classes(inputs):
+        (output,) = bright_spots(inputs)
+        instances = Instances.cat([output["instances"]] * 3)
+        instances.pred_classes = torch.tensor([0, 1, 1])
+        return [{"instances": instances}]
+
+    write_tif(tmp_path / "a.tif", np.full((3, 32, 32), 255, np.uint8), (0, 0, 320, 320))
+    with open_reader(tmp_path / "a.tif") as reader:
+        detections = tiled_detection.detect_tiled(three_of_two_classes, reader, cfg, 32, 0, 0.1)
+        tiled_detection.write_geojson(tmp_path / "a.geojson", detections, reader, ["building", "pool"])
+    assert sorted(geopandas.read_file(tmp_path / "a.geojson")["class"]) == ["building", "pool"]
+
+
 def test_detect_gives_boxes_of_models_without_masks(cfg):
     def without_masks(inputs):
         (output,) = bright_spots(inputs)
@@ -110,7 +126,7 @@ def test_detect_gives_boxes_of_models_without_masks(cfg):
     image = np.zeros((3, 32, 32), np.uint8)
     image[:, 4:14, 6:16] = 255
     (detection,) = tiled_detection.detect(without_masks, image, cfg, 0.5)
-    assert detection.shape.bounds == detection.box == (6, 4, 16, 14) and detection.score == 1
+    assert detection.shape.bounds == detection.box == (6, 4, 16, 14) and (detection.score, detection.label) == (1, 0)
 
 
 def expected_meters(corners):
@@ -133,20 +149,35 @@ def test_write_geojson_places_polygons_on_the_ground(tmp_path, spots, cfg, geore
         with rasterio.open(path, "w", **profile, crs="EPSG:3857", gcps=points) as raster:
             raster.write(pixels)
     with open_reader(path) as reader:
-        tiled_detection.write_geojson(tmp_path / "spots.geojson", search(path, cfg), reader)
+        tiled_detection.write_geojson(tmp_path / "spots.geojson", search(path, cfg), reader, ["building"])
     table = geopandas.read_file(tmp_path / "spots.geojson")
     assert table.crs == "EPSG:4326"
     meters = sorted(tuple(round(v, 3) for v in shape.bounds) for shape in table.to_crs("EPSG:3857").geometry)
     assert meters == expected_meters(corners)
-    assert set(table.score) == {0.48}
+    assert set(table.score) == {0.48} and set(table["class"]) == {"building"}
 
 
-def test_write_geojson_reports_coordinates_that_cannot_be_converted(tmp_path):
+def write_square(path, crs, transform):
+    """Write one detection of 4 x 4 pixels."""
     reader = ImageReader(np.zeros((3, 8, 8), np.uint8))
-    reader.crs, reader.transform = 'LOCAL_CS["arbitrary",UNIT["metre",1]]', rasterio.Affine.identity()
-    detections = [polygons.Detection(1.0, (0, 0, 4, 4), Polygon([(0, 0), (4, 0), (4, 4)]))]
+    reader.crs, reader.transform = crs, transform
+    tiled_detection.write_geojson(path, [polygons.Detection(1.0, (0, 0, 4, 4), box(0, 0, 4, 4), 0)], reader, ["a"])
+
+
+@pytest.mark.parametrize(("crs", "left"), [('LOCAL_CS["arbitrary",UNIT["metre",1]]', 0), ("EPSG:32631", 1e9)])
+def test_write_geojson_reports_coordinates_that_cannot_be_converted(tmp_path, crs, left):
     with pytest.raises(ValueError, match="a.geojson: cannot convert"):
-        tiled_detection.write_geojson(tmp_path / "a.geojson", detections, reader)
+        write_square(tmp_path / "a.geojson", crs, rasterio.Affine.translation(left, 0))
+    assert not (tmp_path / "a.geojson").exists()
+
+
+def test_write_geojson_splits_polygons_at_the_antimeridian(tmp_path):
+    left = 30 * 111319.4908 - 1000  # 180 degrees are 30 degrees east of the central meridian of EPSG:3832
+    write_square(tmp_path / "a.geojson", "EPSG:3832", rasterio.Affine(1000, 0, left, 0, -1000, 4000))
+    (shape,) = geopandas.read_file(tmp_path / "a.geojson").geometry
+    west, east = sorted(part.bounds for part in shape.geoms)
+    assert shape.is_valid and (west[0], east[2]) == (-180, 180)
+    assert (west[2] + 180, 180 - east[0]) == pytest.approx((3 / 111.3194908, 1 / 111.3194908))
 
 
 def test_masks_with_holes_and_parts_become_polygons_of_the_same_area():
@@ -168,7 +199,7 @@ def trained(tmp_path, repo_root):
     folder.mkdir()
     torch.manual_seed(0)
     (folder / "config.yaml").write_text(cfg.dump())
-    (folder / "run.json").write_text(json.dumps({"image_size": [48, 48]}))
+    (folder / "run.json").write_text(json.dumps({"image_size": [48, 48], "classes": ["building"]}))
     (folder / "last_checkpoint").write_text("model_final.pth")
     torch.save({"model": build_model(cfg).state_dict(), "iteration": 0}, folder / "model_final.pth")
     return folder
@@ -193,6 +224,18 @@ def test_script_draws_a_folder_and_writes_polygons_of_georeferenced_images(tmp_p
     assert Image.open(tmp_path / "out" / "spots.png").size == (100, 80)
     bounds = geopandas.read_file(tmp_path / "out" / "spots.geojson").total_bounds
     assert bounds == pytest.approx([4.4915, 47.35, 4.5005, 47.355], abs=0.01)
+    assert re.search(r"spots.tif: \d+ building -> ", done.stdout)
+
+
+@pytest.mark.parametrize(("window", "sizes"), [([], (48, 256, 1333)), (["--window", "96"], (96, 512, 2666))])
+def test_script_enlarges_windows_as_the_training_images(tmp_path, trained, monkeypatch, window, sizes):
+    def check(model, reader, cfg, side, *_):
+        assert (side, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == sizes
+        return []
+
+    monkeypatch.setattr(tiled_detection, "detect_tiled", check)
+    Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
+    predict(trained, tmp_path / "a.png", tmp_path / "out", *window)
 
 
 def test_bf16_is_for_the_backbone_and_boxes_and_masks_stay_in_float32(repo_root):

@@ -4,12 +4,13 @@
     python predict_crowdai.py --checkpoint ../../exp/crowdai --image mosaic.tif --out predictions
 
 writes ``mosaic.png`` with the detections and, for a georeferenced GeoTIFF, ``mosaic.geojson`` with polygons in
-longitude and latitude. ``--image`` may be a folder. Large images are processed in overlapping windows. Files that
-cannot be read are skipped and listed, and the exit status is then 1.
+longitude and latitude, with class and score. ``--image`` may be a folder. Large images are processed in overlapping
+windows. Files that cannot be read are skipped and listed, and the exit status is then 1.
 """
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":  # import from the repo root, wherever we are launched
@@ -35,7 +36,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", type=Path, required=True, help="image, GeoTIFF, or a folder of them")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, other than --image")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score, 0 to 1")
-    parser.add_argument("--window", type=int, help="side of a window in pixels; None: that of the training images")
+    text = "side of a window in pixels, enlarged as the training images were; None: that of the training images"
+    parser.add_argument("--window", type=int, help=text)
     parser.add_argument("--overlap", type=float, default=0.25, help="overlap of neighboring windows, 0 to 0.9")
     add_levels_argument(parser, "default: such files are refused")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: a GPU if there is one")
@@ -68,12 +70,15 @@ def main(args: argparse.Namespace) -> None:
     model, _ = load_model(checkpoint, cfg)
     if use_bf16(args.precision, device):
         autocast_backbone(model)
-    settings = (args.window or min(run["image_size"]), args.overlap, args.threshold)
+    size, classes = min(run["image_size"]), run["classes"]
+    window = args.window or size
+    for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST"):  # windows are enlarged as the training images were
+        cfg.INPUT[key] = round(cfg.INPUT[key] * window / size)
     args.out.mkdir(parents=True, exist_ok=True)
 
     def process(path: Path) -> None:
         with open_reader(path, levels=args.levels) as reader:
-            detections = tiled_detection.detect_tiled(model, reader, cfg, *settings)
+            detections = tiled_detection.detect_tiled(model, reader, cfg, window, args.overlap, args.threshold)
             written = [args.out / f"{path.stem}.png"]
             image = reader.preview(MAX_SIZE).transpose(1, 2, 0)
             scale = image.shape[1] / reader.width
@@ -81,10 +86,12 @@ def main(args: argparse.Namespace) -> None:
             files.atomic_write(written[0], Image.fromarray(image).save)
             if reader.crs or reader.gcps:
                 written.append(args.out / f"{path.stem}.geojson")
-                tiled_detection.write_geojson(written[-1], detections, reader)
+                tiled_detection.write_geojson(written[-1], detections, reader, classes)
             elif path.suffix.lower() in TIFF:
                 log(f"note: {path} has no georeference, so no polygons are written")
-            log(f"{path}: {len(detections)} buildings -> {', '.join(map(str, written))}")
+            counts = Counter(classes[detection.label] for detection in detections)
+            found = ", ".join(f"{number} {name}" for name, number in counts.items()) or "no detections"
+            log(f"{path}: {found} -> {', '.join(map(str, written))}")
 
     raise_failures(process_images(images, process), len(images))
 

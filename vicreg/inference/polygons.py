@@ -14,24 +14,26 @@ class Detection(NamedTuple):
         score: Confidence in [0, 1].
         box: (left, top, right, bottom) in pixels.
         shape: Outline, a shapely geometry.
+        label: Index of the class.
     """
 
     score: float
     box: tuple[float, float, float, float]
     shape: Any
+    label: int
 
 
 def from_masks(instances: Any, threshold: float) -> list[Detection]:
     """Convert the instances of one image to polygons; empty masks are dropped.
 
     Args:
-        instances: Detectron2's ``Instances`` with ``scores``, ``pred_boxes`` and ``pred_masks``.
+        instances: Detectron2's ``Instances`` with ``scores``, ``pred_boxes``, ``pred_masks`` and ``pred_classes``.
         threshold: Lowest score.
     """
-    rows = zip(instances.scores.tolist(), instances.pred_boxes.tensor.tolist(), instances.pred_masks, strict=True)
+    columns = (instances.scores.tolist(), instances.pred_boxes.tensor.tolist(), instances.pred_masks)
     return [
-        Detection(score, tuple(box), from_mask(mask.numpy()))
-        for score, box, mask in rows
+        Detection(score, tuple(box), from_mask(mask.numpy()), label)
+        for score, box, mask, label in zip(*columns, instances.pred_classes.tolist(), strict=True)
         if score >= threshold and mask.any()
     ]
 
