@@ -248,6 +248,13 @@ def test_bf16_is_for_the_backbone_and_boxes_and_masks_stay_in_float32(repo_root)
     assert dtypes == [torch.bfloat16, torch.float32, torch.float32]
 
 
+def test_script_takes_a_checkpoint_file(tmp_path, trained):
+    (trained / "last_checkpoint").unlink()
+    Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
+    predict(trained / "model_final.pth", tmp_path / "a.png", tmp_path / "out")
+    assert (tmp_path / "out" / "a.png").is_file()
+
+
 def test_script_loads_a_run_of_the_earlier_version(tmp_path, trained):
     state = torch.load(trained / "model_final.pth", weights_only=True)
     state |= {"step": 1, "categories": [{"id": 100, "name": "building"}], "image_size": [48, 48], "backbone": {}}

@@ -22,8 +22,8 @@ TASKS = {"bbox": "box", "segm": "mask"}
 EXAMPLES = 6  # images in examples.png
 
 
-def load_run(folder: str | Path) -> dict[str, Any] | None:
-    """Return ``run.json`` of a folder, or None without a checkpoint in it.
+def load_run(path: str | Path) -> dict[str, Any] | None:
+    """Return ``run.json`` of a run folder or of a checkpoint in it, or None without a checkpoint.
 
     The checkpoints of earlier versions of this task hold the same values.
 
@@ -31,10 +31,9 @@ def load_run(folder: str | Path) -> dict[str, Any] | None:
         ValueError: The checkpoint is of another kind.
     """
     try:
-        find_checkpoint(folder)
+        folder = find_checkpoint(path).parent
     except FileNotFoundError:
         return None
-    folder = Path(folder)
     try:
         if (folder / RUN_FILE).is_file():
             return read_json(folder / RUN_FILE)

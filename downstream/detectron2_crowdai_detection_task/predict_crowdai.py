@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
     from vicreg.inference import polygons
 
     checkpoint = find_checkpoint(args.checkpoint)
-    run = experiment.load_run(checkpoint.parent)
+    run = experiment.load_run(checkpoint)
     device = torch.device(detectron2_setup.choose_device(args.device))
     cfg = config.load_config(checkpoint.parent, [], {}, device.type)
     model, _ = load_model(checkpoint, cfg)
