@@ -184,6 +184,15 @@ def test_block_split_shares_no_location_and_leaves_a_buffer():
     assert (split_table(table, np.full(len(table), -1), "none", 0.25, 3, 2, 32)[0] == "train").all()
 
 
+def test_image_split_keeps_files_whole_and_takes_their_usual_class():
+    table = pd.DataFrame({"image_id": np.repeat([f"{number}.tif" for number in range(40)], 8), "site": "s"})
+    labels = np.tile([-1, -1, -1, -1, 0, 0, 1, -1] + [-1, -1, -1, -1, -1, 1, 1, 0], 20)  # mostly none, then 0 or 1
+    parts, _ = split_table(table, labels, "image", 0.25, 0, 0, 32)
+    held_out = (parts == "val").reshape(40, 8)
+    assert (held_out.all(1) == held_out.any(1)).all()
+    assert held_out[::2, 0].sum() == held_out[1::2, 0].sum() == 5
+
+
 def test_lists_and_catalogs_name_addresses_dates_and_vrts(tmp_path):
     import rasterio.shutil
 
