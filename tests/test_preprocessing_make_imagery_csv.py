@@ -149,7 +149,12 @@ def test_a_scene_across_180_degrees_is_listed_if_its_system_divides_it(tmp_path,
 
 @pytest.mark.parametrize(
     ("mask", "options"),
-    [({"column": 16}, []), ({"crs": "EPSG:32634"}, []), ({"resolution": 20}, []), ({"crs": None}, ["--resolution", 20])],
+    [
+        ({"column": 16}, []),
+        ({"crs": "EPSG:32634"}, []),
+        ({"resolution": 20}, []),
+        ({"crs": None}, ["--resolution", 20]),
+    ],
 )
 def test_a_cloud_mask_of_other_ground_is_listed(tmp_path, capsys, mask, options):
     write_raster(tmp_path / "in" / "a.tif", ground(1, 64, 64))

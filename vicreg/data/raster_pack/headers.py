@@ -171,7 +171,7 @@ def _split_masks(sources: Sequence[Source], pattern: str | None) -> tuple[list[S
 
 
 def _check_mask(scene: Scene, mask: str, resampled: bool) -> None:
-    """Raise ValueError unless a cloud mask has the extent of its scene; without a georeference, the size, if not ``resampled``."""
+    """Raise ValueError unless a cloud mask has the extent of its scene, or its size if it needs no georeference."""
     try:
         with reading(mask), open_gdal(mask) as raster:
             other = dataclasses.replace(scene, width=raster.width, height=raster.height)
