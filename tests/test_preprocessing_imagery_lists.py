@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from preprocessing import make_imagery_csv
+from preprocessing.imagery.labels import label_patches
 from preprocessing.imagery.sources import find_sources
 from preprocessing.imagery.splits import split_table
 from tests.imagery_fixtures import ground, prepare, write_raster
@@ -147,6 +148,27 @@ def test_labels_of_a_csv_by_path_or_name(tmp_path):
         prepare(tmp_path / "in", tmp_path / "out", *options, "--label-column", "klasse")
     with pytest.raises(ValueError, match="--label-column"):
         prepare(tmp_path / "in", tmp_path / "out", *options)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("x/1.tif,a\nx/1.tif,b", "x/1.tif has two classes, a and b"),
+        ("1.tif,a", "1.tif is the name of x/1.tif and y/1.tif; write paths"),
+        ("x/1.tif,b\n1,a", None),
+        ("x/1.tif,a\n1.tif,b\nx/1.tif,a", None),
+        ("2.tif,b\nx/1.tif,a\ny\\1.tif,b", None),
+    ],
+)
+def test_labels_of_a_csv_are_refused_if_they_are_ambiguous(tmp_path, rows, message):
+    (tmp_path / "labels.csv").write_text(f"path,kind\n{rows}\n")
+    table = pd.DataFrame({"image_id": ["x/1.tif", "y/1.tif", "2.tif", "x/2.tif"]})
+    if message:
+        with pytest.raises(ValueError, match=message):
+            label_patches(table, str(tmp_path / "labels.csv"), "kind", [], 32)
+    else:
+        labels, classes = label_patches(table, str(tmp_path / "labels.csv"), "kind", [], 32)
+        assert classes == ["a", "b"] and sorted(labels[:2]) == [0, 1] and labels[3] == -1
 
 
 def test_labels_of_polygons_are_the_class_that_covers_most_of_a_patch(tmp_path):
