@@ -192,7 +192,7 @@ def test_labels_of_polygons_are_the_class_that_covers_most_of_a_patch(tmp_path):
 
 def test_block_split_shares_no_location_and_leaves_a_buffer():
     column, line = (axis.ravel() for axis in np.meshgrid(np.arange(30), np.arange(30)))
-    table = pd.DataFrame({"site": "s", "column": column * 32 + 5, "line": line * 32, "image_id": "i"})
+    table = pd.DataFrame({"site": "s", "grid": 0, "column": column * 32 + 5, "line": line * 32, "image_id": "i"})
     table = pd.concat([table, table], ignore_index=True)  # two dates
     parts, record = split_table(table, np.full(len(table), -1), "block", 0.25, 3, 2, 32)
     assert record["block_cells"] == 8 and 0.1 < record["achieved"] < 0.4
@@ -204,6 +204,17 @@ def test_block_split_shares_no_location_and_leaves_a_buffer():
     unused = np.argwhere(grid == "unused")
     assert len(unused) and all("val" in grid[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] for y, x in unused)
     assert (split_table(table, np.full(len(table), -1), "none", 0.25, 3, 2, 32)[0] == "train").all()
+
+
+def test_block_split_leaves_a_buffer_across_tiles_that_touch():
+    column, line = (axis.ravel() for axis in np.meshgrid(np.arange(32), np.arange(32)))
+    site = pd.Series(column // 8 * 4 + line // 8).astype(str)  # tiles of 8 x 8 cells
+    table = pd.DataFrame({"site": site, "grid": 0, "column": column * 32, "line": line * 32, "image_id": site})
+    grid = split_table(table, np.full(len(table), -1), "block", 0.1, 0, 1, 32)[0].reshape(32, 32)
+    for y, x in np.argwhere(grid == "val"):
+        assert "train" not in grid[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+    single = split_table(table.assign(grid=-1), np.full(len(table), -1), "block", 0.1, 0, 1, 32)[0]
+    assert (single == "unused").sum() < (grid == "unused").sum()  # not comparable
 
 
 def test_image_split_keeps_files_whole_and_takes_their_usual_class():
