@@ -23,8 +23,8 @@ def split_table(
         table: Patch list with the columns image_id, site, grid, column and line.
         labels: Label of each patch, -1 for none.
         rule: "block" holds out square blocks of cells of each site in all scenes, with ``buffer`` cells around them in
-            neither part, also those of other sites of the grid; "location" whole sites; "image" whole files, in each class, that of most of their labeled
-            patches; "folders" as ``parts_of_files`` says; "none" nothing.
+            neither part, also those of other sites of the grid; "location" whole sites; "image" whole files, in each
+            class, that of most of their labeled patches; "folders" as ``parts_of_files`` says; "none" nothing.
         fraction: Fraction to hold out.
         seed: Seed of the choice.
         buffer: Cells left out around the blocks.
