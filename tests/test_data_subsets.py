@@ -69,6 +69,21 @@ def test_held_out_groups_takes_the_fraction_of_the_groups_of_each_class():
     assert not set(groups[held_out]) & set(groups[~held_out])
 
 
+def test_held_out_groups_keeps_groups_of_several_classes_together():
+    groups, labels = np.repeat(np.arange(40), 5), np.tile([0, 1, 1, 2, 2], 40)
+    labels[:100] = np.tile([0, 0, 1, 2, 0], 20)
+    held_out = held_out_groups(groups, 0.25, 0, labels).reshape(40, 5)
+    assert (held_out.all(1) == held_out.any(1)).all()
+    assert held_out[:20].any(1).sum() == held_out[20:].any(1).sum() == 5  # most frequent: 0, and 2 of 1 and 2
+
+
+def test_held_out_groups_takes_text_columns_of_many_groups(monkeypatch):
+    groups = np.array([f"0-{number}" for number in range(300)], object)
+    expected = held_out_groups(groups.astype(str), 0.2, 0)
+    monkeypatch.delattr(np, "isin")  # compares every pair of objects
+    assert np.array_equal(held_out_groups(groups, 0.2, 0), expected) and expected.sum() == 60
+
+
 def test_held_out_groups_keeps_a_single_group():
     assert not held_out_groups(["A", "A"], 0.25, seed=0).any()
     held_out = held_out_groups([7, 7, 7, 8, 9], 0.5, 0, labels=[0, 0, 0, 1, 1])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from preprocessing import make_imagery_csv
+from preprocessing.imagery.labels import label_patches
 from preprocessing.imagery.sources import find_sources
 from preprocessing.imagery.splits import split_table
 from tests.imagery_fixtures import ground, prepare, write_raster
@@ -34,7 +35,11 @@ S2 = "S2A_MSIL2A_20210506T100031_N0300_R122_T33UUP_20210507T123456.SAFE/GRANULE/
         ("a/2021-02-30.tif", None, "", ""),
         ("img_12345678.png", None, "", ""),
         ("d_07.03.19.tif", "%d.%m.%y", "2019-03-07", "--date-pattern"),
+        ("x_99.tif", "%y", "1999-01-01", "--date-pattern"),
+        ("x_68.tif", "%y", "2068-01-01", "--date-pattern"),
         ("x_2020_146.tif", "%Y_%j", "2020-05-25", "--date-pattern"),
+        ("x_2020_366.tif", "%Y_%j", "2020-12-31", "--date-pattern"),
+        *((f"x_2021_{day}.tif", "%Y_%j", "", "") for day in ("000", "366", "999")),
         ("x_05Mar2019.tif", "%d%b%Y", "2019-03-05", "--date-pattern"),
         ("y2019m3.tif", r"y(?P<year>\d+)m(?P<month>\d+)", "2019-03-01", "--date-pattern"),
         ("t201904_05.tif", r"t(\d{6})", "2019-04-01", "--date-pattern"),
@@ -145,6 +150,27 @@ def test_labels_of_a_csv_by_path_or_name(tmp_path):
         prepare(tmp_path / "in", tmp_path / "out", *options)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("x/1.tif,a\nx/1.tif,b", "x/1.tif has two classes, a and b"),
+        ("1.tif,a", "1.tif is the name of x/1.tif and y/1.tif; write paths"),
+        ("x/1.tif,b\n1,a", None),
+        ("x/1.tif,a\n1.tif,b\nx/1.tif,a", None),
+        ("2.tif,b\nx/1.tif,a\ny\\1.tif,b", None),
+    ],
+)
+def test_labels_of_a_csv_are_refused_if_they_are_ambiguous(tmp_path, rows, message):
+    (tmp_path / "labels.csv").write_text(f"path,kind\n{rows}\n")
+    table = pd.DataFrame({"image_id": ["x/1.tif", "y/1.tif", "2.tif", "x/2.tif"]})
+    if message:
+        with pytest.raises(ValueError, match=message):
+            label_patches(table, str(tmp_path / "labels.csv"), "kind", [], 32)
+    else:
+        labels, classes = label_patches(table, str(tmp_path / "labels.csv"), "kind", [], 32)
+        assert classes == ["a", "b"] and sorted(labels[:2]) == [0, 1] and labels[3] == -1
+
+
 def test_labels_of_polygons_are_the_class_that_covers_most_of_a_patch(tmp_path):
     import geopandas
     import shapely
@@ -166,7 +192,7 @@ def test_labels_of_polygons_are_the_class_that_covers_most_of_a_patch(tmp_path):
 
 def test_block_split_shares_no_location_and_leaves_a_buffer():
     column, line = (axis.ravel() for axis in np.meshgrid(np.arange(30), np.arange(30)))
-    table = pd.DataFrame({"site": "s", "column": column * 32 + 5, "line": line * 32, "image_id": "i"})
+    table = pd.DataFrame({"site": "s", "grid": 0, "column": column * 32 + 5, "line": line * 32, "image_id": "i"})
     table = pd.concat([table, table], ignore_index=True)  # two dates
     parts, record = split_table(table, np.full(len(table), -1), "block", 0.25, 3, 2, 32)
     assert record["block_cells"] == 8 and 0.1 < record["achieved"] < 0.4
@@ -178,6 +204,26 @@ def test_block_split_shares_no_location_and_leaves_a_buffer():
     unused = np.argwhere(grid == "unused")
     assert len(unused) and all("val" in grid[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] for y, x in unused)
     assert (split_table(table, np.full(len(table), -1), "none", 0.25, 3, 2, 32)[0] == "train").all()
+
+
+def test_block_split_leaves_a_buffer_across_tiles_that_touch():
+    column, line = (axis.ravel() for axis in np.meshgrid(np.arange(32), np.arange(32)))
+    site = pd.Series(column // 8 * 4 + line // 8).astype(str)  # tiles of 8 x 8 cells
+    table = pd.DataFrame({"site": site, "grid": 0, "column": column * 32, "line": line * 32, "image_id": site})
+    grid = split_table(table, np.full(len(table), -1), "block", 0.1, 0, 1, 32)[0].reshape(32, 32)
+    for y, x in np.argwhere(grid == "val"):
+        assert "train" not in grid[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+    single = split_table(table.assign(grid=-1), np.full(len(table), -1), "block", 0.1, 0, 1, 32)[0]
+    assert (single == "unused").sum() < (grid == "unused").sum()  # not comparable
+
+
+def test_image_split_keeps_files_whole_and_takes_their_usual_class():
+    table = pd.DataFrame({"image_id": np.repeat([f"{number}.tif" for number in range(40)], 8), "site": "s"})
+    labels = np.tile([-1, -1, -1, -1, 0, 0, 1, -1] + [-1, -1, -1, -1, -1, 1, 1, 0], 20)  # mostly none, then 0 or 1
+    parts, _ = split_table(table, labels, "image", 0.25, 0, 0, 32)
+    held_out = (parts == "val").reshape(40, 8)
+    assert (held_out.all(1) == held_out.any(1)).all()
+    assert held_out[::2, 0].sum() == held_out[1::2, 0].sum() == 5
 
 
 def test_lists_and_catalogs_name_addresses_dates_and_vrts(tmp_path):

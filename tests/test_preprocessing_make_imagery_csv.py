@@ -126,6 +126,57 @@ def test_nodata_alpha_and_cloud_masks_drop_patches_and_do_not_count(tmp_path):
     np.testing.assert_allclose(meta["std"], used.std(1))
 
 
+def test_a_mask_band_holds_after_resampling_as_does_the_border_of_the_scene(tmp_path):
+    land = ground(1)
+    land[:, :40] = 60000
+    path = write_raster(tmp_path / "in" / "a.tif", land)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as raster:
+        raster.write_mask(np.arange(96)[:, None].repeat(96, 1) >= 40)
+    options = "--patch-size", 16, "--split", "none", "--max-nodata", 0.9, "--resolution", 10, "--crs", "EPSG:32632"
+    table, pixels, _ = prepare(tmp_path / "in", tmp_path / "out", *options)
+    assert (table.valid * 256).sum() == pytest.approx(56 * 96, rel=0.1) and pixels.max() < 10000
+    assert ((pixels > 0).mean((1, 2, 3)) == table.valid).all()
+
+
+def test_a_scene_across_180_degrees_is_listed_if_its_system_divides_it(tmp_path, capsys):
+    write_raster(tmp_path / "in" / "a.tif", ground(1, 64, 64), column=81910, row=-811800, crs="EPSG:32760")
+    options = "--patch-size", 32, "--split", "none", "--resolution"
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(tmp_path / "in", tmp_path / "out", *options, 0.0001, "--crs", "EPSG:4326")
+    assert "a.tif: crosses 180 degrees in EPSG:4326; choose another --crs" in capsys.readouterr().err
+    assert len(prepare(tmp_path / "in", tmp_path / "out", *options, 10, "--crs", "EPSG:32760")[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("mask", "options"),
+    [
+        ({"column": 16}, []),
+        ({"crs": "EPSG:32634"}, []),
+        ({"resolution": 20}, []),
+        ({"crs": None}, ["--resolution", 20]),
+    ],
+)
+def test_a_cloud_mask_of_other_ground_is_listed(tmp_path, capsys, mask, options):
+    write_raster(tmp_path / "in" / "a.tif", ground(1, 64, 64))
+    clouds = write_raster(tmp_path / "in" / "a_c.tif", ground(1, 64, 64), **mask)
+    with pytest.raises(ValueError, match="nothing written"):
+        prepare(tmp_path / "in", tmp_path / "out", "--patch-size", 16, "--cloud-mask", "{stem}_c.tif", *options)
+    message = f"a.tif: cloud mask {clouds}: its extent or coordinate reference system is not that of the scene"
+    assert message in capsys.readouterr().err
+
+
+def test_a_cloud_mask_may_be_coarser_and_name_its_system_otherwise(tmp_path):
+    write_raster(tmp_path / "in" / "a.tif", ground(1, 64, 64))
+    options = "--patch-size", 32, "--split", "none", "--cloud-mask", "{stem}_c.tif"
+    clouds = np.eye(2, dtype=np.uint8)[None].repeat(16, 1).repeat(16, 2)
+    write_raster(tmp_path / "in" / "a_c.tif", clouds, resolution=20)
+    with rasterio.open(tmp_path / "in" / "a_c.tif", "r+") as raster:
+        raster.crs = OTHER_TEXT
+    assert len(prepare(tmp_path / "in", tmp_path / "out", *options)[0]) == 2
+    write_raster(tmp_path / "in" / "a_c.tif", clouds.repeat(2, 1).repeat(2, 2), crs=None)  # of the size of the scene
+    assert len(prepare(tmp_path / "in", tmp_path / "out", *options)[0]) == 2
+
+
 def test_float_and_signed_rasters_need_a_scale(tmp_path, capsys):
     land = np.random.default_rng(0).normal(0.3, 0.1, (2, 64, 64)).astype(np.float32)
     land[:, 0, 0] = np.nan

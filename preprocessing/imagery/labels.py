@@ -1,5 +1,6 @@
 """Labels of patches: class folders, a table of images, or polygons."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -65,13 +66,22 @@ def _from_csv(table: pd.DataFrame, path: Path, column: str) -> pd.Series:
     rows = read_csv(path)
     _check_column(rows.columns, column, path)
     key = next((name for name in _NAME_COLUMNS if name in rows.columns), rows.columns[0])
-    by_path = dict(zip(rows[key].str.replace("\\", "/", regex=False), rows[column], strict=True))
-
-    def find(name: str) -> str:
-        pure = PurePosixPath(name)
-        return next((by_path[key] for key in (name, pure.name, pure.stem) if key in by_path), "")
-
-    return table.image_id.map({name: find(name) for name in table.image_id.unique()})
+    labeled = rows[key].str.replace("\\", "/", regex=False)
+    class_of = dict(zip(labeled, rows[column], strict=True))
+    for name, label in zip(labeled, rows[column], strict=True):
+        if label != class_of[name]:
+            raise ValueError(f"{path}: {name} has two classes, {label} and {class_of[name]}")
+    names = set(table.image_id)
+    files: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        short = (PurePosixPath(name).name, PurePosixPath(name).stem)
+        keys = (name, *(key for key in short if key not in names))  # the path of another file belongs to that one
+        if known := next((key for key in keys if key in class_of), None):
+            files[known].append(name)
+    for name, matches in files.items():
+        if len(matches) > 1:
+            raise ValueError(f"{path}: {name} is the name of {' and '.join(matches[:2])}; write paths instead of names")
+    return table.image_id.map(dict.fromkeys(names, "") | {file: class_of[name] for name, [file] in files.items()})
 
 
 def _from_polygons(table: pd.DataFrame, path: Path, column: str, grids: Sequence[Grid], patch_size: int) -> pd.Series:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from vicreg.data.subsets import check_fraction, held_out_groups
 
@@ -22,8 +23,8 @@ def split_table(
         table: Patch list with the columns image_id, site, grid, column and line.
         labels: Label of each patch, -1 for none.
         rule: "block" holds out square blocks of cells of each site in all scenes, with ``buffer`` cells around them in
-            neither part; "location" whole sites; "image" whole files, in each class; "folders" as ``parts_of_files``
-            says; "none" nothing.
+            neither part, also those of other sites of the grid; "location" whole sites; "image" whole files, in each
+            class, that of most of their labeled patches; "folders" as ``parts_of_files`` says; "none" nothing.
         fraction: Fraction to hold out.
         seed: Seed of the choice.
         buffer: Cells left out around the blocks.
@@ -54,7 +55,7 @@ def split_table(
         elif rule == "location":
             parts[held_out_groups(table.site, fraction, seed)] = "val"
         else:
-            parts[held_out_groups(table.image_id, fraction, seed, labels)] = "val"
+            parts[_images(table.image_id, labels, fraction, seed)] = "val"
     for part in ("train", "val"):
         if part not in parts:
             advice = {"location": "there is one site only; use --split block or image",
@@ -64,6 +65,14 @@ def split_table(
                              "patches are kept, so the next call takes seconds")  # fmt: skip
     record["achieved"] = float((parts == "val").sum() / np.isin(parts, ("train", "val")).sum())
     return parts, record
+
+
+def _images(image_id: pd.Series, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Hold out whole files; return which patches are held out."""
+    has_label = pd.Series(labels >= 0, image_id.index)
+    rows = has_label | ~has_label.groupby(image_id).transform("any")
+    held_out = held_out_groups(image_id[rows], fraction, seed, labels[rows])
+    return image_id.isin(image_id[rows][held_out]).to_numpy()
 
 
 def _blocks(table: pd.DataFrame, fraction: float, seed: int, buffer: int, patch_size: int) -> tuple[np.ndarray, int]:
@@ -78,11 +87,11 @@ def _blocks(table: pd.DataFrame, fraction: float, seed: int, buffer: int, patch_
     held_out = held_out_groups(blocks, fraction, seed)
     parts[held_out] = "val"
     if buffer:
-        near: set[tuple[str, int, int]] = set()
-        cells = set(zip(table.site[held_out], column[held_out], line[held_out], strict=True))
-        steps = range(-buffer, buffer + 1)
-        for site, x, y in cells:
-            near.update((site, x + right, y + down) for right in steps for down in steps)
-        touches = [cell in near for cell in zip(table.site, column, line, strict=True)]
-        parts[np.array(touches) & ~held_out] = "unused"
+        corners = table[["column", "line"]].to_numpy()
+        # cells of a grid share coordinates, whatever their site; without a georeference, those of a site do
+        for rows in table.groupby(["grid", table.site.where(table.grid < 0, "")]).indices.values():
+            cells, is_held_out = corners[rows], held_out[rows]
+            if is_held_out.any():
+                distance, _ = cKDTree(np.unique(cells[is_held_out], axis=0)).query(cells, p=np.inf)
+                parts[rows[(distance < (buffer + 1) * patch_size) & ~is_held_out]] = "unused"
     return parts, side

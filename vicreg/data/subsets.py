@@ -87,23 +87,26 @@ def held_out_groups(
         groups: Group of each sample (n,), integers or strings.
         fraction: Fraction of the groups in (0, 1): at least one, never all. A single group is not held out.
         seed: Seed of the choice.
-        labels: Class of each sample (n,), to hold out groups of each class; None to take all samples for one class.
+        labels: Class of each sample (n,), to hold out groups of each class; None to take all samples for one class. A
+            group of several classes counts for the most frequent one.
         stream: Name of the random stream.
 
     Returns:
         Bool array (n,), True for held out; all False if no class has two groups.
     """
     check_fraction(fraction)
-    groups = np.asarray(groups)
-    labels = np.zeros(len(groups), int) if labels is None else np.asarray(labels)
+    names, groups = np.unique(np.asarray(groups), return_inverse=True)
+    classes, labels = np.unique(np.zeros(len(groups)) if labels is None else labels, return_inverse=True)
+    pairs, counts = np.unique(groups * len(classes) + labels, return_counts=True)
+    group, label = np.divmod(pairs[np.argsort(counts, kind="stable")], len(classes))
+    class_of = np.empty(len(names), np.int64)
+    class_of[group] = label  # the last one of each group, the most frequent
     random = rng(seed, stream)
-    held_out = np.zeros(len(groups), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        names = random.permutation(np.unique(groups[members]))
-        count = min(max(1, round(fraction * len(names))), len(names) - 1)
-        held_out[members[np.isin(groups[members], names[:count])]] = True
-    return held_out
+    held_out = np.zeros(len(names), bool)
+    for index in range(len(classes)):
+        members = random.permutation(np.flatnonzero(class_of == index))
+        held_out[members[: min(max(1, round(fraction * len(members))), len(members) - 1)]] = True
+    return held_out[groups]
 
 
 class LabeledSubset(torch.utils.data.Dataset):

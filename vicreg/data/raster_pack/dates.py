@@ -88,9 +88,10 @@ def _date(match: re.Match[str] | None) -> str:
             values = [values[0][:4], *re.findall("..", values[0][4:])]
         groups = dict(zip(("year", "month", "day"), values, strict=False))
     try:
-        year = int(groups.get("year") or 2000 + int(groups["short_year"]))
+        year = int(groups.get("year") or datetime.datetime.strptime(groups["short_year"], "%y").year)
         if groups.get("day_of_year"):
-            return (datetime.date(year, 1, 1) + datetime.timedelta(int(groups["day_of_year"]) - 1)).isoformat()
+            date = datetime.date(year, 1, 1) + datetime.timedelta(int(groups["day_of_year"]) - 1)
+            return date.isoformat() if date.year == year else ""
         name = groups.get("month_name")
         month = datetime.datetime.strptime(name, "%b").month if name else int(groups.get("month") or 1)
         return datetime.date(year, month, int(groups.get("day") or 1)).isoformat()

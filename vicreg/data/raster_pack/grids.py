@@ -69,6 +69,8 @@ def resample(scene: Scene, crs: str | None, resolution: float) -> Scene:
         raise ValueError(f"cannot be transformed to {crs} ({error})") from error
     if not all(map(math.isfinite, (west, south, east, north))):
         raise ValueError(f"lies outside of {crs}")
+    if east <= west:
+        raise ValueError(f"crosses 180 degrees in {crs}; choose another --crs, such as its UTM zone")
     columns = math.floor(west / resolution + 1e-6), math.ceil(east / resolution - 1e-6)
     rows = math.floor(south / resolution + 1e-6), math.ceil(north / resolution - 1e-6)
     west, north = columns[0] * resolution, rows[1] * resolution

@@ -17,10 +17,12 @@ from vicreg.data.raster_pack.scenes import (
     Scene,
     is_scene_name,
     is_without_header,
+    open_gdal,
     read_scene,
+    reading,
     remote_options,
 )
-from vicreg.data.raster_pack.stack import read_stack
+from vicreg.data.raster_pack.stack import read_stack, same_ground
 from vicreg.data.rasters import quiet_georeference
 from vicreg.distributed.shares import map_shares
 
@@ -128,12 +130,14 @@ def read_scenes(
                 scene, tags = read_stack(source.stack, source.name)
             else:
                 scene, tags = read_scene(source.path, source.name, options.bands)
+            if mask := masks.get(source.path, ""):
+                _check_mask(scene, mask, resampled=options.resolution is not None)
             if options.resolution:
                 scene = resample(scene, options.crs, options.resolution)
         except ValueError as error:
             return FileProblem("unusable file", source.path, str(error))
         date, origin = find_date(source.name, tags, source.date)
-        return dataclasses.replace(scene, date=date, date_source=origin, mask=masks.get(source.path, ""))
+        return dataclasses.replace(scene, date=date, date_source=origin, mask=mask)
 
     remote = remote_options(source.path for source in sources)
     with rasterio.Env(**remote), quiet_georeference(), ThreadPoolExecutor(workers) as pool:
@@ -164,6 +168,21 @@ def _split_masks(sources: Sequence[Source], pattern: str | None) -> tuple[list[S
     if without := len(sources) - len(chosen) - len(masks):
         log(f"note: {without} of {len(sources) - len(chosen)} scenes have no cloud mask")
     return [source for source in sources if source.path not in chosen], masks
+
+
+def _check_mask(scene: Scene, mask: str, resampled: bool) -> None:
+    """Raise ValueError unless a cloud mask has the extent of its scene, or its size if it needs no georeference."""
+    try:
+        with reading(mask), open_gdal(mask) as raster:
+            other = dataclasses.replace(scene, width=raster.width, height=raster.height)
+            if resampled or not raster.transform.is_identity:
+                xres, _, left, _, yres, top = raster.transform[:6]
+                crs = raster.crs.to_wkt() if raster.crs else ""
+                other = dataclasses.replace(other, transform=(left, xres, top, -yres), crs=crs)
+        if not same_ground(scene, other):
+            raise ValueError("its extent or coordinate reference system is not that of the scene")
+    except ValueError as error:
+        raise ValueError(f"cloud mask {mask}: {error}") from error
 
 
 def _check_alike(scenes: list[Scene], options: PackOptions) -> tuple[list[Scene], list[FileProblem]]:

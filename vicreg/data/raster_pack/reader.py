@@ -67,7 +67,9 @@ class SceneReader:
         crs, coefficients, width, height = self.scene.warp
         is_mask = source.name == self.scene.mask
         method = Resampling.nearest if is_mask else Resampling.bilinear
-        add_alpha = not is_mask and source.mask_flag_enums[0] == [MaskFlags.all_valid]
+        flags = source.mask_flag_enums[0]
+        has_mask_band = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags  # which a WarpedVRT has not
+        add_alpha = not is_mask and (flags == [MaskFlags.all_valid] or has_mask_band)
         warped = WarpedVRT(source, crs=crs, transform=Affine(*coefficients), width=width, height=height,
                            resampling=method, add_alpha=add_alpha)  # fmt: skip
         self._opened.append(warped)

@@ -30,7 +30,7 @@ def read_stack(files: Sequence[tuple[str, str]], name: str) -> tuple[Scene, dict
             raise ValueError(f"band {band}: the file has {scene.count} bands, one is needed; see --asset")
         scenes.append(scene)
         tags.append(band_tags)
-        if not _same_ground(scenes[0], scene):
+        if not same_ground(scenes[0], scene):
             raise ValueError(f"band {band}: its extent or coordinate reference system is not that of {files[0][0]}")
     vrt = _describe(files, scenes)
     with open_gdal(vrt) as raster:
@@ -39,7 +39,7 @@ def read_stack(files: Sequence[tuple[str, str]], name: str) -> tuple[Scene, dict
     return dataclasses.replace(scene, vrt=vrt, version=version), tags[0]
 
 
-def _same_ground(first: Scene, other: Scene) -> bool:
+def same_ground(first: Scene, other: Scene) -> bool:
     """Return whether the corners of two scenes are less than half a pixel apart, that of the coarser scene."""
     boxes, steps = [], []
     for scene in (first, other):
@@ -47,7 +47,13 @@ def _same_ground(first: Scene, other: Scene) -> bool:
         boxes.append((left, top, left + scene.width * xres, top - scene.height * yres))
         steps.append(max(xres, yres))
     near = all(abs(a - b) < max(steps) / 2 for a, b in zip(*boxes, strict=True))
-    return near and first.crs == other.crs and (first.transform is None) == (other.transform is None)
+    return near and _same_crs(first.crs, other.crs) and (first.transform is None) == (other.transform is None)
+
+
+def _same_crs(first: str, other: str) -> bool:
+    from rasterio.crs import CRS
+
+    return first == other or bool(first and other and CRS.from_wkt(first) == CRS.from_wkt(other))
 
 
 def _describe(files: Sequence[tuple[str, str]], scenes: Sequence[Scene]) -> str:
