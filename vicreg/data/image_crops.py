@@ -93,11 +93,11 @@ def _crop_image(opened: Any, crops: Sequence[tuple[Augmentation, int | Sequence[
     scale = image.width / width, image.height / height  # 1 unless the JPEG was reduced
     results = []
     for box in boxes:
-        left, top, right, bottom = (edge * scale[n % 2] for n, edge in enumerate(box))
+        # a product may round above the side of the image, and a crop beyond the image is black there
+        left, top, right, bottom = (min(edge * scale[n % 2], image.size[n % 2]) for n, edge in enumerate(box))
         x, y = math.floor(left), math.floor(top)
         crop = as_rgb(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
-        inside = left - x, top - y, min(right - x, crop.width), min(bottom - y, crop.height)
-        resized = crop.resize((size, size), Image.Resampling.BICUBIC, box=inside)
+        resized = crop.resize((size, size), Image.Resampling.BICUBIC, box=(left - x, top - y, right - x, bottom - y))
         results.append(np.asarray(resized).transpose(2, 0, 1))
     return results
 
