@@ -46,7 +46,7 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
             across, down = raster.width / size, raster.height / size
             if not raster.transform.is_identity:
                 profile["transform"] = rasters.coarser(raster.transform, across, down)
-            elif raster.gcps[0]:
+            elif all(raster.gcps):
                 points, profile["crs"] = raster.gcps
                 profile["gcps"] = [GroundControlPoint(p.row / down, p.col / across, p.x, p.y, p.z) for p in points]
     except (ValueError, MemoryError):

@@ -102,7 +102,8 @@ class RasterReader(ImageReader):
     """A raster that stays on disk; see ``open_reader`` for the arguments and the errors.
 
     Pixels are invalid where the alpha band or the mask says so, where all bands hold the nodata value, and where a band
-    is not finite. A georeference counts only where it is complete: a CRS without a geotransform is dropped.
+    is not finite. A georeference counts only where it is complete: a CRS without a geotransform is dropped, and so are
+    ground control points without a CRS.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class RasterReader(ImageReader):
         self.width, self.height = (max(1, round(side * factor)) for side in self.source_size)
         if not source.transform.is_identity:  # the identity is what a raster without a geotransform reports
             self.crs, self.transform = source.crs, source.transform
-        elif source.gcps[0]:
+        elif all(source.gcps):
             self.gcps = source.gcps
         elif source.crs:
             log(f"note: {path} has a CRS but no geotransform; the results have no georeference")
