@@ -20,7 +20,8 @@ from vicreg.data.image_io import (
 )
 from vicreg.data.images import as_rgb, is_raster, needs_rasterio, open_upright
 from vicreg.data.raster_bands import Bands, Levels
-from vicreg.data.rasters import RasterReader, resize
+from vicreg.data.rasters import RasterReader
+from vicreg.data.resampling import resize
 
 _MIN_REDUCTION = 2  # decode a JPEG at a fraction of its size only if this many pixels remain per pixel of the result
 _JPEG, _ORIENTED = b"\xff\xd8", (b"Exif\0\0", b"tiff:Orientation")  # a JPEG's first bytes; signs of an orientation tag
