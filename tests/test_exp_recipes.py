@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,15 @@ def test_every_recipe_is_tested(repo_root):
         "sweep",
     }
     assert {path.stem for path in (repo_root / "exp").glob("*.sh")} == tested
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_takes_an_interpreter_whose_path_contains_a_space(repo_root, tmp_path):
+    for venv, target in ((tmp_path / "environment", "install"), ("", "test-fast")):
+        command = ["make", "-n", "PYTHON=/a clone/python3", f"VENV={venv}", target]
+        printed = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=True).stdout
+        lines = [shlex.split(line) for line in printed.splitlines() if "/a clone/" in line]
+        assert lines and all("/a clone/python3" in words for words in lines)
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
