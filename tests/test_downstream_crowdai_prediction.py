@@ -141,11 +141,19 @@ def test_write_geojson_places_polygons_on_the_ground(tmp_path, spots, cfg, geore
     assert set(table.score) == {0.48}
 
 
-def test_write_geojson_reports_coordinates_that_cannot_be_converted(tmp_path):
+@pytest.mark.parametrize(
+    ("crs", "left", "message"),
+    [
+        ('LOCAL_CS["arbitrary",UNIT["metre",1]]', 0, "cannot convert"),
+        ("EPSG:3857", np.nan, "cannot convert"),
+        ("EPSG:32633", 1e12, "the positions lie outside of EPSG:32633"),
+    ],
+)
+def test_write_geojson_reports_coordinates_that_cannot_be_converted(tmp_path, crs, left, message):
     reader = ImageReader(np.zeros((3, 8, 8), np.uint8))
-    reader.crs, reader.transform = 'LOCAL_CS["arbitrary",UNIT["metre",1]]', rasterio.Affine.identity()
+    reader.crs, reader.transform = crs, rasterio.Affine.translation(left, 0)
     detections = [polygons.Detection(1.0, (0, 0, 4, 4), Polygon([(0, 0), (4, 0), (4, 4)]))]
-    with pytest.raises(ValueError, match="a.geojson: cannot convert"):
+    with pytest.raises(ValueError, match=f"a.geojson: {message}"):
         tiled_detection.write_geojson(tmp_path / "a.geojson", detections, reader)
 
 

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from shapely import geometry
 from shapely.affinity import affine_transform, translate
+from shapely.errors import GEOSException
 from torchvision.ops import nms
 from tqdm import tqdm
 
@@ -108,10 +109,12 @@ def write_geojson(path: Path, detections: list[polygons.Detection], reader: Imag
         points, crs = reader.gcps
         transform = from_gcps(points)
     a, b, c, d, e, f = transform[:6]
-    shapes = [affine_transform(detection.shape, [a, b, d, e, c, f]) for detection in detections]
     scores = {"score": [round(detection.score, 4) for detection in detections]}
     try:
+        shapes = [affine_transform(detection.shape, [a, b, d, e, c, f]) for detection in detections]
         table = geopandas.GeoDataFrame(scores, geometry=geopandas.GeoSeries(shapes, crs=crs)).to_crs("EPSG:4326")
-    except ProjError as error:
+    except (ProjError, GEOSException) as error:  # GEOS: the transform is not finite
         raise ValueError(f"{path}: cannot convert {crs} to longitude and latitude: {error}") from error
+    if detections and not np.isfinite(table.total_bounds).all():
+        raise ValueError(f"{path}: the positions lie outside of {crs}")
     files.write_text(path, table.to_json(drop_id=True) + "\n")
