@@ -67,8 +67,8 @@ docs: $(READY) $(DOCS)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 "$(RUN)" -m mkdocs build --strict --clean
 
 $(VENV)/.installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.12")'
-	$(PYTHON) -m venv "$(VENV)"
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run make PYTHON=python3.12")'
+	"$(PYTHON)" -m venv "$(VENV)"
 	$(PIP_INSTALL) -r requirements.txt $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)")
 	touch "$@"
 

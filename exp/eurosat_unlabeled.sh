@@ -33,7 +33,8 @@ if [ ! -f "$patches/meta.json" ]; then
         --out-dir "$patches"
 fi
 for part in train val; do
-    tail -n +2 "$patches/$part.csv" | cut -d, -f2 > "$patches/$part.txt"
+    "$python" -c 'import csv, sys; print(*(row["image_id"] for row in csv.DictReader(sys.stdin)), sep="\n")' \
+        < "$patches/$part.csv" > "$patches/$part.txt"
     while IFS= read -r image; do
         link=$patches/images/$part/$image
         [ -d "${link%/*}" ] || mkdir -p "${link%/*}"

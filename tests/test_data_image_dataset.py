@@ -153,6 +153,11 @@ def test_read_crops_decodes_large_jpegs_at_reduced_size(tmp_path, monkeypatch):
         assert abs(one.astype(int) - other).mean() < 1
 
 
+def test_read_crops_of_a_reduced_jpeg_stay_inside_the_image(tmp_path):
+    Image.new("RGB", (1999, 1999), (200, 200, 200)).save(tmp_path / "a.jpg")  # 1999 * (500 / 1999) rounds above 500
+    assert (read_crops(tmp_path / "a.jpg", [(WHOLE, 0)], 224)[0] == 200).all()
+
+
 MODES = {  # made how, saved as what -> the color to find
     "L": (Image.new("L", (8, 8), 90), "png", (90, 90, 90)),
     "1": (Image.new("1", (8, 8), 1), "png", (255, 255, 255)),

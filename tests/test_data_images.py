@@ -132,6 +132,19 @@ def test_a_georeferenced_tiff_keeps_the_order_that_its_georeference_is_of(tmp_pa
         assert np.array_equal(reader.read(0, 0, 6, 9)[0].transpose(1, 2, 0), stored) and reader.transform.c == 5
 
 
+def test_ground_control_points_without_crs_are_no_georeference(tmp_path):
+    path, exif = tmp_path / "a.tif", Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (9, 6)).save(path, exif=exif)
+    points = "".join(f'<GCP Pixel="{x}" Line="{y}" X="{x}" Y="{y}"/>' for x, y in ((0, 0), (0, 6), (9, 0)))
+    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset><GCPList>{points}</GCPList></PAMDataset>")
+    with open_reader(path) as reader:
+        assert reader.gcps is None and (reader.width, reader.height) == image_size(path) == (6, 9)
+    reduce_mosaic(Mosaic(path, None, 9, 6, None, ()), tmp_path / "reduced.tif", 3)
+    with rasterio.open(tmp_path / "reduced.tif") as reduced:
+        assert reduced.gcps == ([], None)
+
+
 def test_pixels_without_data_are_black_in_training(tmp_path):
     rgba = np.full((4, 8, 8), 90, np.uint8)
     rgba[3] = 255

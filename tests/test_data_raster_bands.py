@@ -10,7 +10,8 @@ from vicreg.data.image_io import UnsupportedImage
 from vicreg.data.images import open_reader
 from vicreg.data.raster_bands import resolve_bands
 from vicreg.data.raster_pack.scenes import read_scene
-from vicreg.data.rasters import display_rgb, resize, stack_images
+from vicreg.data.rasters import display_rgb, stack_images
+from vicreg.data.resampling import resize
 
 
 def test_bands_of_a_network_are_chosen_or_all_of_the_file():

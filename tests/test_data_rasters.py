@@ -5,9 +5,9 @@ import pytest
 import rasterio
 from PIL import Image
 from rasterio.control import GroundControlPoint
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 
-from vicreg.data import raster_bands
+from vicreg.data import raster_bands, resampling
 from vicreg.data.image_crops import read_square
 from vicreg.data.images import image_size, load_rgb, open_reader
 from vicreg.data.rasters import NO_DATA, ImageReader, RasterReader, coarser, quiet_georeference
@@ -181,6 +181,38 @@ def test_windows_are_read_at_the_working_size(tmp_path):
         means = pixels.reshape(3, 20, 2, 30, 2).mean((2, 4))
         assert np.abs(reader.read(4, 6, 10, 12)[0] - means[:, 4:14, 6:18]).max() <= 0.5
         assert reader.preview(15).shape == (3, 10, 15)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.25])
+def test_pixels_with_data_are_averaged_whatever_overviews_and_masks_say(tmp_path, scale):
+    pixels = np.full((4, 16, 16), 100, np.uint8)
+    pixels[0, ::2], pixels[3, ::2] = 0, 0
+    path = write_tiff(tmp_path / "nodata.tif", pixels[:3], nodata=0)  # red is 0, and no pixel is without data
+    with rasterio.open(path, "r+") as raster:
+        raster.build_overviews([2, 4], Resampling.nearest)
+    found, valid = whole(path, scale=scale)
+    assert valid.all() and (found.transpose(1, 2, 0) == (50, 100, 100)).all()
+    found, valid = whole(write_tiff(tmp_path / "alpha.tif", pixels, photometric="RGB", alpha="yes"), scale=scale)
+    assert valid.all() and (found == 100).all()  # half of each block holds data
+    pixels[:3, :, :8] = 0
+    found, valid = whole(write_tiff(tmp_path / "gap.tif", pixels[:3], nodata=0), scale=scale)
+    assert valid.tolist() == [([False] * 8 + [True] * 8)[:: int(1 / scale)]] * int(16 * scale)
+
+
+def test_parts_of_pixels_are_averaged_in_strips(tmp_path, monkeypatch):
+    values = noise(3, 30, 30).astype(np.float32)
+    values[1, 4, 4] = np.nan
+    path = write_tiff(tmp_path / "a.tif", values)
+    means, valid = whole(path, scale=0.1, levels=(0, 255))
+    blocks = np.where(np.isfinite(values).all(0), values, np.nan).reshape(3, 3, 10, 3, 10)
+    assert valid.all() and np.abs(means - np.nanmean(blocks, (2, 4))).max() <= 0.5
+    with open_reader(path, scale=0.7, levels=(0, 255)) as reader:
+        expected, _ = reader.read(0, 0, 21, 21)
+        monkeypatch.setattr(resampling, "_STRIP_PIXELS", 100)
+        assert np.array_equal(reader.read(0, 0, 21, 21)[0], expected)
+        assert np.array_equal(reader.read(5, 7, 9, 11)[0], expected[:, 5:14, 7:18])
+    part = values[0, 10:12, 10:12]  # pixel 7 covers positions 10 to 11 3/7
+    assert expected[0, 7, 7] == round((np.outer([7, 3], [7, 3]) * part).sum() / 100)
 
 
 def test_a_truncated_raster_is_named(tmp_path):

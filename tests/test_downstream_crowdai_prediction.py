@@ -164,7 +164,10 @@ def write_square(path, crs, transform):
     tiled_detection.write_geojson(path, [polygons.Detection(1.0, (0, 0, 4, 4), box(0, 0, 4, 4), 0)], reader, ["a"])
 
 
-@pytest.mark.parametrize(("crs", "left"), [('LOCAL_CS["arbitrary",UNIT["metre",1]]', 0), ("EPSG:32631", 1e9)])
+@pytest.mark.parametrize(
+    ("crs", "left"),
+    [('LOCAL_CS["arbitrary",UNIT["metre",1]]', 0), ("EPSG:32631", 1e9), ("EPSG:3857", np.nan), ("EPSG:32633", 1e12)],
+)
 def test_write_geojson_reports_coordinates_that_cannot_be_converted(tmp_path, crs, left):
     with pytest.raises(ValueError, match="a.geojson: cannot convert"):
         write_square(tmp_path / "a.geojson", crs, rasterio.Affine.translation(left, 0))

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,10 @@ def commands(repo_root, tmp_path):
     clone, log = tmp_path / "a clone", tmp_path / "log.jsonl"
     (clone / "exp").mkdir(parents=True)
     stand_in = clone / "python"
-    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{RECORD}" "{log}" "$@"\n')
+    stand_in.write_text(f'''#!/bin/sh
+case $2 in "import csv"*) exec "{sys.executable}" "$@" ;; esac
+exec "{sys.executable}" -c "{RECORD}" "{log}" "$@"
+''')
     stand_in.chmod(0o755)
 
     def run(recipe):
@@ -27,8 +31,9 @@ def commands(repo_root, tmp_path):
             (clone / "data/EuroSAT/2750/River").mkdir(parents=True)
             (clone / "data/eurosat_unlabeled").mkdir()
             for part in ("train", "val"):
-                (clone / f"data/EuroSAT/2750/River/{part}.jpg").write_bytes(b"image")
-                (clone / "data/eurosat_unlabeled" / f"{part}.csv").write_text(f"row,image_id\n0,River/{part}.jpg\n")
+                (clone / f"data/EuroSAT/2750/River/{part}, 1.jpg").write_bytes(b"image")
+                table = f'row,image_id\n0,"River/{part}, 1.jpg"\n'
+                (clone / "data/eurosat_unlabeled" / f"{part}.csv").write_text(table)
         shutil.copy(repo_root / "exp" / recipe, clone / "exp")
         command = ["bash", clone / "exp" / recipe, *ARGUMENTS.get(recipe, [])]
         environment = {**os.environ, "PYTHON": str(stand_in)}
@@ -58,6 +63,12 @@ def test_a_recipe_runs_scripts_with_options_that_they_know(commands, recipe, cou
         parser.parse_args(arguments)
 
 
+def test_the_recipe_of_unlabeled_images_links_names_with_commas(commands, tmp_path):
+    commands("eurosat_unlabeled.sh")
+    folder = tmp_path / "a clone/data/eurosat_unlabeled/images"
+    assert sorted(path.name for path in folder.rglob("*.jpg") if path.exists()) == ["train, 1.jpg", "val, 1.jpg"]
+
+
 def test_every_recipe_is_tested(repo_root):
     tested = {
         "eurosat",
@@ -71,6 +82,15 @@ def test_every_recipe_is_tested(repo_root):
         "sweep",
     }
     assert {path.stem for path in (repo_root / "exp").glob("*.sh")} == tested
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_takes_an_interpreter_whose_path_contains_a_space(repo_root, tmp_path):
+    for venv, target in ((tmp_path / "environment", "install"), ("", "test-fast")):
+        command = ["make", "-n", "PYTHON=/a clone/python3", f"VENV={venv}", target]
+        printed = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=True).stdout
+        lines = [shlex.split(line) for line in printed.splitlines() if "/a clone/" in line]
+        assert lines and all("/a clone/python3" in words for words in lines)
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")

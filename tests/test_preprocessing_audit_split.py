@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,23 @@ def audit(*arguments):
     ran = call_script(SCRIPT, *arguments, "--json", "-")
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
+
+
+def test_fingerprint_holds_one_image_of_a_thread_at_a_time():
+    read = []
+
+    def texture_or_error(number):
+        assert sum(image() is not None for image in read) <= 1
+        if number == 1:
+            raise ValueError("image 1 cannot be read")
+        image = np.full((64, 64, 3), 90, np.uint8) if number == 3 else texture(number).copy()
+        read.append(weakref.ref(image))
+        return image
+
+    found = compare.fingerprint(samples.Subset("a", ["x"] * 5, texture_or_error, {}, None), (0,), False, 1, "")
+    assert [key is None for key in found.digests] == [False, True, False, False, False]
+    assert found.uniform.tolist() == [False, False, False, True, False] and found.errors == ["image 1 cannot be read"]
+    assert found.contrast[1] == -1 and found.contrast[3] == 0 and found.contrast[[0, 2, 4]].min() > 2
 
 
 def names(pairs):

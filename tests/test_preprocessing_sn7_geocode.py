@@ -8,6 +8,7 @@ import pytest
 from preprocessing.sn7 import geocode, index, places
 from preprocessing.sn7.geocode import footprint_points, tile_points, xyz_tile_bounds
 from preprocessing.sn7.places import Place, read_places
+from vicreg.data.georeference import to_degrees
 
 DARTFORD = "L15-1025E-1366N_4102_2726_13"
 HALF = 20037508.342789244
@@ -194,3 +195,7 @@ def test_a_tile_at_180_degrees_contains_positions_on_both_sides():
     assert geocode.check_position(aoi, sides + (0, 1), "its coordinates").startswith(
         "its coordinates lie at 0.0200 S, 179"
     )
+
+
+def test_to_degrees_returns_from_huge_coordinates():
+    assert np.isnan(to_degrees("EPSG:3857", [1e20], [0.0], strict=False)[0]).all()

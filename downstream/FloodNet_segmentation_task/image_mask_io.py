@@ -8,7 +8,8 @@ from downstream.FloodNet_segmentation_task.floodnet import Pair
 from vicreg.data.images import image_size as size_of
 from vicreg.data.images import load_mask, load_rgb, open_reader
 from vicreg.data.raster_bands import Bands, Levels
-from vicreg.data.rasters import resize, widen
+from vicreg.data.rasters import widen
+from vicreg.data.resampling import resize
 
 Size = tuple[int, int]  # width, height
 

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from shapely import geometry
 from shapely.affinity import affine_transform, translate
+from shapely.errors import GEOSException
 from torchvision.ops import batched_nms
 from tqdm import tqdm
 
@@ -115,16 +116,16 @@ def write_geojson(path: Path, detections: list[polygons.Detection], reader: Imag
         points, crs = reader.gcps
         transform = from_gcps(points)
     a, b, c, d, e, f = transform[:6]
-    shapes = [affine_transform(detection.shape, [a, b, d, e, c, f]) for detection in detections]
     properties = {
         "score": [round(detection.score, 4) for detection in detections],
         "class": [classes[detection.label] for detection in detections],
     }
     try:
+        shapes = [affine_transform(detection.shape, [a, b, d, e, c, f]) for detection in detections]
         series = geopandas.GeoSeries(shapes, crs=crs).to_crs("EPSG:4326")
         if not np.isfinite(shapely.get_coordinates(series)).all():
             raise ProjError("the image is outside the area of its coordinate system")
-    except ProjError as error:
+    except (ProjError, GEOSException) as error:  # GEOS: the transform is not finite
         raise ValueError(f"{path}: cannot convert {crs} to longitude and latitude: {error}") from error
     geometries = [_split_at_antimeridian(shape) for shape in series]
     table = geopandas.GeoDataFrame(properties, geometry=geometries, crs="EPSG:4326")

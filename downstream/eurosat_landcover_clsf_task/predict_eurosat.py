@@ -26,7 +26,7 @@ from vicreg.common.logger import log
 from vicreg.data.base import InputSpec
 from vicreg.data.images import check_levels, open_reader
 from vicreg.data.raster_bands import resolve_bands
-from vicreg.data.rasters import resize
+from vicreg.data.resampling import resize
 from vicreg.engine.finetune import add_pixel_arguments
 from vicreg.engine.precision import use_bf16
 from vicreg.inference.embeddings import ImageFiles

@@ -35,19 +35,18 @@ def fingerprint(subset: Subset, shifts: tuple[int, ...], dihedral: bool, workers
     """
 
     def process(start: int) -> tuple:
-        pixels, errors = [], []
-        for index in range(start, min(start + _GROUP, len(subset.samples))):
+        group = range(start, min(start + _GROUP, len(subset.samples)))
+        thumbnails = np.zeros((len(group), phash.SIDE, phash.SIDE), np.uint8)
+        digests, uniform, errors = [None] * len(group), np.zeros(len(group), bool), []
+        for position, index in enumerate(group):
             try:
-                pixels.append(subset.read(index))
+                image = subset.read(index)
             except (ValueError, OSError) as error:
-                pixels.append(None)
                 errors.append(str(error))
-        blank = np.zeros((phash.SIDE, phash.SIDE), np.uint8)
-        thumbnails = np.stack([blank if image is None else phash.thumbnail(image) for image in pixels])
-        readable = [image is not None for image in pixels]
-        uniform = [image is not None and bool((image == image[0, 0]).all()) for image in pixels]
-        contrast = np.where(readable, phash.contrast(thumbnails), -1)
-        digests = [None if image is None else digest(image) for image in pixels]
+                continue
+            thumbnails[position] = phash.thumbnail(image)
+            digests[position], uniform[position] = digest(image), (image == image[0, 0]).all()
+        contrast = np.where([key is not None for key in digests], phash.contrast(thumbnails), -1)
         return digests, contrast, uniform, phash.all_hashes(thumbnails, shifts, dihedral), errors
 
     with ThreadPoolExecutor(workers) as pool:

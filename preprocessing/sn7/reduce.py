@@ -8,27 +8,13 @@ from preprocessing.sn7.index import Mosaic
 from vicreg.common import files
 from vicreg.data import rasters
 from vicreg.data.images import open_reader
-
-
-def _averaging_matrix(pixels: int, size: int) -> np.ndarray:
-    """Return how much of each of ``pixels`` input pixels lies in each of ``size`` output pixels: (size, pixels)."""
-    edges = np.arange(size + 1)[:, None] * pixels / size
-    start = np.arange(pixels)
-    return np.clip(np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start), 0, None)
-
-
-def _average_blocks(pixels: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Average the valid pixels (C, H, W) of each block: (C, size, size), and bool (size, size), where there are any."""
-    down, across = (_averaging_matrix(side, size) for side in valid.shape)
-    weight = down @ valid.astype(float) @ across.T
-    return down @ (pixels * valid) @ across.T / np.maximum(weight, 1e-9), weight > 0
+from vicreg.data.resampling import read_means
 
 
 def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
     """Write the mean of each block of pixels as an RGB GeoTIFF; a mosaic one row short becomes a square too.
 
-    A pixel is no data if its alpha is 0 or all of its bands have the file's no-data value. GDAL's own averaging is not
-    used: it takes the pixels of overviews, which may be nearest neighbors, and applies no-data values band by band.
+    A pixel is no data if its alpha is 0 or all of its bands have the file's no-data value.
 
     Raises:
         ValueError: The pixels cannot be read.
@@ -38,7 +24,8 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
 
     try:
         with open_reader(mosaic.path) as reader:
-            mean, has_data = _average_blocks(*reader.read(0, 0, reader.height, reader.width), size)
+            edges = (np.arange(size + 1) * side / size for side in (reader.height, reader.width))
+            pixels, has_data = read_means(reader.read, *edges)
         with rasterio.open(mosaic.path, driver="GTiff") as raster:
             nodata = raster.nodata
             profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8"}
@@ -46,14 +33,13 @@ def reduce_mosaic(mosaic: Mosaic, target: Path, size: int) -> None:
             across, down = raster.width / size, raster.height / size
             if not raster.transform.is_identity:
                 profile["transform"] = rasters.coarser(raster.transform, across, down)
-            elif raster.gcps[0]:
+            elif all(raster.gcps):
                 points, profile["crs"] = raster.gcps
                 profile["gcps"] = [GroundControlPoint(p.row / down, p.col / across, p.x, p.y, p.z) for p in points]
     except (ValueError, MemoryError):
         raise
     except Exception as error:  # errors of GDAL have no public base class
         raise ValueError(f"{mosaic.path} cannot be read ({error}); fetch it again or remove it") from error
-    pixels = np.rint(mean).astype(np.uint8)
     pixels[:, ~has_data] = nodata or 0
 
     def save(path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+_MAX_COORDINATE = 1e12  # GDAL does not return from larger ones in EPSG:3857
+
 
 def to_degrees(
     crs: object, x: Sequence[float], y: Sequence[float], strict: bool = True
@@ -23,8 +25,9 @@ def to_degrees(
     """
     from rasterio.warp import transform
 
+    limited = np.where(np.abs(x) < _MAX_COORDINATE, x, np.inf)
     try:
-        longitude, latitude = (np.array(values) for values in transform(crs, "EPSG:4326", x, y))
+        longitude, latitude = (np.array(values) for values in transform(crs, "EPSG:4326", limited, y))
     except Exception as error:  # errors of GDAL and PROJ have no public base class
         raise ValueError(f"its coordinate reference system cannot be transformed ({one_line(error)})") from error
     inside = np.isfinite(longitude) & np.isfinite(latitude)

@@ -20,7 +20,8 @@ from vicreg.data.image_io import (
 )
 from vicreg.data.images import as_rgb, is_raster, needs_rasterio, open_upright
 from vicreg.data.raster_bands import Bands, Levels
-from vicreg.data.rasters import RasterReader, resize
+from vicreg.data.rasters import RasterReader
+from vicreg.data.resampling import resize
 
 _MIN_REDUCTION = 2  # decode a JPEG at a fraction of its size only if this many pixels remain per pixel of the result
 _JPEG, _ORIENTED = b"\xff\xd8", (b"Exif\0\0", b"tiff:Orientation")  # a JPEG's first bytes; signs of an orientation tag
@@ -93,11 +94,11 @@ def _crop_image(opened: Any, crops: Sequence[tuple[Augmentation, int | Sequence[
     scale = image.width / width, image.height / height  # 1 unless the JPEG was reduced
     results = []
     for box in boxes:
-        left, top, right, bottom = (edge * scale[n % 2] for n, edge in enumerate(box))
+        # a product may round above the side of the image, and a crop beyond the image is black there
+        left, top, right, bottom = (min(edge * scale[n % 2], image.size[n % 2]) for n, edge in enumerate(box))
         x, y = math.floor(left), math.floor(top)
         crop = as_rgb(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
-        inside = left - x, top - y, min(right - x, crop.width), min(bottom - y, crop.height)
-        resized = crop.resize((size, size), Image.Resampling.BICUBIC, box=inside)
+        resized = crop.resize((size, size), Image.Resampling.BICUBIC, box=(left - x, top - y, right - x, bottom - y))
         results.append(np.asarray(resized).transpose(2, 0, 1))
     return results
 

@@ -95,7 +95,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     path = Path(path)
     if is_raster(path):
         with open_raster(path) as raster:
-            stored = not raster.transform.is_identity or raster.gcps[0] or _orientation(path) < 5
+            stored = not raster.transform.is_identity or all(raster.gcps) or _orientation(path) < 5
             return (raster.width, raster.height) if stored else (raster.height, raster.width)
     with decoding(path), open_image(path) as image:
         return image.size[::-1] if exif_orientation(image) >= 5 else image.size

@@ -11,6 +11,7 @@ import numpy as np
 from vicreg.common.logger import log
 from vicreg.data.image_io import check_pixels, check_regular, decoding
 from vicreg.data.raster_bands import Bands, Levels, check_depth, choose_bands, note
+from vicreg.data.resampling import read_means, resize
 
 TIFF = (".tif", ".tiff")
 NO_DATA = 255  # in label rasters
@@ -102,7 +103,8 @@ class RasterReader(ImageReader):
     """A raster that stays on disk; see ``open_reader`` for the arguments and the errors.
 
     Pixels are invalid where the alpha band or the mask says so, where all bands hold the nodata value, and where a band
-    is not finite. A georeference counts only where it is complete: a CRS without a geotransform is dropped.
+    is not finite. A georeference counts only where it is complete: a CRS without a geotransform is dropped, and so are
+    ground control points without a CRS.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class RasterReader(ImageReader):
         self.width, self.height = (max(1, round(side * factor)) for side in self.source_size)
         if not source.transform.is_identity:  # the identity is what a raster without a geotransform reports
             self.crs, self.transform = source.crs, source.transform
-        elif source.gcps[0]:
+        elif all(source.gcps):
             self.gcps = source.gcps
         elif source.crs:
             log(f"note: {path} has a CRS but no geotransform; the results have no georeference")
@@ -135,13 +137,23 @@ class RasterReader(ImageReader):
         self, top: int, left: int, height: int, width: int, out_shape: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read a window; see ``ImageReader.read``."""
+        x, y = self.source_size[0] / self.width, self.source_size[1] / self.height
+        shape = out_shape or (height, width)
+        if shape == (height, width) and max(x, y) > 1:  # GDAL's averages suffice for a preview
+            row_edges = np.arange(top, top + height + 1) * self.source_size[1] / self.height
+            column_edges = np.arange(left, left + width + 1) * self.source_size[0] / self.width
+            return read_means(self._read_source, row_edges, column_edges)
+        return self._read_source(top * y, left * x, height * y, width * x, shape)
+
+    def _read_source(
+        self, top: float, left: float, height: float, width: float, shape: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window, in pixels of the file; see ``ImageReader.read``."""
         from rasterio.enums import ColorInterp, Resampling
         from rasterio.windows import Window
 
-        x, y = self.source_size[0] / self.width, self.source_size[1] / self.height
-        window = Window(left * x, top * y, width * x, height * y)
-        shape = out_shape or (height, width)
-        method = Resampling.average if height * y > shape[0] else Resampling.nearest
+        window = Window(left, top, width, height)
+        method = Resampling.average if height > shape[0] else Resampling.nearest
         with decoding(self.path):
             check_pixels(*shape)
             bands, shape3 = list(self._bands), (len(self._bands), *shape)
@@ -205,25 +217,6 @@ def coarser(transform: Any, across: float, down: float) -> Any:
     """Return a raster's affine transform for pixels ``across`` times as wide and ``down`` times as high."""
     a, b, left, d, e, top = transform[:6]
     return type(transform)(a * across, b * down, left, d * across, e * down, top)
-
-
-def resize(
-    pixels: np.ndarray, shape: tuple[int, int], box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
-    """Resize (C, H, W), or its part ``box`` (left, top, right, bottom), to (C, *shape).
-
-    The filter is PIL's antialiased bicubic one; pixels are uint8 or uint16.
-    """
-    from PIL import Image
-
-    if pixels.shape[1:] == tuple(shape) and box is None:
-        return pixels
-    if len(pixels) == 3 and pixels.dtype == np.uint8:
-        image = Image.fromarray(pixels.transpose(1, 2, 0)).resize(shape[::-1], Image.Resampling.BICUBIC, box)
-        return np.asarray(image).transpose(2, 0, 1)
-    bands = [Image.fromarray(band.astype(np.float32)) for band in pixels]
-    resized = np.stack([np.asarray(band.resize(shape[::-1], Image.Resampling.BICUBIC, box)) for band in bands])
-    return resized.round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
 
 
 def stack_images(images: Sequence[np.ndarray]) -> np.ndarray:
