@@ -35,7 +35,7 @@ from vicreg.eval.linear_probe import cached_batches, sweep_accuracies
 from vicreg.eval.lr_sweep import FeatureBatch, LinearSweep, select_lr, train_sweep
 from vicreg.eval.metrics import accuracy, hits
 from vicreg.eval.splits import check_labels
-from vicreg.models.backbones import check_channels, feature_dim, load_backbone
+from vicreg.models.backbones import BackboneInfo, check_channels, feature_dim, load_backbone
 from vicreg.models.input_size import check_input_size
 
 
@@ -78,17 +78,14 @@ def evaluate(
     spec = build_input_spec(info, train, config.image_size)
     check_input_size(backbone, info["in_chans"], spec.size, info["arch"])
     log(f"{info['report']}\n{format_input_spec(spec, info)}")
-    seeds, folder = range(config.seed, config.seed + config.seeds), config.exp_dir / config.protocol
-    runs = plan_runs(train, config.train_percent, seeds, len(set(config.lr_head)), folder, indices)
+    seeds, num_lrs = range(config.seed, config.seed + config.seeds), len(set(config.lr_head))
+    runs = plan_runs(train, config.train_percent, seeds, num_lrs, config.exp_dir / config.protocol, indices)
     shared = overlap(train, val)
     backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     log(f"{len(val)} validation samples, {len(train.classes)} classes\n{format_overlap(shared)}")
     if not config.frozen and not config.lr_backbone:
         log("note: with --lr-backbone 0 finetuning trains the head and the BatchNorm statistics only")
-    about: dict[str, Any] = {"pretrained": str(config.pretrained), "arch": info["arch"], "source": info["source"]}
-    about |= {"val_samples": len(val), "classes": len(train.classes), "overlap": shared}
-    about |= {"task": "classification", "dataset": val.name, "selected_on_validation": ["best_top1", "best_top5"]}
-    about |= {"image_size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
+    about = _describe(config, info, train, val, spec) | {"overlap": shared}
     started, results, correct, locks = time.perf_counter(), [], [], []
     for folder in dict.fromkeys(run.percent_folder for run in runs):
         if distributed.is_main():
@@ -96,8 +93,9 @@ def evaluate(
             locks.append(lock_results(folder, paths))
         provenance.start(folder, "evaluation", device, digests)
     if config.frozen:
-        sampled = config.views, config.seed
-        features = FrozenFeatures(backbone, train, val, spec, device, runs, *sampled, plain=bool(config.knn))
+        features = FrozenFeatures(
+            backbone, train, val, spec, device, runs, config.views, config.seed, plain=bool(config.knn)
+        )
         check_features(features.val[0], str(config.pretrained))
     for run in runs:
         fraction = f"{run.percent} %" if indices is None else "a list"
@@ -129,6 +127,25 @@ def evaluate(
     for lock in locks:
         lock.close()
     return rows[0] if len(runs) == 1 else rows
+
+
+def _describe(
+    config: EvaluationConfig, info: BackboneInfo, train: LabeledDataset, val: LabeledDataset, spec: InputSpec
+) -> dict[str, Any]:
+    """Return what ``result.json`` says of the backbone, its input and the data."""
+    return {
+        "pretrained": str(config.pretrained),
+        "arch": info["arch"],
+        "source": info["source"],
+        "task": "classification",
+        "dataset": val.name,
+        "val_samples": len(val),
+        "classes": len(train.classes),
+        "selected_on_validation": ["best_top1", "best_top5"],
+        "image_size": spec.size,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }
 
 
 def _probe_frozen(
